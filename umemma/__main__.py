@@ -1,0 +1,6 @@
+"""`python -m umemma`: the same as the `umemma` command (torchrun starts it this way)."""
+
+from umemma.cli import main
+
+if __name__ == "__main__":
+    main()

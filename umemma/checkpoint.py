@@ -1,0 +1,57 @@
+"""Trained models on disk: weights in safetensors (nothing is unpickled) beside a JSON that says what they are.
+
+`settings` is everything the weights depend on; a checkpoint made with other settings is refused, by name of what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from umemma.config import difference, fingerprint
+from umemma.errors import UserError
+from umemma.files import new_folder, read_json, sha256, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS, ABOUT, HISTORY = "model.safetensors", "model.json", "history.csv"
+
+
+def save(folder: Path, model: nn.Module, settings: Mapping[str, Any], scores: Mapping[str, float], history: str) -> None:
+    """Write the whole folder aside, then let it take its place. history: CSV text, a row per epoch."""
+    from safetensors.torch import save_file
+
+    with new_folder(folder) as aside:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, aside / WEIGHTS)
+        (aside / HISTORY).write_text(history, encoding="utf-8")
+        about = {"settings": dict(settings), "scores": dict(scores), "weights_sha256": sha256(aside / WEIGHTS)}
+        write_json(aside / ABOUT, about | {"fingerprint": fingerprint(about["settings"])})
+
+
+def check(folder: Path, settings: Mapping[str, Any], hint: str) -> dict[str, Any]:
+    """model.json of a checkpoint made with `settings`. UserError with `hint` for none, or for one made with others."""
+    about = read_json(folder / ABOUT, hint)
+    if differences := difference(about.get("settings", {}), settings):
+        raise UserError(f"trained with other settings ({'; '.join(differences)})", str(folder), hint)
+    return about
+
+
+def load(folder: Path, model: nn.Module, settings: Mapping[str, Any], hint: str) -> dict[str, Any]:
+    """Put the weights into `model`, after `check`. UserError also for weights that are damaged or don't fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    about = check(folder, settings, hint)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise UserError("not there", str(path), hint)
+    if sha256(path) != about.get("weights_sha256"):
+        raise UserError("weights differ from model.json: truncated or altered", str(path), hint)
+    try:
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"weights do not fit: {' '.join(str(error).split())}", str(path), hint) from None
+    return about

@@ -1,0 +1,191 @@
+"""The command line: types and help. Each command is thin over a plain function in `stages/`; torch is imported there.
+
+Exit status: 0 done; 2 the command line or the settings are wrong; 1 anything else the user can put right.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from umemma import __version__
+from umemma.errors import UserError
+
+if TYPE_CHECKING:
+    from umemma.config import Params
+
+app = typer.Typer(
+    name="umemma",
+    help="Train multi-modal classifiers that keep working when a modality is missing (UME-MMA, arXiv 2310.06383).\n\n"
+    "Every stage reads params.yaml in the current directory. `dvc repro` runs them all.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+ParamsFile = Annotated[Path, typer.Option("--params", metavar="FILE", help="Settings to read.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change a setting for this run. Repeatable.")
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a UserError becomes one message on stderr and its exit status."""
+    try:
+        app(arguments)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"umemma {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def datasets() -> None:
+    """List the datasets: modalities, classes, licence."""
+    from rich.table import Table
+
+    from umemma import datasets
+    from umemma.log import output
+
+    table = Table("name", "modalities", "classes", "what", "licence")
+    for name in datasets.NAMES:
+        spec = datasets.get(name).SPEC
+        table.add_row(name, ", ".join(spec.modalities), str(len(spec.classes)), spec.summary, spec.licence)
+    output.print(table)
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="The dataset; by default that of params.yaml.", show_default=False)] = "",
+    params: ParamsFile = Path("params.yaml"),
+    set_: Sets = None,
+) -> None:
+    """Put a dataset's raw files into data/raw/<dataset>/, with their checksums.
+
+    Creates: data/raw/<dataset>/ and its download.json.
+    """
+    from umemma.stages import download as stage
+
+    dataset = name or _start("download", params, set_).dataset
+    print(f"Raw files are in {stage.run(dataset)}")
+
+
+@app.command()
+def preprocess(params: ParamsFile = Path("params.yaml"), set_: Sets = None) -> None:
+    """Pack the raw files into WebDataset shards, byte-identical on every run.
+
+    Creates: data/shards/<dataset>/*.tar, *.parquet (a row per sample, failures too) and index.json.
+    """
+    settings = _start("preprocess", params, set_)
+    from umemma.stages import preprocess as stage
+
+    index = stage.run(settings)
+    counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
+    print(f"Shards are in {settings.paths.shards}: {counts} samples")
+
+
+@app.command()
+def pretrain_unimodal(
+    modality: Annotated[
+        list[str] | None, typer.Option(help="Train this modality only. Repeatable; by default all of params.yaml.")
+    ] = None,
+    params: ParamsFile = Path("params.yaml"),
+    set_: Sets = None,
+) -> None:
+    """Train one classifier per modality, alone: the ensemble starts from them, and they are its ceilings.
+
+    Creates: models/<dataset>/pretrain/<modality>/ (model.safetensors, model.json, history.csv).
+    """
+    settings = _start("pretrain-unimodal", params, set_)
+    from umemma.stages import pretrain as stage
+
+    for one in modality or settings.modalities:
+        accuracy = stage.run(settings, one)
+        print(f"{one}: validation accuracy {accuracy:.1%}, in {settings.paths.pretrain(one)}")
+
+
+@app.command()
+def finetune_ensemble(
+    preset: Annotated[str, typer.Option(help="A named method instead of finetune.preset.", show_default=False)] = "",
+    params: ParamsFile = Path("params.yaml"),
+    set_: Sets = None,
+) -> None:
+    """Fine-tune the ensemble while showing it every way a modality can be absent.
+
+    Presets: late-fusion, modality-dropout, ume, ume-finetune, frozen, ume-mma.
+
+    Creates: models/<dataset>/ensemble/ (model.safetensors, model.json, history.csv).
+    """
+    settings = _start("finetune-ensemble", params, [*(set_ or []), *([f"finetune.preset={preset}"] if preset else [])])
+    from umemma.stages import finetune as stage
+
+    accuracy = stage.run(settings)
+    print(f"ensemble: validation accuracy {accuracy:.1%}, in {settings.paths.ensemble}")
+
+
+@app.command()
+def evaluate_missing(
+    missing: Annotated[
+        str, typer.Option(metavar="A,B", help="The modalities taken away together; by default every set.")
+    ] = "",
+    ratio: Annotated[
+        list[float] | None, typer.Option(help="The share of samples they are taken from, 0 to 1. Repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")] = False,
+    params: ParamsFile = Path("params.yaml"),
+    set_: Sets = None,
+) -> None:
+    """Measure accuracy with modalities missing.
+
+    Without --missing and --ratio: the whole grid, written to results/<dataset>/. With either: the answer to that
+    question, from the predictions kept there, writing nothing.
+
+    Creates: results/<dataset>/ metrics.json, grid.parquet, predictions.parquet, robustness.csv, robustness.png, report.md.
+    """
+    settings = _start("evaluate-missing", params, set_)
+    from umemma import report
+    from umemma.log import output
+    from umemma.stages import evaluate as stage
+
+    asked = bool(missing or ratio)
+    if asked:
+        outcome = stage.ask(settings, [m.strip() for m in missing.split(",") if m.strip()], ratio or [])
+    else:
+        outcome = stage.run(settings)
+    if as_json:
+        print(json.dumps(stage.as_json(outcome), indent=2, sort_keys=True))
+        return
+    about = outcome.about
+    title = f"{about['dataset']} {about['split']}, {about['preset']}"
+    if asked:
+        output.print(report.ratio_table(outcome.ratios, f"{title}: accuracy with modalities missing"))
+        output.print(f"absence: {report.ABSENCE[about['absent']]}", highlight=False)
+    output.print(report.subset_table(outcome.subsets, f"{title}: accuracy per modality subset"))
+    if not asked:
+        print(f"report: {settings.paths.results / 'report.md'}\nfigure: {settings.paths.results / 'robustness.png'}")
+
+
+app.command("evaluate", help="Short name of evaluate-missing: measure accuracy with modalities missing.")(evaluate_missing)
+
+
+def _start(command: str, file: Path, sets: list[str] | None) -> Params:
+    from umemma import config, log
+
+    params = config.load(file, sets or [])
+    log.start(command)
+    return params

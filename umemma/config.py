@@ -1,0 +1,274 @@
+"""params.yaml -> frozen, checked settings. One section per stage; unknown keys are refused with the nearest known one."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import operator
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from ruamel.yaml import YAML  # YAML 1.2 as DVC reads it, where 1e-3 is a number
+from ruamel.yaml.error import YAMLError
+
+from umemma.contracts import InputSpec, Plain
+from umemma.errors import UserError, unknown
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Preprocess(Plain):
+    """Records -> shards. `options` belong to the dataset, which checks them itself."""
+
+    shard_size: Positive = 1000  # samples per shard
+    max_failures: Share = 0.0  # the share of samples that may fail before the stage does
+    options: dict[str, Any] = {}
+
+
+class Encoder(Plain):
+    """An encoder by name, and what to change in the input it asks for."""
+
+    name: str = "cnn:small"
+    input: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    def adapt(self, spec: InputSpec, modality: str) -> InputSpec:
+        """The encoder's own InputSpec with the changes of `input`. UserError for a change it doesn't know."""
+        return checked(type(spec), spec.model_dump() | self.input, "settings", f"encoders.{modality}.input")
+
+
+class Training(Plain):
+    """What one run of the training loop needs. learning_rate is AdamW's peak, after `warmup` (a share of all steps)."""
+
+    epochs: Positive = 20
+    batch_size: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    warmup: Share = 0.1
+    patience: Positive = 10  # epochs without a better validation accuracy before stopping
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Budget(Plain):
+    """epochs and learning_rate of a fine-tuning that starts from scratch."""
+
+    epochs: Positive = 20
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+
+
+Init = Literal["scratch", "unimodal"]
+Mma = Literal["none", "drop", "all"]
+Train = Literal["all", "head", "none"]
+
+# The method and its baselines are three switches: where the encoders start, how missing modalities are shown in
+# training, and what is trained.
+PRESETS: dict[str, tuple[Init, Mma, Train]] = {
+    "late-fusion": ("scratch", "none", "all"),
+    "modality-dropout": ("scratch", "drop", "all"),
+    "ume": ("unimodal", "none", "none"),
+    "ume-finetune": ("unimodal", "none", "all"),
+    "frozen": ("unimodal", "all", "head"),
+    "ume-mma": ("unimodal", "all", "all"),
+}
+
+
+class Finetune(Training):
+    """The ensemble. A switch that is null is as `preset` says; one that is set wins over the preset."""
+
+    preset: str = "ume-mma"
+    init: Init | None = None
+    mma: Mma | None = None
+    train: Train | None = None
+    pattern_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None  # {"audio+image": 2}; null = uniform
+    absent: Literal["zero", "blank", "learned"] = "zero"
+    scratch: Budget = Budget()
+
+    def switches(self) -> dict[str, str]:
+        """{"preset", "init", "mma", "train"} as they will be; preset is "custom" where a switch departs from all."""
+        if self.preset not in PRESETS:
+            raise unknown("preset", self.preset, PRESETS, "finetune.preset")
+        init, mma, train = PRESETS[self.preset]
+        chosen = (self.init or init, self.mma or mma, self.train or train)
+        if chosen[0] == "scratch" and chosen[2] != "all":
+            raise UserError(
+                f"init: scratch with train: {chosen[2]} leaves the encoders untrained",
+                "finetune",
+                "Set finetune.train to all, or finetune.init to unimodal.",
+                usage=True,
+            )
+        name = next((name for name, switches in PRESETS.items() if switches == chosen), "custom")
+        return {"preset": name, "init": chosen[0], "mma": chosen[1], "train": chosen[2]}
+
+
+class Evaluate(Plain):
+    """The grid. ratios: shares of the test samples that lose a modality; draws: seeded draws beside the expectation."""
+
+    split: Literal["train", "val", "test"] = "test"
+    ratios: Annotated[tuple[Share, ...], Field(strict=False)] = tuple(i / 10 for i in range(11))
+    draws: Annotated[int, Field(ge=0)] = 5
+    bootstrap: Positive = 1000
+    batch_size: Positive = 256
+
+
+class Params(Plain):
+    """The whole of params.yaml."""
+
+    dataset: str
+    modalities: Names
+    seed: int = 0
+    preprocess: Preprocess = Preprocess()
+    encoders: dict[str, Encoder] = {}
+    pretrain: Training = Training()
+    finetune: Finetune = Finetune()
+    evaluate: Evaluate = Evaluate()
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(self.dataset)
+
+    def encoder(self, modality: str) -> Encoder:
+        return self.encoders.get(modality, Encoder())
+
+    def check_modalities(self, known: Sequence[str]) -> None:
+        """UserError unless every modality is one of the dataset's, named once, and has what it needs."""
+        for where, names in (("modalities", self.modalities), ("encoders", self.encoders)):
+            for name in names:
+                if name not in known:
+                    raise unknown("modality", name, known, where)
+        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
+            raise UserError(f"{list(self.modalities)} has to name each modality once", "modalities", usage=True)
+
+    # What each stage's output depends on. An output made with other settings than these is refused.
+
+    def shard_settings(self) -> dict[str, Any]:
+        return {"dataset": self.dataset, "preprocess": self.preprocess.model_dump(mode="json")}
+
+    def unimodal_settings(self, modality: str, shards: str) -> dict[str, Any]:
+        return {
+            "kind": "unimodal",
+            "dataset": self.dataset,
+            "shards": shards,
+            "modalities": [modality],
+            "encoders": {modality: self.encoder(modality).model_dump(mode="json")},
+            "seed": self.seed,
+            "pretrain": self.pretrain.model_dump(mode="json"),
+        }
+
+    def ensemble_settings(self, shards: str) -> dict[str, Any]:
+        names = sorted(self.modalities)
+        switches = self.finetune.switches()
+        unimodal = {m: fingerprint(self.unimodal_settings(m, shards)) for m in names}
+        return {
+            "kind": "ensemble",
+            "dataset": self.dataset,
+            "shards": shards,
+            "modalities": names,
+            "encoders": {m: self.encoder(m).model_dump(mode="json") for m in names},
+            "seed": self.seed,
+            "finetune": self.finetune.model_dump(mode="json") | switches,
+            "starts_from": unimodal if switches["init"] == "unimodal" else {},
+        }
+
+
+class Paths:
+    """Where a dataset's files live, relative to the project root, which is the current directory."""
+
+    def __init__(self, dataset: str) -> None:
+        self.raw = Path("data/raw") / dataset
+        self.shards = Path("data/shards") / dataset
+        self.models = Path("models") / dataset
+        self.ensemble = self.models / "ensemble"
+        self.results = Path("results") / dataset
+
+    def pretrain(self, modality: str) -> Path:
+        return self.models / "pretrain" / modality
+
+
+def load(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> Params:
+    """Read and check a params file; `sets` are one-off changes written `a.b=value`, the value being YAML."""
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        data = yaml.load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            "no such file", str(file), "Run umemma in the project root, or name a file with --params.", usage=True
+        ) from None
+    except (YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"not readable as YAML: {reason}", str(file), "Mend the file.", usage=True) from None
+    if not isinstance(data, dict):
+        raise UserError("no settings in it", str(file), "It has to be a YAML mapping: see README.md.", usage=True)
+    for entry in sets:
+        path, equals, text = entry.partition("=")
+        if not equals or not all(path.split(".")):
+            raise UserError(f"cannot read {entry!r}", "--set", "Write it as --set section.key=value.", usage=True)
+        try:
+            value = yaml.load(text)
+        except YAMLError:
+            raise UserError(f"{text!r} is not a YAML value", f"--set {path}", "Quote it.", usage=True) from None
+        *parents, last = path.split(".")
+        node = data
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise UserError(f"{parent!r} holds a value, not a section", f"--set {path}", usage=True)
+        node[last] = value
+    return checked(Params, data, str(file) if not sets else f"{file} with --set")
+
+
+def checked(model: type[Model], data: Mapping[str, Any], where: str, prefix: str = "") -> Model:
+    """`data` as a `model`, or one UserError that lists everything wrong with it by path."""
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        problems = [_problem(model, [str(part) for part in e["loc"]], e, prefix) for e in error.errors()]
+    raise UserError("; ".join(problems), where, "Mend the settings; README.md lists them.", usage=True)
+
+
+def _problem(model: type[BaseModel], path: list[str], error: Any, prefix: str) -> str:
+    name = ".".join(filter(None, [prefix, *path]))
+    if error["type"] != "extra_forbidden":
+        message = error["msg"][0].lower() + error["msg"][1:]
+        given = "" if error["type"] == "missing" else f", but it is {error['input']!r}"
+        return f"{name}: {message}{given}"
+    section: Any = functools.reduce(_field, path[:-1], model)
+    known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+    wrong = unknown("key", name, (), "")
+    return f"{wrong.what} ({unknown('key', path[-1], known).hint.rstrip('.')})"
+
+
+def _field(model: Any, name: str) -> Any:
+    """The type below `name`: a section's field, or the values of a mapping."""
+    fields = getattr(model, "model_fields", {})
+    if name in fields:
+        return fields[name].annotation
+    arguments = getattr(model, "__args__", ())
+    return arguments[-1] if arguments else model
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """A short hash of plain settings; the same settings in any order give the same one."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What two settings differ in, as ["a.b: 1 there, 2 here"], for the error that refuses one of them."""
+    lines = []
+    for key in sorted(there.keys() | here.keys()):
+        left, right = there.get(key), here.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += difference(left, right, f"{prefix}{key}.")
+        elif operator.ne(left, right):
+            lines.append(f"{prefix}{key}: {left!r} there, {right!r} here")
+    return lines

@@ -1,0 +1,82 @@
+"""Files that are whole or not there: written aside, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from umemma.errors import UserError
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A path to write to; it becomes `path` when the block ends well, and is removed when it doesn't."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill; it takes the place of `path` when the block ends well. Until then the old one stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    aside.mkdir()
+    try:
+        yield aside
+        if path.exists():
+            os.replace(path, old)
+        os.replace(aside, path)
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_files(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill; when the block ends well its files replace those of `folder`, whose others stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    aside.mkdir()
+    try:
+        yield aside
+        for file in sorted(aside.iterdir()):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    with new_file(path) as aside:
+        aside.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, hint: str) -> dict[str, Any]:
+    """A JSON object. UserError with `hint` (how to make the file) where there is none or it is damaged."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError("not there yet", str(path), hint) from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError("damaged: not JSON", str(path), hint) from None
+    if not isinstance(data, dict):
+        raise UserError("damaged: not a JSON object", str(path), hint)
+    return data

@@ -1,0 +1,100 @@
+"""Late fusion: any encoder per modality, one linear head over the concatenated features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from umemma.contracts import Batch
+from umemma.missing import fill
+
+
+class LateFusion(nn.Module):
+    """encode, then fuse. With one modality it is a uni-modal classifier, so one class serves both trainings.
+
+    encoders: {modality: module (B, ...) -> (B, D_m)}; dims: {modality: D_m}; blanks: {modality: (...)}, the blank
+    inputs; absent: what a missing modality becomes: `zero` (a feature of zeros), `blank` (the feature of the blank
+    input) or `learned` (a trained vector, zeros at first).
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        dims: Mapping[str, int],
+        blanks: Mapping[str, Tensor],
+        classes: int,
+        absent: str = "zero",
+    ) -> None:
+        super().__init__()
+        self.modalities = sorted(encoders)
+        self.absent = absent
+        self.frozen = False
+        self.dims = {m: dims[m] for m in self.modalities}
+        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
+        self.head = nn.Linear(sum(self.dims.values()), classes)
+        for m in self.modalities:
+            self.register_buffer(f"blank_{m}", blanks[m][None].clone(), persistent=False)
+        vectors = {m: nn.Parameter(torch.zeros(self.dims[m])) for m in self.modalities if absent == "learned"}
+        self.vectors = nn.ParameterDict(vectors)
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """({modality: (B, D_m)} features, {modality: (D_m,)} what stands in for an absent one)."""
+        features, absent = {}, {}
+        for m in self.modalities:
+            x = inputs[m]
+            if self.absent == "blank":  # in the same pass, so that training sees both alike
+                encoded = self.encoders[m](torch.cat([x, self.get_buffer(f"blank_{m}")]))
+                features[m], absent[m] = encoded[:-1], encoded[-1]
+            else:
+                features[m] = self.encoders[m](x)
+                absent[m] = self.vectors[m] if self.absent == "learned" else features[m].new_zeros(self.dims[m])
+        return features, absent
+
+    def fuse(self, features: Mapping[str, Tensor], absent: Mapping[str, Tensor], keep: Tensor) -> Tensor:
+        """Logits (B, C) from what `keep` (B, M) leaves."""
+        filled = fill(features, keep, absent)
+        return self.head(torch.cat([filled[m] for m in self.modalities], 1))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, C) from everything that is present."""
+        return self.fuse(*self.encode(batch.inputs), batch.present)
+
+    @torch.no_grad()
+    def start_from(self, unimodal: Mapping[str, LateFusion]) -> None:
+        """Take over uni-modal encoders and heads; the logits are then the average of the uni-modal ones (UME)."""
+        weights, biases = [], []
+        for m in self.modalities:
+            self.encoders[m].load_state_dict(unimodal[m].encoders[m].state_dict())
+            weights.append(unimodal[m].head.weight)
+            biases.append(unimodal[m].head.bias)
+        self.head.weight.copy_(torch.cat(weights, 1) / len(self.modalities))
+        self.head.bias.copy_(torch.stack(biases).mean(0))
+
+    def freeze_encoders(self) -> None:
+        """From now on only the head (and learned vectors) are trained: no gradient, and evaluation mode for good."""
+        self.encoders.requires_grad_(False)
+        self.frozen = True
+
+    def train(self, mode: bool = True) -> LateFusion:
+        super().train(mode)
+        if self.frozen:
+            self.encoders.eval()
+        return self
+
+    @torch.no_grad()
+    def pattern_logits(self, batches: Iterable[Batch], table: Tensor) -> Tensor:
+        """(N, S, C): the logits of every pattern of `table` (S, M) from one encoder pass, in evaluation mode.
+
+        Where a pattern leaves nothing of a sample the logits are NaN: there is nothing to answer from.
+        """
+        self.eval()
+        chunks = []
+        for batch in batches:
+            encoded = self.encode(batch.inputs)
+            keeps = [batch.present & row for row in table]
+            logits = torch.stack([self.fuse(*encoded, keep) for keep in keeps], 1)
+            nothing = ~torch.stack([keep.any(1) for keep in keeps], 1)
+            chunks.append(logits.masked_fill(nothing[..., None], float("nan")).cpu())
+        return torch.cat(chunks)

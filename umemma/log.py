@@ -1,0 +1,38 @@
+"""The terminal and the log. One console draws progress bars and log lines on stderr, so that neither tears the other."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from loguru import logger
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+console = Console(stderr=True)
+output = Console()  # results, on stdout
+
+
+def start(command: str, folder: Path = Path("logs")) -> None:
+    """Log to the console, and in full to a new file under `folder`; a folder that can't be written is no reason to stop."""
+    logger.remove()
+    logger.add(lambda line: console.print(line, end="", markup=False, highlight=False), format="{message}", level="INFO")
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}.log"
+    try:
+        logger.add(folder / name, format="{time:YYYY-MM-DD HH:mm:ss.SSS} {level} {message}", level="DEBUG", delay=True)
+    except OSError as error:
+        logger.warning(f"no log file: {error}")
+    logger.debug(f"command line: {sys.argv}")
+
+
+def progress() -> Progress:
+    """Bars that stay on the screen when they are done; each task may set a `note` (loss, samples/s)."""
+    return Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(bar_width=12),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )

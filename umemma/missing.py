@@ -1,0 +1,90 @@
+"""What absence means, in one place: the patterns, the draw that training makes (MMA), the draw that evaluation makes,
+and what an absent modality becomes.
+
+A pattern is a non-empty set of modalities that are left. keep (B, M) is True where a modality is both present in the
+data and left by the pattern. Nothing here depends on torch at import; tensors come in and go out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from umemma.contracts import joined
+from umemma.errors import UserError, unknown
+from umemma.seeds import uniform
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Pattern = tuple[str, ...]  # sorted
+
+
+def patterns(modalities: Sequence[str]) -> list[Pattern]:
+    """Every non-empty subset, the complete one first, then by size and name."""
+    names = sorted(modalities)
+    return [pattern for size in range(len(names), 0, -1) for pattern in combinations(names, size)]
+
+
+def missing_sets(modalities: Sequence[str]) -> list[Pattern]:
+    """What can be taken away: every set that leaves something, smallest first."""
+    names = sorted(modalities)
+    return [taken for size in range(1, len(names)) for taken in combinations(names, size)]
+
+
+def keep_table(modalities: Sequence[str]) -> np.ndarray:
+    """(S, M) bool: row s is the s-th of `patterns(modalities)`."""
+    return np.array([[m in pattern for m in sorted(modalities)] for pattern in patterns(modalities)])
+
+
+def pattern_weights(modalities: Sequence[str], given: Mapping[str, float] | None) -> np.ndarray:
+    """(S,) weights that sum to 1: `given` by pattern name ("audio+image": 2, unnamed = 0), or uniform for None."""
+    names = [joined(pattern) for pattern in patterns(modalities)]
+    if given is None:
+        return np.full(len(names), 1 / len(names))
+    where = "finetune.pattern_weights"
+    for name in given:
+        if joined(name.split("+")) not in names:
+            raise unknown("modality subset", name, names, where)
+    weights = {joined(name.split("+")): weight for name, weight in given.items()}
+    total = sum(weights.values())
+    if not total:
+        raise UserError("all weights are 0", where, "Give at least one subset a weight above 0.", usage=True)
+    return np.array([weights.get(name, 0.0) / total for name in names])
+
+
+def sample_weights(present: Tensor, table: Tensor, weights: Tensor) -> Tensor:
+    """(B, S): how much each pattern counts for each sample; a row sums to 1.
+
+    A pattern that leaves nothing of a sample counts 0, the others keep their proportions. A sample all of whose
+    weighted patterns leave nothing is trained with what it has (the complete pattern, column 0).
+
+    present: (B, M) bool, table: (S, M) bool, weights: (S,).
+    """
+    left = (present[:, None, :] & table).any(-1) * weights
+    orphans = left.sum(1) == 0
+    left[orphans, 0] = 1.0
+    return left / left.sum(1, keepdim=True)
+
+
+def draw(weights: Tensor, chance: torch.Generator) -> Tensor:
+    """(B,) the pattern drawn for each sample, from (B, S) weights on the CPU."""
+    return weights.multinomial(1, generator=chance)[:, 0]
+
+
+def fill(features: Mapping[str, Tensor], keep: Tensor, absent: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rule: where keep is False the feature is replaced by the absent vector (D_m,), so its input can't matter."""
+    return {m: f.where(keep[:, i, None], absent[m]) for i, (m, f) in enumerate(sorted(features.items()))}
+
+
+def dropped(keys: Sequence[str], seed: int, number: int, ratio: float) -> np.ndarray:
+    """(N,) bool: the samples that lose the missing set in draw `number`, each with probability `ratio`.
+
+    By a hash of the sample key, so the same on every machine and in any order; a higher ratio takes more samples, never
+    others.
+    """
+    return np.array([uniform(seed, "missing", number, key) < ratio for key in keys], dtype=bool)

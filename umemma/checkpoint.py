@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 WEIGHTS, ABOUT, HISTORY = "model.safetensors", "model.json", "history.csv"
 
 
-def save(folder: Path, model: nn.Module, settings: Mapping[str, Any], scores: Mapping[str, float], history: str) -> None:
+def save(
+    folder: Path, model: nn.Module, settings: Mapping[str, Any], scores: Mapping[str, float], history: str
+) -> None:
     """Write the whole folder aside, then let it take its place. history: CSV text, a row per epoch."""
     from safetensors.torch import save_file
 
@@ -27,8 +29,8 @@ def save(folder: Path, model: nn.Module, settings: Mapping[str, Any], scores: Ma
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, aside / WEIGHTS)
         (aside / HISTORY).write_text(history, encoding="utf-8")
-        about = {"settings": dict(settings), "scores": dict(scores), "weights_sha256": sha256(aside / WEIGHTS)}
-        write_json(aside / ABOUT, about | {"fingerprint": fingerprint(about["settings"])})
+        about = {"settings": dict(settings), "fingerprint": fingerprint(settings), "scores": dict(scores)}
+        write_json(aside / ABOUT, about | {"weights_sha256": sha256(aside / WEIGHTS)})
 
 
 def check(folder: Path, settings: Mapping[str, Any], hint: str) -> dict[str, Any]:

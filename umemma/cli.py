@@ -49,7 +49,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -180,7 +182,9 @@ def evaluate_missing(
         print(f"report: {settings.paths.results / 'report.md'}\nfigure: {settings.paths.results / 'robustness.png'}")
 
 
-app.command("evaluate", help="Short name of evaluate-missing: measure accuracy with modalities missing.")(evaluate_missing)
+app.command("evaluate", help="Short name of evaluate-missing: measure accuracy with modalities missing.")(
+    evaluate_missing
+)
 
 
 def _start(command: str, file: Path, sets: list[str] | None) -> Params:

@@ -64,7 +64,8 @@ class LateFusion(nn.Module):
     @torch.no_grad()
     def start_from(self, unimodal: Mapping[str, LateFusion]) -> None:
         """Take over uni-modal encoders and heads; the logits are then the average of the uni-modal ones (UME)."""
-        weights, biases = [], []
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
         for m in self.modalities:
             self.encoders[m].load_state_dict(unimodal[m].encoders[m].state_dict())
             weights.append(unimodal[m].head.weight)

@@ -84,7 +84,9 @@ class Grid:
         names = self.predictions.modalities
         for pattern in patterns(names):
             missing = joined({*names} - {*pattern})
-            yield self._row("ensemble", missing, joined(pattern), 1.0 if missing else 0.0, -1, self._of(joined(pattern)))
+            yield self._row(
+                "ensemble", missing, joined(pattern), 1.0 if missing else 0.0, -1, self._of(joined(pattern))
+            )
         for m in names:
             yield self._row("unimodal", joined({*names} - {m}), m, 1.0, -1, self.hits["unimodal", m])
 

@@ -17,7 +17,9 @@ output = Console()  # results, on stdout
 def start(command: str, folder: Path = Path("logs")) -> None:
     """Log to the console, and in full to a new file under `folder`; a folder that can't be written is no reason to stop."""
     logger.remove()
-    logger.add(lambda line: console.print(line, end="", markup=False, highlight=False), format="{message}", level="INFO")
+    logger.add(
+        lambda line: console.print(line, end="", markup=False, highlight=False), format="{message}", level="INFO"
+    )
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}.log"
     try:
         logger.add(folder / name, format="{time:YYYY-MM-DD HH:mm:ss.SSS} {level} {message}", level="DEBUG", delay=True)

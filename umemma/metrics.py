@@ -23,7 +23,9 @@ class Bootstrap:
     def __init__(self, groups: list[str], seed: int, times: int) -> None:
         names, self.member = np.unique(np.array(groups), return_inverse=True)
         chance = np.random.default_rng(derive(seed, "bootstrap"))
-        self.weights = chance.multinomial(len(names), np.full(len(names), 1 / len(names)), size=times)  # (times, groups)
+        self.weights = chance.multinomial(
+            len(names), np.full(len(names), 1 / len(names)), size=times
+        )  # (times, groups)
 
     def interval(self, values: np.ndarray) -> tuple[float, float]:
         """2.5 % and 97.5 % quantiles of the resampled mean of (N,) values, NaN ones left out."""

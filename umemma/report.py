@@ -125,7 +125,14 @@ def _markdown(
     for missing in dict.fromkeys(row.missing for row in expected):
         values = [_percent(row.value) for row in expected if row.missing == missing]
         lines.append(f"| {missing} | {' | '.join(values)} |")
-    lines += ["", "## Settings", "", *[f"- {key}: {value}" for key, value in about.items()], "", f"Made by `{command}`."]
+    lines += [
+        "",
+        "## Settings",
+        "",
+        *[f"- {key}: {value}" for key, value in about.items()],
+        "",
+        f"Made by `{command}`.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -138,7 +145,7 @@ def _figure(path: Path, expected: Sequence[ResultRow], unimodal: Mapping[str, fl
         rows = [row for row in expected if row.missing == missing]
         x = [row.ratio for row in rows]
         colour = COLOURS[i % len(COLOURS)]
-        style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 5}
+        style: dict[str, Any] = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 5}
         axes.plot(x, [100 * row.value for row in rows], label=f"without {missing}", **style)
         axes.fill_between(x, [100 * r.low for r in rows], [100 * r.high for r in rows], color=colour, alpha=0.15, lw=0)
         best = ceiling(rows[0].left, unimodal)

@@ -7,6 +7,7 @@ that made it. What the index doesn't vouch for is refused: a truncated tar would
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -66,13 +67,16 @@ def write(
     Raises UserError where keys repeat or labels are out of range, where more than `max_failures` (a ratio) of the
     samples can't be packed (their reasons are summed up), or where a split has no sample.
     """
-    writers = {split: _Writer(folder, split, spec.modalities, shard_size) for split in spec.splits}
     seen: set[str] = set()
-    for record in records:
-        _check(record, spec, seen)
-        writers[record.split].add(record)
-        advance()
-    splits = {split: writer.close() for split, writer in writers.items()}
+    with contextlib.ExitStack() as stack:
+        writers = {split: _Writer(folder, split, spec.modalities, shard_size) for split in spec.splits}
+        for writer in writers.values():
+            stack.callback(writer.close)
+        for record in records:
+            _check(record, spec, seen)
+            writers[record.split].add(record)
+            advance()
+        splits = {split: writer.finish() for split, writer in writers.items()}
     reasons = sum((writer.reasons for writer in writers.values()), Counter[str]())
     failed = reasons.total()
     if failed > max_failures * len(seen):
@@ -111,7 +115,7 @@ def read_index(folder: Path, settings: Mapping[str, Any]) -> Index:
 
 def read(folder: Path, index: Index, split: str) -> Iterator[Record]:
     """Every sample of a split, in stored order, its media encoded bytes. UserError for a shard that differs from its index."""
-    import webdataset
+    from webdataset.tariterators import group_by_keys, tar_file_expander
 
     for shard in index.splits[split]:
         path = folder / shard.name
@@ -120,9 +124,10 @@ def read(folder: Path, index: Index, split: str) -> Iterator[Record]:
         if sha256(path) != shard.sha256:
             raise UserError("shard differs from its index: truncated or altered", str(path), REMAKE)
         count = 0
-        for sample in webdataset.WebDataset(str(path), shardshuffle=False):
-            count += 1
-            yield _unpack(sample, split, index.modalities, path)
+        with path.open("rb") as file:  # our own handle: WebDataset leaves the one that it opens to the collector
+            for sample in group_by_keys(tar_file_expander([{"url": shard.name, "stream": file}])):
+                count += 1
+                yield _unpack(sample, split, index.modalities, path)
         if count != shard.samples:
             raise UserError(f"{count} samples in the shard, {shard.samples} in the index", str(path), REMAKE)
 
@@ -182,14 +187,20 @@ class _Writer:
             self.tar.write({"__key__": record.key, **members, "json": json.dumps(about).encode()})
         self.rows.append(row)
         if len(self.rows) == self.shard_size:
-            self._finish()
+            self._complete()
 
-    def close(self) -> list[Shard]:
+    def finish(self) -> list[Shard]:
+        """Complete the shard at hand; all shards of the split."""
         if self.rows:
-            self._finish()
+            self._complete()
         return self.shards
 
-    def _finish(self) -> None:
+    def close(self) -> None:
+        """Let go of a shard that an error left open."""
+        if self.tar is not None:
+            self.tar.close()
+
+    def _complete(self) -> None:
         self.tar.close()
         tar, rows = self.folder / f"{self.name}.tar", self.folder / f"{self.name}.parquet"
         pq.write_table(pa.Table.from_pylist(self.rows), rows)

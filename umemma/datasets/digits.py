@@ -42,7 +42,7 @@ class Options(Plain):
     """How imperfect each modality is, and how many utterances each image is paired with."""
 
     image_energy: Annotated[float, Field(gt=0, le=1)] = 0.25
-    snr_db: float = -6.0
+    snr_db: float = -4.0
     utterances: Annotated[int, Field(gt=0)] = 3
 
 

@@ -1,8 +1,8 @@
 """The encoders, named `family:variant` in params.yaml. A family is a module with
 
-    variants(modality) -> names
-    input_spec(variant, modality) -> InputSpec              what it wants to see, unless settings say otherwise
-    build(variant, spec) -> (nn.Module, D)                  module: (B, ...) -> (B, D)
+variants(modality) -> names
+input_spec(variant, modality) -> InputSpec              what it wants to see, unless settings say otherwise
+build(variant, spec) -> (nn.Module, D)                  module: (B, ...) -> (B, D)
 """
 
 from __future__ import annotations

@@ -60,10 +60,12 @@ def _mel(spec: AudioInput) -> torchaudio.transforms.MelSpectrogram:
     )
 
 
-def _read(media: Media) -> Sound:
+def _read(media: bytes | Path) -> Sound:
     try:
-        source = io.BytesIO(media) if isinstance(media, bytes) else Path(media)
+        source = io.BytesIO(media) if isinstance(media, bytes) else media
         samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+    except soundfile.LibsndfileError as error:  # its text holds an address in memory; error_string doesn't
+        raise ValueError(f"not readable audio: {error.error_string}") from None
+    except OSError as error:
         raise ValueError(f"not readable audio: {error}") from None
     return Sound(samples.mean(1), rate)

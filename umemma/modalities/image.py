@@ -37,12 +37,14 @@ def blank(spec: ImageInput) -> torch.Tensor:
     return torch.full((spec.channels, spec.size, spec.size), -spec.mean / spec.std)
 
 
-def _open(media: Media) -> Image.Image:
+def _open(media: bytes | Path) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(media) if isinstance(media, bytes) else Path(media))
+        picture = Image.open(io.BytesIO(media) if isinstance(media, bytes) else media)
         if picture.width * picture.height > MOST_PIXELS:
             raise ValueError(f"picture of {picture.width} x {picture.height} pixels is over the bound of {MOST_PIXELS}")
         picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:  # its text holds an address in memory, and a reason has to be the same every time
+        raise ValueError("not a readable image: unknown format") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable image: {error}") from None
     return picture

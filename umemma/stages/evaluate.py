@@ -67,7 +67,9 @@ def ask(params: Params, missing: Sequence[str], ratios: Sequence[float]) -> Outc
         if name not in params.modalities:
             raise unknown("modality", name, params.modalities, "--missing")
     if set(missing) == set(params.modalities):
-        raise UserError("nothing is left to predict from", f"--missing {','.join(missing)}", "Leave one out.", usage=True)
+        raise UserError(
+            "nothing is left to predict from", f"--missing {','.join(missing)}", "Leave one out.", usage=True
+        )
     for ratio in ratios:
         if not 0 <= ratio <= 1:
             raise UserError(f"{ratio} is not in 0..1", "--ratio", "It is the share of samples, e.g. 0.5.", usage=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 from umemma import checkpoint, models, shards
 from umemma.config import Params
+from umemma.fusion import LateFusion
 from umemma.loader import decode
 from umemma.missing import pattern_weights
 from umemma.trainer import as_csv, fit, pattern_step, pattern_validation, prepare
@@ -61,7 +62,7 @@ def run(params: Params) -> float:
     return scores["val_accuracy"]
 
 
-def _unimodal(params: Params, modality: str, index: shards.Index) -> models.LateFusion:
+def _unimodal(params: Params, modality: str, index: shards.Index) -> LateFusion:
     chosen = {modality: params.encoder(modality)}
     model = models.build(chosen, models.input_specs(chosen), index.classes)
     hint = f"Run: umemma pretrain-unimodal --modality {modality}"

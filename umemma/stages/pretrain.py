@@ -22,8 +22,8 @@ def run(params: Params, modality: str) -> float:
     index = shards.read_index(params.paths.shards, params.shard_settings())
     params.check_modalities(index.modalities)
     settings = params.unimodal_settings(modality, index.fingerprint)
-    chosen = {modality: params.encoder(modality)}
-    specs = models.input_specs(chosen)
+    specs = models.input_specs({m: params.encoder(m) for m in params.modalities})  # all: fail before the first trains
+    chosen, specs = {modality: params.encoder(modality)}, {modality: specs[modality]}
 
     device = prepare(params.seed, "pretrain", modality)
     model = models.build(chosen, specs, index.classes).to(device)

@@ -1,0 +1,68 @@
+"""Toy data: a dataset small enough to train in seconds, and a project folder to run the stages in."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from umemma import config
+from umemma.stages import download, preprocess, pretrain
+
+ROOT = Path(__file__).parent.parent
+# The shipped settings, with training cut to what a test needs.
+QUICK = (
+    "preprocess.options.utterances=1",
+    "pretrain.epochs=1",
+    "finetune.epochs=1",
+    "finetune.scratch.epochs=1",
+    "evaluate.draws=2",
+    "evaluate.bootstrap=50",
+    "encoders.audio.input.mels=16",
+    "encoders.audio.input.hop=400",
+)
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+def quick(*sets: str) -> config.Params:
+    return config.load(ROOT / "params.yaml", [*QUICK, *sets])
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A project folder with shards and uni-modal models of the digits. Shared: a test that changes it copies it first."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        params = quick()
+        download.run("digits")
+        preprocess.run(params)
+        for modality in params.modalities:
+            pretrain.run(params, modality)
+    return folder
+
+
+@pytest.fixture
+def project(trained, tmp_path, monkeypatch) -> Path:
+    """A copy of `trained` to work in, with params.yaml; the current directory."""
+    import shutil
+
+    folder = tmp_path / "project"
+    shutil.copytree(trained, folder)
+    shutil.copy(ROOT / "params.yaml", folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def flac(samples: np.ndarray, rate: int = 8000) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()

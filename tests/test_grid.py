@@ -1,0 +1,134 @@
+"""The fast grid against the slow way, and its numbers by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from umemma.contracts import Batch, ImageInput, joined
+from umemma.encoders import build
+from umemma.errors import UserError
+from umemma.fusion import LateFusion
+from umemma.grid import Grid, Predictions
+from umemma.metrics import Bootstrap, correct
+from umemma.missing import dropped, keep_table, patterns
+
+NAMES = ["audio", "image", "video"]
+
+
+def logits(answers: list[int | None]) -> np.ndarray:
+    """(N, 2) logits that answer as given; None = nothing to answer from."""
+    table = {0: [1.0, 0.0], 1: [0.0, 1.0], None: [np.nan, np.nan]}
+    return np.array([table[answer] for answer in answers], dtype=np.float32)
+
+
+def by_hand() -> Predictions:
+    """Four samples, all of class 1; the last has no image."""
+    ensemble = {
+        "audio+image": logits([1, 1, 1, 0]),
+        "audio": logits([1, 0, 0, 0]),
+        "image": logits([1, 1, 0, None]),
+    }
+    alone = {"audio": logits([1, 1, 0, 0]), "image": logits([1, 0, 0, None])}
+    return Predictions(list("abcd"), list("abcd"), np.ones(4, dtype=np.int64), ensemble, alone)
+
+
+def test_subsets_by_hand():
+    rows = {(row.model, row.left): row for row in Grid(by_hand(), 0, 2, 50).subsets()}
+    assert rows["ensemble", "audio+image"].value == 0.75
+    assert rows["ensemble", "audio"].value == 0.25
+    assert rows["ensemble", "image"].value == pytest.approx(2 / 3)
+    assert (rows["ensemble", "image"].n, rows["ensemble", "image"].refused) == (3, 1)
+    assert rows["unimodal", "audio"].value == 0.5
+    assert rows["unimodal", "image"].value == pytest.approx(1 / 3)
+
+
+def test_ratios_by_hand():
+    rows = list(Grid(by_hand(), 0, 0, 50).ratios(["image"], [0.0, 0.5, 1.0]))
+    assert [row.value for row in rows] == [0.75, 0.5, 0.25]
+    rows = list(Grid(by_hand(), 0, 0, 50).ratios(["audio"], [0.0, 0.5, 1.0]))
+    assert [row.value for row in rows] == pytest.approx([1.0, 5 / 6, 2 / 3])  # sample d would have nothing left
+    assert {row.n for row in rows} == {3}
+
+
+def test_draws_follow_the_hash_and_average_to_the_expectation():
+    keys = [f"k{i}" for i in range(400)]
+    chance = np.random.default_rng(0)
+    answers = {name: logits(list(chance.integers(0, 2, 400))) for name in ("audio+image", "audio", "image")}
+    alone = {"audio": answers["audio"], "image": answers["image"]}
+    predictions = Predictions(keys, keys, np.ones(400, dtype=np.int64), answers, alone)
+    rows = list(Grid(predictions, 3, 20, 50).ratios(["image"], [0.3]))
+    lost = dropped(keys, 3, 0, 0.3)
+    right = {name: correct(values, predictions.target) for name, values in answers.items()}
+    assert rows[1].value == np.where(lost, right["audio"], right["audio+image"]).mean()
+    assert np.mean([row.value for row in rows[1:]]) == pytest.approx(rows[0].value, abs=0.02)
+
+
+def test_a_set_that_leaves_no_sample_is_refused():
+    predictions = by_hand()
+    predictions.ensemble["image"][:] = np.nan
+    with pytest.raises(UserError, match="no sample of the split has image"):
+        list(Grid(predictions, 0, 0, 50).ratios(["audio"], [0.5]))
+
+
+@pytest.mark.parametrize("absent", ["zero", "blank", "learned"])
+def test_fast_grid_is_the_slow_way(absent):
+    """Blank the input and encode again, for every pattern of three modalities, some of them really absent."""
+    torch.manual_seed(0)
+    spec = ImageInput(size=8, channels=1)
+    modules: dict[str, nn.Module] = {}
+    for name in NAMES:
+        modules[name], dim = build("cnn:small", "image", spec)
+    blanks = {name: torch.full((1, 8, 8), -2.0) for name in NAMES}
+    model = LateFusion(modules, dict.fromkeys(NAMES, dim), blanks, 5, absent)
+    if absent == "learned":
+        for vector in model.vectors.values():
+            nn.init.normal_(vector)
+    inputs = {name: torch.randn(12, 1, 8, 8) for name in NAMES}
+    present = torch.rand(12, 3) > 0.3
+    present[:, 0] |= ~present.any(1)
+    whole = Batch(inputs, present, torch.zeros(12, dtype=torch.int64))
+    fast = model.pattern_logits([whole], torch.from_numpy(keep_table(NAMES)))
+
+    def slow(keep: torch.Tensor, sample: int) -> torch.Tensor:
+        features = []
+        for i, name in enumerate(NAMES):
+            x = inputs[name][sample] if keep[i] else blanks[name]
+            feature = model.encoders[name](x[None])[0]
+            if not keep[i] and absent != "blank":
+                feature = model.vectors[name] if absent == "learned" else torch.zeros(dim)
+            features.append(feature)
+        return model.head(torch.cat(features))
+
+    with torch.no_grad():
+        for s, pattern in enumerate(patterns(NAMES)):
+            for sample in range(12):
+                keep = present[sample] & torch.tensor([name in pattern for name in NAMES])
+                if keep.any():
+                    assert torch.allclose(fast[sample, s], slow(keep, sample), atol=1e-5), joined(pattern)
+                else:
+                    assert fast[sample, s].isnan().all()
+
+
+def test_kept_predictions_come_back_and_belong_to_their_models(tmp_path):
+    path = tmp_path / "predictions.parquet"
+    by_hand().save(path, "these models")
+    kept = Predictions.load(path, "these models")
+    assert kept is not None
+    assert kept.keys == list("abcd")
+    np.testing.assert_array_equal(kept.ensemble["image"], by_hand().ensemble["image"])
+    assert Predictions.load(path, "other models") is None
+    assert Predictions.load(tmp_path / "none.parquet", "these models") is None
+    path.write_bytes(b"PAR1 cut short")
+    assert Predictions.load(path, "these models") is None
+
+
+def test_bootstrap_resamples_groups():
+    values = np.array([1.0, 1, 1, 1, 0, 0, 0, 0])
+    alone = Bootstrap([str(i) for i in range(8)], 0, 2000).interval(values)
+    grouped = Bootstrap(list("aaaabbbb"), 0, 2000).interval(values)
+    assert grouped == (0.0, 1.0)  # two groups: a quarter of the draws take the same one twice
+    assert 0 < alone[0] < 0.5 < alone[1] < 1
+    assert Bootstrap(["a", "b"], 0, 50).interval(np.array([1.0, np.nan])) == (1.0, 1.0)

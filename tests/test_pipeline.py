@@ -1,0 +1,107 @@
+"""DVC really runs: the pipeline of the project, cut to seconds, in a scratch copy of the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, ROOT
+from ruamel.yaml import YAML
+
+TRACKED = [".dvc/config", ".dvc/.gitignore", ".dvc/plots/robustness.json", ".dvcignore", ".gitignore", "dvc.yaml"]
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command with this environment's umemma and dvc first on the path, and nothing of the user's git settings."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "", "GIT_CONFIG_GLOBAL": os.devnull}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A git repository with the project's pipeline and quick settings, after one `dvc repro`."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in TRACKED:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "umemma", folder / "umemma", ignore=shutil.ignore_patterns("__pycache__"))
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    for change in QUICK:
+        path, value = change.split("=")
+        *parents, last = path.split(".")
+        node = params
+        for parent in parents:
+            node = node[parent]
+        node[last] = int(value)
+    yaml.dump(params, folder / "params.yaml")
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "add", ".")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start")
+    done = run(folder, "dvc", "repro")
+    assert "accuracy per modality subset" in done.stdout
+    assert "report: results/digits/report.md" in done.stdout
+    return folder
+
+
+def stages_run(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+
+
+def test_a_second_repro_does_nothing(clone):
+    started = time.perf_counter()
+    done = run(clone, "dvc", "repro")
+    assert time.perf_counter() - started < 10  # 1 s on an idle machine
+    assert "Data and pipelines are up to date." in done.stdout
+    assert stages_run(done) == []
+
+
+def test_asking_leaves_the_pipeline_up_to_date(clone):
+    run(clone, "umemma", "evaluate", "--missing", "audio", "--ratio", "0.5")
+    assert "Data and pipelines are up to date." in run(clone, "dvc", "repro").stdout
+
+
+def test_nothing_made_by_running_stands_in_git_but_the_lock(clone):
+    assert run(clone, "git", "status", "--porcelain").stdout.split() == ["??", "dvc.lock"]
+
+
+def test_metrics_and_plots_are_shown(clone):
+    shown = json.loads(run(clone, "dvc", "metrics", "show", "--json").stdout)
+    metrics = next(iter(shown.values()))["data"]["results/digits/metrics.json"]["data"]
+    assert 0 <= metrics["accuracy"]["audio+image"] <= 1
+    run(clone, "dvc", "plots", "show")
+    page = (clone / "dvc_plots" / "index.html").read_text()
+    assert "share of samples that lose the modality" in page
+    shutil.rmtree(clone / "dvc_plots")
+
+
+def test_a_fine_tuning_value_re_runs_only_what_follows(clone):
+    params = clone / "params.yaml"
+    before = params.read_text()
+    params.write_text(re.sub(r"(?m)^  mma:.*$", "  mma: none", before))
+    assert stages_run(run(clone, "dvc", "repro")) == ["finetune-ensemble", "evaluate-missing"]
+    metrics = json.loads((clone / "results/digits/metrics.json").read_text())
+    assert (metrics["preset"], metrics["mma"]) == ("ume-finetune", "none")
+    params.write_text(before)
+    assert stages_run(run(clone, "dvc", "repro")) == []  # back from the cache
+
+
+def test_an_experiment_runs_and_is_shown(clone):
+    run(clone, "git", "config", "user.email", "t@t")
+    run(clone, "git", "config", "user.name", "t")
+    run(clone, "git", "add", ".")
+    run(clone, "git", "commit", "-qm", "lock")
+    run(clone, "dvc", "exp", "run", "-n", "plain", "-S", "finetune.mma=none")
+    shown = run(clone, "dvc", "exp", "show", "--csv").stdout
+    assert "plain" in shown
+    assert "accuracy.audio+image" in shown

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -36,7 +36,8 @@ class Sound:
     rate: int
 
 
-Media = bytes | Path | Sound | Any  # encoded bytes, a file, a sound, or an image as an (H, W[, 3]) uint8 array
+# Encoded bytes, a file, a sound, or an image as an (H, W[, 3]) uint8 array.
+Media: TypeAlias = "bytes | Path | Sound | np.ndarray"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def start(command: str, folder: Path = Path("logs")) -> None:
 
 
 def progress() -> Progress:
-    """Bars that stay on the screen when they are done; each task may set a `note` (loss, samples/s)."""
+    """Bars that stay on the screen when they are done; each task may set a `note` (loss, samples per second)."""
     return Progress(
         TextColumn("{task.description:<20}"),
         BarColumn(bar_width=12),

@@ -138,7 +138,7 @@ def fit(
             score = (figures["val_accuracy"], -figures["val_loss"])
             if score > best:
                 best, best_epoch, best_weights = score, epoch, _copy(model)
-            note = f"loss {total / len(train):.3f}  val {figures['val_accuracy']:.1%}  {speed:,.0f} samples/s"
+            note = f"loss {total / len(train):.3f}  val {figures['val_accuracy']:.1%}  {speed:,.0f}/s"
             bars.update(bar, note=note)
             logger.debug(f"{title}: epoch {epoch}: {note}")
 

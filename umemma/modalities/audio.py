@@ -21,6 +21,8 @@ FLOOR = 1e-5  # added to the mel power before the logarithm: about -50 dB, the q
 
 def pack(media: Media) -> bytes:
     """16-bit mono FLAC of a Sound; encoded audio (bytes or a file) is decoded first, its channels averaged."""
+    if isinstance(media, np.ndarray):
+        raise ValueError("an array without a sample rate, not audio")
     sound = media if isinstance(media, Sound) else _read(media)
     if not len(sound.samples):
         raise ValueError("no audio samples")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from umemma.contracts import ImageInput, Media
+from umemma.contracts import ImageInput, Media, Sound
 
 SUFFIX = "png"
 MOST_PIXELS = 2**26  # a small file can hold a picture too large for any memory
@@ -17,6 +17,8 @@ MOST_PIXELS = 2**26  # a small file can hold a picture too large for any memory
 
 def pack(media: Media) -> bytes:
     """A PNG of an (H, W) or (H, W, 3) uint8 array; encoded images (bytes or a file) are decoded first."""
+    if isinstance(media, Sound):
+        raise ValueError("a sound, not an image")
     picture = Image.fromarray(media) if isinstance(media, np.ndarray) else _open(media)
     file = io.BytesIO()
     picture.save(file, format="PNG")

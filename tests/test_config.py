@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from umemma import config
+from umemma import checks, config
 from umemma.config import PRESETS
 from umemma.errors import UserError
 
@@ -98,12 +98,12 @@ def test_modalities_are_checked_against_the_dataset():
 
 
 def test_difference_names_the_path():
-    assert config.difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == [
+    assert checks.difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == [
         "a.c: 2 there, 3 here",
         "d: None there, 4 here",
     ]
 
 
 def test_fingerprint_knows_no_order():
-    assert config.fingerprint({"a": 1, "b": 2}) == config.fingerprint({"b": 2, "a": 1})
-    assert config.fingerprint({"a": 1}) != config.fingerprint({"a": 2})
+    assert checks.fingerprint({"a": 1, "b": 2}) == checks.fingerprint({"b": 2, "a": 1})
+    assert checks.fingerprint({"a": 1}) != checks.fingerprint({"a": 2})

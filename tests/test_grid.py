@@ -53,6 +53,11 @@ def test_ratios_by_hand():
     assert {row.n for row in rows} == {3}
 
 
+def test_a_sample_that_could_lose_everything_is_refused_at_every_ratio_and_draw():
+    rows = list(Grid(by_hand(), 0, 4, 50).ratios(["audio"], [0.0, 0.3, 1.0]))
+    assert {(row.n, row.refused) for row in rows} == {(3, 1)}
+
+
 def test_draws_follow_the_hash_and_average_to_the_expectation():
     keys = [f"k{i}" for i in range(400)]
     chance = np.random.default_rng(0)

@@ -42,7 +42,7 @@ def test_the_whole_way_and_its_files(project):
     assert set(metrics["accuracy"]) == {"audio+image", "audio", "image"}
     assert set(metrics["unimodal"]) == set(metrics["gap_to_ceiling"]) == {"audio", "image"}
     assert metrics["gap_to_ceiling"]["audio"] == metrics["accuracy"]["audio"] - metrics["unimodal"]["audio"]
-    assert {metrics[name] for name in ("preset", "absent", "dataset")} == {"ume-mma", "zero", "digits"}
+    assert {metrics[name] for name in ("preset", "absent", "dataset")} == {"ume-mma", "learned", "digits"}
     rows = pq.read_table(results / "grid.parquet").to_pylist()
     assert len(rows) == 5 + 2 * 11 * (1 + 2)  # subsets and uni-modal models; 2 sets x 11 ratios x (expectation, draws)
     table = list(csv.DictReader((results / "robustness.csv").read_text().splitlines()))
@@ -114,7 +114,7 @@ def test_asking_answers_from_kept_predictions_and_changes_nothing(project, capsy
     assert half["complete"] == metrics["accuracy"]["audio+image"]
     assert half["unimodal_ceiling"] == metrics["unimodal"]["image"]
     assert half["draws"]["count"] == 2
-    assert answer["absent"] == "zero"
+    assert answer["absent"] == "learned"
     assert {name: data for name, data in tree(project).items() if not name.startswith("logs")} == before
 
 
@@ -124,7 +124,7 @@ def test_asking_without_json_says_it_in_words(project, capsys):
     capsys.readouterr()
     assert umemma("evaluate-missing", "--missing", "image", "--ratio", "0.5") == 0
     text = capsys.readouterr().out
-    for word in ("image", "0.5", "95 % interval", "uni-modal ceiling", "a feature vector of zeros"):
+    for word in ("image", "0.5", "95 % interval", "uni-modal ceiling", "a learned feature vector"):
         assert word in text
 
 
@@ -152,7 +152,7 @@ def test_predictions_of_other_weights_are_not_used(project, capsys):
         (("evaluate", "--params", "nowhere.yaml"), 2, "no such file"),
         (("evaluate",), 1, "Run: umemma finetune-ensemble"),
         (("evaluate", "--set", "preprocess.options.snr_db=0"), 1, "snr_db: -4.0 there, 0 here"),
-        (("evaluate", "--set", "dataset=digit"), 1, "Run: umemma preprocess"),
+        (("evaluate", "--set", "dataset=digit"), 2, "Did you mean 'digits'?"),
         (("finetune-ensemble", "--preset", "ume-mm"), 2, "Did you mean 'ume-mma'?"),
         (("finetune-ensemble", "--set", "pretrain.epochs=2"), 1, "pretrain.epochs: 1 there, 2 here"),
         (("finetune-ensemble", "--set", "seed=5"), 1, "seed: 0 there, 5 here"),
@@ -206,6 +206,19 @@ def test_altered_files_are_refused(project):
         assert error.value.exit_status == 1
         path.write_bytes(whole)
     assert not params.paths.results.exists()
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"settings": 3}'])
+def test_damaged_descriptions_are_refused(project, content):
+    params = quick()
+    for path, run in (
+        (params.paths.pretrain("image") / "model.json", finetune.run),
+        (params.paths.raw / "download.json", preprocess.run),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match="damaged") as error:
+            run(params)
+        assert error.value.hint.startswith("Run: umemma")
 
 
 def test_a_failing_stage_leaves_what_was_there(project):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umemma.config import difference, fingerprint
+from umemma.checks import difference, fingerprint
 from umemma.errors import UserError
 from umemma.files import new_folder, read_json, sha256, write_json
 
@@ -36,7 +36,9 @@ def save(
 def check(folder: Path, settings: Mapping[str, Any], hint: str) -> dict[str, Any]:
     """model.json of a checkpoint made with `settings`. UserError with `hint` for none, or for one made with others."""
     about = read_json(folder / ABOUT, hint)
-    if differences := difference(about.get("settings", {}), settings):
+    if not isinstance(about.get("settings"), dict) or not isinstance(about.get("weights_sha256"), str):
+        raise UserError("damaged: not a description of a model", str(folder / ABOUT), hint)
+    if differences := difference(about["settings"], settings):
         raise UserError(f"trained with other settings ({'; '.join(differences)})", str(folder), hint)
     return about
 
@@ -50,7 +52,7 @@ def load(folder: Path, model: nn.Module, settings: Mapping[str, Any], hint: str)
     path = folder / WEIGHTS
     if not path.is_file():
         raise UserError("not there", str(path), hint)
-    if sha256(path) != about.get("weights_sha256"):
+    if sha256(path) != about["weights_sha256"]:
         raise UserError("weights differ from model.json: truncated or altered", str(path), hint)
     try:
         model.load_state_dict(load_file(path))

@@ -188,8 +188,9 @@ app.command("evaluate", help="Short name of evaluate-missing: measure accuracy w
 
 
 def _start(command: str, file: Path, sets: list[str] | None) -> Params:
-    from umemma import config, log
+    from umemma import config, datasets, log
 
     params = config.load(file, sets or [])
+    datasets.check(params.dataset)
     log.start(command)
     return params

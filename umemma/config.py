@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from ruamel.yaml import YAML  # YAML 1.2 as DVC reads it, where 1e-3 is a number
 from ruamel.yaml.error import YAMLError
 
+from umemma.checks import checked, fingerprint
 from umemma.contracts import InputSpec, Plain
 from umemma.errors import UserError, unknown
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class Preprocess(Plain):
@@ -90,7 +86,7 @@ class Finetune(Training):
     mma: Mma | None = None
     train: Train | None = None
     pattern_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None  # {"audio+image": 2}; null = uniform
-    absent: Literal["zero", "blank", "learned"] = "zero"
+    absent: Literal["zero", "blank", "learned"] = "learned"
     scratch: Budget = Budget()
 
     def switches(self) -> dict[str, str]:
@@ -207,7 +203,9 @@ def load(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> Params:
         reason = " ".join(str(error).split())
         raise UserError(f"not readable as YAML: {reason}", str(file), "Mend the file.", usage=True) from None
     if not isinstance(data, dict):
-        raise UserError("no settings in it", str(file), "It has to be a YAML mapping: see README.md.", usage=True)
+        raise UserError(
+            "no settings in it", str(file), "It has to be a mapping, as the project's params.yaml is.", usage=True
+        )
     for entry in sets:
         path, equals, text = entry.partition("=")
         if not equals or not all(path.split(".")):
@@ -224,51 +222,3 @@ def load(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> Params:
                 raise UserError(f"{parent!r} holds a value, not a section", f"--set {path}", usage=True)
         node[last] = value
     return checked(Params, data, str(file) if not sets else f"{file} with --set")
-
-
-def checked(model: type[Model], data: Mapping[str, Any], where: str, prefix: str = "") -> Model:
-    """`data` as a `model`, or one UserError that lists everything wrong with it by path."""
-    try:
-        return model.model_validate(dict(data))
-    except ValidationError as error:
-        problems = [_problem(model, [str(part) for part in e["loc"]], e, prefix) for e in error.errors()]
-    raise UserError("; ".join(problems), where, "Mend the settings; README.md lists them.", usage=True)
-
-
-def _problem(model: type[BaseModel], path: list[str], error: Any, prefix: str) -> str:
-    name = ".".join(filter(None, [prefix, *path]))
-    if error["type"] != "extra_forbidden":
-        message = error["msg"][0].lower() + error["msg"][1:]
-        given = "" if error["type"] == "missing" else f", but it is {error['input']!r}"
-        return f"{name}: {message}{given}"
-    section: Any = functools.reduce(_field, path[:-1], model)
-    known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
-    wrong = unknown("key", name, (), "")
-    return f"{wrong.what} ({unknown('key', path[-1], known).hint.rstrip('.')})"
-
-
-def _field(model: Any, name: str) -> Any:
-    """The type below `name`: a section's field, or the values of a mapping."""
-    fields = getattr(model, "model_fields", {})
-    if name in fields:
-        return fields[name].annotation
-    arguments = getattr(model, "__args__", ())
-    return arguments[-1] if arguments else model
-
-
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """A short hash of plain settings; the same settings in any order give the same one."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def difference(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What two settings differ in, as ["a.b: 1 there, 2 here"], for the error that refuses one of them."""
-    lines = []
-    for key in sorted(there.keys() | here.keys()):
-        left, right = there.get(key), here.get(key)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += difference(left, right, f"{prefix}{key}.")
-        elif operator.ne(left, right):
-            lines.append(f"{prefix}{key}: {left!r} there, {right!r} here")
-    return lines

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma import modalities
-from umemma.config import difference
+from umemma.checks import difference
 from umemma.contracts import DatasetSpec, Plain, Record
-from umemma.errors import UserError
+from umemma.errors import UserError, unknown
 from umemma.files import read_json, sha256, write_json
 
 REMAKE = "Run: umemma preprocess"
@@ -47,8 +47,14 @@ class Index(Plain):
     fingerprint: str
     splits: dict[str, list[Shard]]
 
+    def shards(self, split: str) -> list[Shard]:
+        """UserError for a split that isn't there."""
+        if split not in self.splits:
+            raise unknown("split", split, self.splits, f"shards of {self.dataset}")
+        return self.splits[split]
+
     def samples(self, split: str) -> int:
-        return sum(shard.samples for shard in self.splits[split])
+        return sum(shard.samples for shard in self.shards(split))
 
 
 def write(
@@ -117,7 +123,7 @@ def read(folder: Path, index: Index, split: str) -> Iterator[Record]:
     """Every sample of a split, in stored order, its media encoded bytes. UserError for a shard that differs from its index."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    for shard in index.splits[split]:
+    for shard in index.shards(split):
         path = folder / shard.name
         if not re.fullmatch(r"[\w-]+\.tar", shard.name) or not path.is_file():
             raise UserError("shard is missing", str(path), REMAKE)

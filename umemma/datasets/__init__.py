@@ -18,8 +18,13 @@ from umemma.errors import unknown
 NAMES = {"digits": "umemma.datasets.digits"}
 
 
-def get(name: str) -> ModuleType:
-    """The module of a data set. UserError for an unknown name."""
+def check(name: str) -> None:
+    """UserError for an unknown name. Imports nothing."""
     if name not in NAMES:
         raise unknown("dataset", name, NAMES, "dataset")
+
+
+def get(name: str) -> ModuleType:
+    """The module of a data set. UserError for an unknown name."""
+    check(name)
     return importlib.import_module(NAMES[name])

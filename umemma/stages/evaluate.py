@@ -13,7 +13,8 @@ from typing import Any
 from loguru import logger
 
 from umemma import checkpoint, report, shards
-from umemma.config import Params, fingerprint
+from umemma.checks import fingerprint
+from umemma.config import Params
 from umemma.contracts import ResultRow, joined
 from umemma.errors import UserError, unknown
 from umemma.files import new_files

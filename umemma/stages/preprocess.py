@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from umemma import datasets
-from umemma.config import Params, checked, fingerprint
+from umemma.checks import checked, fingerprint
+from umemma.config import Params
 from umemma.errors import UserError
 from umemma.files import new_folder, read_json, sha256
 from umemma.log import progress
@@ -21,6 +22,8 @@ def run(params: Params) -> Index:
     options = checked(module.Options, section.options, "settings", "preprocess.options")
     again = f"Run: umemma download {params.dataset}"
     raw = read_json(params.paths.raw / "download.json", again)
+    if not isinstance(raw.get("files"), dict):
+        raise UserError("damaged: lists no files", str(params.paths.raw / "download.json"), again)
     for name, checksum in raw["files"].items():
         path = params.paths.raw / name
         if not path.is_file() or sha256(path) != checksum:

@@ -1,0 +1,47 @@
+"""What the documents tell people to type."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+import typer
+from conftest import ROOT
+
+from umemma import __version__
+from umemma.cli import app
+from umemma.config import PRESETS
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    ")]
+
+
+def test_ci_runs_the_two_commands_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text()
+    for words in ("dvc repro", "pytest"):
+        (command,) = [line for line in COMMANDS if line.startswith("pip install") and line.endswith(words)]
+        assert command.replace("pip install", "pip install -q") in script
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("umemma ")])
+def test_umemma_lines_are_understood(line):
+    command, *words = shlex.split(line)[1:]
+    group = typer.main.get_command(app)
+    group.commands[command].make_context(command, words)  # type: ignore[attr-defined]  # parses, runs nothing
+
+
+def test_the_readme_lists_every_command_and_preset():
+    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        assert f"umemma {name}" in README
+    for preset, (init, mma, train) in PRESETS.items():
+        assert re.search(rf"\| `{preset}` \| {init} \| {mma} \| {train} \|", README)
+
+
+def test_constraints_pin_versions_only():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+]+", line) for line in lines)
+
+
+def test_the_changelog_knows_this_version():
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -43,7 +43,7 @@ def subset_table(subsets: Sequence[ResultRow], title: str) -> Table:
 def ratio_table(rows: Sequence[ResultRow], title: str) -> Table:
     """A line per (missing set, ratio), for the terminal."""
     table = Table(title=title, title_justify="left")
-    for heading in ("missing", "ratio", "accuracy", "95 % interval", "seeded draws (mean ± std)", "samples"):
+    for heading in ("missing", "ratio", "accuracy", "95 % interval", "seeded draws", "samples"):
         table.add_column(heading, justify="left" if heading == "missing" else "right")
     for expected, drawn in by_setting(rows):
         mean, std = spread([row.value for row in drawn])

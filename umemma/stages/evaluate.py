@@ -38,8 +38,6 @@ class _Inputs:
     """What an evaluation reads, checked against the settings before anything is computed."""
 
     index: shards.Index
-    ensemble: dict[str, Any]
-    unimodal: dict[str, dict[str, Any]]
     about: dict[str, Any]
     made_by: str
 
@@ -105,16 +103,15 @@ def _inputs(params: Params) -> _Inputs:
     params.check_modalities(index.modalities)
     settings = params.ensemble_settings(index.fingerprint)
     ensemble = checkpoint.check(params.paths.ensemble, settings, "Run: umemma finetune-ensemble")
-    unimodal = {
-        m: checkpoint.check(params.paths.pretrain(m), params.unimodal_settings(m, index.fingerprint), _pretrain(m))
-        for m in sorted(params.modalities)
-    }
+    weights = {"ensemble": ensemble["weights_sha256"]}
+    for m in sorted(params.modalities):
+        expected = params.unimodal_settings(m, index.fingerprint)
+        weights[m] = checkpoint.check(params.paths.pretrain(m), expected, _pretrain(m))["weights_sha256"]
     finetune, split = settings["finetune"], params.evaluate.split
     about = {name: finetune[name] for name in ("preset", "init", "mma", "train", "absent")}
     about |= {"dataset": params.dataset, "split": split, "samples": index.samples(split), "seed": params.seed}
-    weights = {m: about["weights_sha256"] for m, about in {**unimodal, "": ensemble}.items()}
     made_by = fingerprint({"shards": index.fingerprint, "split": split, "weights": weights})
-    return _Inputs(index, ensemble, unimodal, about, made_by)
+    return _Inputs(index, about, made_by)
 
 
 def _predict(params: Params, inputs: _Inputs) -> Predictions:

@@ -21,7 +21,7 @@ def test_ci_runs_the_two_commands_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
     for words in ("dvc repro", "pytest"):
         (command,) = [line for line in COMMANDS if line.startswith("pip install") and line.endswith(words)]
-        assert command in script.splitlines()
+        assert f"{command} || exit 1" in script.splitlines()
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("umemma ")])

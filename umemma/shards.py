@@ -123,6 +123,7 @@ def read(folder: Path, index: Index, split: str) -> Iterator[Record]:
     """Every sample of a split, in stored order, its media encoded bytes. UserError for a shard that differs from its index."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
+    suffixes = {name: f"{name}.{modalities.get(name).SUFFIX}" for name in index.modalities}
     for shard in index.shards(split):
         path = folder / shard.name
         if not re.fullmatch(r"[\w-]+\.tar", shard.name) or not path.is_file():
@@ -133,7 +134,7 @@ def read(folder: Path, index: Index, split: str) -> Iterator[Record]:
         with path.open("rb") as file:  # our own handle: WebDataset leaves the one that it opens to the collector
             for sample in group_by_keys(tar_file_expander([{"url": shard.name, "stream": file}])):
                 count += 1
-                yield _unpack(sample, split, index.modalities, path)
+                yield _unpack(sample, split, suffixes, path)
         if count != shard.samples:
             raise UserError(f"{count} samples in the shard, {shard.samples} in the index", str(path), REMAKE)
 
@@ -151,9 +152,8 @@ def _check(record: Record, spec: DatasetSpec, seen: set[str]) -> None:
     seen.add(record.key)
 
 
-def _unpack(sample: dict[str, Any], split: str, names: list[str], path: Path) -> Record:
+def _unpack(sample: dict[str, Any], split: str, suffixes: dict[str, str], path: Path) -> Record:
     about = json.loads(sample["json"])
-    suffixes = {name: f"{name}.{modalities.get(name).SUFFIX}" for name in names}
     media = {name: sample[suffix] for name, suffix in suffixes.items() if suffix in sample}
     if sorted(media) != about["has"]:
         raise UserError(f"sample {sample['__key__']!r} has lost media", str(path), REMAKE)

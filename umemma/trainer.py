@@ -40,7 +40,7 @@ def prepare(seed: int, *names: str) -> torch.device:
 
 
 def pattern_step(model: LateFusion, weights: np.ndarray, one_drawn: bool) -> Step:
-    """The missing-modality step. weights: (S,) over `patterns`; only those above 0 cost anything.
+    """The missing-modality step. weights: (S,) over `patterns`; only the complete one and those above 0 are computed.
 
     one_drawn: one pattern per sample, drawn (`drop`); else the weighted loss of every pattern from one encoder pass
     (`all`), which is the expectation of `drop` over its draws. All weight on the complete pattern is plain training.

@@ -43,8 +43,8 @@ def trained(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         params = quick()
-        download.run("digits")
-        preprocess.run(params)
+        download.run("digits", {})
+        preprocess.run(params, workers=1)
         for modality in params.modalities:
             pretrain.run(params, modality)
     return folder

@@ -17,7 +17,8 @@ from umemma.errors import UserError
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
-    digits.download(folder)
+    for source in digits.sources(folder, digits.Options()):
+        source.make(folder / source.path)
     return folder
 
 

@@ -12,7 +12,7 @@ from umemma.encoders import build
 from umemma.errors import UserError
 from umemma.fusion import LateFusion
 from umemma.grid import Grid, Predictions
-from umemma.metrics import Bootstrap, correct
+from umemma.metrics import Bootstrap, correct, sample_f1, score
 from umemma.missing import dropped, keep_table, patterns
 
 NAMES = ["audio", "image", "video"]
@@ -137,3 +137,21 @@ def test_bootstrap_resamples_groups():
     assert grouped == (0.0, 1.0)  # two groups: a quarter of the draws take the same one twice
     assert 0 < alone[0] < 0.5 < alone[1] < 1
     assert Bootstrap(["a", "b"], 0, 50).interval(np.array([1.0, np.nan])) == (1.0, 1.0)
+
+
+def test_sets_of_labels_are_scored_by_f1_per_sample():
+    target = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0]], dtype=np.float32)
+    found = np.array([[1, 1, -1], [-1, 1, -1], [-1, -1, -1]], dtype=np.float32)
+    assert sample_f1(found, target).tolist() == [0.5, 1.0, 0.0]  # 2 * 1 / (2 + 2); 2 * 1 / (1 + 1); nothing
+    assert score(np.stack([found, target - 0.5], 1), target).tolist() == [[0.5, 1.0], [1.0, 1.0], [0.0, 0.0]]
+    assert np.isnan(sample_f1(np.full((1, 3), np.nan), target[:1])).all()
+
+
+def test_predictions_of_sets_of_labels_are_kept(tmp_path):
+    target = np.array([[1, 0], [1, 1]], dtype=np.float32)
+    tables = {"audio": logits([0, 1]), "image": logits([1, 1]), "audio+image": logits([0, 0])}
+    kept = Predictions(["a", "b"], ["a", "b"], target, tables, {m: tables[m] for m in ("audio", "image")})
+    kept.save(tmp_path / "p.parquet", "x")
+    loaded = Predictions.load(tmp_path / "p.parquet", "x")
+    np.testing.assert_array_equal(loaded.target, target)
+    assert {row.metric for row in Grid(loaded, 0, 1, 10).subsets()} == {"f1_samples"}

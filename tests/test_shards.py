@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
 import io
 import json
 import tarfile
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from conftest import flac
 from PIL import Image
 
 from umemma import shards
-from umemma.contracts import AudioInput, DatasetSpec, ImageInput, Record, Sound
+from umemma.contracts import DatasetSpec, Packing, Record, Sound
 from umemma.errors import UserError
-from umemma.loader import decode
-from umemma.modalities import audio, image
+from umemma.modalities import image
+from umemma.store import Store
 
 SPEC = DatasetSpec("toy", "", ("audio", "image"), ("no", "yes"), "", "", ("train", "test"))
 SETTINGS = {"dataset": "toy"}
@@ -37,20 +41,28 @@ def toy_records() -> list[Record]:
     ]
 
 
-def write(folder: Path, records: list[Record] | None = None, max_failures: float = 0.5) -> shards.Index:
-    folder.mkdir(exist_ok=True)
-    toy = toy_records() if records is None else records
-    return shards.write(toy, folder, SPEC, SETTINGS, "f", shard_size=2, max_failures=max_failures)
+def write(
+    folder: Path | str, records: list[Record] | None = None, max_failures: float = 0.5, spec: DatasetSpec = SPEC
+) -> shards.Index:
+    store, toy = Store(str(folder)), toy_records() if records is None else records
+    made: dict[str, list[shards.Shard]] = {split: [] for split in spec.splits}
+    for job in shards.jobs(toy, spec, store, Packing(), 2, lambda records: "f"):
+        made[job.split].append(shards.make(job))
+    return shards.write_index(store, spec, SETTINGS, made, max_failures)
+
+
+def read(folder: Path | str, index: shards.Index, split: str = "train") -> list[Record]:
+    return list(shards.read(Store(str(folder)), index, split))
 
 
 def test_what_goes_in_comes_out(tmp_path):
     index = write(tmp_path / "s")
-    assert index == shards.read_index(tmp_path / "s", SETTINGS)
+    assert index == shards.read_index(Store(str(tmp_path / "s")), SETTINGS)
     assert [(s.name, s.samples, s.failed) for s in index.splits["train"]] == [
         ("train-000000.tar", 2, 0),
         ("train-000001.tar", 1, 1),
     ]
-    found = list(shards.read(tmp_path / "s", index, "train"))
+    found = read(tmp_path / "s", index)
     assert [(r.key, r.label, r.group, sorted(r.media)) for r in found] == [
         ("a", 0, "", ["audio", "image"]),
         ("b", 1, "g", ["image"]),
@@ -74,7 +86,7 @@ def test_byte_identical_on_every_run(tmp_path):
     for name in ("one", "two"):
         write(tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(files) == 7  # 3 tars, 3 tables, the index
+    assert len(files) == 10  # 3 tars, 3 tables, 3 markers, the index
     assert all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
     with tarfile.open(tmp_path / "one" / "train-000000.tar") as tar:
         assert tar.getnames() == ["a.audio.flac", "a.image.png", "a.json", "b.image.png", "b.json"]
@@ -94,7 +106,7 @@ def test_every_flipped_byte_is_found(tmp_path, at):
     data[at] ^= 1
     path.write_bytes(data)
     with pytest.raises(UserError, match="truncated or altered"):
-        list(shards.read(tmp_path / "s", index, "train"))
+        read(tmp_path / "s", index)
 
 
 def test_every_truncation_is_found(tmp_path):
@@ -104,101 +116,174 @@ def test_every_truncation_is_found(tmp_path):
     for size in range(0, len(whole), 512):
         path.write_bytes(whole[:size])
         with pytest.raises(UserError, match="truncated or altered"):
-            list(shards.read(tmp_path / "s", index, "train"))
+            read(tmp_path / "s", index)
     path.unlink()
     with pytest.raises(UserError, match="shard is missing"):
-        list(shards.read(tmp_path / "s", index, "train"))
+        read(tmp_path / "s", index)
 
 
 def test_a_stranger_index_cannot_name_a_command_or_another_folder(tmp_path):
-    index = write(tmp_path / "s")
+    write(tmp_path / "s")
+    path = tmp_path / "s" / "index.json"
+    whole = path.read_text()
     for name in ("pipe:touch hacked", "../s/train-000000.tar", "train-{000000..000001}.tar"):
-        shard = index.splits["train"][0].model_copy(update={"name": name})
-        with pytest.raises(UserError, match="shard is missing"):
-            list(shards.read(tmp_path / "s", index.model_copy(update={"splits": {"train": [shard]}}), "train"))
+        path.write_text(whole.replace("train-000000.tar", name))
+        with pytest.raises(UserError, match="is not the name of a shard"):
+            shards.read_index(Store(str(tmp_path / "s")))
+
+
+STRANGE = {
+    "no description": {"a.image.png": b"x"},
+    "description": {"a.image.png": b"x", "a.json": b"[1]"},
+    "makes no sense": {"a.image.png": b"x", "a.json": b'{"label": 7, "group": "", "has": ["image"]}'},
+    "or one that": {"a.image.png": b"x", "a.json": b'{"label": [0], "group": "", "has": ["image"]}'},
+    "lost media": {"a.image.png": b"x", "a.json": b'{"label": 0, "group": "", "has": ["audio", "image"]}'},
+}
+
+
+@pytest.mark.parametrize("message", STRANGE)
+def test_a_well_made_checksum_does_not_make_a_well_made_sample(tmp_path, message):
+    index = write(tmp_path / "s")
+    path = tmp_path / "s" / "test-000000.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in STRANGE[message].items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    forged = index.splits["test"][0].model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "s", index.model_copy(update={"splits": {"test": [forged]}}), "test")
+
+
+def test_verifying_finds_what_is_wrong_with_any_file_of_a_shard(tmp_path):
+    index, store = write(tmp_path / "s"), Store(str(tmp_path / "s"))
+    shard = index.splits["train"][0]
+    assert shards.verify(store, index, "train", shard) == []
+    for name in ("train-000000.tar", "train-000000.parquet"):
+        path = tmp_path / "s" / name
+        whole = path.read_bytes()
+        for cut in range(0, len(whole), max(1, len(whole) // 40)):
+            path.write_bytes(whole[:cut])
+            assert shards.verify(store, index, "train", shard) == [f"{name} is truncated or altered"]
+            path.write_bytes(whole[:cut] + bytes([whole[cut] ^ 1]) + whole[cut + 1 :])
+            assert shards.verify(store, index, "train", shard) == [f"{name} is truncated or altered"]
+        path.unlink()
+        assert shards.verify(store, index, "train", shard) == [f"{name} is missing"]
+        path.write_bytes(whole)
+    short = shard.model_copy(update={"samples": 3})
+    assert shards.verify(store, index, "train", short) == ["train-000000.tar: 2 samples in the shard, 3 in the index"]
+
+
+def test_retrying_packs_only_what_failed_and_ends_with_the_bytes_of_a_fresh_run(tmp_path):
+    picture, sound = tmp_path / "c.png", tmp_path / "d.flac"
+    sound.write_bytes(flac(TONE.samples))
+    records = [Record("c", "train", 0, {"image": picture}), Record("d", "train", 1, {"audio": sound})]
+    (job,) = shards.jobs(records, SPEC, Store(str(tmp_path / "s")), Packing(), 2, lambda records: "f")
+    assert shards.make(job).reasons == {"file is missing": 1}
+    picture.write_bytes(image.pack(GREY, Packing()).data)
+    sound.unlink()  # the kept sample isn't packed again
+    retried = shards.make(replace(job, retry=True))
+    assert (retried.samples, retried.failed) == (2, 0)
+    sound.write_bytes(flac(TONE.samples))
+    assert shards.make(replace(job, store=Store(str(tmp_path / "fresh")))) == retried
+    for name in ("train-000000.tar", "train-000000.parquet", "train-000000.json"):
+        assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+
+
+def test_what_the_settings_leave_out_is_a_row_and_no_failure(tmp_path):
+    records = [
+        Record("a", "train", 0, {"image": GREY}),
+        Record("b", "train", None, {}, left_out="also in val"),
+        Record("c", "train", None, {}, problem="zero-length event"),
+        Record("e", "test", 0, {"image": GREY}),
+    ]
+    index = write(tmp_path / "s", records)
+    assert [(s.samples, s.failed, s.left_out) for s in index.splits["train"]] == [(1, 0, 1), (0, 1, 0)]
+    assert index.failures() == "1 x zero-length event"
+    rows = pq.read_table(tmp_path / "s" / "train-000000.parquet").to_pylist()
+    assert [(row["status"], row["reason"], row["label"]) for row in rows] == [
+        ("ok", "", 0),
+        ("left out", "also in val", None),
+    ]
+
+
+def test_several_labels_each(tmp_path):
+    many = DatasetSpec("toy", "", ("image",), ("x", "y", "z"), "", "", ("train",), task="multilabel")
+    index = write(tmp_path / "s", [Record("a", "train", (0, 2), {"image": GREY})], spec=many)
+    assert [record.label for record in read(tmp_path / "s", index)] == [(0, 2)]
+    assert pq.read_table(tmp_path / "s" / "train-000000.parquet")["label"].to_pylist() == [[0, 2]]
+
+
+def test_a_remade_smaller_set_leaves_no_stranger_behind(tmp_path):
+    write(tmp_path / "s")
+    (tmp_path / "s" / ".train-000000.tar.77.part").write_bytes(b"half")
+    (tmp_path / "s" / "notes.txt").write_text("the user's own")
+    write(tmp_path / "s", [record for record in toy_records() if record.key in "abe"])
+    names = {path.name for path in (tmp_path / "s").iterdir()}
+    shards_made = {f"{split}-000000.{suffix}" for split in ("train", "test") for suffix in ("tar", "parquet", "json")}
+    assert names == {*shards_made, "index.json", "notes.txt"}
+
+
+def test_shards_in_a_memory_file_system(tmp_path):
+    write(tmp_path / "s")
+    index = write("memory://bucket/shards/toy")
+    assert shards.read_index(Store("memory://bucket/shards/toy"), SETTINGS) == index
+    assert [r.key for r in read("memory://bucket/shards/toy", index)] == ["a", "b", "d"]
+    store = Store("memory://bucket/shards/toy")
+    assert store.names() == sorted(path.name for path in (tmp_path / "s").iterdir())
+    for name in store.names():
+        assert store.read(name) == (tmp_path / "s" / name).read_bytes()
+    write("memory://bucket/shards/toy", [record for record in toy_records() if record.key in "abe"])
+    assert "train-000001.tar" not in store.names()
+    with store.fs.open(store.at("train-000000.tar"), "wb") as file:
+        file.write(b"cut")
+    with pytest.raises(UserError, match="truncated or altered"):
+        read("memory://bucket/shards/toy", index)
+
+
+def test_shards_behind_http_are_read(tmp_path):
+    index = write(tmp_path / "s")
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert shards.read_index(Store(f"{url}/s"), SETTINGS) == index
+        assert [r.key for r in read(f"{url}/s", index)] == ["a", "b", "d"]
+        assert shards.verify(Store(f"{url}/s"), index, "train", index.splits["train"][1]) == []
+        with pytest.raises(UserError, match="not there yet"):
+            shards.read_index(Store(f"{url}/nowhere"))
+        with pytest.raises(UserError, match="can only be read"):
+            write(f"{url}/s")
+        server.shutdown()
+    with pytest.raises(UserError, match="can't be read or written"):
+        Store(f"{url}/s").read("index.json")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_a_place_that_needs_what_is_not_installed():
+    with pytest.raises(UserError, match="can't be opened"):
+        Store("nonsense://bucket").names()
 
 
 def test_shards_of_other_settings_are_refused_by_what_differs(tmp_path):
     write(tmp_path / "s")
     with pytest.raises(UserError, match="dataset: 'toy' there, 'digits' here"):
-        shards.read_index(tmp_path / "s", {"dataset": "digits"})
+        shards.read_index(Store(str(tmp_path / "s")), {"dataset": "digits"})
 
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"dataset": "toy"})])
 def test_a_damaged_index(tmp_path, content):
     (tmp_path / "index.json").write_text(content)
     with pytest.raises(UserError, match="damaged") as error:
-        shards.read_index(tmp_path, SETTINGS)
+        shards.read_index(Store(str(tmp_path)), SETTINGS)
     assert error.value.hint == "Run: umemma preprocess"
 
 
-@pytest.mark.parametrize(
-    ("records", "message"),
-    [
-        ([Record("a", "train", 0, {"image": GREY})] * 2, "two samples have this key"),
-        ([Record("a.b", "train", 0, {"image": GREY})], "letters, digits"),
-        ([Record("a", "train", 2, {"image": GREY})], "label 2 is not in 0..1"),
-        ([Record("a", "train", 0, {"text": b""})], "not those of the dataset"),
-        ([Record("a", "train", 0, {"image": GREY})], "no samples in split 'test'"),
-        ([Record("a", "train", 0, {})], "no modality at all"),
-    ],
-)
-def test_records_that_make_no_sense(tmp_path, records, message):
-    with pytest.raises(UserError, match=message):
-        write(tmp_path / "s", records, max_failures=0.0)
-
-
-SPECS = {"audio": AudioInput(sample_rate=8000, seconds=0.1, mels=8, window=128, hop=80), "image": ImageInput(size=8)}
-
-
-def test_decoding_fills_what_is_absent(tmp_path):
-    index = write(tmp_path / "s")
-    split = decode(shards.read(tmp_path / "s", index, "train"), SPECS, "train")
-    assert split.present.tolist() == [[True, True], [False, True], [True, False]]
-    assert split.inputs["image"].shape == (3, 3, 8, 8)
-    assert split.inputs["audio"].shape == (3, 1, 8, 11)
-    assert torch.equal(split.inputs["audio"][1], audio.blank(SPECS["audio"]))
-    assert torch.equal(split.inputs["image"][2], image.blank(SPECS["image"]))
-    assert split.groups == ["a", "g", "d"]
-
-
-def test_unimodal_decoding_leaves_out_samples_that_lack_it(tmp_path):
-    index = write(tmp_path / "s")
-    split = decode(shards.read(tmp_path / "s", index, "train"), {"audio": SPECS["audio"]}, "train")
-    assert split.keys == ["a", "d"]
-
-
-def test_a_modality_that_no_sample_has(tmp_path):
-    with pytest.raises(UserError, match="no sample has audio"):
-        decode([Record("b", "train", 1, {"image": image.pack(GREY)})], SPECS, "train")
-
-
-def test_batches_see_every_sample_once(tmp_path):
-    index = write(tmp_path / "s")
-    split = decode(shards.read(tmp_path / "s", index, "train"), SPECS, "train")
-    batches = list(split.batches(2, torch.device("cpu"), np.array([2, 0, 1])))
-    assert [batch.target.tolist() for batch in batches] == [[1, 0], [1]]
-    assert torch.equal(batches[0].inputs["image"][1], split.inputs["image"][0])
-
-
-def test_blank_is_black_and_silence():
-    black = image.decode(image.pack(np.zeros((8, 8), dtype=np.uint8)), SPECS["image"])
-    assert torch.equal(image.blank(SPECS["image"]), black)
-    silence = audio.decode(audio.pack(Sound(np.zeros(50, dtype=np.float32), 8000)), SPECS["audio"])
-    assert torch.equal(audio.blank(SPECS["audio"]), silence)
-
-
-def test_audio_is_resampled_padded_and_mixed_down():
-    stereo = np.stack([TONE.samples, TONE.samples], 1)
-    assert torch.equal(audio.decode(flac(stereo), SPECS["audio"]), audio.decode(flac(TONE.samples), SPECS["audio"]))
-    doubled = audio.decode(flac(np.repeat(TONE.samples, 2), 16000), SPECS["audio"])
-    assert doubled.shape == (1, 8, 11)
-    assert audio.decode(flac(TONE.samples[:300]), SPECS["audio"]).shape == (1, 8, 11)
-
-
-@pytest.mark.parametrize(
-    "media", [Sound(np.zeros(0, dtype=np.float32), 8000), Sound(np.full(9, np.nan, dtype=np.float32), 8000), b"RIFF?"]
-)
-def test_sound_that_cannot_be_packed(media):
-    with pytest.raises(ValueError, match="audio"):
-        audio.pack(media)
+def test_a_split_of_which_nothing_could_be_packed(tmp_path):
+    with pytest.raises(UserError, match="no sample of split 'test' could be packed") as error:
+        write(tmp_path / "s", [Record("a", "train", 0, {"image": GREY}), Record("b", "test", 0, {})])
+    assert error.value.hint == "1 x no modality at all"

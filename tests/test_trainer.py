@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from umemma.errors import UserError
 from umemma.fusion import LateFusion
 from umemma.loader import Split
 from umemma.missing import pattern_weights
+from umemma.objective import losses
 from umemma.trainer import as_csv, fit, pattern_step, pattern_validation, prepare
 
 CPU = torch.device("cpu")
@@ -47,8 +50,18 @@ def train(one_drawn: bool, absent: str = "zero") -> tuple[LateFusion, list[dict[
 @pytest.mark.parametrize("absent", ["zero", "blank", "learned"])
 def test_learns_every_pattern(one_drawn, absent):
     _, history = train(one_drawn, absent)
-    assert history[-1]["val_accuracy"] > 0.99
+    assert history[-1]["val_score"] > 0.99
     assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_learns_sets_of_labels():
+    """Label 0 is the sign, label 1 is always there; the loss is the binary cross entropy."""
+    split, model, weights = toy_split(), toy_model(), pattern_weights(["audio", "image"], None)
+    split = replace(split, target=torch.stack([split.target.float(), torch.ones(len(split))], 1))
+    validate = pattern_validation(model, split, weights, 32, CPU)
+    history = fit(model, split, pattern_step(model, weights, False), validate, **SETTINGS)
+    assert history[-1]["val_score"] > 0.99
+    torch.testing.assert_close(losses(torch.zeros(1, 2), torch.ones(1, 2)), torch.full((1,), np.log(2.0)).float())
 
 
 def test_same_seed_same_weights():
@@ -81,13 +94,13 @@ def test_the_best_epoch_is_what_remains():
 
     def validate() -> dict[str, float]:
         seen.append(model.head.weight.detach().clone())
-        return {"val_accuracy": next(scores), "val_loss": 1.0}
+        return {"val_score": next(scores), "val_loss": 1.0}
 
     step = pattern_step(model, np.array([1.0, 0, 0]), one_drawn=False)
     history = fit(model, toy_split(), step, validate, **(SETTINGS | {"epochs": 9, "patience": 2}))
     assert len(history) == 4  # two epochs without a better one end it
     assert torch.equal(model.head.weight, seen[1])
-    assert as_csv(history).splitlines()[0] == "epoch,train_loss,val_accuracy,val_loss"
+    assert as_csv(history).splitlines()[0] == "epoch,train_loss,val_score,val_loss"
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_learning_rate():

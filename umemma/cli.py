@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from umemma import __version__
-from umemma.errors import UserError
+from umemma.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from umemma.config import Params
@@ -30,6 +30,8 @@ ParamsFile = Annotated[Path, typer.Option("--params", metavar="FILE", help="Sett
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change a setting for this run. Repeatable.")
 ]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,31 +76,97 @@ def datasets() -> None:
 @app.command()
 def download(
     name: Annotated[str, typer.Argument(help="The dataset; by default that of params.yaml.", show_default=False)] = "",
+    from_: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="PATH_OR_URL",
+            help="Take the files from here: a file, a folder that is searched for them, or an http(s) address.",
+            show_default=False,
+        ),
+    ] = "",
     params: ParamsFile = Path("params.yaml"),
     set_: Sets = None,
 ) -> None:
-    """Put a dataset's raw files into data/raw/<dataset>/, with their checksums.
+    """Put a dataset's raw files into data/raw/<dataset>/, verified; what is there already stays.
 
-    Creates: data/raw/<dataset>/ and its download.json.
+    Where a file needs an account or a person, it prints the steps and the tree that it expects. Run it again then: it
+    goes on, and verifies what was placed by hand.
+
+    Creates: data/raw/<dataset>/ and, last, its download.json.
     """
+    settings = _start("download", params, set_, name)
     from umemma.stages import download as stage
 
-    dataset = name or _start("download", params, set_).dataset
-    print(f"Raw files are in {stage.run(dataset)}")
+    print(f"Raw files are in {stage.run(settings.dataset, settings.preprocess.options, from_)}")
 
 
 @app.command()
-def preprocess(params: ParamsFile = Path("params.yaml"), set_: Sets = None) -> None:
-    """Pack the raw files into WebDataset shards, byte-identical on every run.
+def doctor(
+    name: Annotated[str, typer.Argument(help="The dataset; by default that of params.yaml.", show_default=False)] = "",
+    as_json: AsJson = False,
+    params: ParamsFile = Path("params.yaml"),
+    set_: Sets = None,
+) -> None:
+    """Examine a dataset's raw files, changing nothing. Exit status 1 when something needs you.
 
-    Creates: data/shards/<dataset>/*.tar, *.parquet (a row per sample, failures too) and index.json.
+    Found against expected samples per split and class, missing and corrupt files, clips without sound, absent modalities,
+    ids in two splits, duplicates, licence.
+    """
+    settings = _start("doctor", params, set_, name)
+    from umemma.stages import doctor as stage
+
+    sys.exit(stage.run(settings, as_json))
+
+
+@app.command()
+def preprocess(
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 = one per core.")] = 0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the samples again that failed.")] = False,
+    num_tasks: Annotated[int, typer.Option(min=1, help="Share the shards among so many tasks (a Slurm array).")] = 1,
+    task_index: Annotated[int, typer.Option(min=0, help="Which of the tasks this is, from 0.")] = 0,
+    executor: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    ray_address: Annotated[str, typer.Option(help="A Ray cluster; by default one on this machine.")] = "",
+    params: ParamsFile = Path("params.yaml"),
+    set_: Sets = None,
+) -> None:
+    """Pack the raw files into WebDataset shards, byte-identical however they are made.
+
+    Shards that are there and up to date stay, so the same command goes on where it was stopped. Exit status 1 while any
+    shard is missing, those of other tasks included: the task that ends last writes the index.
+
+    Creates: data/shards/<dataset>/ *.tar, *.parquet (a row per sample, failures too), *.json and, last, index.json.
     """
     settings = _start("preprocess", params, set_)
+    from umemma import executors
     from umemma.stages import preprocess as stage
 
-    index = stage.run(settings)
+    if executor not in ("local", "ray"):
+        raise unknown("executor", executor, ("local", "ray"), "--executor")
+    if task_index >= num_tasks:
+        raise UserError(f"{task_index} is not below {num_tasks}", "--task-index", "Tasks count from 0.", usage=True)
+    index = stage.run(
+        settings,
+        workers,
+        retry_failed=retry_failed,
+        share=stage.Share(num_tasks, task_index),
+        executor=executors.local if executor == "local" else executors.ray(ray_address),
+    )
     counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
     print(f"Shards are in {settings.paths.shards}: {counts} samples")
+    if lost := index.failures():
+        print(f"Failed: {lost}")
+
+
+@app.command()
+def verify(params: ParamsFile = Path("params.yaml"), set_: Sets = None) -> None:
+    """Check the shards against their index: every byte by checksum, every sample by reading it. Changes nothing."""
+    settings = _start("verify", params, set_)
+    from umemma.stages import verify as stage
+
+    index = stage.run(settings)
+    files = sum(len(shards) for shards in index.splits.values())
+    print(f"{settings.paths.shards}: {files} shards, {sum(map(index.samples, index.splits))} samples, all as indexed")
 
 
 @app.command()
@@ -117,8 +185,8 @@ def pretrain_unimodal(
     from umemma.stages import pretrain as stage
 
     for one in modality or settings.modalities:
-        accuracy = stage.run(settings, one)
-        print(f"{one}: validation accuracy {accuracy:.1%}, in {settings.paths.pretrain(one)}")
+        score = stage.run(settings, one)
+        print(f"{one}: validation score {score:.1%}, in {settings.paths.pretrain(one)}")
 
 
 @app.command()
@@ -136,8 +204,8 @@ def finetune_ensemble(
     settings = _start("finetune-ensemble", params, [*(set_ or []), *([f"finetune.preset={preset}"] if preset else [])])
     from umemma.stages import finetune as stage
 
-    accuracy = stage.run(settings)
-    print(f"ensemble: validation accuracy {accuracy:.1%}, in {settings.paths.ensemble}")
+    score = stage.run(settings)
+    print(f"ensemble: validation score {score:.1%}, in {settings.paths.ensemble}")
 
 
 @app.command()
@@ -148,7 +216,7 @@ def evaluate_missing(
     ratio: Annotated[
         list[float] | None, typer.Option(help="The share of samples they are taken from, 0 to 1. Repeatable.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")] = False,
+    as_json: AsJson = False,
     params: ParamsFile = Path("params.yaml"),
     set_: Sets = None,
 ) -> None:
@@ -173,11 +241,12 @@ def evaluate_missing(
         print(json.dumps(stage.as_json(outcome), indent=2, sort_keys=True))
         return
     about = outcome.about
-    title = f"{about['dataset']} {about['split']}, {about['preset']}"
+    title = f"{report.named(about)} {about['split']}, {about['preset']}"
+    label = report.LABELS[about["metric"]]
     if asked:
-        output.print(report.ratio_table(outcome.ratios, f"{title}: accuracy with modalities missing"))
+        output.print(report.ratio_table(outcome.ratios, f"{title}: {label} with modalities missing"))
         output.print(f"absence: {report.ABSENCE[about['absent']]}", highlight=False)
-    output.print(report.subset_table(outcome.subsets, f"{title}: accuracy per modality subset"))
+    output.print(report.subset_table(outcome.subsets, f"{title}: {label} per modality subset"))
     if not asked:
         print(f"report: {settings.paths.results / 'report.md'}\nfigure: {settings.paths.results / 'robustness.png'}")
 
@@ -187,10 +256,17 @@ app.command("evaluate", help="Short name of evaluate-missing: measure accuracy w
 )
 
 
-def _start(command: str, file: Path, sets: list[str] | None) -> Params:
+def _start(command: str, file: Path, sets: list[str] | None, name: str = "") -> Params:
+    """The settings. A dataset that is asked for by `name` and isn't that of the file has its own defaults."""
     from umemma import config, datasets, log
 
-    params = config.load(file, sets or [])
+    if name:
+        datasets.check(name)
+    if name and not file.exists() and file == Path("params.yaml"):
+        params = config.of(name, sets or [])
+    else:
+        params = config.load(file, sets or [])
+        params = config.of(name, sets or []) if name not in ("", params.dataset) else params
     datasets.check(params.dataset)
     log.start(command)
     return params

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML  # YAML 1.2 as DVC reads it, where 1e-3 is a number
 from ruamel.yaml.error import YAMLError
 
 from umemma.checks import checked, fingerprint
-from umemma.contracts import InputSpec, Plain
+from umemma.contracts import InputSpec, Packing, Plain
 from umemma.errors import UserError, unknown
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -24,6 +24,7 @@ class Preprocess(Plain):
 
     shard_size: Positive = 1000  # samples per shard
     max_failures: Share = 0.0  # the share of samples that may fail before the stage does
+    media: Packing = Packing()
     options: dict[str, Any] = {}
 
 
@@ -122,6 +123,7 @@ class Params(Plain):
     dataset: str
     modalities: Names
     seed: int = 0
+    shards: str = "data/shards"  # a folder, or a URL such as s3://bucket/shards
     preprocess: Preprocess = Preprocess()
     encoders: dict[str, Encoder] = {}
     pretrain: Training = Training()
@@ -130,7 +132,7 @@ class Params(Plain):
 
     @property
     def paths(self) -> Paths:
-        return Paths(self.dataset)
+        return Paths(self.dataset, self.shards)
 
     def encoder(self, modality: str) -> Encoder:
         return self.encoders.get(modality, Encoder())
@@ -147,7 +149,10 @@ class Params(Plain):
     # What each stage's output depends on. An output made with other settings than these is refused.
 
     def shard_settings(self) -> dict[str, Any]:
-        return {"dataset": self.dataset, "preprocess": self.preprocess.model_dump(mode="json")}
+        return {
+            "dataset": self.dataset,
+            "preprocess": self.preprocess.model_dump(mode="json", exclude={"max_failures"}),
+        }
 
     def unimodal_settings(self, modality: str, shards: str) -> dict[str, Any]:
         return {
@@ -179,9 +184,9 @@ class Params(Plain):
 class Paths:
     """Where a dataset's files live, relative to the project root, which is the current directory."""
 
-    def __init__(self, dataset: str) -> None:
+    def __init__(self, dataset: str, shards: str = "data/shards") -> None:
         self.raw = Path("data/raw") / dataset
-        self.shards = Path("data/shards") / dataset
+        self.shards = f"{shards.rstrip('/')}/{dataset}"
         self.models = Path("models") / dataset
         self.ensemble = self.models / "ensemble"
         self.results = Path("results") / dataset
@@ -192,9 +197,8 @@ class Paths:
 
 def load(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> Params:
     """Read and check a params file; `sets` are one-off changes written `a.b=value`, the value being YAML."""
-    yaml = YAML(typ="safe", pure=True)
     try:
-        data = yaml.load(file.read_text(encoding="utf-8"))
+        data = _yaml().load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             "no such file", str(file), "Run umemma in the project root, or name a file with --params.", usage=True
@@ -206,12 +210,21 @@ def load(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> Params:
         raise UserError(
             "no settings in it", str(file), "It has to be a mapping, as the project's params.yaml is.", usage=True
         )
+    return _with(data, sets, str(file))
+
+
+def of(dataset: str, sets: Sequence[str] = ()) -> Params:
+    """The default settings of a dataset, where no file is about it."""
+    return _with({"dataset": dataset, "modalities": []}, sets, "settings")
+
+
+def _with(data: dict[str, Any], sets: Sequence[str], where: str) -> Params:
     for entry in sets:
         path, equals, text = entry.partition("=")
         if not equals or not all(path.split(".")):
             raise UserError(f"cannot read {entry!r}", "--set", "Write it as --set section.key=value.", usage=True)
         try:
-            value = yaml.load(text)
+            value = _yaml().load(text)
         except YAMLError:
             raise UserError(f"{text!r} is not a YAML value", f"--set {path}", "Quote it.", usage=True) from None
         *parents, last = path.split(".")
@@ -221,4 +234,8 @@ def load(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> Params:
             if not isinstance(node, dict):
                 raise UserError(f"{parent!r} holds a value, not a section", f"--set {path}", usage=True)
         node[last] = value
-    return checked(Params, data, str(file) if not sets else f"{file} with --set")
+    return checked(Params, data, where if not sets else f"{where} with --set")
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)

@@ -7,12 +7,12 @@ column i of a (B, M) array belongs to the i-th modality in sorted order. Boolean
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,36 +30,55 @@ class Plain(BaseModel):
 
 @dataclass(frozen=True)
 class Sound:
-    """samples: (T,) float32 in -1..1, mono; rate: Hz."""
+    """samples: (T,) mono, float32 in -1..1 or int16; rate: Hz."""
 
     samples: np.ndarray
     rate: int
 
 
-# Encoded bytes, a file, a sound, or an image as an (H, W[, 3]) uint8 array.
-Media: TypeAlias = "bytes | Path | Sound | np.ndarray"
+@dataclass(frozen=True)
+class Clip:
+    """A stretch of a file with pictures, sound or both, from `start` s to `end` s; None = to the end of the file."""
+
+    path: Path
+    start: float = 0.0
+    end: float | None = None
+
+
+# Encoded bytes, a file, a stretch of one, a text, a sound, an image as an (H, W[, 3]) uint8 array, encoded frames; or a
+# function that gives one of these. It is called where the sample is packed and so has to be picklable: a
+# `functools.partial` of a module's function.
+Media: TypeAlias = "bytes | Path | Clip | str | Sound | np.ndarray | list[bytes] | Callable[[], Media]"
 
 
 @dataclass(frozen=True)
 class Record:
     """One sample as a dataset lists it. A modality that `media` lacks is absent; nothing is decoded yet.
 
-    key: unique in the dataset, no dots (WebDataset splits names there). group: samples of one group (an image paired
-    with several recordings, say) are not independent, so intervals are drawn over groups.
+    key: unique in the dataset, no dots (WebDataset splits names there). label: a class number; a sorted tuple of them
+    where the task is multilabel; None only with a problem. group: samples of one group (an image paired with several
+    recordings, say) are not independent, so intervals are drawn over groups, and a group in two splits is a leak.
+    problem: why this sample can't be used, as one of few fixed phrases; it becomes a failure with a row. left_out: why
+    the settings leave it out, likewise; that is no failure.
     """
 
     key: str
     split: str
-    label: int
+    label: int | tuple[int, ...] | None
     media: Mapping[str, Media]
     group: str = ""
+    problem: str = ""
+    left_out: str = ""
 
 
-# 2. DatasetSpec: what is known of a dataset before any file of it is read. --------------------------------------------
+# 2. DatasetSpec: what is known of a dataset, and where its files come from. -------------------------------------------
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
+    """variant: which of several versions in use this is, "" for the only one; numbers of two variants never share a
+    table. expected: {split: samples} of the official lists. size: bytes to download, disk: bytes needed at the most."""
+
     name: str
     summary: str
     modalities: tuple[str, ...]  # sorted
@@ -67,6 +86,49 @@ class DatasetSpec:
     licence: str
     citation: str
     splits: tuple[str, ...] = ("train", "val", "test")
+    task: Literal["multiclass", "multilabel"] = "multiclass"
+    variant: str = ""
+    expected: Mapping[str, int] = field(default_factory=dict)
+    size: int = 0
+    disk: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that download puts into the raw folder of a dataset, or an archive that it unpacks there.
+
+    path: its place in the raw folder; the last part is also the name that a mirror is searched for.
+    urls: tried in order; `https://...`, `gdrive:ID` or `kaggle:OWNER/NAME`. size: bytes, 0 = unknown.
+    checksum: "md5:..." or "sha256:..." of the file, "gunzip-md5:..." of what a .gz holds; "" = none is known.
+    unpack: for an archive, from the name of a member (posix path) to its place in the raw folder, None for what isn't
+    needed. The archive isn't kept. The same function places the files of a copy that is unpacked already.
+    files: how many files the archive holds that are needed, 0 = unknown.
+    media: records name its files one by one, so a change of one remakes only the shard that holds it.
+    make: makes the file at a path from what is installed; then there is nothing to fetch.
+    steps: what a person has to do where none of `urls` serves, and the tree that has to be there afterwards.
+    """
+
+    path: str
+    urls: tuple[str, ...] = ()
+    size: int = 0
+    checksum: str = ""
+    unpack: Callable[[str], str | None] | None = None
+    files: int = 0
+    media: bool = False
+    make: Callable[[Path], None] | None = None
+    steps: str = ""
+
+
+class Packing(Plain):
+    """What of the raw media goes into the shards; encoder-neutral, so larger than any encoder asks for."""
+
+    side: Annotated[int, Field(gt=0)] = 256  # pixels: the shorter side of an image or frame is at most this
+    quality: Annotated[int, Field(ge=1, le=95)] = 90  # of the JPEGs that have to be encoded
+    frames: Annotated[int, Field(gt=0)] = 8  # of a video, at most
+    fps: Annotated[float, Field(gt=0)] | None = None  # frames per second; null = `frames` spread evenly over the clip
+    sample_rate: Annotated[int, Field(gt=0)] = 16000  # Hz, at most
+    crop: bool = True  # keep only the event of a clip, where the dataset says when it is
+    silence: Annotated[float, Field(ge=0)] = 1e-4  # a sound whose RMS is below this counts as no sound
 
 
 # 3. InputSpec: what an encoder wants to see. Made by encoders, read by modalities, carried by the stages. -------------
@@ -91,14 +153,35 @@ class AudioInput(Plain):
     hop: int = 160
 
 
-InputSpec = ImageInput | AudioInput
+class VideoInput(Plain):
+    """(frames, channels, size, size) float32, each frame as an ImageInput's."""
+
+    frames: Annotated[int, Field(gt=0)] = 8
+    size: int = 112
+    channels: int = 3
+    mean: float = 0.5
+    std: float = 0.25
+
+    @property
+    def picture(self) -> ImageInput:
+        return ImageInput(size=self.size, channels=self.channels, mean=self.mean, std=self.std)
+
+
+class TextInput(Plain):
+    """(length,) int64 tokens of CLIP's byte-pair tokenizer (49,408 of them), 0 = padding."""
+
+    length: Annotated[int, Field(gt=1)] = 77
+
+
+InputSpec = ImageInput | AudioInput | VideoInput | TextInput
 
 
 # 4. Batch: what a model is fed. ---------------------------------------------------------------------------------------
 
 
 class Batch(NamedTuple):
-    """inputs: {modality: (B, ...)}, an absent one filled with the blank input; present: (B, M) bool; target: (B,)."""
+    """inputs: {modality: (B, ...)}, an absent one filled with the blank input; present: (B, M) bool; target: (B,) classes
+    or (B, C) sets of labels."""
 
     inputs: dict[str, Tensor]
     present: Tensor

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from umemma.contracts import ResultRow, joined
 from umemma.errors import UserError
 from umemma.files import new_file
-from umemma.metrics import Bootstrap, correct
+from umemma.metrics import NAMES, Bootstrap, score, task
 from umemma.missing import dropped, missing_sets, patterns
 
 
@@ -26,7 +26,8 @@ from umemma.missing import dropped, missing_sets, patterns
 class Predictions:
     """Logits of a split. ensemble: {subset: (N, C)} for every non-empty subset; unimodal: {modality: (N, C)}.
 
-    A row is NaN where nothing of the subset is present in the sample. keys, groups, target: N.
+    A row is NaN where nothing of the subset is present in the sample. keys, groups: N; target: (N,) classes or
+    (N, C) sets of labels.
     """
 
     keys: list[str]
@@ -42,11 +43,10 @@ class Predictions:
     def save(self, path: Path, made_by: str) -> None:
         """predictions.parquet: key, group, target, and one column of logits per model and subset."""
         columns: dict[str, pa.Array] = {"key": pa.array(self.keys), "group": pa.array(self.groups)}
-        columns["target"] = pa.array(self.target)
+        columns["target"] = _column(self.target)
         for model, tables in (("ensemble", self.ensemble), ("unimodal", self.unimodal)):
             for subset, logits in tables.items():
-                values = pa.array(logits.astype(np.float32).ravel())
-                columns[f"{model}/{subset}"] = pa.FixedSizeListArray.from_arrays(values, logits.shape[1])
+                columns[f"{model}/{subset}"] = _column(logits.astype(np.float32))
         with new_file(path) as aside:
             pq.write_table(pa.table(columns).replace_schema_metadata({"made_by": made_by}), aside)
 
@@ -63,9 +63,8 @@ class Predictions:
         for name in table.column_names:
             model, slash, subset = name.partition("/")
             if slash:
-                column = table[name].combine_chunks()
-                logits[model][subset] = column.flatten().to_numpy().reshape(len(column), -1)
-        target = table["target"].to_numpy()
+                logits[model][subset] = _array(table[name])
+        target = _array(table["target"])
         return cls(table["key"].to_pylist(), table["group"].to_pylist(), target, logits["ensemble"], logits["unimodal"])
 
 
@@ -75,9 +74,10 @@ class Grid:
     def __init__(self, predictions: Predictions, seed: int, draws: int, bootstrap: int) -> None:
         self.predictions, self.seed, self.draws = predictions, seed, draws
         self.bootstrap = Bootstrap(predictions.groups, seed, bootstrap)
+        self.metric = NAMES[task(predictions.target)]
         self.hits = {
-            ("ensemble", subset): correct(logits, predictions.target) for subset, logits in predictions.ensemble.items()
-        } | {("unimodal", m): correct(logits, predictions.target) for m, logits in predictions.unimodal.items()}
+            ("ensemble", subset): score(logits, predictions.target) for subset, logits in predictions.ensemble.items()
+        } | {("unimodal", m): score(logits, predictions.target) for m, logits in predictions.unimodal.items()}
 
     def subsets(self) -> Iterator[ResultRow]:
         """The ensemble with every subset of the modalities, and each uni-modal model alone: the ceilings."""
@@ -121,7 +121,7 @@ class Grid:
         low, high = self.bootstrap.interval(values)
         refused = len(values) - scored
         return ResultRow(
-            model, missing, left, ratio, draw, "accuracy", float(np.nanmean(values)), low, high, scored, refused
+            model, missing, left, ratio, draw, self.metric, float(np.nanmean(values)), low, high, scored, refused
         )
 
 
@@ -130,3 +130,17 @@ def write_rows(path: Path, rows: Sequence[ResultRow], constants: Mapping[str, st
     table = pa.Table.from_pylist([{**constants, **row._asdict()} for row in rows])
     with new_file(path) as aside:
         pq.write_table(table, aside)
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    """(N,) or (N, C) as a column."""
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def _array(column: pa.ChunkedArray) -> np.ndarray:
+    """(N,) or (N, C) of a column."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1)

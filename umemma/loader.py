@@ -6,7 +6,7 @@ input before collation, and `present` says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ from umemma.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """Decoded samples. inputs: {modality: (N, ...)}; present: (N, M) bool; target: (N,) int64; keys, groups: N."""
+    """Decoded samples. inputs: {modality: (N, ...)}; present: (N, M) bool; target: (N,) int64 classes, or (N, C) float32
+    of 0 and 1 where samples have sets of labels; keys, groups: N."""
 
     inputs: dict[str, Tensor]
     present: Tensor
@@ -43,9 +44,13 @@ class Split:
 
 
 def decode(
-    records: Iterable[Record], specs: Mapping[str, InputSpec], where: str, advance: Callable[[], None] = lambda: None
+    records: Iterable[Record],
+    specs: Mapping[str, InputSpec],
+    classes: int,
+    where: str,
+    advance: Callable[[], None] = lambda: None,
 ) -> Split:
-    """Decode the modalities of `specs`; a sample that has none of them is left out.
+    """Decode the modalities of `specs`; a sample that has none of them is left out. classes: how many there are.
 
     UserError for media that can't be decoded, for a modality that no sample has, and where no sample remains.
     """
@@ -71,7 +76,16 @@ def decode(
     return Split(
         {m: torch.stack(tensors) for m, tensors in inputs.items()},
         present,
-        torch.tensor([record.label for record in kept]),
+        _targets([record.label for record in kept], classes),
         [record.key for record in kept],
         [record.group or record.key for record in kept],
     )
+
+
+def _targets(labels: Sequence[int | tuple[int, ...] | None], classes: int) -> Tensor:
+    if not any(isinstance(label, tuple) for label in labels):
+        return torch.tensor(labels)
+    target = torch.zeros(len(labels), classes)
+    for row, label in zip(target, labels, strict=True):
+        row[list(label)] = 1.0  # type: ignore[arg-type]
+    return target

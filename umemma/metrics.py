@@ -6,6 +6,31 @@ import numpy as np
 
 from umemma.seeds import derive
 
+# What a task is scored by: a mean over samples, as every metric here.
+NAMES = {"multiclass": "accuracy", "multilabel": "f1_samples"}
+
+
+def task(target: np.ndarray) -> str:
+    """(N,) classes are a multiclass task, (N, C) sets of labels a multilabel one."""
+    return "multiclass" if target.ndim == 1 else "multilabel"
+
+
+def score(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(N, ...) float in 0..1 for (N, ..., C) logits: what the task is scored by; NaN where the logits are NaN."""
+    return correct(logits, target) if task(target) == "multiclass" else sample_f1(logits, target)
+
+
+def sample_f1(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(N, ...) float: 2 |found and right| / (|found| + |right|), found = logits above 0; target: (N, C) of 0 and 1.
+
+    Averaged over samples this is scikit-learn's f1_score(average="samples"); nothing found and nothing right is 0.
+    """
+    target = target.reshape(len(target), *[1] * (logits.ndim - 2), target.shape[-1])
+    found = logits > 0
+    sizes = found.sum(-1) + target.sum(-1)
+    f1 = 2 * (found * target).sum(-1) / np.maximum(sizes, 1)
+    return np.where(np.isnan(logits).any(-1), np.nan, f1)
+
 
 def correct(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(N, ...) float: 1 where the largest of (N, ..., C) logits is the (N,) target; NaN where the logits are NaN."""

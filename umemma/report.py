@@ -20,20 +20,26 @@ ABSENCE = {
     "blank": "an absent modality is the feature of a blank input (black picture, silence)",
     "learned": "an absent modality is a learned feature vector",
 }
+LABELS = {"accuracy": "accuracy", "f1_samples": "F1 (samples)"}
+
+
+def named(about: Mapping[str, Any]) -> str:
+    """The dataset and its variant."""
+    return f"{about['dataset']} ({about['variant']})" if about["variant"] else str(about["dataset"])
 
 
 def summary(rows: Sequence[ResultRow]) -> dict[str, Any]:
-    """{"accuracy": {subset: value}, "unimodal": {modality: value}, "gap_to_ceiling": {modality: ensemble - alone}}."""
-    accuracy = {row.left: row.value for row in rows if row.model == "ensemble"}
+    """{metric, say "accuracy": {subset: value}, "unimodal": {modality: value}, "gap_to_ceiling": {modality: difference}}."""
+    values = {row.left: row.value for row in rows if row.model == "ensemble"}
     unimodal = {row.left: row.value for row in rows if row.model == "unimodal"}
-    gaps = {m: accuracy[m] - alone for m, alone in unimodal.items()}
-    return {"accuracy": accuracy, "unimodal": unimodal, "gap_to_ceiling": gaps}
+    gaps = {m: values[m] - alone for m, alone in unimodal.items()}
+    return {rows[0].metric: values, "unimodal": unimodal, "gap_to_ceiling": gaps}
 
 
 def subset_table(subsets: Sequence[ResultRow], title: str) -> Table:
-    """Accuracy per modality subset beside the uni-modal ceilings, for the terminal."""
+    """The metric per modality subset beside the uni-modal ceilings, for the terminal."""
     table = Table(title=title, title_justify="left")
-    for heading in ("modalities present", "accuracy", "95 % interval", "uni-modal ceiling", "gap"):
+    for heading in ("modalities present", LABELS[subsets[0].metric], "95 % interval", "uni-modal ceiling", "gap"):
         table.add_column(heading, justify="left" if heading.startswith("mod") else "right")
     for cells in _subset_cells(subsets):
         table.add_row(*cells)
@@ -43,7 +49,7 @@ def subset_table(subsets: Sequence[ResultRow], title: str) -> Table:
 def ratio_table(rows: Sequence[ResultRow], title: str) -> Table:
     """A line per (missing set, ratio), for the terminal."""
     table = Table(title=title, title_justify="left")
-    for heading in ("missing", "ratio", "accuracy", "95 % interval", "seeded draws", "samples"):
+    for heading in ("missing", "ratio", LABELS[rows[0].metric], "95 % interval", "seeded draws", "samples"):
         table.add_column(heading, justify="left" if heading == "missing" else "right")
     for expected, drawn in by_setting(rows):
         mean, std = spread([row.value for row in drawn])
@@ -78,7 +84,7 @@ def write(
     expected = [row for row in ratios if row.draw < 0]
     with new_file(folder / "robustness.csv") as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["missing", "ratio", "accuracy", "low", "high", "ceiling"])
+        writer.writerow(["missing", "ratio", "score", "low", "high", "ceiling"])
         for row in expected:
             values = (row.value, row.low, row.high, ceiling(row.left, numbers["unimodal"]))
             writer.writerow([row.missing, f"{row.ratio:g}", *(f"{value:.6f}" for value in values)])
@@ -114,13 +120,14 @@ def _percent(value: float) -> str:
 def _markdown(
     subsets: Sequence[ResultRow], expected: Sequence[ResultRow], about: Mapping[str, Any], command: str
 ) -> str:
-    lines = [f"# {about['dataset']}: accuracy with modalities missing", ""]
-    lines += ["| modalities present | accuracy | 95 % interval | uni-modal ceiling | gap |", "|---|--:|--:|--:|--:|"]
+    label = LABELS[about["metric"]]
+    lines = [f"# {named(about)}: {label} with modalities missing", ""]
+    lines += [f"| modalities present | {label} | 95 % interval | uni-modal ceiling | gap |", "|---|--:|--:|--:|--:|"]
     lines += [f"| {' | '.join(cells)} |" for cells in _subset_cells(subsets)]
     lines += ["", "The gap is in points. Intervals: bootstrap over groups of dependent samples.", ""]
-    lines += ["![accuracy against the share of samples that lose a modality](robustness.png)", ""]
+    lines += [f"![{label} against the share of samples that lose a modality](robustness.png)", ""]
     shares = sorted({row.ratio for row in expected})
-    lines += ["Accuracy expected when a share of the samples loses the missing set:", ""]
+    lines += [f"The {label} expected when a share of the samples loses the missing set:", ""]
     lines += [f"| missing | {' | '.join(f'{share:g}' for share in shares)} |", f"|---|{'--:|' * len(shares)}"]
     for missing in dict.fromkeys(row.missing for row in expected):
         values = [_percent(row.value) for row in expected if row.missing == missing]
@@ -150,8 +157,8 @@ def _figure(path: Path, expected: Sequence[ResultRow], unimodal: Mapping[str, fl
         axes.fill_between(x, [100 * r.low for r in rows], [100 * r.high for r in rows], color=colour, alpha=0.15, lw=0)
         best = ceiling(rows[0].left, unimodal)
         axes.axhline(100 * best, color=colour, ls="--", lw=1, label=f"uni-modal ceiling: {rows[0].left}")
-    axes.set(xlabel="share of samples that lose the modality", ylabel="accuracy, %")
-    axes.set_title(f"{about['dataset']}, {about['preset']}, absent = {about['absent']}", loc="left")
+    axes.set(xlabel="share of samples that lose the modality", ylabel=f"{LABELS[about['metric']]}, %")
+    axes.set_title(f"{named(about)}, {about['preset']}, absent = {about['absent']}", loc="left")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     with new_file(path) as aside:

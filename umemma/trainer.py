@@ -22,7 +22,7 @@ from umemma.errors import UserError
 from umemma.fusion import LateFusion
 from umemma.loader import Split
 from umemma.log import progress
-from umemma.metrics import correct
+from umemma.metrics import score
 from umemma.missing import draw, keep_table, sample_weights
 from umemma.objective import losses
 from umemma.seeds import derive
@@ -62,15 +62,15 @@ def pattern_step(model: LateFusion, weights: np.ndarray, one_drawn: bool) -> Ste
 def pattern_validation(
     model: LateFusion, split: Split, weights: np.ndarray, batch_size: int, device: torch.device
 ) -> Callable[[], Figures]:
-    """Accuracy and loss under the weights that the step trains: a model is chosen by what it was asked to do."""
+    """Score and loss under the weights that the step trains: a model is chosen by what it was asked to do."""
     table, shares = _patterns(model, weights)
     per_sample = sample_weights(split.present, table.cpu(), shares.cpu())
 
     def validate() -> Figures:
         logits = model.pattern_logits(split.batches(batch_size, device), table).nan_to_num()
-        hits = torch.from_numpy(correct(logits.numpy(), split.target.numpy()))
+        hits = torch.from_numpy(score(logits.numpy(), split.target.numpy()))
         loss = (losses(logits, split.target) * per_sample).sum(1).mean()
-        return {"val_accuracy": float((hits * per_sample).sum(1).mean()), "val_loss": float(loss)}
+        return {"val_score": float((hits * per_sample).sum(1).mean()), "val_loss": float(loss)}
 
     return validate
 
@@ -94,7 +94,7 @@ def fit(
 ) -> list[Figures]:
     """Train `model` in place and leave it with the weights of its best epoch on validation.
 
-    AdamW, linear warm-up and cosine to 0. Stops after `patience` epochs without a better val_accuracy (ties: lower
+    AdamW, linear warm-up and cosine to 0. Stops after `patience` epochs without a better val_score (ties: lower
     val_loss). Returns a row per epoch. UserError when the loss is not finite.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -135,10 +135,10 @@ def fit(
             # 2. Validate, and keep the weights if they are the best so far.
             figures = validate()
             history.append({"epoch": epoch, "train_loss": total / len(train), **figures})
-            score = (figures["val_accuracy"], -figures["val_loss"])
-            if score > best:
-                best, best_epoch, best_weights = score, epoch, _copy(model)
-            note = f"loss {total / len(train):.3f}  val {figures['val_accuracy']:.1%}  {speed:,.0f}/s"
+            reached = (figures["val_score"], -figures["val_loss"])
+            if reached > best:
+                best, best_epoch, best_weights = reached, epoch, _copy(model)
+            note = f"loss {total / len(train):.3f}  val {figures['val_score']:.1%}  {speed:,.0f}/s"
             bars.update(bar, note=note)
             logger.debug(f"{title}: epoch {epoch}: {note}")
 
@@ -147,7 +147,7 @@ def fit(
                 bars.update(bar, total=epoch * steps_per_epoch)
                 break
     model.load_state_dict(best_weights)
-    logger.info(f"{title}: best of {len(history)} epochs is {best_epoch}, val accuracy {best[0]:.1%}")
+    logger.info(f"{title}: best of {len(history)} epochs is {best_epoch}, val score {best[0]:.1%}")
     return history
 
 

@@ -1,11 +1,13 @@
 """The data sets. Each is a module with
 
-    SPEC: DatasetSpec
-    Options                                      its own settings (`preprocess.options` in params.yaml)
-    download(folder: Path) -> None               put the raw files into an empty folder
-    records(folder: Path, options) -> Iterator[Record]
+    SPEC: DatasetSpec                                       what is known before any file is read
+    Options                                                 its own settings (`preprocess.options` in params.yaml)
+    sources(folder, options) -> Iterator[Source]            the raw files; a later one may depend on files of earlier ones
+    spec(folder, options) -> DatasetSpec                    SPEC, completed from the raw files and the options
+    records(folder, options) -> Iterator[Record]            the samples, in an order that mixes the classes
 
-It decodes no media and never imports torch.
+`folder` is the raw folder, data/raw/<name>/. A module decodes no media and never imports torch; listing is cheap and may
+be done twice. What is wrong with one sample is that Record's `problem`; what is wrong with the whole is a UserError.
 """
 
 from __future__ import annotations
@@ -15,7 +17,17 @@ from types import ModuleType
 
 from umemma.errors import unknown
 
-NAMES = {"digits": "umemma.datasets.digits"}
+NAMES = {
+    "avmnist": "umemma.datasets.avmnist",
+    "avmnist-smil": "umemma.datasets.avmnist_smil",
+    "avmnist-multibench": "umemma.datasets.avmnist_multibench",
+    "kinetics-sounds": "umemma.datasets.kinetics_sounds",
+    "ave": "umemma.datasets.ave",
+    "mmimdb": "umemma.datasets.mmimdb",
+    "food101": "umemma.datasets.food101",
+    "digits": "umemma.datasets.digits",
+    "manifest": "umemma.datasets.manifest",
+}
 
 
 def check(name: str) -> None:

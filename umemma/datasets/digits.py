@@ -10,6 +10,7 @@ splits; voices of one family (iven, iven2, ...) stay on one side.
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from umemma.contracts import DatasetSpec, Plain, Record, Sound
+from umemma.contracts import DatasetSpec, Plain, Record, Sound, Source
+from umemma.datasets._digits_av import add_noise
 from umemma.errors import UserError
 from umemma.seeds import derive, uniform
 
@@ -46,15 +48,26 @@ class Options(Plain):
     utterances: Annotated[int, Field(gt=0)] = 3
 
 
-def download(folder: Path) -> None:
-    """Write images.parquet (label, pixels) and speech.parquet (voice, accent, digit, flac) from installed packages."""
+def sources(folder: Path, options: Options) -> Iterator[Source]:
+    """Two tables, made from installed packages."""
+    yield Source("images.parquet", make=_make_images)
+    yield Source(
+        "speech.parquet", make=functools.partial(shutil.copyfile, Path(__file__).with_name("digits_speech.parquet"))
+    )
+
+
+def _make_images(path: Path) -> None:
+    """label, pixels (64 grey levels 0..16)."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    pixels = digits.images.reshape(-1, 64).astype(np.uint8)  # 0..16
+    pixels = digits.images.reshape(-1, 64).astype(np.uint8)
     table = pa.table({"label": digits.target.astype(np.int8), "pixels": pa.array(map(bytes, pixels), pa.binary(64))})
-    pq.write_table(table, folder / "images.parquet", compression="none")
-    shutil.copyfile(Path(__file__).with_name("digits_speech.parquet"), folder / "speech.parquet")
+    pq.write_table(table, path, compression="none")
+
+
+def spec(folder: Path, options: Options) -> DatasetSpec:
+    return SPEC
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
@@ -124,14 +137,4 @@ def _decode(flac: bytes) -> np.ndarray:
     return soundfile.read(io.BytesIO(flac), dtype="float32")[0]
 
 
-def _add_noise(clip: np.ndarray, snr_db: float, seed: int) -> np.ndarray:
-    """The clip at a drawn place in SECONDS of white noise; SNR = mean power of the clip over that of the noise, dB."""
-    chance = np.random.default_rng(seed)
-    length = int(SECONDS * RATE)
-    clip = clip[:length]
-    sound = np.zeros(length)
-    offset = chance.integers(0, length - len(clip) + 1)
-    sound[offset : offset + len(clip)] = clip
-    noise = chance.standard_normal(length) * np.sqrt(np.mean(clip**2) / 10 ** (snr_db / 10))
-    sound += noise
-    return (0.5 * sound / np.abs(sound).max()).astype(np.float32)
+_add_noise = functools.partial(add_noise, length=int(SECONDS * RATE))

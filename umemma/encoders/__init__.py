@@ -16,7 +16,7 @@ from umemma.errors import UserError, unknown
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES = {"cnn": "umemma.encoders.cnn"}
+FAMILIES = {"cnn": "umemma.encoders.cnn", "text": "umemma.encoders.text"}
 
 
 def input_spec(name: str, modality: str) -> InputSpec:

@@ -1,24 +1,33 @@
-"""`cnn:small`: a plain convolutional network for images and for log-mel spectrograms, trained from scratch."""
+"""`cnn:small`: a plain convolutional network for images, video frames and spectrograms, trained from scratch."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from umemma.contracts import AudioInput, ImageInput, InputSpec
+from umemma.contracts import AudioInput, ImageInput, InputSpec, VideoInput
 
 WIDTHS = (16, 32, 64)
 
 
+SPECS: dict[str, InputSpec] = {
+    "audio": AudioInput(),
+    "image": ImageInput(),
+    "spectrogram": ImageInput(size=112, channels=1),
+    "video": VideoInput(),
+}
+
+
 def variants(modality: str) -> tuple[str, ...]:
-    return ("small",) if modality in ("audio", "image") else ()
+    return ("small",) if modality in SPECS else ()
 
 
 def input_spec(variant: str, modality: str) -> InputSpec:
-    return ImageInput() if modality == "image" else AudioInput()
+    return SPECS[modality]
 
 
 def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
-    return SmallCNN(spec.channels if isinstance(spec, ImageInput) else 1), WIDTHS[-1]
+    small = SmallCNN(spec.channels if isinstance(spec, (ImageInput, VideoInput)) else 1)
+    return OverFrames(small) if isinstance(spec, VideoInput) else small, WIDTHS[-1]
 
 
 class SmallCNN(nn.Module):
@@ -38,3 +47,14 @@ class SmallCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x).mean((2, 3))
+
+
+class OverFrames(nn.Module):
+    """(B, T, channels, H, W) -> (B, D): an image encoder on every frame, averaged over time."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1)

@@ -1,19 +1,30 @@
 """The modalities. Each is a module with
 
-SUFFIX                           the tar member's file name after the modality's: `key.image.png`
-pack(media) -> bytes             encoded, encoder-neutral, byte-stable; ValueError for media that can't be read
-decode(data, spec) -> Tensor     what the encoder asked for in its InputSpec; ValueError likewise
-blank(spec) -> Tensor            what "nothing there" looks like: a black picture, silence
+SUFFIXES                                    file names of its tar member: `key.image.jpg`, `key.image.png`
+pack(media, packing) -> Packed | None       encoded, encoder-neutral, byte-stable; None = nothing there (an empty text, a
+                                            silent sound); ValueError, a fixed phrase, for media that can't be read
+decode(data, spec) -> Tensor                what the encoder asked for in its InputSpec; ValueError likewise
+blank(spec) -> Tensor                       what "nothing there" looks like: a black picture, silence
+
+Packing never imports torch.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
 
+from umemma.contracts import Clip, Media, Packing
 from umemma.errors import unknown
 
-NAMES = {"audio": "umemma.modalities.audio", "image": "umemma.modalities.image"}
+NAMES = {
+    "audio": "umemma.modalities.audio",
+    "image": "umemma.modalities.image",
+    "spectrogram": "umemma.modalities.image",  # ready-made, as AV-MNIST distributes it
+    "text": "umemma.modalities.text",
+    "video": "umemma.modalities.video",
+}
 
 
 def get(name: str) -> ModuleType:
@@ -21,3 +32,25 @@ def get(name: str) -> ModuleType:
     if name not in NAMES:
         raise unknown("modality", name, NAMES)
     return importlib.import_module(NAMES[name])
+
+
+def pack(media: Mapping[str, Media], packing: Packing) -> dict[str, bytes]:
+    """{"audio.flac": ..., "video.mjpeg": ...}: the tar members of one sample, without the modalities that aren't there.
+
+    Modalities that name the same clip share one decoding pass. ValueError, a fixed phrase, for media that can't be read.
+    """
+    given = {name: one() if callable(one) else one for name, one in sorted(media.items())}
+    members = {}
+    for name in given:
+        one: Media | None = given[name]
+        if isinstance(one, Clip):
+            from umemma.modalities import clips
+
+            wanted = [other for other in given if given[other] == one]
+            if wanted[0] == name:
+                stretch = clips.read(one, packing, pictures="video" in wanted, sound="audio" in wanted)
+            one = stretch.frames if name == "video" else stretch.sound
+        packed = None if one is None else get(name).pack(one, packing)
+        if packed is not None:
+            members[f"{name}.{packed.suffix}"] = packed.data
+    return members

@@ -1,33 +1,65 @@
-"""Images: PNG in the shards, (channels, size, size) float32 in a batch."""
+"""Images: JPEG or PNG in the shards, (channels, size, size) float32 in a batch."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from umemma.contracts import ImageInput, Media, Sound
+from umemma.contracts import ImageInput, Media, Packing
+from umemma.modalities.packed import MOST_PIXELS, Packed, read_file
 
-SUFFIX = "png"
-MOST_PIXELS = 2**26  # a small file can hold a picture too large for any memory
+if TYPE_CHECKING:
+    import torch
+
+SUFFIXES = ("jpg", "png")
+KEPT = {"JPEG": "jpg", "PNG": "png"}  # formats that are copied as they are where the picture is small enough
 
 
-def pack(media: Media) -> bytes:
-    """A PNG of an (H, W) or (H, W, 3) uint8 array; encoded images (bytes or a file) are decoded first."""
-    if isinstance(media, Sound):
-        raise ValueError("a sound, not an image")
-    picture = Image.fromarray(media) if isinstance(media, np.ndarray) else _open(media)
+def pack(media: Media, packing: Packing) -> Packed:
+    """Encoded images (bytes or a file) whose shorter side is within `packing.side` are copied; larger ones become JPEG.
+
+    (H, W) or (H, W, 3) uint8 arrays become PNG, scaled down likewise.
+    """
+    if isinstance(media, np.ndarray):
+        picture, kept = Image.fromarray(media), ""
+    elif isinstance(media, (bytes, Path)):
+        media = read_file(media) if isinstance(media, Path) else media
+        picture, kept = _open(media, packing.side)
+    else:
+        raise ValueError("not an image")
+    scale = packing.side / min(picture.size)
+    if scale >= 1 and isinstance(media, bytes) and kept:
+        return Packed(kept, media)
+    if scale < 1:
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    if isinstance(media, bytes) and scale < 1:
+        return Packed("jpg", to_jpeg(np.asarray(picture), packing.quality))
     file = io.BytesIO()
     picture.save(file, format="PNG")
+    return Packed("png", file.getvalue())
+
+
+def to_jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    """A JPEG of (H, W) or (H, W, 3) uint8."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=quality)
     return file.getvalue()
 
 
 def decode(data: bytes, spec: ImageInput) -> torch.Tensor:
     """(channels, size, size) float32, normalised with the spec's mean and std."""
-    picture = _open(data).convert("L" if spec.channels == 1 else "RGB")
+    import torch
+
+    picture, _ = _open(data, spec.size)
+    picture = picture.convert("L" if spec.channels == 1 else "RGB")
     if picture.size != (spec.size, spec.size):
         picture = picture.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(picture)).reshape(spec.size, spec.size, -1).permute(2, 0, 1)
@@ -36,17 +68,43 @@ def decode(data: bytes, spec: ImageInput) -> torch.Tensor:
 
 def blank(spec: ImageInput) -> torch.Tensor:
     """A black picture."""
+    import torch
+
     return torch.full((spec.channels, spec.size, spec.size), -spec.mean / spec.std)
 
 
-def _open(media: bytes | Path) -> Image.Image:
-    try:
-        picture = Image.open(io.BytesIO(media) if isinstance(media, bytes) else media)
+def _open(data: bytes, side: int) -> tuple[Image.Image, str]:
+    """The decoded picture, upright, grey or RGB, and its suffix where its bytes can be kept as they are.
+
+    A JPEG much larger than `side` is decoded at a lower resolution, which is several times faster.
+    """
+    with _readable():
+        picture: Image.Image = Image.open(io.BytesIO(data))
         if picture.width * picture.height > MOST_PIXELS:
-            raise ValueError(f"picture of {picture.width} x {picture.height} pixels is over the bound of {MOST_PIXELS}")
+            raise ValueError("picture over the size bound")
+        kept = KEPT.get(picture.format or "", "")
+        scale = 2 * side / min(picture.size)
+        if scale < 1:
+            picture.draft(None, (round(picture.width * scale), round(picture.height * scale)))
         picture.load()
-    except UnidentifiedImageError:  # its text holds an address in memory, and a reason has to be the same every time
+        if getattr(picture, "n_frames", 1) > 1:
+            kept = ""  # an animation: only its first picture is an image
+        picture = ImageOps.exif_transpose(picture)
+        return (picture if picture.mode in ("L", "RGB") else picture.convert("RGB")), kept
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Pillow's errors as a ValueError with a fixed phrase: their own text can hold an address in memory."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a stranger's metadata looks like is nobody's concern here
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except UnidentifiedImageError:
         raise ValueError("not a readable image: unknown format") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a readable image: {error}") from None
-    return picture
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError("picture over the size bound") from None
+    except (OSError, SyntaxError) as error:
+        reason = "truncated" if "truncated" in str(error) else "damaged"
+        raise ValueError(f"not a readable image: {reason}") from None

@@ -1,21 +1,463 @@
-"""download: the raw files of a dataset -> data/raw/<dataset>/, with their checksums in download.json."""
+"""download: the raw files of a dataset -> data/raw/<dataset>/, with their checksums in download.json.
+
+In place, because people put files there by hand and archives are large. Every file comes whole by a rename, so that a run
+that was killed is continued by the next. Hidden in the raw folder: `.fetched/`, archives on their way, and `.done/`, for
+each archive what it held and where that belongs ({} until all of it is unpacked).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
 
-from umemma import datasets
+from loguru import logger
+from rich.progress import Progress
+
+from umemma import datasets, fetch
+from umemma.checks import checked
 from umemma.config import Paths
-from umemma.files import new_folder, sha256, write_json
+from umemma.contracts import DatasetSpec, Source
+from umemma.errors import UserError
+from umemma.fetch import Advance, NotServed, RawFile, Unreachable
+from umemma.files import new_file, read_json, sha256, write_json
+from umemma.log import progress
+
+SHOWN = 10  # of a long list, in an error
+LEFTOVER = re.compile(r"\..+\.(part|part\.json|gdrive.*)")  # of a run that was killed
 
 
-def run(dataset: str) -> Path:
-    """Fetch `dataset`; the marker is written last. Returns the folder."""
+def run(dataset: str, options: Mapping[str, Any], origin: str = "") -> Path:
+    """Bring the raw files of `dataset` with its `options`, describe them in download.json, and return their folder.
+
+    A source that is in place and right stays. Others are made, or come from `origin` (a file, a folder or an http(s)
+    address; the sources' own addresses are not asked then), or from their own addresses. UserError for those that can't
+    be had, with the steps that a person can take, for a hostile or damaged archive, and where the disk is too small.
+    """
     module = datasets.get(dataset)
+    chosen = checked(module.Options, options, "settings", "preprocess.options")
+    if origin and not _address(origin):
+        origin = str(Path(origin).expanduser().absolute())
+        if not Path(origin).exists():
+            raise UserError(
+                "no such file or folder", origin, "Name a file, a folder or an http(s) address.", usage=True
+            )
     folder = Paths(dataset).raw
-    with new_folder(folder) as aside:
-        module.download(aside)
-        files = {path.relative_to(aside).as_posix(): sha256(path) for path in sorted(aside.rglob("*"))}
-        about = {"dataset": dataset, "licence": module.SPEC.licence, "citation": module.SPEC.citation, "files": files}
-        write_json(aside / "download.json", about)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with progress() as bars:
+            job = _Job(dataset, module.SPEC, folder, origin, bars)
+            job.place_all(module.sources(folder, chosen))
+            job.describe()
+    except OSError as error:  # full, read-only, not ours
+        hint = f"Mend it and run again, it goes on where it stopped: umemma download {dataset}"
+        raise UserError(f"the disk refuses: {error.strerror or error}", str(error.filename or folder), hint) from error
     return folder
+
+
+class _Job:
+    """One run over the sources of a dataset."""
+
+    def __init__(self, dataset: str, spec: DatasetSpec, folder: Path, origin: str, bars: Progress) -> None:
+        self.dataset, self.spec, self.folder, self.origin, self.bars = dataset, spec, folder, origin, bars
+        self.sources: list[Source] = []
+        self.lacking: dict[str, list[str]] = {}  # {path of a source: why each place didn't serve it}
+        self.as_trees: list[Source] = []  # archives that count as unpacked because files of theirs are there
+        self.marks = {path: _read(path) for path in sorted((folder / ".done").rglob("*.json"))}
+        self.digests: dict[tuple[str, int, int], str] = {}
+        self.trees: dict[Path, list[str]] = {}
+        self.copies: dict[tuple[Path, int], dict[str, Path]] = {}
+        self.announced = False
+        self.unreachable: set[str] = set()  # hosts
+        try:
+            self.before = fetch.raw_files(folder, "")
+        except UserError:
+            self.before = {}
+
+    def place_all(self, sources: Iterator[Source]) -> None:
+        """Every source in turn: a later one may follow from the files of an earlier one. UserError for those that lack."""
+        while True:
+            try:
+                source = next(sources, None)
+            except (UserError, OSError):
+                if not self.lacking:
+                    raise
+                source = None  # it needs one of those to go on
+            if source is None:
+                break
+            if not fetch.inside(source.path):
+                raise UserError("has to lie in the raw folder", source.path, f"That is {self.folder}.", usage=True)
+            self.sources.append(source)
+            self._note(source, self._archive(source) if source.unpack else self._file(source))
+        for source in self.as_trees:  # by now it is known which of those files are sources of their own
+            if not self._found(source):
+                self._note(source, self._archive(source))
+        for source in self.sources:
+            if not source.unpack and not fetch.matches(self.folder / source.path, source):
+                self.lacking.pop(source.path, None)  # an archive that came later held it
+        if self.lacking:
+            raise self._error()
+
+    def _note(self, source: Source, tried: list[str] | None) -> None:
+        if tried is not None:
+            self.lacking[source.path] = tried or ["no address is known"]
+
+    def _error(self) -> UserError:
+        lines = [f"  {path}: {'; '.join(tried)}" for path, tried in self.lacking.items()]
+        if len(lines) > SHOWN:
+            lines[SHOWN:] = [f"  and {len(lines) - SHOWN:,} more"]
+        steps = dict.fromkeys(source.steps for source in self.sources if source.path in self.lacking and source.steps)
+        hint = "\n".join([*steps, f"Then run again: umemma download {self.dataset}"])
+        return UserError("\n".join(["these can't be had:", *lines]), str(self.folder), hint)
+
+    # A file, and an archive: None where it is in place at the end, else why each place didn't serve it. -----------------
+
+    def _file(self, source: Source) -> list[str] | None:
+        target = self.folder / source.path
+        there = target.is_file()
+        wrong = fetch.matches(target, source)
+        changed = not wrong and not source.checksum and not self._as_before(source.path)
+        if not wrong and not changed:
+            return None
+        if source.make:
+            with new_file(target) as aside:
+                source.make(aside)
+            return None
+        tried = [f"the one that is there {wrong}"] if there and wrong else []
+        for place in self._places(source):
+            try:
+                self._get(place, source, target)
+            except NotServed as error:
+                tried.append(f"{place}: {error}")
+            else:
+                logger.log("INFO" if there else "DEBUG", f"{target} {'replaced' if there else 'fetched'} from {place}")
+                return None
+        if changed:
+            logger.warning(f"{target} differs from the last download and can't be had again; it is used as it is")
+            return None
+        return tried
+
+    def _archive(self, source: Source) -> list[str] | None:
+        mark = self._mark(source)
+        if self._is_whole(source):
+            return self._count(source)
+        own = self.folder / source.path
+        tried: list[str] = []
+        if own.is_file() and self._fill(str(own), source, tried):
+            return self._count(source)
+        if self.origin and any(self._fill(place, source, tried) for place in self._places(source)):
+            return self._count(source)
+        if mark not in self.marks:  # what a person has unpacked a folder too deep
+            copies = self._copies(self.folder, source).items()
+            if deeper := {target: file for target, file in copies if not (self.folder / target).exists()}:
+                self._copy(deeper, source)
+        found = self._found(source)
+        if found and mark not in self.marks:
+            logger.info(f"{source.path}: {len(found):,} of its files are there, unpacked")
+            self.as_trees.append(source)
+            return self._count(source)
+        if not self.origin and any(self._fill(place, source, tried) for place in source.urls):
+            return self._count(source)
+        if found and self.marks.get(mark):
+            logger.warning(
+                f"{source.path}: files of it are gone or changed and can't be had again; the others are used"
+            )
+            return self._count(source)
+        if found and mark in self.marks:
+            if source.files and len(found) >= source.files:
+                self._unmark(source)
+                return None
+            tried.append(f"only a part of it is unpacked; once all its files are there, delete {mark}")
+        return tried
+
+    def _count(self, source: Source) -> list[str] | None:
+        """What lacks of an archive whose files are in place: lost clips are usual, anything else is needed."""
+        if not source.files or (count := len(self._found(source))) >= source.files:
+            return None
+        text = f"{count:,} of {source.files:,} files are there"
+        if not source.media:
+            return [text]
+        logger.warning(f"{source.path}: {text}; samples whose files lack will be failures")
+        return None
+
+    def _places(self, source: Source) -> list[str]:
+        """Where to ask, in order."""
+        if not self.origin:
+            return list(source.urls)
+        names = dict.fromkeys([source.path, _name(source)]) if _address(self.origin) else []
+        return [f"{self.origin.rstrip('/')}/{quote(name)}" for name in names] or [self.origin]
+
+    def _get(self, place: str, source: Source, target: Path) -> None:
+        """Bring one file from one place to `target`. NotServed where the place hasn't got it."""
+        if local := _local(place):
+            reasons = []
+            for found in self._named(local, source):
+                if not (reason := fetch.matches(found, source)):
+                    self._room(found.stat().st_size)
+                    with new_file(target) as aside:
+                        shutil.copyfile(found, aside)
+                    return
+                reasons.append(f"{found} {reason}")
+            raise NotServed("; ".join(reasons) or "it isn't there")
+        nothing_yet = not fetch.tree(self.folder)
+        self._room(max(source.size, self._still()) if source.unpack or nothing_yet else source.size)
+        with self._bar(source) as bar:
+            if place.startswith("gdrive:"):
+                fetch.gdrive(place.removeprefix("gdrive:"), target, source, bar)
+                return
+            host = urlsplit(place).netloc
+            try:
+                fetch.http(place, target, source, bar, retries=0 if host in self.unreachable else 5)
+            except Unreachable:
+                self.unreachable.add(host)
+                raise
+
+    def _fill(self, place: str, source: Source, tried: list[str]) -> bool:
+        """Put the files of an archive in place, from the archive or from an unpacked copy; adds to `tried` why not."""
+        try:
+            local = _local(place)
+            if local is None:
+                archive = self.folder / ".fetched" / source.path
+                if fetch.matches(archive, source):
+                    self._get(place, source, archive)
+                self._unpack(archive, source, ours=True)
+                return True
+            reasons = []
+            for found in self._named(local, source):
+                if not (reason := fetch.matches(found, source)):
+                    self._unpack(found, source, ours=False)
+                    return True
+                reasons.append(f"{found} {reason}")
+            if copies := self._copies(local, source):
+                self._copy(copies, source)
+                return True
+            raise NotServed("; ".join(reasons) or "neither it nor a file of it is there")
+        except NotServed as error:
+            tried.append(f"{place}: {error}")
+            return False
+
+    def _unpack(self, archive: Path, source: Source, ours: bool) -> None:
+        assert source.unpack
+        size = archive.stat().st_size
+        self._room(self._still() - (0 if ours else size))
+        self._write_mark(source, {})
+        bound = max(self.spec.disk, 50 * size, 2**26)
+        try:
+            with self._bar(source) as bar:
+                places = fetch.unpack(archive, self.folder, source.unpack, bound=bound, advance=bar)
+        except UserError:
+            if ours:
+                archive.unlink()  # the next run fetches it anew
+            raise
+        targets = {target for target in places.values() if target}
+        if not targets and not (ours and source.media):
+            self._unmark(source)
+            raise NotServed("it holds none of the files that are needed")
+        logger.info(f"{source.path}: {len(targets):,} files unpacked")
+        self._write_mark(source, {"checksum": source.checksum, "places": places})
+        if ours:
+            archive.unlink()
+
+    def _named(self, place: Path, source: Source) -> list[Path]:
+        """The files in a folder that a source may be, by their name, one at its very path first; a file itself likewise.
+
+        Of archives that lie in folders, only the very path tells them apart: train/part_0.tar, test/part_0.tar.
+        """
+        names = [""] if place.is_file() else self._tree(place)
+        paths = [place / name for name in names if (place / name).name == _name(source)]
+        exact = [path for path in paths if path.as_posix().endswith(f"/{source.path}")]
+        if not source.unpack:
+            return [*exact, *(path for path in paths if path not in exact)]
+        if exact or "/" in source.path:
+            return exact
+        return [place] if place.is_file() and fetch.is_archive(place) else paths
+
+    def _copies(self, folder: Path, source: Source) -> dict[str, Path]:
+        """{place: file} of what an unpacked copy, as deep in `folder` as it may be, has of an archive."""
+        assert source.unpack
+        key = (folder, id(source.unpack))  # one rule may serve hundreds of archives
+        if key in self.copies:
+            return self.copies[key]
+        copies: dict[str, Path] = {}
+        for name in self._tree(folder) if folder.is_dir() else []:
+            parts = [folder.name, *name.split("/")]
+            tails = ("/".join(parts[start:]) for start in (1, 0, *range(2, len(parts))))
+            target = next((target for tail in tails if (target := fetch.wanted(source.unpack, tail))), "")
+            if fetch.inside(target):
+                copies.setdefault(target, folder / name)
+        if folder != self.folder:
+            self.copies[key] = copies
+        return copies
+
+    def _tree(self, folder: Path) -> list[str]:
+        """As fetch.tree, once for a folder that isn't ours."""
+        if folder == self.folder:
+            return fetch.tree(folder)
+        if folder not in self.trees:
+            self.trees[folder] = fetch.tree(folder)
+        return self.trees[folder]
+
+    def _copy(self, copies: Mapping[str, Path], source: Source) -> None:
+        lacking = {
+            target: found
+            for target, found in copies.items()
+            if _size(self.folder / target) != found.stat().st_size or not self._as_before(target)
+        }
+        self._room(sum(found.stat().st_size for found in lacking.values()))
+        if lacking:
+            self._write_mark(source, {})
+        with self._bar(source) as bar:
+            for number, (target, found) in enumerate(lacking.items()):
+                bar(number, len(lacking))
+                with new_file(self.folder / target) as aside:
+                    shutil.copyfile(found, aside)
+        self._unmark(source)
+        if lacking:
+            logger.info(f"{source.path}: {len(lacking):,} files copied, {len(copies) - len(lacking):,} were there")
+
+    # What is known of the raw folder. -----------------------------------------------------------------------------------
+
+    def _found(self, source: Source) -> list[str]:
+        """The files that can only be this archive's: no source of their own, no other archive known to have held them."""
+        assert source.unpack
+        mark = self._mark(source)
+        others = {other.path for other in self.sources}
+        for path, held in self.marks.items():
+            others |= set(held.get("places", {}).values()) if path != mark else set()
+        names = (name for name in fetch.tree(self.folder) if name not in others)
+        return [name for name in names if fetch.wanted(source.unpack, name) == name]
+
+    def _mark(self, source: Source) -> Path:
+        return self.folder / ".done" / f"{source.path}.json"
+
+    def _write_mark(self, source: Source, held: dict[str, Any]) -> None:
+        self.marks[self._mark(source)] = held
+        write_json(self._mark(source), held)
+
+    def _unmark(self, source: Source) -> None:
+        self.marks.pop(self._mark(source), None)
+        self._mark(source).unlink(missing_ok=True)
+
+    def _is_whole(self, source: Source) -> bool:
+        """Whether all that is needed of an archive today has been unpacked, and still is as it was."""
+        held = self.marks.get(self._mark(source))
+        if not held or not source.unpack or held.get("checksum") != source.checksum:
+            return False
+        for name, target in held.get("places", {}).items():
+            if fetch.wanted(source.unpack, name) != target:
+                return False  # other options need other files
+            if target and not ((self.folder / target).is_file() and self._as_before(target)):
+                return False
+        return True
+
+    def _as_before(self, name: str) -> bool:
+        """Whether a file is as the last download left it, as far as that is known."""
+        known = self.before.get(name)
+        if known is None:
+            return True
+        return _size(self.folder / name) == known.size and (known.media or self._sha256(name) == known.sha256)
+
+    def _sha256(self, name: str) -> str:
+        path = self.folder / name
+        key = (name, path.stat().st_size, path.stat().st_mtime_ns)
+        if key not in self.digests:
+            self.digests[key] = sha256(path)
+        return self.digests[key]
+
+    def _still(self) -> int:
+        """Bytes that the disk has to hold yet, at the most."""
+        there = sum(_size(Path(where) / name) for where, _, names in os.walk(self.folder) for name in names)
+        return max(0, self.spec.disk - there)
+
+    def _room(self, needed: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if self.spec.disk and not self.announced:
+            self.announced = True
+            sizes = f"{_human(self.spec.size)} to download, {_human(self.spec.disk)} on the disk at the most"
+            logger.info(f"{self.dataset}: {sizes}; {_human(free)} are free. Licence: {self.spec.licence}")
+        if needed > free:
+            hint = "Free some, or make this folder a link to one on a larger disk, and run the command again."
+            raise UserError(f"{_human(needed)} of disk are needed, {_human(free)} are free", str(self.folder), hint)
+
+    @contextlib.contextmanager
+    def _bar(self, source: Source) -> Iterator[Advance]:
+        task = self.bars.add_task(_name(source)[:20], total=None, note="")
+        try:
+            yield lambda done, total: self.bars.update(task, completed=done, total=total or None)
+        finally:
+            self.bars.remove_task(task)
+
+    def describe(self) -> None:
+        """Write download.json, the last thing of a run."""
+        own = {source.path: source.media for source in self.sources if not source.unpack}
+        archives = sorted((source for source in self.sources if source.unpack), key=lambda source: not source.media)
+        others = {"download.json", *(source.path for source in archives)}
+        media: dict[str, bool] = {}
+        ignored = 0
+        for name in fetch.tree(self.folder):
+            if name in own:
+                media[name] = own[name]
+                continue
+            claims = (s.media for s in archives if s.unpack and fetch.wanted(s.unpack, name) == name)
+            if (claim := next(claims, None)) is not None:
+                media[name] = claim
+            elif name not in others:
+                ignored += 1
+        if any(source.media for source in self.sources) and not any(media.values()):
+            self.lacking = {source.path: ["nothing but lists of it is there"] for source in archives}
+            raise self._error()
+        if ignored:
+            logger.warning(f"{self.folder}: {ignored:,} files that this data set has no use for are ignored")
+        task = self.bars.add_task("checksums", total=len(media), note="")
+        files = {}
+        for name, digest in zip(media, fetch.parallel(self._sha256, media), strict=True):
+            files[name] = RawFile(sha256=digest, size=_size(self.folder / name), media=media[name]).model_dump()
+            self.bars.advance(task)
+        about: dict[str, Any] = {"dataset": self.dataset, "licence": self.spec.licence, "citation": self.spec.citation}
+        about |= {"variant": self.spec.variant} if self.spec.variant else {}
+        about |= {"files": files}
+        if _read(self.folder / "download.json") != about:
+            write_json(self.folder / "download.json", about)
+        shutil.rmtree(self.folder / ".fetched", ignore_errors=True)
+        for where, _, names in os.walk(self.folder):
+            for name in filter(LEFTOVER.fullmatch, names):
+                (Path(where) / name).unlink()
+
+
+def _address(place: str) -> bool:
+    return place.startswith(("https://", "http://"))
+
+
+def _local(place: str) -> Path | None:
+    """The file or folder that a place is on this machine; None where it has to be fetched. NotServed by Kaggle."""
+    if place.startswith("kaggle:"):
+        return fetch.kaggle(place.removeprefix("kaggle:"))
+    return None if place.startswith("gdrive:") or _address(place) else Path(place)
+
+
+def _name(source: Source) -> str:
+    return source.path.rpartition("/")[2]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
+
+
+def _human(size: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path, "")
+    except UserError:
+        return {}

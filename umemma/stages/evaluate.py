@@ -12,7 +12,7 @@ from typing import Any
 
 from loguru import logger
 
-from umemma import checkpoint, report, shards
+from umemma import checkpoint, metrics, report, shards
 from umemma.checks import fingerprint
 from umemma.config import Params
 from umemma.contracts import ResultRow, joined
@@ -20,6 +20,7 @@ from umemma.errors import UserError, unknown
 from umemma.files import new_files
 from umemma.grid import Grid, Predictions, write_rows
 from umemma.missing import keep_table, missing_sets, patterns
+from umemma.store import Store
 
 KEPT = "predictions.parquet"
 
@@ -51,7 +52,7 @@ def run(params: Params) -> Outcome:
     outcome = Outcome(list(grid.subsets()), list(grid.all_ratios(section.ratios)), inputs.about)
     with new_files(params.paths.results) as folder:
         predictions.save(folder / KEPT, inputs.made_by)
-        constants = {"dataset": params.dataset, "split": section.split, "absent": inputs.about["absent"]}
+        constants = {name: str(inputs.about[name]) for name in ("dataset", "variant", "split", "absent")}
         write_rows(folder / "grid.parquet", outcome.subsets + outcome.ratios, constants)
         report.write(folder, outcome.subsets, outcome.ratios, inputs.about, "umemma evaluate-missing")
     return outcome
@@ -99,7 +100,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _inputs(params: Params) -> _Inputs:
-    index = shards.read_index(params.paths.shards, params.shard_settings())
+    index = shards.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities)
     settings = params.ensemble_settings(index.fingerprint)
     ensemble = checkpoint.check(params.paths.ensemble, settings, "Run: umemma finetune-ensemble")
@@ -109,7 +110,8 @@ def _inputs(params: Params) -> _Inputs:
         weights[m] = checkpoint.check(params.paths.pretrain(m), expected, _pretrain(m))["weights_sha256"]
     finetune, split = settings["finetune"], params.evaluate.split
     about = {name: finetune[name] for name in ("preset", "init", "mma", "train", "absent")}
-    about |= {"dataset": params.dataset, "split": split, "samples": index.samples(split), "seed": params.seed}
+    about |= {"dataset": params.dataset, "variant": index.variant, "metric": metrics.NAMES[index.task]}
+    about |= {"split": split, "samples": index.samples(split), "seed": params.seed}
     made_by = fingerprint({"shards": index.fingerprint, "split": split, "weights": weights})
     return _Inputs(index, about, made_by)
 
@@ -129,8 +131,8 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     device = prepare(params.seed, "evaluate")
     with progress() as bars:
         bar = bars.add_task(f"evaluate: decode {section.split}", total=index.samples(section.split), note="")
-        records = shards.read(params.paths.shards, index, section.split)
-        split = decode(records, specs, f"{section.split} shards", lambda: bars.advance(bar))
+        records = shards.read(Store(params.paths.shards), index, section.split)
+        split = decode(records, specs, len(index.classes), f"{section.split} shards", lambda: bars.advance(bar))
 
         bar = bars.add_task("evaluate: predict", total=1 + len(chosen), note="")
         ensemble = models.build(chosen, specs, index.classes, params.finetune.absent)

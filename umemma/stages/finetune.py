@@ -16,13 +16,14 @@ from umemma.config import Params
 from umemma.fusion import LateFusion
 from umemma.loader import decode
 from umemma.missing import pattern_weights
+from umemma.store import Store
 from umemma.trainer import as_csv, fit, pattern_step, pattern_validation, prepare
 
 
 def run(params: Params) -> float:
-    """Fine-tune the ensemble. Returns its validation accuracy under the patterns it was trained for."""
+    """Fine-tune the ensemble. Returns its validation score under the patterns it was trained for."""
     section, switches = params.finetune, params.finetune.switches()
-    index = shards.read_index(params.paths.shards, params.shard_settings())
+    index = shards.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities)
     settings = params.ensemble_settings(index.fingerprint)
     chosen = {m: params.encoder(m) for m in sorted(params.modalities)}
@@ -40,7 +41,10 @@ def run(params: Params) -> float:
         model.freeze_encoders()
 
     names = ("train", "val") if switches["train"] != "none" else ("val",)
-    splits = {s: decode(shards.read(params.paths.shards, index, s), specs, f"{s} shards") for s in names}
+    splits = {
+        s: decode(shards.read(Store(params.paths.shards), index, s), specs, len(index.classes), f"{s} shards")
+        for s in names
+    }
     validate = pattern_validation(model, splits["val"], weights, section.batch_size, device)
     history: list[dict[str, float]] = []
     if switches["train"] != "none":
@@ -59,7 +63,7 @@ def run(params: Params) -> float:
         )
     scores = validate()
     checkpoint.save(params.paths.ensemble, model, settings, scores, as_csv(history))
-    return scores["val_accuracy"]
+    return scores["val_score"]
 
 
 def _unimodal(params: Params, modality: str, index: shards.Index) -> LateFusion:

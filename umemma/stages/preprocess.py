@@ -1,45 +1,201 @@
-"""preprocess: raw files -> verified WebDataset shards in data/shards/<dataset>/."""
+"""preprocess: raw files -> verified WebDataset shards in data/shards/<dataset>/.
+
+The shard is the unit of work. What is there and was made from the same input stays, so that a run after a kill, after a
+changed file or on another machine does only what is missing; the index is written when nothing is.
+"""
 
 from __future__ import annotations
 
-from umemma import datasets
-from umemma.checks import checked, fingerprint
+import hashlib
+import inspect
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from loguru import logger
+
+from umemma import datasets, executors, fetch, shards
+from umemma.checks import checked, difference, fingerprint
 from umemma.config import Params
+from umemma.contracts import Clip, DatasetSpec, Media, Record
 from umemma.errors import UserError
-from umemma.files import new_folder, read_json, sha256
+from umemma.fetch import RawFile
 from umemma.log import progress
-from umemma.shards import Index, write
+from umemma.shards import Index, Job, Shard
+from umemma.store import Store
+
+Executor = Callable[[Callable[[Job], Shard], Iterable[Job], int], Iterator[Shard]]
 
 
-def run(params: Params) -> Index:
-    """Make all shards anew; the old ones stay until the new ones are whole.
+@dataclass(frozen=True)
+class Share:
+    """This task's part of the shards: those whose place in the list leaves `index` when divided by `tasks`."""
 
-    UserError where the raw files are missing or differ from download.json, or for options the dataset doesn't know.
+    tasks: int = 1
+    index: int = 0
+
+
+def run(
+    params: Params,
+    workers: int = 0,
+    *,
+    retry_failed: bool = False,
+    share: Share = Share(),
+    executor: Executor = executors.local,
+) -> Index:
+    """Make every shard that isn't there yet, and the index when none is missing. workers: 0 = all cores.
+
+    UserError where the raw files are missing or differ from download.json, for options the dataset doesn't know, where
+    too many samples fail, and while shards are missing: those of other tasks, and those whose worker died every time.
     """
-    module = datasets.get(params.dataset)
-    params.check_modalities(module.SPEC.modalities)
-    section = params.preprocess
+    # 1. What there is to do.
+    module, section, raw = datasets.get(params.dataset), params.preprocess, params.paths.raw
     options = checked(module.Options, section.options, "settings", "preprocess.options")
     again = f"Run: umemma download {params.dataset}"
-    raw = read_json(params.paths.raw / "download.json", again)
-    if not isinstance(raw.get("files"), dict):
-        raise UserError("damaged: lists no files", str(params.paths.raw / "download.json"), again)
-    for name, checksum in raw["files"].items():
-        path = params.paths.raw / name
-        if not path.is_file() or sha256(path) != checksum:
-            raise UserError("raw file is missing or differs from download.json", str(path), again)
-    settings = params.shard_settings()
-    with new_folder(params.paths.shards) as aside, progress() as bars:
-        bar = bars.add_task(f"preprocess {params.dataset}", total=None, note="")
-        index = write(
-            module.records(params.paths.raw, options),
-            aside,
-            module.SPEC,
-            settings,
-            fingerprint(settings | {"raw": raw["files"]}),
-            shard_size=section.shard_size,
-            max_failures=section.max_failures,
-            advance=lambda: bars.advance(bar),
+    files = fetch.raw_files(raw, again)
+    fetch.check(raw, files, again)
+    spec: DatasetSpec = module.spec(raw, options)
+    params.check_modalities(spec.modalities)
+    store, settings = Store(params.paths.shards), params.shard_settings()
+    total, repeated = survey(module.records(raw, options), spec)
+    say_what_differs(store, settings)
+
+    # 2. Do what is missing.
+    records = marked(module.records(raw, options), spec, repeated)
+    made_from = input_of(module, raw, files, settings)
+    expected: dict[str, Job] = {}
+    with progress() as bars:
+        bar = bars.add_task(f"preprocess {params.dataset}", total=total, note="")
+
+        def todo() -> Iterator[Job]:
+            listed = shards.jobs(records, spec, store, section.media, section.shard_size, made_from)
+            for number, job in enumerate(listed):
+                expected[job.name] = replace(job, records=())
+                made = shards.is_made(job)
+                if made and retry_failed and shards.has_failures(job):
+                    made, job = False, replace(job, retry=True)
+                if made or number % share.tasks != share.index:
+                    bars.advance(bar, len(job.records))
+                else:
+                    store.remove("index.json")  # what it vouches for is about to change
+                    yield job
+
+        workers = min(workers or len(os.sched_getaffinity(0)), math.ceil(total / section.shard_size))
+        for shard in executor(shards.make, todo(), workers):
+            bars.advance(bar, shard.samples + shard.failed + shard.left_out)
+            logger.debug(f"{shard.name}: {shard.samples} samples, {shard.failed} failed, {shard.left_out} left out")
+
+    # 3. List again what is missing.
+    made: dict[str, list[Shard]] = {split: [] for split in spec.splits}
+    missing: list[str] = []
+    for name, job in expected.items():
+        found = shards.marker(store, name) if shards.is_made(job) else None
+        if found is None:
+            missing.append(name)
+        else:
+            made[job.split].append(found)
+    if missing:
+        others = "" if share.tasks == 1 else "; other tasks may be at work on them, and the last one writes the index"
+        raise UserError(
+            f"{len(missing)} of {len(expected)} shards are missing: {', '.join(missing[:5])}"
+            + (f", ...{others}" if len(missing) > 5 else others),
+            store.url,
+            "Run: umemma preprocess, which makes whatever is missing and keeps what is there.",
         )
-        bars.update(bar, total=bars.tasks[0].completed)
-    return index
+    return shards.write_index(store, spec, settings, made, section.max_failures)
+
+
+def survey(records: Iterable[Record], spec: DatasetSpec) -> tuple[int, set[str]]:
+    """How many records there are, and the keys that stand there more than once. UserError for an empty split."""
+    counts, seen, repeated = Counter[str](), set[int](), set[str]()
+    for record in records:
+        counts[record.split] += 1
+        number = int.from_bytes(hashlib.blake2b(record.key.encode(), digest_size=8).digest())
+        if number in seen:
+            repeated.add(record.key)
+        seen.add(number)
+    for split in spec.splits:
+        if not counts[split]:
+            raise UserError(f"no samples in split {split!r}", spec.name, f"See: umemma doctor {spec.name}")
+    if strangers := counts.keys() - set(spec.splits):
+        raise UserError(f"splits {sorted(strangers)} are not those of the dataset", spec.name)
+    return counts.total(), repeated
+
+
+def marked(records: Iterable[Record], spec: DatasetSpec, repeated: set[str]) -> Iterator[Record]:
+    """The records, with a problem where they can't be stored: a repeated key, a wrong one, a label out of range."""
+    seen = set[str]()
+    for record in records:
+        labels = record.label if isinstance(record.label, tuple) else (record.label,)
+        problem = ""
+        if record.key in repeated:
+            problem = "duplicate id" if record.key in seen else ""
+            seen.add(record.key)
+        if not re.fullmatch(r"[\w-]+", record.key, re.ASCII):
+            problem = "an id with other characters than letters, digits, '_' and '-'"
+        elif isinstance(record.label, tuple) != (spec.task == "multilabel") and record.label is not None:
+            problem = f"not the label of a {spec.task} task"
+        elif not all(n is not None and 0 <= n < len(spec.classes) for n in labels):
+            problem = "label out of range"
+        yield replace(record, problem=problem) if problem and not (record.problem or record.left_out) else record
+
+
+def input_of(
+    module: ModuleType, raw: Path, files: Mapping[str, RawFile], settings: Mapping[str, Any]
+) -> Callable[[Iterable[Record]], str]:
+    """A function from the records of a shard to the fingerprint of all that decides its bytes.
+
+    That is the settings, the dataset's code, the raw files that every record may come from, and of each record what it
+    says and the checksums of the media that it names. So a changed clip remakes one shard.
+    """
+    common = fingerprint(
+        {
+            "settings": settings,
+            "format": shards.FORMAT,
+            "code": hashlib.sha256(inspect.getsource(module).encode()).hexdigest(),
+            "raw": {name: file.sha256 for name, file in files.items() if not file.media},
+        }
+    )
+
+    def media(one: Media) -> Any:
+        if isinstance(one, (Path, Clip)):
+            path = one.path if isinstance(one, Clip) else one
+            stretch = [one.start, one.end] if isinstance(one, Clip) else []
+            name = path.relative_to(raw).as_posix() if path.is_relative_to(raw) else path.name
+            if name in files:
+                return [name, files[name].sha256, *stretch]
+            return [name, path.stat().st_size if path.is_file() else None, *stretch]
+        return one if isinstance(one, str) else ""
+
+    def of(records: Iterable[Record]) -> str:
+        hasher = hashlib.sha256(common.encode())
+        for r in records:
+            said = [
+                r.key,
+                r.label,
+                r.group,
+                r.problem,
+                r.left_out,
+                {m: media(one) for m, one in sorted(r.media.items())},
+            ]
+            hasher.update(json.dumps(said).encode())
+        return hasher.hexdigest()[:16]
+
+    return of
+
+
+def say_what_differs(store: Store, settings: Mapping[str, Any]) -> None:
+    """A line in the log where the present shards are other settings' work, and so are remade."""
+    try:
+        differences = difference(shards.read_index(store).settings, settings)
+    except UserError:  # no index, or none that can be read: whatever there is speaks for itself
+        return
+    if differences:
+        logger.warning(f"{store.url}: made with other settings, so made anew ({'; '.join(differences)})")

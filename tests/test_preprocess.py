@@ -1,0 +1,276 @@
+"""Shards are made once, whatever happens on the way: kills, several tasks, other settings, changed and broken files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loguru import logger
+from media import film
+from PIL import Image
+
+from umemma import cli, config, executors
+from umemma.contracts import DatasetSpec, Record
+from umemma.errors import UserError
+from umemma.shards import read, read_index
+from umemma.stages import download, preprocess, verify
+from umemma.store import Store
+
+SETTINGS = """
+dataset: manifest
+modalities: [image, text]
+preprocess:
+  shard_size: 4
+  options: {table: table.csv, columns: {image: picture, text: words}, label: what, split: split}
+"""
+SHARDS = Path("data/shards/manifest")
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch) -> Path:
+    """A project with 30 pictures and a table about them, downloaded: 5 shards of train, 2 of val, 2 of test."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(SETTINGS)
+    raw = tmp_path / "data" / "raw" / "manifest"
+    raw.mkdir(parents=True)
+    chance = np.random.default_rng(0)
+    with (raw / "table.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["picture", "words", "what", "split"])
+        for i in range(30):
+            Image.fromarray(chance.integers(0, 255, (9, 9), np.uint8)).save(raw / f"{i}.png")
+            split = "train" if i < 18 else "val" if i < 24 else "test"
+            rows.writerow([f"{i}.png", f"word {i}" if i % 3 else "", "ab"[i % 2], split])
+    fetch()
+    return raw
+
+
+def fetch() -> None:
+    download.run("manifest", config.load().preprocess.options)
+
+
+def run(*sets: str, workers: int = 1, **more):
+    return preprocess.run(config.load(sets=sets), workers, **more)
+
+
+def tree(folder: Path = SHARDS) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def touched(before: dict[str, int]) -> set[str]:
+    """The tars that were written since."""
+    return {name for name, at in times().items() if before.get(name) != at}
+
+
+def times() -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in SHARDS.glob("*.tar")}
+
+
+@pytest.fixture
+def messages():
+    said: list[str] = []
+    number = logger.add(said.append, format="{message}")
+    yield said
+    logger.remove(number)
+
+
+def test_a_table_becomes_shards(table):
+    index = run()
+    assert {split: [s.samples for s in shards] for split, shards in index.splits.items()} == {
+        "train": [4, 4, 4, 4, 2],
+        "val": [4, 2],
+        "test": [4, 2],
+    }
+    assert (index.classes, index.modalities, index.task) == (["a", "b"], ["image", "text"], "multiclass")
+    records = {record.key: record for record in read(Store(str(SHARDS)), index, "val")}
+    assert len(records) == 6
+    assert sum("text" in record.media for record in records.values()) == 4
+    assert verify.run(config.load()) == index
+    leftovers = {"index.json"} | {f"{name[:-4]}.{suffix}" for name in times() for suffix in ("tar", "parquet", "json")}
+    assert set(tree()) == leftovers
+
+
+def test_the_same_bytes_from_any_number_of_processes_tasks_and_any_executor(table, monkeypatch):
+    run(workers=1)
+    once = tree()
+    shutil.rmtree(SHARDS)
+    run(workers=2)
+    assert tree() == once
+    shutil.rmtree(SHARDS)
+    with pytest.raises(UserError, match="4 of 9 shards are missing") as error:
+        run(share=preprocess.Share(2, 0))
+    assert "other tasks may be at work" in error.value.what
+    assert not (SHARDS / "index.json").exists()
+    run(share=preprocess.Share(2, 1))
+    assert tree() == once
+    shutil.rmtree(SHARDS)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    run(workers=2, executor=executors.ray(""))
+    assert tree() == once
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_after_a_kill_only_what_is_missing_is_made(table, after):
+    run()
+    whole = tree()
+    shutil.rmtree(SHARDS)
+    command = [sys.executable, "-m", "umemma", "preprocess", "--workers", "2"]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONWARNINGS": ""})
+    until = time.monotonic() + 60
+    while len(list(SHARDS.glob("*-*.json"))) < after:
+        assert time.monotonic() < until
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)  # its workers end with it
+    (SHARDS / ".train-000004.tar.77.part").write_bytes(b"half")
+    done = {path.stem for path in SHARDS.glob("*-*.json")}
+    before = times()
+    run()
+    assert touched(before) == {f"{name}.tar" for name in ({path[:-4] for path in times()} - done)}
+    assert tree() == whole
+
+
+def test_a_rerun_makes_nothing(table):
+    run()
+    before = times()
+    run()
+    run(workers=2)
+    run("preprocess.max_failures=0.5")
+    assert touched(before) == set()
+
+
+def test_other_settings_say_so_and_remake_everything(table, messages):
+    run()
+    run("preprocess.media.side=4")
+    assert any("preprocess.media.side: 256 there, 4 here" in message for message in messages)
+    small = tree()
+    shutil.rmtree(SHARDS)
+    run("preprocess.media.side=4")
+    assert tree() == small
+    run("preprocess.media.side=4", "preprocess.shard_size=100")
+    assert set(times()) == {"train-000000.tar", "val-000000.tar", "test-000000.tar"}
+
+
+def test_a_changed_file_remakes_its_shard_only(table):
+    run()
+    Image.new("L", (9, 9)).save(table / "7.png")
+    with pytest.raises(UserError, match="raw file is missing or differs"):
+        run()
+    fetch()
+    before = times()
+    run()
+    assert len(touched(before)) == 1
+
+
+def test_failures_are_counted_summed_up_and_retried(table):
+    good = (table / "7.png").read_bytes()
+    for name in (7, 8):
+        (table / f"{name}.png").write_bytes(good[:60])
+    fetch()
+    with pytest.raises(UserError, match=r"2 of 30 samples could not be packed: 2 x not a readable image") as error:
+        run()
+    assert "--retry-failed" in error.value.hint
+    assert not (SHARDS / "index.json").exists()
+    before = times()
+    index = run("preprocess.max_failures=0.1")
+    assert touched(before) == set()
+    assert index.failures() == "2 x not a readable image: truncated"
+    assert sum(map(index.samples, index.splits)) == 28
+    run("preprocess.max_failures=0.1", retry_failed=True)
+    assert 1 <= len(touched(before)) <= 2
+
+
+def test_a_split_without_samples_is_found_before_any_work():
+    spec = DatasetSpec("toy", "", ("text",), ("no", "yes"), "", "", ("train", "val"))
+    with pytest.raises(UserError, match="no samples in split 'val'"):
+        preprocess.survey([Record("a", "train", 0, {"text": "word"})], spec)
+
+
+def test_what_cannot_be_stored_is_a_problem_of_the_sample():
+    spec = DatasetSpec("toy", "", ("text",), ("no", "yes"), "", "", ("train",))
+    media = {"text": "word"}
+    records = [
+        Record("a", "train", 0, media),
+        Record("a", "train", 1, media),
+        Record("a.b", "train", 1, media),
+        Record("c", "train", 2, media),
+        Record("d", "train", (0,), media),
+        Record("e", "train", None, media),
+        Record("f", "train", None, {}, problem="no label"),
+        Record("a", "train", 0, {}, left_out="by choice"),
+    ]
+    count, repeated = preprocess.survey(records, spec)
+    assert (count, repeated) == (8, {"a"})
+    assert [record.problem for record in preprocess.marked(records, spec, repeated)] == [
+        "",
+        "duplicate id",
+        "an id with other characters than letters, digits, '_' and '-'",
+        "label out of range",
+        "not the label of a multiclass task",
+        "label out of range",
+        "no label",
+        "",
+    ]
+
+
+def test_a_worker_that_dies_every_time_leaves_its_shard_missing_and_says_so(table):
+    def deadly(function, jobs, workers):
+        yield from (function(job) for job in jobs if job.name != "train-000002")
+
+    with pytest.raises(UserError, match="1 of 9 shards are missing: train-000002"):
+        run(executor=deadly)
+    before = times()
+    run()
+    assert touched(before) == {"train-000002.tar"}
+
+
+def test_verify_names_every_file_that_is_wrong(table, capsys):
+    run()
+    (SHARDS / "train-000000.tar").write_bytes((SHARDS / "train-000000.tar").read_bytes()[:-600])
+    (SHARDS / "val-000001.parquet").unlink()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify"])
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert "2 things are wrong" in said
+    assert "train-000000.tar is truncated or altered" in said
+    assert "val-000001.parquet is missing" in said
+    run()
+    verify.run(config.load())
+
+
+def test_shards_may_stand_elsewhere(table):
+    run()
+    index = run("shards=memory://bucket/shards")
+    assert read_index(Store("memory://bucket/shards/manifest")) == index == read_index(Store(str(SHARDS)))
+    assert verify.run(config.load(sets=["shards=memory://bucket/shards"])) == index
+
+
+def test_clips_with_and_without_sound(tmp_path, monkeypatch):
+    """What the README's section on own data shows, at a small scale."""
+    monkeypatch.chdir(tmp_path)
+    raw = tmp_path / "clips"
+    film(raw / "a.mp4")
+    film(raw / "b.mp4", tone=None)
+    film(raw / "c.mp4", tone=0.0)
+    (raw / "d.mp4").write_bytes((raw / "a.mp4").read_bytes()[:500])
+    (raw / "table.csv").write_text("clip,what,split\na.mp4,x,train\nb.mp4,y,train\nc.mp4,x,val\nd.mp4,x,val\n")
+    Path("params.yaml").write_text(
+        "dataset: manifest\nmodalities: [audio, video]\npreprocess:\n  max_failures: 0.25\n"
+        "  options: {columns: {audio: clip, video: clip}, label: what, split: split}\n"
+    )
+    download.run("manifest", config.load().preprocess.options, str(raw))
+    index = run(workers=2)
+    found = [sorted(record.media) for split in ("train", "val") for record in read(Store(str(SHARDS)), index, split)]
+    assert sorted(found) == [["audio", "video"], ["video"], ["video"]]
+    assert index.failures().startswith("1 x not readable video or sound")
+    assert json.loads((SHARDS / "index.json").read_text())["dataset"] == "manifest"

@@ -1,0 +1,436 @@
+"""`manifest`: your own table as a dataset. A row is a sample; a column per modality holds a path or a text.
+
+    file,caption,label,group
+    clips/a.mp4,two dogs,dog,farm
+    clips/b.mp4,,cat,
+
+The table is .csv, .tsv (RFC 4180 quotes), .parquet, .jsonl or .ndjson, in UTF-8, a byte order mark or not. An empty cell
+is an absent modality. Cells are taken without the white space around them; all three formats give the same records.
+
+Paths are relative to the table, in data/raw/manifest/; with `root` the media stay where they are. Samples of one group
+stay on one side when splits are drawn; where no group is given, rows that name the same file are a group.
+Splits: a row is on the side that its split cell names. An empty cell takes the side of its group's other rows; where
+there are none, a hash of the group draws it in `shares`. If no row is marked val, those marked train are drawn
+into train and val in the ratio of these two shares, again by group; test stays as it is.
+
+A row that can't be used becomes a Record with a problem. Rows are kept as JSON until their turn in the mixed order comes:
+a million short ones take about 300 MB.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import json
+import math
+import os
+import posixpath
+import re
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, field_validator, model_validator
+
+from umemma.contracts import Clip, DatasetSpec, Media, Plain, Record, Source
+from umemma.errors import UserError, unknown
+from umemma.seeds import derive, uniform
+
+SPEC = DatasetSpec(
+    name="manifest",
+    summary="your own table: CSV, Parquet or JSON lines, a column per modality",
+    modalities=("audio", "image", "text", "video"),
+    classes=(),
+    licence="your own",
+    citation="your own",
+)
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+STEPS = """Run: umemma download manifest --from FOLDER, where FOLDER holds the table and the media that it names:
+  FOLDER/{table}
+  FOLDER/<the paths in the table>
+or put the same into data/raw/manifest/. The option root leaves the media where they are."""
+NOT_UTF8 = "unreadable row: not UTF-8"
+NOT_PLAIN = "unreadable row: a cell is neither text nor number"
+
+Name = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+# A reader gives a row as {column: cell}, or the phrase that says why it is unreadable. It passes the names of the
+# table's columns to the function, which gives those that are needed.
+Columns = Callable[[Collection[str]], list[str]]
+Reader = Callable[[Path, Columns], Iterator["dict[str, Any] | str"]]
+
+
+class Shares(Plain):
+    """The shares of the groups in drawn splits; they add up to 1."""
+
+    train: Share = 0.7
+    val: Share = 0.15
+    test: Share = 0.15
+
+    @model_validator(mode="after")
+    def _whole(self) -> Shares:
+        if not math.isclose(self.train + self.val + self.test, 1) or not self.train:
+            raise ValueError("train, val and test have to add up to 1, and train can't be 0")
+        return self
+
+
+class Options(Plain):
+    """Which column is what. null = there is no such column."""
+
+    table: str = "table.csv"  # its name in the raw folder; the suffix tells the format
+    columns: dict[Literal["audio", "image", "text", "video"], Name] = {}  # at least one
+    label: Name = "label"
+    key: Name | None = None  # null = the number of the row: row-000001
+    split: Name | None = None
+    group: Name | None = None
+    start: Name | None = None  # s, of the event in a sound or video
+    end: Name | None = None  # s
+    multilabel: bool = False
+    separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
+    classes: Annotated[tuple[Name, ...], Field(strict=False)] | None = None  # null = those found, sorted
+    shares: Shares = Shares()
+    text_files: bool = False  # a text cell is the path of a UTF-8 file, not the text
+    root: Name | None = None  # media stay in this folder: absolute, or relative to the current directory
+
+    @field_validator("table")
+    @classmethod
+    def _is_table(cls, value: str) -> str:
+        if "/" in value or Path(value).suffix.lower() not in READERS:
+            raise ValueError(f"has to be a file name that ends in one of {', '.join(READERS)}")
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and not 0 < len(value) == len(set(value)):
+            raise ValueError("has to name each class once")
+        return value
+
+    @property
+    def files(self) -> list[str]:
+        """The modalities whose cells are paths."""
+        return sorted(name for name in self.columns if name != "text" or self.text_files)
+
+
+# The interface of a dataset. ------------------------------------------------------------------------------------------
+
+
+def sources(folder: Path, options: Options) -> Iterator[Source]:
+    """The table, and then the media it names, unless they stay in a `root`."""
+    steps = STEPS.format(table=options.table)
+    yield Source(options.table, steps=steps)
+    if options.root is None and options.files:
+        cells = (row.cells[name] for row in _rows(folder, options) for name in options.files if name in row.cells)
+        named = {path: path for cell in cells if (path := _relative(cell))}
+        if named:
+            yield Source("media", unpack=named.get, files=len(named), media=True, steps=steps)
+
+
+def spec(folder: Path, options: Options) -> DatasetSpec:
+    """Modalities, classes, task and splits of this table. UserError as `records`."""
+    table = _Table(folder, options)
+    return dataclasses.replace(
+        SPEC,
+        modalities=tuple(sorted(options.columns)),
+        classes=table.classes,
+        splits=table.splits,
+        task="multilabel" if options.multilabel else "multiclass",
+    )
+
+
+def records(folder: Path, options: Options) -> Iterator[Record]:
+    """A Record per row, in the order of their keys' hashes. UserError for a table without rows, labels or columns."""
+    table = _Table(folder, options)
+    place = functools.partial(_place, folder=folder, root=_root(options))
+    numbers = {name: number for number, name in enumerate(table.classes)}
+    for row in table.mixed():
+        split, group = table.split(row), row.group(options)
+        side = split if split in table.splits else table.splits[0]  # a failure has to stand somewhere
+        try:
+            media = _media(row, place, options)
+            label = _label(row.labels, numbers, options)
+            if not split:
+                raise _Problem("unknown split")
+            yield Record(row.key, side, label, media, group)
+        except _Problem as problem:
+            yield Record(row.key, side, None, {}, group, problem=str(problem))
+
+
+# A row. ---------------------------------------------------------------------------------------------------------------
+
+
+class _Problem(Exception):
+    """Why a row can't be used, as a fixed phrase."""
+
+
+class _Row(NamedTuple):
+    """number: from 1; cells: {what it is for: text}, without empty ones; problem: why it is unreadable."""
+
+    number: int
+    cells: dict[str, str]
+    labels: list[str]
+    problem: str
+
+    @property
+    def key(self) -> str:
+        name = self.cells.get("key", f"row-{self.number:06d}")
+        clean = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+        return clean if clean == name else f"{clean}-{derive(0, 'manifest', 'key', name) % 2**32:08x}"
+
+    def group(self, options: Options) -> str:
+        """The group cell, else the first file, since rows that share one are not independent; "" where there is none."""
+        files = (posixpath.normpath(self.cells[name]) for name in options.files if name in self.cells)
+        return self.cells.get("group") or next(files, "")
+
+
+def _media(row: _Row, place: Callable[[str], Path | None], options: Options) -> dict[str, Media]:
+    if row.problem:
+        raise _Problem(row.problem)
+    start, end = _times(row.cells)
+    media: dict[str, Media] = {}
+    for name in sorted(options.columns.keys() & row.cells.keys()):
+        if name not in options.files:
+            media[name] = row.cells[name]
+        elif (path := place(row.cells[name])) is None:
+            raise _Problem("path outside of root")
+        else:
+            media[name] = Clip(path, start, end) if name in ("audio", "video") else path
+    if not media:
+        raise _Problem("no modality at all")
+    return media
+
+
+def _times(cells: dict[str, str]) -> tuple[float, float | None]:
+    """start and end in s."""
+    try:
+        start, end = float(cells.get("start", 0)), float(cells.get("end", "inf"))
+    except ValueError:
+        raise _Problem("event times unreadable") from None
+    if not 0 <= start < math.inf or not end >= 0 or (end == math.inf and "end" in cells):
+        raise _Problem("event times unreadable")
+    if end <= start:
+        raise _Problem("zero-length event")
+    return start, end if "end" in cells else None
+
+
+def _label(labels: list[str], numbers: dict[str, int], options: Options) -> int | tuple[int, ...]:
+    if not labels:
+        raise _Problem("no label")
+    if len(labels) > 1 and not options.multilabel:
+        raise _Problem("a list of labels in a single-label task")
+    if not all(label in numbers for label in labels):
+        raise _Problem("unknown label")
+    found = tuple(sorted(numbers[label] for label in labels))
+    return found if options.multilabel else found[0]
+
+
+def _root(options: Options) -> str | None:
+    """The real path of `root`. UserError where it is no folder."""
+    if options.root is None:
+        return None
+    if not os.path.isdir(options.root):
+        raise UserError("no such folder", "preprocess.options.root", f"{options.root!r} has to be one.", usage=True)
+    return os.path.realpath(options.root)
+
+
+def _relative(cell: str) -> str | None:
+    """A path without needless parts; None for one that is absolute or climbs."""
+    wrong = cell.startswith("/") or ".." in cell.split("/") or "\0" in cell
+    return None if wrong else posixpath.normpath(cell)
+
+
+def _place(cell: str, folder: Path, root: str | None) -> Path | None:
+    """Where the file of a cell is; None where that is outside of the raw folder, or of `root` once links are followed."""
+    if root is None:
+        path = _relative(cell)
+        return None if path is None else folder / path
+    if "\0" in cell:
+        return None
+    real = os.path.realpath(os.path.join(root, cell))
+    return Path(real) if real.startswith(os.path.join(root, "")) else None
+
+
+# The table. -----------------------------------------------------------------------------------------------------------
+
+
+class _Table:
+    """The rows of a table in memory, with what can be said only once all of them are known."""
+
+    def __init__(self, folder: Path, options: Options) -> None:
+        self.options = options
+        self.packed: list[bytes] = []
+        labels: set[str] = set()
+        marks: set[str] = set()
+        for row in _rows(folder, options):
+            self.packed.append(json.dumps(row).encode())
+            marks.add(row.cells.get("split", ""))
+            if options.multilabel or len(row.labels) == 1:
+                labels |= set(row.labels)
+        if not labels and not options.classes:
+            hint = "The option label names the column that holds them."
+            raise UserError("no label in any row", str(folder / options.table), hint)
+        self.classes = options.classes or tuple(sorted(labels))
+        self.marked = {_mark(mark) for mark in marks} - {""}
+        self.homes: dict[str, str] = {}  # the side of a group, needed where only some of its rows are marked
+        if self.marked and "" in marks:
+            for row in self:
+                if (group := row.group(options)) and (mark := _mark(row.cells.get("split", ""))):
+                    self.homes.setdefault(group, mark)
+        found = {self.split(row) for row in self if not row.problem}
+        self.splits = tuple(name for name in SPEC.splits if name in found) or ("train",)
+
+    def __iter__(self) -> Iterator[_Row]:
+        return (_Row(*json.loads(packed)) for packed in self.packed)
+
+    def mixed(self) -> Iterator[_Row]:
+        hashes = np.fromiter((uniform(0, "order", row.key) for row in self), float, len(self.packed))
+        return (_Row(*json.loads(self.packed[n])) for n in np.argsort(hashes, kind="stable"))
+
+    def split(self, row: _Row) -> str:
+        """train, val or test; "" where the row names another."""
+        group, shares = row.group(self.options), self.options.shares
+        mark = _mark(row.cells["split"]) if "split" in row.cells else self.homes.get(group, "any")
+        bound = {"any": 1.0, "train": shares.train + shares.val}.get(mark)
+        if bound is None or (mark == "train" and "val" in self.marked):
+            return mark
+        where = bound * uniform(0, "manifest", "split", group or row.key)
+        return "train" if where < shares.train else "val" if where < shares.train + shares.val else "test"
+
+
+def _mark(cell: str) -> str:
+    return SPLITS.get(cell.lower(), "")
+
+
+def _rows(folder: Path, options: Options) -> Iterator[_Row]:
+    """The rows in their order. UserError where the table is missing or damaged, has no rows or lacks a column."""
+    path = folder / options.table
+    if not options.columns:
+        raise UserError("names no column", "preprocess.options.columns", "Name one: {image: COLUMN}.", usage=True)
+    if not path.is_file():
+        raise UserError("no such file", str(path), STEPS.format(table=options.table))
+    roles = dict[str, str](label=options.label, **options.columns)
+    roles |= {name: column for name in ("key", "split", "group", "start", "end") if (column := getattr(options, name))}
+    number = 0
+    try:
+        for number, found in enumerate(READERS[path.suffix.lower()](path, functools.partial(_needed, roles, path)), 1):
+            if isinstance(found, str):
+                yield _Row(number, {}, [], found)
+            else:
+                yield _row(number, found, roles, options.separator)
+    except (OSError, pa.ArrowException) as error:  # a damaged Parquet file raises either
+        reason = str(error.strerror if isinstance(error, OSError) and error.strerror else error).splitlines()[0]
+        raise UserError(f"can't be read: {reason}", str(path), "Write the file anew, or let it be read.") from None
+    if not number:
+        raise UserError("no rows in it", str(path), "A row is a sample.")
+
+
+def _needed(roles: dict[str, str], path: Path, header: Collection[str]) -> list[str]:
+    """The columns that play a role. UserError for one that the table lacks or has twice."""
+    for role, column in roles.items():
+        where = f"preprocess.options.{'columns.' if role in SPEC.modalities else ''}{role}"
+        if column not in header:
+            raise unknown("column", column, header, where)
+        if list(header).count(column) > 1:
+            raise UserError(f"column {column!r} stands there twice", str(path), "Rename one of them.")
+    return sorted(set(roles.values()))
+
+
+def _row(number: int, found: dict[str, Any], roles: dict[str, str], separator: str) -> _Row:
+    try:
+        texts = {role: _text(found.get(column)) for role, column in roles.items() if role != "label"}
+        label = found.get(roles["label"])
+        parts = label if isinstance(label, list) else _text(label).split(separator)
+        labels = list(dict.fromkeys(map(_text, parts)))
+    except _Problem as problem:
+        return _Row(number, {}, [], str(problem))
+    cells = {role: text for role, text in texts.items() if text}
+    return _Row(number, cells, [label for label in labels if label], "")
+
+
+def _text(cell: Any) -> str:
+    if cell is None or cell != cell:  # NaN, which is what "nothing" looks like in a column of numbers
+        return ""
+    if not isinstance(cell, (str, int, float)):
+        raise _Problem(NOT_PLAIN)
+    text = str(cell).strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that "surrogateescape" let through, or half a pair in a JSON escape
+        raise _Problem(NOT_UTF8) from None
+    return text
+
+
+# The formats. ---------------------------------------------------------------------------------------------------------
+
+
+def _csv(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[dict[str, Any] | str]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        lines = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            header = [name.strip() for name in next(lines, [])]
+            "".join(header).encode()
+        except (csv.Error, UnicodeEncodeError):
+            raise UserError("header line unreadable", str(path), "Save the table as UTF-8.") from None
+        if not header:
+            return
+        places = {name: header.index(name) for name in columns(header)}
+        while True:
+            try:
+                cells = next(lines)
+            except StopIteration:
+                return
+            except csv.Error:
+                yield "unreadable row: quotes don't match or a cell is too long"
+                continue
+            if len(cells) == len(header):
+                yield {name: cells[place] for name, place in places.items()}
+            elif cells:  # an empty line is no row
+                yield "unreadable row: wrong number of cells"
+
+
+def _jsonl(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
+    keys: set[str] = set()
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict):
+                keys.update(row)
+                yield row
+            else:
+                yield "unreadable row: not a JSON object"
+    if keys:  # only now: a row may leave out what it lacks
+        columns(keys)
+
+
+def _parquet(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=4096, columns=columns(file.schema_arrow.names)):
+            yield from _dicts(batch)
+
+
+def _dicts(batch: pa.RecordBatch) -> list[dict[str, Any] | str]:
+    """The rows of a batch; where one can't be turned into Python's values, they are tried one by one."""
+    try:
+        return batch.to_pylist()
+    except ValueError as error:
+        if len(batch) == 1:
+            return [NOT_UTF8 if isinstance(error, UnicodeDecodeError) else NOT_PLAIN]
+        return [row for n in range(len(batch)) for row in _dicts(batch.slice(n, 1))]
+
+
+READERS: dict[str, Reader] = {
+    ".csv": _csv,
+    ".tsv": functools.partial(_csv, delimiter="\t"),
+    ".parquet": _parquet,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+}

@@ -1,0 +1,31 @@
+"""verify: shards against their index, byte for byte and sample for sample."""
+
+from __future__ import annotations
+
+from umemma import shards
+from umemma.config import Params
+from umemma.errors import UserError
+from umemma.log import progress
+from umemma.shards import Index
+from umemma.store import Store
+
+
+def run(params: Params) -> Index:
+    """The index, when every shard is as it says. UserError, with all that is wrong, when not."""
+    store = Store(params.paths.shards)
+    index = shards.read_index(store, params.shard_settings())
+    found: list[str] = []
+    with progress() as bars:
+        bar = bars.add_task(f"verify {params.dataset}", total=sum(map(index.samples, index.splits)), note="")
+        for split in index.splits:
+            for shard in index.shards(split):
+                found += shards.verify(store, index, split, shard)
+                bars.advance(bar, shard.samples)
+    if found:
+        listed = "\n".join(found[:20] + ([f"... and {len(found) - 20} more"] if len(found) > 20 else []))
+        raise UserError(
+            f"{len(found)} things are wrong:\n{listed}",
+            store.url,
+            "Remove the files named, then run: umemma preprocess",
+        )
+    return index

@@ -71,7 +71,7 @@ def ratios(medians: dict[str, float], ours: str, others: list[str]) -> None:
 
 def umemma(dataset: str, workers: int, settings: str = "") -> None:
     """The command, as a user runs it: start of Python and of the workers included."""
-    Path("params.yaml").write_text(settings or f"dataset: {dataset}\nmodalities: []\n")
+    Path("params.yaml").write_text(settings or f"dataset: {dataset}\nmodalities: [audio, image]\n")
     shutil.rmtree(f"data/shards/{dataset}", ignore_errors=True)
     command = [sys.executable, "-m", "umemma", "preprocess", "--workers", str(workers)]
     subprocess.run(command, check=True, capture_output=True)

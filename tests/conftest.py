@@ -33,7 +33,7 @@ def _two_threads():
 
 
 def quick(*sets: str) -> config.Params:
-    return config.load(ROOT / "params.yaml", [*QUICK, *sets])
+    return config.load(ROOT / "recipes" / "digits.yaml", [*QUICK, *sets])
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def project(trained, tmp_path, monkeypatch) -> Path:
 
     folder = tmp_path / "project"
     shutil.copytree(trained, folder)
-    shutil.copy(ROOT / "params.yaml", folder)
+    shutil.copy(ROOT / "recipes" / "digits.yaml", folder / "params.yaml")
     monkeypatch.chdir(folder)
     return folder
 

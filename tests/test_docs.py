@@ -9,9 +9,11 @@ import pytest
 import typer
 from conftest import ROOT
 
-from umemma import __version__
+from umemma import __version__, config, datasets
+from umemma.checks import checked
 from umemma.cli import app
 from umemma.config import PRESETS
+from umemma.models import input_specs
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    ")]
@@ -26,7 +28,7 @@ def test_ci_runs_the_two_commands_of_the_readme():
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("umemma ")])
 def test_umemma_lines_are_understood(line):
-    command, *words = shlex.split(line)[1:]
+    command, *words = shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", "0"))[1:]
     group = typer.main.get_command(app)
     group.commands[command].make_context(command, words)  # type: ignore[attr-defined]  # parses, runs nothing
 
@@ -36,6 +38,22 @@ def test_the_readme_lists_every_command_and_preset():
         assert f"umemma {name}" in README
     for preset, (init, mma, train) in PRESETS.items():
         assert re.search(rf"\| `{preset}` \| {init} \| {mma} \| {train} \|", README)
+
+
+@pytest.mark.parametrize("name", datasets.NAMES)
+def test_every_dataset_has_a_recipe_that_fits_it(name):
+    params = config.load(ROOT / "recipes" / f"{name}.yaml")
+    module = datasets.get(name)
+    assert params.dataset == module.SPEC.name == name
+    checked(module.Options, params.preprocess.options, "settings")
+    params.check_modalities(module.SPEC.modalities)
+    assert set(params.encoders) == set(params.modalities)
+    input_specs({m: params.encoder(m) for m in params.modalities})
+    assert f"| `{name}` |" in README
+
+
+def test_the_shipped_settings_are_those_of_the_digits():
+    assert config.load(ROOT / "params.yaml") == config.load(ROOT / "recipes" / "digits.yaml")
 
 
 def test_constraints_pin_versions_only():

@@ -435,7 +435,9 @@ def test_other_options_may_need_other_files(toy, capsys):
     extra = Path("data/raw/toy/extra")
     extra.mkdir()
     (extra / "one").touch()
-    assert [one["path"] for one in examined(capsys, "preprocess.options.extra=true")[1]["to_get"]] == ["extra.zip"]
+    found = examined(capsys, "preprocess.options.extra=true")[1]
+    assert [source["path"] for source in found["to_get"]] == ["extra.zip"]
+    assert found["needs"][0] == "Get the raw files that are not in place. Run: umemma download toy"
     (extra / "two").touch()
     assert examined(capsys, "preprocess.options.extra=true")[1]["to_get"] == []
 

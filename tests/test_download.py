@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 from loguru import logger
-from test_fetch import DATA, KAGGLEHUB, MD5, Site, files, serving, tarred, toy, zipped
+from test_archives import files, tarred, zipped
+from test_fetch import DATA, KAGGLEHUB, MD5, Site, serving, toy
 
-from umemma import datasets, fetch
+from umemma import datasets, rawfiles
 from umemma.contracts import DatasetSpec, Plain, Source
 from umemma.errors import UserError
 from umemma.stages import download
@@ -571,7 +572,7 @@ def test_copying_that_was_killed_goes_on(site, use, mirror):
 
 def test_the_raw_folder_that_download_leaves_passes_the_check(site, use):
     use(clips(site), Source("list.txt"))
-    fetch.check(RAW, fetch.raw_files(RAW, ""), "")
+    rawfiles.check(RAW, rawfiles.raw_files(RAW, ""), "")
     (RAW / "list.txt").write_bytes(b"b\na\n")
     with pytest.raises(UserError, match="differs from"):
-        fetch.check(RAW, fetch.raw_files(RAW, ""), "")
+        rawfiles.check(RAW, rawfiles.raw_files(RAW, ""), "")

@@ -42,8 +42,9 @@ def both(path, packing=P, **stretch) -> dict[str, bytes]:
 # Clips. ---------------------------------------------------------------------------------------------------------------
 
 
-def test_frames_stand_in_the_middle_of_equal_parts(tmp_path):
-    packed = both(film(tmp_path / "a.mp4"), Packing(frames=5))
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])  # with x264 most pictures are needed by no other, and skipped
+def test_frames_stand_in_the_middle_of_equal_parts(tmp_path, codec):
+    packed = both(film(tmp_path / "a.mp4", codec=codec), Packing(frames=5))
     assert sorted(packed) == ["audio.flac", "video.mjpeg"]
     assert levels(packed["video.mjpeg"]) == [2, 6, 10, 14, 18]  # 20 frames in 2 s; at 0.2, 0.6, 1.0, 1.4, 1.8 s
     sound = soundfile.info(io.BytesIO(packed["audio.flac"]))
@@ -103,6 +104,15 @@ def test_every_cut_off_file_is_found(tmp_path, name):
         cut.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match=r"cut off|not readable|no frames"):
             both(cut)
+
+
+def test_a_slow_film_is_whole(tmp_path):
+    assert levels(both(film(tmp_path / "a.mp4", seconds=4.0, fps=1))["video.mjpeg"]) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_clip_beside_other_media(tmp_path):
+    packed = modalities.pack({"audio": Clip(film(tmp_path / "a.mp4")), "image": GREY, "text": "word"}, P)
+    assert sorted(packed) == ["audio.flac", "image.png", "text.txt"]
 
 
 def test_what_is_no_clip(tmp_path):

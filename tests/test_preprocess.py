@@ -21,7 +21,7 @@ from PIL import Image
 from umemma import cli, config, executors
 from umemma.contracts import DatasetSpec, Record
 from umemma.errors import UserError
-from umemma.shards import read, read_index
+from umemma.shards import read, read_index, storable
 from umemma.stages import download, preprocess, verify
 from umemma.store import Store
 
@@ -208,9 +208,8 @@ def test_what_cannot_be_stored_is_a_problem_of_the_sample():
         Record("f", "train", None, {}, problem="no label"),
         Record("a", "train", 0, {}, left_out="by choice"),
     ]
-    count, repeated = preprocess.survey(records, spec)
-    assert (count, repeated) == (8, {"a"})
-    assert [record.problem for record in preprocess.marked(records, spec, repeated)] == [
+    assert preprocess.survey(records, spec) == 8
+    assert [record.problem for record in storable(records, spec)] == [
         "",
         "duplicate id",
         "an id with other characters than letters, digits, '_' and '-'",

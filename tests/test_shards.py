@@ -92,6 +92,16 @@ def test_byte_identical_on_every_run(tmp_path):
         assert tar.getnames() == ["a.audio.flac", "a.image.png", "a.json", "b.image.png", "b.json"]
 
 
+def test_the_format_goes_up_when_the_bytes_change(tmp_path):
+    """If this fails, packing (or a library, see constraints.txt) gives other bytes: raise shards.FORMAT with the digest."""
+    photo = io.BytesIO()
+    Image.linear_gradient("L").resize((400, 300)).save(photo, format="PNG")
+    records = [Record("a", "train", 0, {"audio": TONE, "image": GREY}), Record("b", "test", 0, {"image": photo.getvalue()})]
+    index = write(tmp_path / "s", records)
+    assert shards.FORMAT == 2
+    assert [index.splits[split][0].sha256[:16] for split in ("train", "test")] == ["839ff5c0571554fa", "f012c59f0d7e0c54"]
+
+
 def test_too_many_failures_end_it_with_the_reasons(tmp_path):
     with pytest.raises(UserError, match=r"2 of 6 samples could not be packed: 1 x not a readable image"):
         write(tmp_path / "s", max_failures=0.1)

@@ -60,16 +60,16 @@ def _options(
 
 @app.command()
 def datasets() -> None:
-    """List the datasets: modalities, classes, licence."""
-    from rich.table import Table
+    """List the datasets: modalities, classes, what they are. `umemma doctor NAME` says more, the licence too."""
+    from rich.table import Column, Table
 
     from umemma import datasets
     from umemma.log import output
 
-    table = Table("name", "modalities", "classes", "what", "licence")
+    table = Table(Column("name", no_wrap=True), "modalities", Column("classes", justify="right"), "what")
     for name in datasets.NAMES:
         spec = datasets.get(name).SPEC
-        table.add_row(name, ", ".join(spec.modalities), str(len(spec.classes)), spec.summary, spec.licence)
+        table.add_row(name, ", ".join(spec.modalities), str(len(spec.classes) or "yours"), spec.summary)
     output.print(table)
 
 

@@ -8,11 +8,12 @@ would otherwise read as missing modalities.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,25 @@ class Job:
 
 
 # Making shards. -------------------------------------------------------------------------------------------------------
+
+
+def storable(records: Iterable[Record], spec: DatasetSpec) -> Iterator[Record]:
+    """The records, with a problem where they can't be stored: a repeated id, a strange one, a label out of range."""
+    seen = set[bytes]()  # hashes, since a list of samples can be long
+    for record in records:
+        labels = record.label if isinstance(record.label, tuple) else (record.label,)
+        key = hashlib.blake2b(record.key.encode(), digest_size=8).digest()
+        problem = ""
+        if key in seen:
+            problem = "duplicate id"
+        elif not re.fullmatch(r"[\w-]+", record.key, re.ASCII):
+            problem = "an id with other characters than letters, digits, '_' and '-'"
+        elif isinstance(record.label, tuple) != (spec.task == "multilabel") and record.label is not None:
+            problem = f"not the label of a {spec.task} task"
+        elif not all(n is not None and 0 <= n < len(spec.classes) for n in labels):
+            problem = "label out of range"
+        seen.add(key)
+        yield replace(record, problem=problem) if problem and not (record.problem or record.left_out) else record
 
 
 def jobs(

@@ -81,12 +81,13 @@ def place_noise(member: str) -> str | None:
 
 def spec(folder: Path, options: Options) -> DatasetSpec:
     """The variant names the options, and which ESC the noise is of."""
-    noise: str = options.noise
+    noise, size, disk = str(options.noise), SPEC.size, SPEC.disk
     if noise == "esc":
         kinds = {path.rsplit(".")[-1] for paths in _noise_clips(folder).values() for path in paths}
         noise = "+".join(name for name, kind in (("esc10", "ogg"), ("esc50", "wav")) if kind in kinds) or "esc"
+        size, disk = size + 600_000_000, disk + 1_500_000_000
     variant = f"energy{options.image_energy:g}-{noise}{options.snr_db:+g}dB"
-    return dataclasses.replace(SPEC, variant=variant)
+    return dataclasses.replace(SPEC, variant=variant, size=size, disk=disk)
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:

@@ -19,26 +19,24 @@ a million short ones take about 300 MB.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import json
 import math
 import os
 import posixpath
-import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, field_validator, model_validator
 
 from umemma.contracts import Clip, DatasetSpec, Media, Plain, Record, Source
-from umemma.errors import UserError, unknown
-from umemma.seeds import derive, uniform
+from umemma.datasets import _table
+from umemma.datasets._table import Problem, Row
+from umemma.errors import UserError
+from umemma.seeds import uniform
 
 SPEC = DatasetSpec(
     name="manifest",
@@ -53,15 +51,9 @@ STEPS = """Run: umemma download manifest --from FOLDER, where FOLDER holds the t
   FOLDER/{table}
   FOLDER/<the paths in the table>
 or put the same into data/raw/manifest/. The option root leaves the media where they are."""
-NOT_UTF8 = "unreadable row: not UTF-8"
-NOT_PLAIN = "unreadable row: a cell is neither text nor number"
 
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-# A reader gives a row as {column: cell}, or the phrase that says why it is unreadable. It passes the names of the
-# table's columns to the function, which gives those that are needed.
-Columns = Callable[[Collection[str]], list[str]]
-Reader = Callable[[Path, Columns], Iterator["dict[str, Any] | str"]]
 
 
 class Shares(Plain):
@@ -99,8 +91,8 @@ class Options(Plain):
     @field_validator("table")
     @classmethod
     def _is_table(cls, value: str) -> str:
-        if "/" in value or Path(value).suffix.lower() not in READERS:
-            raise ValueError(f"has to be a file name that ends in one of {', '.join(READERS)}")
+        if "/" in value or Path(value).suffix.lower() not in _table.READERS:
+            raise ValueError(f"has to be a file name that ends in one of {', '.join(_table.READERS)}")
         return value
 
     @field_validator("classes")
@@ -148,59 +140,35 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     place = functools.partial(_place, folder=folder, root=_root(options))
     numbers = {name: number for number, name in enumerate(table.classes)}
     for row in table.mixed():
-        split, group = table.split(row), row.group(options)
+        split, group = table.split(row), row.group(options.files)
         side = split if split in table.splits else table.splits[0]  # a failure has to stand somewhere
         try:
             media = _media(row, place, options)
             label = _label(row.labels, numbers, options)
             if not split:
-                raise _Problem("unknown split")
+                raise Problem("unknown split")
             yield Record(row.key, side, label, media, group)
-        except _Problem as problem:
+        except Problem as problem:
             yield Record(row.key, side, None, {}, group, problem=str(problem))
 
 
 # A row. ---------------------------------------------------------------------------------------------------------------
 
 
-class _Problem(Exception):
-    """Why a row can't be used, as a fixed phrase."""
-
-
-class _Row(NamedTuple):
-    """number: from 1; cells: {what it is for: text}, without empty ones; problem: why it is unreadable."""
-
-    number: int
-    cells: dict[str, str]
-    labels: list[str]
-    problem: str
-
-    @property
-    def key(self) -> str:
-        name = self.cells.get("key", f"row-{self.number:06d}")
-        clean = re.sub(r"[^A-Za-z0-9_-]", "-", name)
-        return clean if clean == name else f"{clean}-{derive(0, 'manifest', 'key', name) % 2**32:08x}"
-
-    def group(self, options: Options) -> str:
-        """The group cell, else the first file, since rows that share one are not independent; "" where there is none."""
-        files = (posixpath.normpath(self.cells[name]) for name in options.files if name in self.cells)
-        return self.cells.get("group") or next(files, "")
-
-
-def _media(row: _Row, place: Callable[[str], Path | None], options: Options) -> dict[str, Media]:
+def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> dict[str, Media]:
     if row.problem:
-        raise _Problem(row.problem)
+        raise Problem(row.problem)
     start, end = _times(row.cells)
     media: dict[str, Media] = {}
     for name in sorted(options.columns.keys() & row.cells.keys()):
         if name not in options.files:
             media[name] = row.cells[name]
         elif (path := place(row.cells[name])) is None:
-            raise _Problem("path outside of root")
+            raise Problem("path outside of root")
         else:
             media[name] = Clip(path, start, end) if name in ("audio", "video") else path
     if not media:
-        raise _Problem("no modality at all")
+        raise Problem("no modality at all")
     return media
 
 
@@ -209,21 +177,21 @@ def _times(cells: dict[str, str]) -> tuple[float, float | None]:
     try:
         start, end = float(cells.get("start", 0)), float(cells.get("end", "inf"))
     except ValueError:
-        raise _Problem("event times unreadable") from None
+        raise Problem("event times unreadable") from None
     if not 0 <= start < math.inf or not end >= 0 or (end == math.inf and "end" in cells):
-        raise _Problem("event times unreadable")
+        raise Problem("event times unreadable")
     if end <= start:
-        raise _Problem("zero-length event")
+        raise Problem("zero-length event")
     return start, end if "end" in cells else None
 
 
 def _label(labels: list[str], numbers: dict[str, int], options: Options) -> int | tuple[int, ...]:
     if not labels:
-        raise _Problem("no label")
+        raise Problem("no label")
     if len(labels) > 1 and not options.multilabel:
-        raise _Problem("a list of labels in a single-label task")
+        raise Problem("a list of labels in a single-label task")
     if not all(label in numbers for label in labels):
-        raise _Problem("unknown label")
+        raise Problem("unknown label")
     found = tuple(sorted(numbers[label] for label in labels))
     return found if options.multilabel else found[0]
 
@@ -278,21 +246,21 @@ class _Table:
         self.homes: dict[str, str] = {}  # the side of a group, needed where only some of its rows are marked
         if self.marked and "" in marks:
             for row in self:
-                if (group := row.group(options)) and (mark := _mark(row.cells.get("split", ""))):
+                if (group := row.group(options.files)) and (mark := _mark(row.cells.get("split", ""))):
                     self.homes.setdefault(group, mark)
         found = {self.split(row) for row in self if not row.problem}
         self.splits = tuple(name for name in SPEC.splits if name in found) or ("train",)
 
-    def __iter__(self) -> Iterator[_Row]:
-        return (_Row(*json.loads(packed)) for packed in self.packed)
+    def __iter__(self) -> Iterator[Row]:
+        return (Row(*json.loads(packed)) for packed in self.packed)
 
-    def mixed(self) -> Iterator[_Row]:
+    def mixed(self) -> Iterator[Row]:
         hashes = np.fromiter((uniform(0, "order", row.key) for row in self), float, len(self.packed))
-        return (_Row(*json.loads(self.packed[n])) for n in np.argsort(hashes, kind="stable"))
+        return (Row(*json.loads(self.packed[n])) for n in np.argsort(hashes, kind="stable"))
 
-    def split(self, row: _Row) -> str:
+    def split(self, row: Row) -> str:
         """train, val or test; "" where the row names another."""
-        group, shares = row.group(self.options), self.options.shares
+        group, shares = row.group(self.options.files), self.options.shares
         mark = _mark(row.cells["split"]) if "split" in row.cells else self.homes.get(group, "any")
         bound = {"any": 1.0, "train": shares.train + shares.val}.get(mark)
         if bound is None or (mark == "train" and "val" in self.marked):
@@ -305,7 +273,7 @@ def _mark(cell: str) -> str:
     return SPLITS.get(cell.lower(), "")
 
 
-def _rows(folder: Path, options: Options) -> Iterator[_Row]:
+def _rows(folder: Path, options: Options) -> Iterator[Row]:
     """The rows in their order. UserError where the table is missing or damaged, has no rows or lacks a column."""
     path = folder / options.table
     if not options.columns:
@@ -314,123 +282,4 @@ def _rows(folder: Path, options: Options) -> Iterator[_Row]:
         raise UserError("no such file", str(path), STEPS.format(table=options.table))
     roles = dict[str, str](label=options.label, **options.columns)
     roles |= {name: column for name in ("key", "split", "group", "start", "end") if (column := getattr(options, name))}
-    number = 0
-    try:
-        for number, found in enumerate(READERS[path.suffix.lower()](path, functools.partial(_needed, roles, path)), 1):
-            if isinstance(found, str):
-                yield _Row(number, {}, [], found)
-            else:
-                yield _row(number, found, roles, options.separator)
-    except (OSError, pa.ArrowException) as error:  # a damaged Parquet file raises either
-        reason = str(error.strerror if isinstance(error, OSError) and error.strerror else error).splitlines()[0]
-        raise UserError(f"can't be read: {reason}", str(path), "Write the file anew, or let it be read.") from None
-    if not number:
-        raise UserError("no rows in it", str(path), "A row is a sample.")
-
-
-def _needed(roles: dict[str, str], path: Path, header: Collection[str]) -> list[str]:
-    """The columns that play a role. UserError for one that the table lacks or has twice."""
-    for role, column in roles.items():
-        where = f"preprocess.options.{'columns.' if role in SPEC.modalities else ''}{role}"
-        if column not in header:
-            raise unknown("column", column, header, where)
-        if list(header).count(column) > 1:
-            raise UserError(f"column {column!r} stands there twice", str(path), "Rename one of them.")
-    return sorted(set(roles.values()))
-
-
-def _row(number: int, found: dict[str, Any], roles: dict[str, str], separator: str) -> _Row:
-    try:
-        texts = {role: _text(found.get(column)) for role, column in roles.items() if role != "label"}
-        label = found.get(roles["label"])
-        parts = label if isinstance(label, list) else _text(label).split(separator)
-        labels = list(dict.fromkeys(map(_text, parts)))
-    except _Problem as problem:
-        return _Row(number, {}, [], str(problem))
-    cells = {role: text for role, text in texts.items() if text}
-    return _Row(number, cells, [label for label in labels if label], "")
-
-
-def _text(cell: Any) -> str:
-    if cell is None or cell != cell:  # NaN, which is what "nothing" looks like in a column of numbers
-        return ""
-    if not isinstance(cell, (str, int, float)):
-        raise _Problem(NOT_PLAIN)
-    text = str(cell).strip()
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # bytes that "surrogateescape" let through, or half a pair in a JSON escape
-        raise _Problem(NOT_UTF8) from None
-    return text
-
-
-# The formats. ---------------------------------------------------------------------------------------------------------
-
-
-def _csv(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[dict[str, Any] | str]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        lines = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = [name.strip() for name in next(lines, [])]
-            "".join(header).encode()
-        except (csv.Error, UnicodeEncodeError):
-            raise UserError("header line unreadable", str(path), "Save the table as UTF-8.") from None
-        if not header:
-            return
-        places = {name: header.index(name) for name in columns(header)}
-        while True:
-            try:
-                cells = next(lines)
-            except StopIteration:
-                return
-            except csv.Error:
-                yield "unreadable row: quotes don't match or a cell is too long"
-                continue
-            if len(cells) == len(header):
-                yield {name: cells[place] for name, place in places.items()}
-            elif cells:  # an empty line is no row
-                yield "unreadable row: wrong number of cells"
-
-
-def _jsonl(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
-    keys: set[str] = set()
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if isinstance(row, dict):
-                keys.update(row)
-                yield row
-            else:
-                yield "unreadable row: not a JSON object"
-    if keys:  # only now: a row may leave out what it lacks
-        columns(keys)
-
-
-def _parquet(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=4096, columns=columns(file.schema_arrow.names)):
-            yield from _dicts(batch)
-
-
-def _dicts(batch: pa.RecordBatch) -> list[dict[str, Any] | str]:
-    """The rows of a batch; where one can't be turned into Python's values, they are tried one by one."""
-    try:
-        return batch.to_pylist()
-    except ValueError as error:
-        if len(batch) == 1:
-            return [NOT_UTF8 if isinstance(error, UnicodeDecodeError) else NOT_PLAIN]
-        return [row for n in range(len(batch)) for row in _dicts(batch.slice(n, 1))]
-
-
-READERS: dict[str, Reader] = {
-    ".csv": _csv,
-    ".tsv": functools.partial(_csv, delimiter="\t"),
-    ".parquet": _parquet,
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-}
+    return _table.rows(path, roles, options.columns, options.separator)

@@ -46,7 +46,7 @@ def pack(media: Mapping[str, Media], packing: Packing) -> dict[str, bytes]:
         if isinstance(one, Clip):
             from umemma.modalities import clips
 
-            wanted = [other for other in given if given[other] == one]
+            wanted = [other for other, its in given.items() if isinstance(its, Clip) and its == one]
             if wanted[0] == name:
                 stretch = clips.read(one, packing, pictures="video" in wanted, sound="audio" in wanted)
             one = stretch.frames if name == "video" else stretch.sound

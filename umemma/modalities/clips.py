@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import io
 from collections.abc import Iterator
@@ -100,6 +101,8 @@ def _read(
     for packet in container.demux(streams):
         if packet.stream_index not in waiting:
             continue
+        if video and packet.stream_index == video.index:
+            video.codec_context.skip_frame = "DEFAULT" if frames.may_show(packet, origin) else "NONREF"
         for frame in packet.decode() if decode or packet.is_corrupt else [packet]:
             if isinstance(frame, (VideoFrame, AudioFrame, Packet)) and frame.pts is not None and frame.time_base:
                 time = float(frame.pts * frame.time_base) - origin
@@ -156,8 +159,19 @@ class _Frames:
         if isinstance(frame, VideoFrame) and frame.width * frame.height > MOST_PIXELS:
             raise ValueError("picture over the size bound")
         self._show(time)
-        self.shown, self.reached = frame, max(self.reached, time)  # packets come in the order of decoding
+        self.shown = frame
+        lasts = float((frame.duration or 0) * (frame.time_base or 0))
+        self.reached = max(self.reached, time + lasts)  # packets come in the order of decoding
         return len(self.jpegs) < len(self.times)
+
+    def may_show(self, packet: Packet, origin: float) -> bool:
+        """Whether a wanted time may fall on this packet's picture. If not, and no other needs it, it isn't decoded."""
+        if packet.pts is None or not packet.duration or not packet.time_base:
+            return True
+        time, lasts = float(packet.pts * packet.time_base) - origin, float(packet.duration * packet.time_base)
+        soon = bisect.bisect_left(self.times, time)
+        self.reached = max(self.reached, time + lasts)
+        return soon < len(self.times) and self.times[soon] <= time + 2 * lasts  # twice: durations are not to be relied on
 
     def finish(self) -> list[bytes]:
         """(up to `frames`) JPEGs; times after the last frame show the last frame."""

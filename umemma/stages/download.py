@@ -19,14 +19,15 @@ from urllib.parse import quote, urlsplit
 from loguru import logger
 from rich.progress import Progress
 
-from umemma import datasets, fetch
+from umemma import archives, datasets, fetch, rawfiles
 from umemma.checks import checked
 from umemma.config import Paths
 from umemma.contracts import DatasetSpec, Source
 from umemma.errors import UserError
-from umemma.fetch import Advance, NotServed, RawFile, Unreachable
+from umemma.fetch import Advance, NotServed, Unreachable
 from umemma.files import new_file, read_json, sha256, write_json
 from umemma.log import progress
+from umemma.rawfiles import RawFile
 
 SHOWN = 10  # of a long list, in an error
 LEFTOVER = re.compile(r"\..+\.(part|part\.json|gdrive.*)")  # of a run that was killed
@@ -75,7 +76,7 @@ class _Job:
         self.announced = False
         self.unreachable: set[str] = set()  # hosts
         try:
-            self.before = fetch.raw_files(folder, "")
+            self.before = rawfiles.raw_files(folder, "")
         except UserError:
             self.before = {}
 
@@ -90,7 +91,7 @@ class _Job:
                 source = None  # it needs one of those to go on
             if source is None:
                 break
-            if not fetch.inside(source.path):
+            if not archives.inside(source.path):
                 raise UserError("has to lie in the raw folder", source.path, f"That is {self.folder}.", usage=True)
             self.sources.append(source)
             self._note(source, self._archive(source) if source.unpack else self._file(source))
@@ -98,7 +99,7 @@ class _Job:
             if not self._found(source):
                 self._note(source, self._archive(source))
         for source in self.sources:
-            if not source.unpack and not fetch.matches(self.folder / source.path, source):
+            if not source.unpack and not rawfiles.matches(self.folder / source.path, source):
                 self.lacking.pop(source.path, None)  # an archive that came later held it
         if self.lacking:
             raise self._error()
@@ -120,7 +121,7 @@ class _Job:
     def _file(self, source: Source) -> list[str] | None:
         target = self.folder / source.path
         there = target.is_file()
-        wrong = fetch.matches(target, source)
+        wrong = rawfiles.matches(target, source)
         changed = not wrong and not source.checksum and not self._as_before(source.path)
         if not wrong and not changed:
             return None
@@ -197,14 +198,14 @@ class _Job:
         if local := _local(place):
             reasons = []
             for found in self._named(local, source):
-                if not (reason := fetch.matches(found, source)):
+                if not (reason := rawfiles.matches(found, source)):
                     self._room(found.stat().st_size)
                     with new_file(target) as aside:
                         shutil.copyfile(found, aside)
                     return
                 reasons.append(f"{found} {reason}")
             raise NotServed("; ".join(reasons) or "it isn't there")
-        nothing_yet = not fetch.tree(self.folder)
+        nothing_yet = not rawfiles.tree(self.folder)
         self._room(max(source.size, self._still()) if source.unpack or nothing_yet else source.size)
         with self._bar(source) as bar:
             if place.startswith("gdrive:"):
@@ -223,13 +224,13 @@ class _Job:
             local = _local(place)
             if local is None:
                 archive = self.folder / ".fetched" / source.path
-                if fetch.matches(archive, source):
+                if rawfiles.matches(archive, source):
                     self._get(place, source, archive)
                 self._unpack(archive, source, ours=True)
                 return True
             reasons = []
             for found in self._named(local, source):
-                if not (reason := fetch.matches(found, source)):
+                if not (reason := rawfiles.matches(found, source)):
                     self._unpack(found, source, ours=False)
                     return True
                 reasons.append(f"{found} {reason}")
@@ -249,7 +250,7 @@ class _Job:
         bound = max(self.spec.disk, 50 * size, 2**26)
         try:
             with self._bar(source) as bar:
-                places = fetch.unpack(archive, self.folder, source.unpack, bound=bound, advance=bar)
+                places = archives.unpack(archive, self.folder, source.unpack, bound=bound, advance=bar)
         except UserError:
             if ours:
                 archive.unlink()  # the next run fetches it anew
@@ -275,7 +276,7 @@ class _Job:
             return [*exact, *(path for path in paths if path not in exact)]
         if exact or "/" in source.path:
             return exact
-        return [place] if place.is_file() and fetch.is_archive(place) else paths
+        return [place] if place.is_file() and archives.is_archive(place) else paths
 
     def _copies(self, folder: Path, source: Source) -> dict[str, Path]:
         """{place: file} of what an unpacked copy, as deep in `folder` as it may be, has of an archive."""
@@ -287,19 +288,19 @@ class _Job:
         for name in self._tree(folder) if folder.is_dir() else []:
             parts = [folder.name, *name.split("/")]
             tails = ("/".join(parts[start:]) for start in (1, 0, *range(2, len(parts))))
-            target = next((target for tail in tails if (target := fetch.wanted(source.unpack, tail))), "")
-            if fetch.inside(target):
+            target = next((target for tail in tails if (target := archives.wanted(source.unpack, tail))), "")
+            if archives.inside(target):
                 copies.setdefault(target, folder / name)
         if folder != self.folder:
             self.copies[key] = copies
         return copies
 
     def _tree(self, folder: Path) -> list[str]:
-        """As fetch.tree, once for a folder that isn't ours."""
+        """As rawfiles.tree, once for a folder that isn't ours."""
         if folder == self.folder:
-            return fetch.tree(folder)
+            return rawfiles.tree(folder)
         if folder not in self.trees:
-            self.trees[folder] = fetch.tree(folder)
+            self.trees[folder] = rawfiles.tree(folder)
         return self.trees[folder]
 
     def _copy(self, copies: Mapping[str, Path], source: Source) -> None:
@@ -329,8 +330,8 @@ class _Job:
         others = {other.path for other in self.sources}
         for path, held in self.marks.items():
             others |= set(held.get("places", {}).values()) if path != mark else set()
-        names = (name for name in fetch.tree(self.folder) if name not in others)
-        return [name for name in names if fetch.wanted(source.unpack, name) == name]
+        names = (name for name in rawfiles.tree(self.folder) if name not in others)
+        return [name for name in names if archives.wanted(source.unpack, name) == name]
 
     def _mark(self, source: Source) -> Path:
         return self.folder / ".done" / f"{source.path}.json"
@@ -349,7 +350,7 @@ class _Job:
         if not held or not source.unpack or held.get("checksum") != source.checksum:
             return False
         for name, target in held.get("places", {}).items():
-            if fetch.wanted(source.unpack, name) != target:
+            if archives.wanted(source.unpack, name) != target:
                 return False  # other options need other files
             if target and not ((self.folder / target).is_file() and self._as_before(target)):
                 return False
@@ -395,27 +396,27 @@ class _Job:
     def describe(self) -> None:
         """Write download.json, the last thing of a run."""
         own = {source.path: source.media for source in self.sources if not source.unpack}
-        archives = sorted((source for source in self.sources if source.unpack), key=lambda source: not source.media)
-        others = {"download.json", *(source.path for source in archives)}
+        packed = sorted((source for source in self.sources if source.unpack), key=lambda source: not source.media)
+        others = {"download.json", *(source.path for source in packed)}
         media: dict[str, bool] = {}
         ignored = 0
-        for name in fetch.tree(self.folder):
+        for name in rawfiles.tree(self.folder):
             if name in own:
                 media[name] = own[name]
                 continue
-            claims = (s.media for s in archives if s.unpack and fetch.wanted(s.unpack, name) == name)
+            claims = (s.media for s in packed if s.unpack and archives.wanted(s.unpack, name) == name)
             if (claim := next(claims, None)) is not None:
                 media[name] = claim
             elif name not in others:
                 ignored += 1
         if any(source.media for source in self.sources) and not any(media.values()):
-            self.lacking = {source.path: ["nothing but lists of it is there"] for source in archives}
+            self.lacking = {source.path: ["nothing but lists of it is there"] for source in packed}
             raise self._error()
         if ignored:
             logger.warning(f"{self.folder}: {ignored:,} files that this data set has no use for are ignored")
         task = self.bars.add_task("checksums", total=len(media), note="")
         files = {}
-        for name, digest in zip(media, fetch.parallel(self._sha256, media), strict=True):
+        for name, digest in zip(media, rawfiles.parallel(self._sha256, media), strict=True):
             files[name] = RawFile(sha256=digest, size=_size(self.folder / name), media=media[name]).model_dump()
             self.bars.advance(task)
         about: dict[str, Any] = {"dataset": self.dataset, "licence": self.spec.licence, "citation": self.spec.citation}

@@ -7,11 +7,9 @@ changed file or on another machine does only what is missing; the index is writt
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,13 +19,14 @@ from typing import Any
 
 from loguru import logger
 
-from umemma import datasets, executors, fetch, shards
+from umemma import datasets, executors, rawfiles, shards
 from umemma.checks import checked, difference, fingerprint
 from umemma.config import Params
 from umemma.contracts import Clip, DatasetSpec, Media, Record
 from umemma.errors import UserError
-from umemma.fetch import RawFile
+from umemma.files import sha256
 from umemma.log import progress
+from umemma.rawfiles import RawFile
 from umemma.shards import Index, Job, Shard
 from umemma.store import Store
 
@@ -59,16 +58,16 @@ def run(
     module, section, raw = datasets.get(params.dataset), params.preprocess, params.paths.raw
     options = checked(module.Options, section.options, "settings", "preprocess.options")
     again = f"Run: umemma download {params.dataset}"
-    files = fetch.raw_files(raw, again)
-    fetch.check(raw, files, again)
+    files = rawfiles.raw_files(raw, again)
+    rawfiles.check(raw, files, again)
     spec: DatasetSpec = module.spec(raw, options)
     params.check_modalities(spec.modalities)
     store, settings = Store(params.paths.shards), params.shard_settings()
-    total, repeated = survey(module.records(raw, options), spec)
+    total = survey(module.records(raw, options), spec)
     say_what_differs(store, settings)
 
     # 2. Do what is missing.
-    records = marked(module.records(raw, options), spec, repeated)
+    records = shards.storable(module.records(raw, options), spec)
     made_from = input_of(module, raw, files, settings)
     expected: dict[str, Job] = {}
     with progress() as bars:
@@ -112,39 +111,15 @@ def run(
     return shards.write_index(store, spec, settings, made, section.max_failures)
 
 
-def survey(records: Iterable[Record], spec: DatasetSpec) -> tuple[int, set[str]]:
-    """How many records there are, and the keys that stand there more than once. UserError for an empty split."""
-    counts, seen, repeated = Counter[str](), set[int](), set[str]()
-    for record in records:
-        counts[record.split] += 1
-        number = int.from_bytes(hashlib.blake2b(record.key.encode(), digest_size=8).digest())
-        if number in seen:
-            repeated.add(record.key)
-        seen.add(number)
+def survey(records: Iterable[Record], spec: DatasetSpec) -> int:
+    """How many records there are. UserError for an empty split."""
+    counts = Counter(record.split for record in records)
     for split in spec.splits:
         if not counts[split]:
             raise UserError(f"no samples in split {split!r}", spec.name, f"See: umemma doctor {spec.name}")
     if strangers := counts.keys() - set(spec.splits):
         raise UserError(f"splits {sorted(strangers)} are not those of the dataset", spec.name)
-    return counts.total(), repeated
-
-
-def marked(records: Iterable[Record], spec: DatasetSpec, repeated: set[str]) -> Iterator[Record]:
-    """The records, with a problem where they can't be stored: a repeated key, a wrong one, a label out of range."""
-    seen = set[str]()
-    for record in records:
-        labels = record.label if isinstance(record.label, tuple) else (record.label,)
-        problem = ""
-        if record.key in repeated:
-            problem = "duplicate id" if record.key in seen else ""
-            seen.add(record.key)
-        if not re.fullmatch(r"[\w-]+", record.key, re.ASCII):
-            problem = "an id with other characters than letters, digits, '_' and '-'"
-        elif isinstance(record.label, tuple) != (spec.task == "multilabel") and record.label is not None:
-            problem = f"not the label of a {spec.task} task"
-        elif not all(n is not None and 0 <= n < len(spec.classes) for n in labels):
-            problem = "label out of range"
-        yield replace(record, problem=problem) if problem and not (record.problem or record.left_out) else record
+    return counts.total()
 
 
 def input_of(
@@ -155,11 +130,12 @@ def input_of(
     That is the settings, the dataset's code, the raw files that every record may come from, and of each record what it
     says and the checksums of the media that it names. So a changed clip remakes one shard.
     """
+    shared = Path(datasets.__file__).parent.glob("_[a-z]*.py")  # what several datasets import
     common = fingerprint(
         {
             "settings": settings,
             "format": shards.FORMAT,
-            "code": hashlib.sha256(inspect.getsource(module).encode()).hexdigest(),
+            "code": [sha256(file) for file in sorted({Path(module.__file__ or ""), *shared})],
             "raw": {name: file.sha256 for name, file in files.items() if not file.media},
         }
     )

@@ -3,6 +3,7 @@
     python benchmarks/preprocess.py clips     # against ffmpeg called twice per clip, and against a bare PyAV loop
     python benchmarks/preprocess.py pairs     # AV-MNIST-like pairs against a plain webdataset.ShardWriter loop
     python benchmarks/preprocess.py reading   # against a bare webdataset loop
+    python benchmarks/preprocess.py memory    # peak memory of the command for ten times as many samples
 
 Every rival and umemma take turns, `--rounds` times; a ratio is that of the medians. `clips` needs the ffmpeg command.
 """
@@ -36,14 +37,14 @@ SECONDS, FPS, WIDTH, HEIGHT, FRAMES, SIDE, RATE = 3, 25, 480, 360, 8, 224, 16000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["clips", "pairs", "reading"])
-    parser.add_argument("--samples", type=int, default=0, help="clips, or pairs in tens of thousands of a run")
+    parser.add_argument("what", choices=["clips", "pairs", "reading", "memory"])
+    parser.add_argument("--samples", type=int, default=0, help="for clips and memory")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        run = {"clips": clips, "pairs": pairs, "reading": reading}[arguments.what]
+        run = {"clips": clips, "pairs": pairs, "reading": reading, "memory": memory}[arguments.what]
         run(arguments.samples, arguments.rounds, arguments.workers)
 
 
@@ -252,6 +253,43 @@ def reading(samples: int, rounds: int, workers: int) -> None:
     medians = compare({"bare webdataset": plain, "umemma": ours}, index.samples("train"), rounds)
     ratios(medians, "umemma", ["bare webdataset"])
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+# Memory. --------------------------------------------------------------------------------------------------------------
+
+TOY = """
+import resource, sys
+from umemma import config, datasets, rawfiles
+from umemma.contracts import DatasetSpec, Plain, Record
+from umemma.files import write_json
+from umemma.stages import preprocess
+
+class Options(Plain):
+    samples: int
+
+def spec(folder, options):
+    return DatasetSpec("toy", "", ("text",), ("no", "yes"), "", "", ("train",))
+
+def records(folder, options):
+    for i in range(options.samples):
+        yield Record(f"sample-{i:09d}", "train", i % 2, {"text": f"the {i}th text of many"})
+
+if __name__ == "__main__":
+    datasets.NAMES["toy"] = "toy"
+    write_json(config.Paths("toy").raw / "download.json", {"files": {}})
+    sets = [f"preprocess.options.samples={sys.argv[1]}", "modalities=[text]"]
+    index = preprocess.run(config.of("toy", sets), workers=1)
+    print(index.samples("train"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def memory(samples: int, rounds: int, workers: int) -> None:
+    """A dataset that lists its samples one by one, packed by one process."""
+    Path("toy.py").write_text(TOY)
+    few = samples or 70_000
+    for count in (few, 10 * few):
+        done = subprocess.run([sys.executable, "toy.py", str(count)], check=True, capture_output=True, text=True)
+        print("{:>9} samples, peak {:>4} MiB".format(*done.stdout.split()))
 
 
 if __name__ == "__main__":

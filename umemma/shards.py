@@ -9,8 +9,10 @@ would otherwise read as missing modalities.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
+import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -145,18 +147,17 @@ def jobs(
 
 def make(job: Job) -> Shard:
     """Pack the records of a job and write its shard, the marker last; the same bytes wherever and whenever it runs."""
-    import webdataset
-
     kept = _kept(job) if job.retry else {}
     rows, reasons = [], Counter[str]()
     with job.store.new(f"{job.name}.tar") as tar:
-        # An int mtime makes the tar byte-identical on every run.
-        with webdataset.TarWriter(str(tar), mtime=0, encoder=False) as writer:
+        with tarfile.open(tar, "w", format=tarfile.GNU_FORMAT) as archive:  # no times, owners or paths: the same bytes
             for record in job.records:
                 usable = not (record.problem or record.left_out)
                 members, row = (kept.get(record.key) if usable else None) or _pack(record, job)
-                if members:
-                    writer.write({"__key__": record.key, **members})
+                for suffix, data in members.items():
+                    member = tarfile.TarInfo(f"{record.key}.{suffix}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
                 reasons[row["reason"]] += row["status"] == "failed"
                 rows.append(row)
         size, checksum = tar.stat().st_size, sha256(tar)

@@ -46,8 +46,6 @@ def pack(media: Media, packing: Packing) -> Packed | None:
         raise ValueError("not a sound")
     if not len(media.samples):
         raise ValueError("no audio samples")
-    if not np.isfinite(media.samples).all():
-        raise ValueError("audio holds values that are not finite")
     if _silent(media, packing):
         return None
     file = io.BytesIO()
@@ -56,8 +54,12 @@ def pack(media: Media, packing: Packing) -> Packed | None:
 
 
 def _silent(sound: Sound, packing: Packing) -> bool:
-    samples = sound.samples.astype(np.float64) / (32768 if sound.samples.dtype == np.int16 else 1)
-    return bool(np.sqrt(np.mean(samples**2)) < packing.silence)
+    """ValueError where a sample is not a finite number."""
+    samples = sound.samples.astype(np.float32)
+    power = float(samples @ samples) / len(samples)
+    if not math.isfinite(power):
+        raise ValueError("audio holds values that are not finite")
+    return math.sqrt(power) < packing.silence * (32768 if sound.samples.dtype == np.int16 else 1)
 
 
 def decode(data: bytes, spec: AudioInput) -> torch.Tensor:

@@ -164,14 +164,15 @@ class _Frames:
         self.reached = max(self.reached, time + lasts)  # packets come in the order of decoding
         return len(self.jpegs) < len(self.times)
 
-    def may_show(self, packet: Packet, origin: float) -> bool:
+    def may_show(self, packet: Packet[Any], origin: float) -> bool:
         """Whether a wanted time may fall on this packet's picture. If not, and no other needs it, it isn't decoded."""
         if packet.pts is None or not packet.duration or not packet.time_base:
             return True
         time, lasts = float(packet.pts * packet.time_base) - origin, float(packet.duration * packet.time_base)
         soon = bisect.bisect_left(self.times, time)
         self.reached = max(self.reached, time + lasts)
-        return soon < len(self.times) and self.times[soon] <= time + 2 * lasts  # twice: durations are not to be relied on
+        until = time + 2 * lasts  # twice, for durations are not to be relied on
+        return soon < len(self.times) and self.times[soon] <= until
 
     def finish(self) -> list[bytes]:
         """(up to `frames`) JPEGs; times after the last frame show the last frame."""

@@ -21,7 +21,7 @@ from PIL import Image
 from umemma import cli, config, executors
 from umemma.contracts import DatasetSpec, Record
 from umemma.errors import UserError
-from umemma.shards import read, read_index, storable
+from umemma.shards import read, read_index, storable, survey
 from umemma.stages import download, preprocess, verify
 from umemma.store import Store
 
@@ -192,7 +192,7 @@ def test_failures_are_counted_summed_up_and_retried(table):
 def test_a_split_without_samples_is_found_before_any_work():
     spec = DatasetSpec("toy", "", ("text",), ("no", "yes"), "", "", ("train", "val"))
     with pytest.raises(UserError, match="no samples in split 'val'"):
-        preprocess.survey([Record("a", "train", 0, {"text": "word"})], spec)
+        preprocess.check_splits(survey([Record("a", "train", 0, {"text": "word"})])[0], spec)
 
 
 def test_what_cannot_be_stored_is_a_problem_of_the_sample():
@@ -208,8 +208,9 @@ def test_what_cannot_be_stored_is_a_problem_of_the_sample():
         Record("f", "train", None, {}, problem="no label"),
         Record("a", "train", 0, {}, left_out="by choice"),
     ]
-    assert preprocess.survey(records, spec) == 8
-    assert [record.problem for record in storable(records, spec)] == [
+    counts, repeated = survey(records)
+    assert (dict(counts), len(repeated)) == ({"train": 8}, 1)
+    assert [record.problem for record in storable(records, spec, repeated)] == [
         "",
         "duplicate id",
         "an id with other characters than letters, digits, '_' and '-'",

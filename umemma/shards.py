@@ -8,6 +8,7 @@ would otherwise read as missing modalities.
 
 from __future__ import annotations
 
+import array
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -101,14 +103,23 @@ class Job:
 # Making shards. -------------------------------------------------------------------------------------------------------
 
 
-def storable(records: Iterable[Record], spec: DatasetSpec) -> Iterator[Record]:
+def survey(records: Iterable[Record]) -> tuple[Counter[str], set[int]]:
+    """({split: how many records}, hashes of the ids that stand there more than once), at 8 bytes per record."""
+    counts, hashes = Counter[str](), array.array("Q")
+    for record in records:
+        counts[record.split] += 1
+        hashes.append(_hash(record.key))
+    values, times = np.unique(np.frombuffer(hashes, dtype=np.uint64), return_counts=True)
+    return counts, set(values[times > 1].tolist())
+
+
+def storable(records: Iterable[Record], spec: DatasetSpec, repeated: set[int]) -> Iterator[Record]:
     """The records, with a problem where they can't be stored: a repeated id, a strange one, a label out of range."""
-    seen = set[bytes]()  # hashes, since a list of samples can be long
+    seen = set[str]()
     for record in records:
         labels = record.label if isinstance(record.label, tuple) else (record.label,)
-        key = hashlib.blake2b(record.key.encode(), digest_size=8).digest()
         problem = ""
-        if key in seen:
+        if record.key in seen:
             problem = "duplicate id"
         elif not re.fullmatch(r"[\w-]+", record.key, re.ASCII):
             problem = "an id with other characters than letters, digits, '_' and '-'"
@@ -116,8 +127,13 @@ def storable(records: Iterable[Record], spec: DatasetSpec) -> Iterator[Record]:
             problem = f"not the label of a {spec.task} task"
         elif not all(n is not None and 0 <= n < len(spec.classes) for n in labels):
             problem = "label out of range"
-        seen.add(key)
+        if repeated and _hash(record.key) in repeated:
+            seen.add(record.key)
         yield replace(record, problem=problem) if problem and not (record.problem or record.left_out) else record
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
 def jobs(

@@ -28,7 +28,7 @@ from umemma.errors import UserError
 from umemma.files import sha256
 from umemma.log import progress
 from umemma.modalities.probe import SOUNDLESS, Probe, probe
-from umemma.shards import storable
+from umemma.shards import storable, survey
 
 UNLISTED = "none listed"
 
@@ -151,7 +151,7 @@ def _check_samples(
     report: Report, module: ModuleType, spec: DatasetSpec, raw: Path, options: Plain, packing: Packing
 ) -> dict[Path, int]:
     """Every record, and a look at its media. {media file: the splits whose samples name it, bit i for the i-th}."""
-    total = sum(1 for _ in module.records(raw, options))
+    counts, repeated = survey(module.records(raw, options))
     report.splits = {split: Split(spec.expected.get(split)) for split in spec.splits}
     report.classes = {name: {split: [0, 0] for split in spec.splits} for name in spec.classes}
     bits = {split: 1 << number for number, split in enumerate(spec.splits)}
@@ -164,8 +164,8 @@ def _check_samples(
 
     with warnings.catch_warnings(), progress() as bars:
         warnings.simplefilter("ignore")
-        bar = bars.add_task("doctor: samples", total=total, note="")
-        for record, found in rawfiles.parallel(look, storable(module.records(raw, options), spec)):
+        bar = bars.add_task("doctor: samples", total=counts.total(), note="")
+        for record, found in rawfiles.parallel(look, storable(module.records(raw, options), spec, repeated)):
             _count(report, spec, record, found, soundless)
             if found:
                 group = record.group or record.key

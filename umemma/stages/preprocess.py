@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,11 +62,13 @@ def run(
     spec: DatasetSpec = module.spec(raw, options)
     params.check_modalities(spec.modalities)
     store, settings = Store(params.paths.shards), params.shard_settings()
-    total = survey(module.records(raw, options), spec)
+    counts, repeated = shards.survey(module.records(raw, options))
+    check_splits(counts, spec)
+    total = counts.total()
     say_what_differs(store, settings)
 
     # 2. Do what is missing.
-    records = shards.storable(module.records(raw, options), spec)
+    records = shards.storable(module.records(raw, options), spec, repeated)
     made_from = input_of(module, raw, files, settings)
     expected: dict[str, Job] = {}
     with progress() as bars:
@@ -111,15 +112,13 @@ def run(
     return shards.write_index(store, spec, settings, made, section.max_failures)
 
 
-def survey(records: Iterable[Record], spec: DatasetSpec) -> int:
-    """How many records there are. UserError for an empty split."""
-    counts = Counter(record.split for record in records)
+def check_splits(counts: Mapping[str, int], spec: DatasetSpec) -> None:
+    """UserError for an empty split, before any work."""
     for split in spec.splits:
         if not counts[split]:
             raise UserError(f"no samples in split {split!r}", spec.name, f"See: umemma doctor {spec.name}")
     if strangers := counts.keys() - set(spec.splits):
         raise UserError(f"splits {sorted(strangers)} are not those of the dataset", spec.name)
-    return counts.total()
 
 
 def input_of(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from loguru import logger
 
 from umemma import config
 from umemma.stages import download, preprocess, pretrain
@@ -60,6 +61,15 @@ def project(trained, tmp_path, monkeypatch) -> Path:
     shutil.copy(ROOT / "recipes" / "digits.yaml", folder / "params.yaml")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def messages():
+    """What is logged."""
+    said: list[str] = []
+    number = logger.add(said.append, format="{message}")
+    yield said
+    logger.remove(number)
 
 
 def flac(samples: np.ndarray, rate: int = 8000) -> bytes:

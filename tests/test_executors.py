@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from loguru import logger
 
 from umemma import executors
 from umemma.errors import UserError
@@ -35,14 +34,6 @@ def square(job: Job) -> int:
 
 def refuse(job: Job) -> int:
     raise UserError("no room", "disk", "Make some.")
-
-
-@pytest.fixture
-def messages():
-    said: list[str] = []
-    number = logger.add(said.append, format="{message}")
-    yield said
-    logger.remove(number)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -21,6 +21,7 @@ FLOORS: list[set[str]] = [
     {"fetch", "archives"},
     {"datasets", "modalities", "encoders", "missing", "metrics", "objective"},
     {"shards", "loader", "fusion", "checkpoint"},
+    {"packing"},
     {"models", "trainer", "grid", "report", "diagnosis"},
     {"stages"},
     {"cli"},

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loguru import logger
 from media import film
 from PIL import Image
 
 from umemma import cli, config, executors
 from umemma.contracts import DatasetSpec, Record
 from umemma.errors import UserError
-from umemma.shards import read, read_index, storable, survey
+from umemma.packing import storable, survey
+from umemma.shards import read, read_index
 from umemma.stages import download, preprocess, verify
 from umemma.store import Store
 
@@ -75,14 +75,6 @@ def times() -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in SHARDS.glob("*.tar")}
 
 
-@pytest.fixture
-def messages():
-    said: list[str] = []
-    number = logger.add(said.append, format="{message}")
-    yield said
-    logger.remove(number)
-
-
 def test_a_table_becomes_shards(table):
     index = run()
     assert {split: [s.samples for s in shards] for split, shards in index.splits.items()} == {
@@ -131,7 +123,7 @@ def test_after_a_kill_only_what_is_missing_is_made(table, after):
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(0.5)  # its workers end with it
-    (SHARDS / ".train-000004.tar.77.part").write_bytes(b"half")
+    (SHARDS / f".train-000004.tar.{process.pid}.part").write_bytes(b"half")
     done = {path.stem for path in SHARDS.glob("*-*.json")}
     before = times()
     run()

@@ -7,6 +7,9 @@ import hashlib
 import http.server
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 import threading
 from dataclasses import replace
@@ -18,7 +21,7 @@ import pytest
 from conftest import flac
 from PIL import Image
 
-from umemma import shards
+from umemma import packing, shards
 from umemma.contracts import DatasetSpec, Packing, Record, Sound
 from umemma.errors import UserError
 from umemma.modalities import image
@@ -46,9 +49,9 @@ def write(
 ) -> shards.Index:
     store, toy = Store(str(folder)), toy_records() if records is None else records
     made: dict[str, list[shards.Shard]] = {split: [] for split in spec.splits}
-    for job in shards.jobs(toy, spec, store, Packing(), 2, lambda records: "f"):
-        made[job.split].append(shards.make(job))
-    return shards.write_index(store, spec, SETTINGS, made, max_failures)
+    for job in packing.jobs(toy, spec, store, Packing(), 2, lambda records: "f"):
+        made[job.split].append(packing.make(job))
+    return packing.write_index(store, spec, SETTINGS, made, max_failures)
 
 
 def read(folder: Path | str, index: shards.Index, split: str = "train") -> list[Record]:
@@ -93,13 +96,19 @@ def test_byte_identical_on_every_run(tmp_path):
 
 
 def test_the_format_goes_up_when_the_bytes_change(tmp_path):
-    """If this fails, packing (or a library, see constraints.txt) gives other bytes: raise shards.FORMAT with the digest."""
+    """If this fails, packing (or a library, see constraints.txt) gives other bytes: raise packing.FORMAT with the digest."""
     photo = io.BytesIO()
     Image.linear_gradient("L").resize((400, 300)).save(photo, format="PNG")
-    records = [Record("a", "train", 0, {"audio": TONE, "image": GREY}), Record("b", "test", 0, {"image": photo.getvalue()})]
+    records = [
+        Record("a", "train", 0, {"audio": TONE, "image": GREY}),
+        Record("b", "test", 0, {"image": photo.getvalue()}),
+    ]
     index = write(tmp_path / "s", records)
-    assert shards.FORMAT == 2
-    assert [index.splits[split][0].sha256[:16] for split in ("train", "test")] == ["99371f8bcb56536d", "de999a0ef01bf672"]
+    assert packing.FORMAT == 2
+    assert [index.splits[split][0].sha256[:16] for split in ("train", "test")] == [
+        "99371f8bcb56536d",
+        "de999a0ef01bf672",
+    ]
 
 
 def test_too_many_failures_end_it_with_the_reasons(tmp_path):
@@ -188,14 +197,14 @@ def test_retrying_packs_only_what_failed_and_ends_with_the_bytes_of_a_fresh_run(
     picture, sound = tmp_path / "c.png", tmp_path / "d.flac"
     sound.write_bytes(flac(TONE.samples))
     records = [Record("c", "train", 0, {"image": picture}), Record("d", "train", 1, {"audio": sound})]
-    (job,) = shards.jobs(records, SPEC, Store(str(tmp_path / "s")), Packing(), 2, lambda records: "f")
-    assert shards.make(job).reasons == {"file is missing": 1}
+    (job,) = packing.jobs(records, SPEC, Store(str(tmp_path / "s")), Packing(), 2, lambda records: "f")
+    assert packing.make(job).reasons == {"file is missing": 1}
     picture.write_bytes(image.pack(GREY, Packing()).data)
     sound.unlink()  # the kept sample isn't packed again
-    retried = shards.make(replace(job, retry=True))
+    retried = packing.make(replace(job, retry=True))
     assert (retried.samples, retried.failed) == (2, 0)
     sound.write_bytes(flac(TONE.samples))
-    assert shards.make(replace(job, store=Store(str(tmp_path / "fresh")))) == retried
+    assert packing.make(replace(job, store=Store(str(tmp_path / "fresh")))) == retried
     for name in ("train-000000.tar", "train-000000.parquet", "train-000000.json"):
         assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
 
@@ -226,12 +235,20 @@ def test_several_labels_each(tmp_path):
 
 def test_a_remade_smaller_set_leaves_no_stranger_behind(tmp_path):
     write(tmp_path / "s")
-    (tmp_path / "s" / ".train-000000.tar.77.part").write_bytes(b"half")
     (tmp_path / "s" / "notes.txt").write_text("the user's own")
     write(tmp_path / "s", [record for record in toy_records() if record.key in "abe"])
     names = {path.name for path in (tmp_path / "s").iterdir()}
     shards_made = {f"{split}-000000.{suffix}" for split in ("train", "test") for suffix in ("tar", "parquet", "json")}
     assert names == {*shards_made, "index.json", "notes.txt"}
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, os.getpid()):
+        (tmp_path / f".train-000000.tar.{process}.part").write_bytes(b"half")
+    Store(f"file://{tmp_path}").sweep()
+    assert [path.name for path in tmp_path.iterdir()] == [f".train-000000.tar.{os.getpid()}.part"]
 
 
 def test_shards_in_a_memory_file_system(tmp_path):

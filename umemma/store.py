@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from umemma.errors import UserError
 from umemma.files import new_file
 
@@ -17,8 +19,8 @@ class Store:
     """Files by name. A new one appears whole or not at all. UserError where the place can't be reached or written."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self.remote = "://" in url
+        self.url = url.removeprefix("file://").rstrip("/")
+        self.remote = "://" in self.url
         self._fs: Any = None
 
     def at(self, name: str) -> str:
@@ -93,9 +95,10 @@ class Store:
                 Path(self.at(name)).unlink()
 
     def sweep(self) -> None:
-        """Remove what killed processes left half-written."""
-        if not self.remote:
-            for path in Path(self.url).glob(".*.part"):
+        """Remove what processes of this machine left half-written when they were killed."""
+        for path in [] if self.remote else Path(self.url).glob(".*.part"):
+            maker = path.name.split(".")[-2]
+            if maker.isdecimal() and not psutil.pid_exists(int(maker)):
                 path.unlink(missing_ok=True)
 
     @property

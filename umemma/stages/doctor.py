@@ -28,7 +28,7 @@ from umemma.errors import UserError
 from umemma.files import sha256
 from umemma.log import progress
 from umemma.modalities.probe import SOUNDLESS, Probe, probe
-from umemma.shards import storable, survey
+from umemma.packing import storable, survey
 
 UNLISTED = "none listed"
 

@@ -18,15 +18,16 @@ from typing import Any
 
 from loguru import logger
 
-from umemma import datasets, executors, rawfiles, shards
+from umemma import datasets, executors, packing, rawfiles, shards
 from umemma.checks import checked, difference, fingerprint
 from umemma.config import Params
 from umemma.contracts import Clip, DatasetSpec, Media, Record
 from umemma.errors import UserError
 from umemma.files import sha256
 from umemma.log import progress
+from umemma.packing import Job
 from umemma.rawfiles import RawFile
-from umemma.shards import Index, Job, Shard
+from umemma.shards import Index, Shard
 from umemma.store import Store
 
 Executor = Callable[[Callable[[Job], Shard], Iterable[Job], int], Iterator[Shard]]
@@ -62,24 +63,24 @@ def run(
     spec: DatasetSpec = module.spec(raw, options)
     params.check_modalities(spec.modalities)
     store, settings = Store(params.paths.shards), params.shard_settings()
-    counts, repeated = shards.survey(module.records(raw, options))
+    counts, repeated = packing.survey(module.records(raw, options))
     check_splits(counts, spec)
     total = counts.total()
     say_what_differs(store, settings)
 
     # 2. Do what is missing.
-    records = shards.storable(module.records(raw, options), spec, repeated)
+    records = packing.storable(module.records(raw, options), spec, repeated)
     made_from = input_of(module, raw, files, settings)
     expected: dict[str, Job] = {}
     with progress() as bars:
         bar = bars.add_task(f"preprocess {params.dataset}", total=total, note="")
 
         def todo() -> Iterator[Job]:
-            listed = shards.jobs(records, spec, store, section.media, section.shard_size, made_from)
+            listed = packing.jobs(records, spec, store, section.media, section.shard_size, made_from)
             for number, job in enumerate(listed):
                 expected[job.name] = replace(job, records=())
-                made = shards.is_made(job)
-                if made and retry_failed and shards.has_failures(job):
+                made = packing.is_made(job)
+                if made and retry_failed and packing.has_failures(job):
                     made, job = False, replace(job, retry=True)
                 if made or number % share.tasks != share.index:
                     bars.advance(bar, len(job.records))
@@ -88,7 +89,7 @@ def run(
                     yield job
 
         workers = min(workers or len(os.sched_getaffinity(0)), math.ceil(total / section.shard_size))
-        for shard in executor(shards.make, todo(), workers):
+        for shard in executor(packing.make, todo(), workers):
             bars.advance(bar, shard.samples + shard.failed + shard.left_out)
             logger.debug(f"{shard.name}: {shard.samples} samples, {shard.failed} failed, {shard.left_out} left out")
 
@@ -96,7 +97,7 @@ def run(
     made: dict[str, list[Shard]] = {split: [] for split in spec.splits}
     missing: list[str] = []
     for name, job in expected.items():
-        found = shards.marker(store, name) if shards.is_made(job) else None
+        found = shards.marker(store, name) if packing.is_made(job) else None
         if found is None:
             missing.append(name)
         else:
@@ -109,7 +110,9 @@ def run(
             store.url,
             "Run: umemma preprocess, which makes whatever is missing and keeps what is there.",
         )
-    return shards.write_index(store, spec, settings, made, section.max_failures)
+    if share.tasks == 1:  # tasks of other machines may be at work
+        store.sweep()
+    return packing.write_index(store, spec, settings, made, section.max_failures)
 
 
 def check_splits(counts: Mapping[str, int], spec: DatasetSpec) -> None:
@@ -133,7 +136,7 @@ def input_of(
     common = fingerprint(
         {
             "settings": settings,
-            "format": shards.FORMAT,
+            "format": packing.FORMAT,
             "code": [sha256(file) for file in sorted({Path(module.__file__ or ""), *shared})],
             "raw": {name: file.sha256 for name, file in files.items() if not file.media},
         }

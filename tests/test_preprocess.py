@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from media import film
 from PIL import Image
@@ -120,9 +121,10 @@ def test_after_a_kill_only_what_is_missing_is_made(table, after):
     until = time.monotonic() + 60
     while len(list(SHARDS.glob("*-*.json"))) < after:
         assert time.monotonic() < until
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(0.5)  # its workers end with it
+    psutil.wait_procs(workers, timeout=30)  # they end with it
     (SHARDS / f".train-000004.tar.{process.pid}.part").write_bytes(b"half")
     done = {path.stem for path in SHARDS.glob("*-*.json")}
     before = times()

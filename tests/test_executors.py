@@ -105,6 +105,7 @@ def test_ray_has_every_result_and_does_a_killed_worker_s_job_again(tmp_path, mes
     assert sorted(executors.ray("")(square, jobs, 2)) == [n**2 for n in range(8) if n != 5]
     assert len(list(tmp_path.glob("3-*"))) == 2
     assert "number=5" in messages[-1]
-    assert "was lost" in messages[-1]
+    assert "lost its worker (WorkerCrashedError), attempt 3 of 3" in messages[-1]
+    assert any("number=3" in message and "attempt 1 of 3" in message for message in messages)
     with pytest.raises(UserError, match="no room"):
         list(executors.ray("")(refuse, jobs[:1], 2))

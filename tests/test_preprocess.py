@@ -92,7 +92,7 @@ def test_a_table_becomes_shards(table):
     assert set(tree()) == leftovers
 
 
-def test_the_same_bytes_from_any_number_of_processes_tasks_and_any_executor(table, monkeypatch):
+def test_the_same_bytes_from_any_number_of_processes_and_tasks(table):
     run(workers=1)
     once = tree()
     shutil.rmtree(SHARDS)
@@ -106,8 +106,21 @@ def test_the_same_bytes_from_any_number_of_processes_tasks_and_any_executor(tabl
     run(share=preprocess.Share(2, 1))
     assert tree() == once
     shutil.rmtree(SHARDS)
+
+
+def test_the_same_bytes_from_a_ray_cluster_of_two_nodes(table, monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    run(workers=1)
+    once = tree()
+    shutil.rmtree(SHARDS)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    run(workers=2, executor=executors.ray(""))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        run(executor=executors.ray(cluster.address))
+    finally:
+        cluster.shutdown()
     assert tree() == once
 
 

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from loguru import logger
 
@@ -66,21 +66,37 @@ def ray(address: str) -> Callable[[Callable[[Job], Result], Iterable[Job], int],
             core.init(address=address or None, num_cpus=None if address else workers, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"no Ray cluster: {error}", f"--ray-address {address}", "Check that it runs.") from None
+        folder = os.getcwd()
+
+        def there(job: Job) -> Result:
+            """On whatever node: paths are relative to the folder that the command runs in."""
+            try:
+                os.chdir(folder)
+            except OSError:
+                hint = "Run in a folder of a file system that all nodes share."
+                raise UserError("a node of the cluster doesn't have this folder", folder, hint) from None
+            return function(job)
+
         try:
-            task = core.remote(max_retries=ATTEMPTS)(function)
+            task = core.remote(max_retries=0)(there)
             width = 2 * max(workers, int(core.cluster_resources().get("CPU", 1)))
             jobs = iter(jobs)
-            running: dict[Any, Job] = {task.remote(job): job for job in itertools.islice(jobs, width)}
+            running = {task.remote(job): (job, 1) for job in itertools.islice(jobs, width)}
             while running:
                 (done,), _ = core.wait(list(running), num_returns=1)
-                job = running.pop(done)
+                job, attempt = running.pop(done)
                 try:
                     yield core.get(done)
                 except core.exceptions.RayTaskError as error:
                     raise error.cause or error from None
-                except core.exceptions.RayError as error:  # its worker or node died more often than allowed
-                    logger.error(f"{job} was lost: {type(error).__name__}")
-                running |= {task.remote(job): job for job in itertools.islice(jobs, 1)}
+                except core.exceptions.RayError as error:  # its worker or its node died
+                    logger.error(
+                        f"{job} lost its worker ({type(error).__name__}), attempt {attempt} of {1 + ATTEMPTS}."
+                    )
+                    if attempt <= ATTEMPTS:
+                        running[task.remote(job)] = (job, attempt + 1)
+                        continue
+                running |= {task.remote(job): (job, 1) for job in itertools.islice(jobs, 1)}
         finally:
             core.shutdown()
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,8 +90,12 @@ def run(
                     yield job
 
         workers = min(workers or len(os.sched_getaffinity(0)), math.ceil(total / section.shard_size))
+        started, done, failed = time.perf_counter(), 0, 0
         for shard in executor(packing.make, todo(), workers):
             bars.advance(bar, shard.samples + shard.failed + shard.left_out)
+            done, failed = done + shard.samples, failed + shard.failed
+            speed = done / (time.perf_counter() - started)
+            bars.update(bar, note=f"{speed:,.0f}/s" + (f"  {failed:,} failed" if failed else ""))
             logger.debug(f"{shard.name}: {shard.samples} samples, {shard.failed} failed, {shard.left_out} left out")
 
     # 3. List again what is missing.

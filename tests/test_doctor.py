@@ -338,9 +338,9 @@ def test_everything_that_is_wrong_is_found_and_counted(toy, capsys):
     assert "preprocess.max_failures: 0.715" in found["needs"][0]
     assert found["notes"][:5] == [
         "train: 13 samples are listed; the official number is 10.",
-        "train: no usable sample of owl.",
-        "val: no usable sample of [dog], owl.",
-        "test: no usable sample of cat, owl.",
+        "train: no usable sample of 1 class (owl).",
+        "val: no usable sample of 2 classes ([dog], owl).",
+        "test: no usable sample of 2 classes (cat, owl).",
         "Groups with samples in train and val: 1 (a). To leave them out: preprocess.options.leaks: drop",
     ]
 
@@ -450,6 +450,32 @@ def test_before_download_files_are_examined_all_the_same(toy, capsys):
     assert found["across_splits"]["count"] == 1  # read here, as no download.json has the checksums
     Path("data/raw/toy/download.json").write_text("{}")
     assert "download.json: damaged: lists no files" in examined(capsys)[1]["needs"][0]
+
+
+def test_a_name_that_no_disk_can_hold_spoils_one_sample(toy, capsys):
+    rows = Path("data/raw/toy/rows.json")
+    row = {"key": "z", "split": "train", "label": 0, "clips": {"video": f"clips/{'x' * 300}.mp4"}}
+    rows.write_text(json.dumps([row, {**row, "key": "y", "clips": {}, "files": {"image": "x" * 300}}]))
+    download.run("toy", {})
+    found = examined(capsys)[1]
+    assert counts(found["unusable"]) == {"file can't be read: File name too long": 2}
+    listed = json.loads(Path("data/raw/toy/download.json").read_text())
+    listed["files"]["x" * 300] = {"sha256": "0" * 64, "size": 1, "media": True}
+    Path("data/raw/toy/download.json").write_text(json.dumps(listed))
+    assert examined(capsys)[1]["missing"]["count"] == 1
+
+
+def test_of_many_classes_the_first_few_are_named(toy, capsys):
+    code = Path("../code/toy_dataset.py")
+    names = ", ".join(f'"class {number}"' for number in range(99))
+    code.write_text(TOY.replace('"cat", "[dog]", "owl"', names))
+    Path("data/raw/toy/rows.json").write_text(
+        json.dumps([{"key": "a", "split": "train", "label": 0, "texts": {"text": "hi"}}])
+    )
+    download.run("toy", {})
+    notes = examined(capsys)[1]["notes"]
+    shown = ", ".join(f"class {number}" for number in range(1, 6))
+    assert f"train: no usable sample of 98 classes ({shown}, ...)." in notes
 
 
 def test_lists_that_cannot_be_used(toy, capsys):

@@ -324,6 +324,64 @@ def test_from_a_folder_or_an_archive(site, use, mirror, origin):
     assert {path: path.stat() for path in RAW.rglob("*") if path.is_file()} == before  # nothing is copied twice
 
 
+def test_what_was_edited_in_the_folder_replaces_ours(site, use, mirror, said):
+    table = Source("list.txt", media=False)
+    use(table, clips(site), origin=mirror / "Toy")
+    for name, content in (("list.txt", b"a\nb\nc\n"), ("list.txt", b"a\nb\nd\n"), ("clips/a.mp4", b"CCC")):
+        before = {path: path.stat().st_ino for path in RAW.rglob("*") if path.is_file()}
+        (mirror / "Toy" / name).write_bytes(content)  # at the same size, but for the first
+        said.clear()
+        use(table, clips(site), origin=mirror / "Toy")
+        assert (RAW / name).read_bytes() == content
+        after = {path: path.stat().st_ino for path in RAW.rglob("*") if path.is_file()}
+        assert {path for path in after if after[path] != before.get(path)} == {RAW / name, RAW / "download.json"}
+        line = f"INFO {RAW / name} replaced from {mirror / 'Toy'}\n"
+        if name == "clips/a.mp4":
+            line = "INFO clips.zip: 1 files copied, 1 of them in place of others; 2 were there\n"
+        assert line in said
+    assert listed() == WHOLE | {"list.txt": (6, False)}
+    said.clear()
+    use(table, clips(site), origin=mirror / "Toy")
+    assert said == []
+
+
+def test_an_edited_file_is_not_taken_for_one_whose_checksum_is_known(site, use, mirror):
+    source = Source("list.txt", checksum=LIST)
+    use(source, origin=mirror / "Toy")
+    (mirror / "Toy/list.txt").write_bytes(b"mine")
+    use(source, origin=mirror / "Toy")
+    assert (RAW / "list.txt").read_bytes() == b"a\nb\n"
+
+
+@pytest.mark.parametrize("origin", [".", "src"])
+def test_ours_and_what_lies_deeper_do_not_hide_what_was_edited(use, tmp_path, monkeypatch, origin):
+    """The project's folder as --from has the raw folder in it; src/ has an older copy that comes first by its name."""
+    monkeypatch.chdir(tmp_path)
+    sources = Source("list.txt"), Source("clips.zip", unpack=place, media=True)
+    for name in ("a-copy/list.txt", "a-copy/clips/a.mp4", "list.txt", "clips/a.mp4"):
+        path = tmp_path / origin / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"old")
+    for content in (b"old", b"new", b"newer"):
+        (tmp_path / origin / "list.txt").write_bytes(content)
+        (tmp_path / origin / "clips/a.mp4").write_bytes(content)
+        use(*sources, origin=tmp_path / origin)
+        assert (RAW / "list.txt").read_bytes() == (RAW / "clips/a.mp4").read_bytes() == content
+
+
+def test_archives_that_share_a_rule_are_compared_once(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "src/clips").mkdir(parents=True)
+    (tmp_path / "src/clips/a.mp4").write_bytes(b"AAA")
+    read = []
+    monkeypatch.setattr(download, "sha256", lambda path: read.append(path) or hashlib.sha256(b"AAA").hexdigest())
+    tars = [Source(f"{number}.tar", unpack=place, media=True) for number in range(5)]
+    for count in (1, 2):  # ours for download.json; the origin's and ours
+        read.clear()
+        use(*tars, origin=tmp_path / "src")
+        assert len(read) == count
+
+
 def test_a_host_that_is_not_there_is_waited_for_once(use, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with serving({}) as site:

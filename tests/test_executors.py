@@ -98,6 +98,11 @@ def sleep_for_ever() -> None:
     list(executors.local(time.sleep, [1000, 1000], 2))
 
 
+def test_no_ray_where_it_is_said_to_be(tmp_path):
+    with pytest.raises(UserError, match="no Ray cluster"):
+        list(executors.ray("127.0.0.1:1")(square, [Job(1, tmp_path)], 1))
+
+
 def test_ray_has_every_result_and_does_a_killed_worker_s_job_again(tmp_path, messages, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Ray's workers import this module
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 import pickle
+import time
 import tracemalloc
 from collections import Counter, defaultdict
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +24,8 @@ from umemma.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 FIGHTS = ROOT.parent / "shared" / "mirror" / "fight_av"
+CELLS = "unreadable row: wrong number of cells"
+QUOTES = "unreadable row: quotes don't match or a cell is too long"
 FORMATS = ["csv", "tsv", "parquet", "jsonl", "ndjson"]
 # A row per kind of sample. 1: pictures, sound, text. 2: text only. 3: an event. 4: no split said.
 ROWS = [
@@ -132,6 +137,48 @@ def test_numbers_are_labels_too(tmp_path):
     assert problems(tmp_path, table="table.parquet") == ["no label", ""]
 
 
+def test_a_value_is_the_same_class_in_every_format(tmp_path):
+    for values, classes in [
+        ([1, 2], ("1", "2")),
+        ([1.0, 2], ("1", "2")),
+        ([-0.0, 0.5], ("0", "0.5")),
+        ([True, False], ("false", "true")),
+        ([Decimal("1.00"), Decimal("2.50")], ("1", "2.5")),
+        ([1e300, float("inf")], ("1e+300", "inf")),
+    ]:
+        pq.write_table(pa.table({"file": ["1.png", "2.png"], "label": values}), tmp_path / "table.parquet")
+        rows = [{"file": f"{n}.png", "label": value} for n, value in enumerate(values)]
+        texts = [row | {"label": text} for row, text in zip(rows, classes, strict=True)]
+        tables = ["table.parquet", write(tmp_path, texts, "csv")]
+        if not isinstance(values[0], Decimal):
+            tables.append(write(tmp_path, rows, "jsonl"))
+        for table in tables:
+            assert manifest.spec(tmp_path, options(table=table)).classes == classes
+    write(tmp_path, [{"file": "1.png", "label": "1.0"}, {"file": "2.png", "label": "True"}])
+    assert manifest.spec(tmp_path, options()).classes == ("1.0", "True")  # text is left as it is written
+    write(tmp_path, [{"file": "1.png", "label": [1.0, True]}], "jsonl")
+    assert manifest.spec(tmp_path, options(table="table.jsonl", multilabel=True)).classes == ("1", "true")
+
+
+def test_dates_bytes_and_decimals_of_parquet(tmp_path):
+    noon = datetime.datetime(2024, 1, 2, 12, 30)
+    row = {"id": Decimal("7.00"), "file": b"1.png", "day": noon.date(), "label": noon, "side": b"val", "at": noon.time()}
+    table = pa.table({name: [value, None] for name, value in row.items()})
+    pq.write_table(table, tmp_path / "table.parquet")
+    settings = {"table": "table.parquet", "columns": {"image": "file", "text": "at"}, "key": "id", "split": "side"}
+    found = read(tmp_path, group="day", **settings)
+    media = {"image": tmp_path / "1.png", "text": "12:30:00"}
+    assert found["7"] == Record("7", "val", 0, media, "2024-01-02")
+    assert found["row-000002"].problem == "no modality at all"
+    assert manifest.spec(tmp_path, options(**settings)).classes == ("2024-01-02T12:30:00",)
+    labels = pa.array([b"\xff", b"a"])
+    pq.write_table(pa.table({"file": ["1.png", "2.png"], "label": labels}), tmp_path / "table.parquet")
+    assert problems(tmp_path, table="table.parquet") == ["unreadable row: not UTF-8", ""]
+    late = pa.array([2**31 - 1, 0], pa.int32()).cast(pa.date32())  # far after the year 9999
+    pq.write_table(pa.table({"file": ["1.png", "2.png"], "label": late}), tmp_path / "table.parquet")
+    assert problems(tmp_path, table="table.parquet") == ["unreadable row: a cell is neither text nor number", ""]
+
+
 def test_what_a_modality_becomes(tmp_path):
     write(tmp_path, [{"s": "a.wav", "i": "b.png", "t": "c.txt", "label": "x"}])
     columns = {"audio": "s", "image": "i", "text": "t"}
@@ -177,18 +224,62 @@ def test_csv_rows_that_cannot_be_read_are_counted(tmp_path):
         b"6.png,b",
     ]
     (tmp_path / "table.csv").write_bytes(b"\r\n".join([*lines, b'"7.png,b']))
-    cells, quotes = "unreadable row: wrong number of cells", "unreadable row: quotes don't match or a cell is too long"
-    expected = ["", cells, quotes, cells, "unreadable row: not UTF-8", "", quotes]
+    expected = ["", CELLS, QUOTES, CELLS, "unreadable row: not UTF-8", "", QUOTES]
     assert problems(tmp_path) == expected
     assert read(tmp_path)["row-000006"].label == 1
 
 
-def test_a_quote_that_never_closes_does_not_eat_the_table(tmp_path):
-    rest = "".join(f"{n:05d}.png,a\n" for n in range(20_000))
-    (tmp_path / "table.csv").write_text(f'file,label\n"0.png,a\n{rest}')
-    found = Counter(record.problem for record in manifest.records(tmp_path, options()))
-    assert found["unreadable row: quotes don't match or a cell is too long"] == 1
-    assert found[""] > 5_000
+@pytest.mark.parametrize("rest", [20_000, 999, 3, 0])
+def test_a_quote_that_never_closes_costs_its_own_line_only(rest, tmp_path):
+    lines = "".join(f"{n:05d}.png,a\n" for n in range(rest))
+    (tmp_path / "table.csv").write_text(f'file,label\n0.png,a\n"1.png,a\n{lines}')
+    found = problems(tmp_path)
+    assert found == ["", QUOTES, *[""] * rest]
+    if rest:
+        assert read(tmp_path)["row-000003"].media["image"] == tmp_path / "00000.png"
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_a_quote_that_a_later_row_closes_costs_its_own_line_only(delimiter, tmp_path):
+    def found(*lines: str) -> list[str]:
+        path = tmp_path / ("table.csv" if delimiter == "," else "table.tsv")
+        path.write_text("\r\n".join(["file,said,label", *lines]).replace(",", delimiter), newline="")
+        return problems(tmp_path, table=path.name, columns={"image": "file", "text": "said"})
+
+    assert found('"1.png,x,a', "2.png,x,a", '"3.png",x,b', "4.png,x,a") == [QUOTES, "", "", ""]
+    assert found('1.png,"x,a', "2.png,x,a", '3.png,"x",b', "", '4.png,"",a') == [QUOTES, "", "", ""]
+    assert found('1.png,"x,a', "2.png,x,a", '3.png,",x",b', "4.png,x,a") == [CELLS, "", "", ""]
+    assert found('1.png,"x,a', "2.png,x,a", '3.png,"y\r\nz, w",b', '4.png,"x,a', "5.png,x,a") == [
+        *[QUOTES, "", "", QUOTES, ""],
+    ]
+    # What closes it is the end of a cell that never began. That line must not become a row with a class of its own.
+    assert found('"1.png,x,a', "2.png,x,a", '3.png,x,b"', "4.png,x,a") == [CELLS, "", QUOTES, ""]
+    assert found('1.png,"two', 'lines",x,b', "3.png,x,a") == [CELLS, QUOTES, ""]
+
+
+def test_a_cell_of_many_lines_is_one_row(tmp_path):
+    said = "\n".join(f'line, {n}\r\n"x"' for n in range(400))
+    write(tmp_path, [{"file": "1.png", "said": said, "label": "a"}, {"file": "2.png", "said": "x", "label": "a"}] * 2)
+    found = read(tmp_path, columns={"image": "file", "text": "said"})
+    assert [found[f"row-00000{n}"].media["text"] for n in (1, 2, 3, 4)] == [said, "x"] * 2
+
+
+def test_many_quotes_that_never_close_take_no_long_time(tmp_path):
+    block = '"1.png,a\n' + "2.png,a\n" * 99
+    (tmp_path / "table.csv").write_text("file,label\n" + block * 200)
+    start = time.process_time()
+    assert Counter(problems(tmp_path)) == {QUOTES: 200, "": 19_800}
+    assert time.process_time() - start < 30
+
+
+def test_the_header_is_the_first_line_that_is_not_empty(tmp_path):
+    empty = "\n" * 2000
+    for start in ("\n", "\r\n\r\n", "  \n,\n", empty, "\ufeff\n"):
+        (tmp_path / "table.csv").write_text(f"{start}file,label\n1.png,a\n", encoding="utf-8", newline="")
+        assert problems(tmp_path) == [""]
+    (tmp_path / "table.csv").write_text(empty)
+    with pytest.raises(UserError, match="no rows"):
+        read(tmp_path)
 
 
 def test_json_lines_that_cannot_be_read_are_counted(tmp_path):
@@ -261,7 +352,11 @@ def test_a_table_that_is_wrong_as_a_whole(tmp_path):
     path.write_text("file,label\n")
     refused("no rows")
     path.write_text("file,label\n1.png,\n")
-    refused("no label in any row")
+    refused(r"no label in any row \(1 of 1: no label\)")
+    path.write_text("file,label\n1.png\n2.png,a,b\n3.png,\n")
+    refused(r"no label in any row \(2 of 3: unreadable row: wrong number of cells\)")
+    path.write_text("file,label\n1.png,a|b\n")
+    refused(r"no label in any row \(1 of 1: a list of labels in a single-label task\)")
     path.write_text("file,file,label\n1.png,2.png,a\n")
     refused("stands there twice")
     path.write_text("file,label\n1.png,a\n", encoding="utf-16")

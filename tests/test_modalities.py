@@ -181,6 +181,15 @@ def test_a_picture_stands_upright():
     assert image._open(small, 8)[0].size == (10, 20)
 
 
+def test_sixteen_bits_become_eight():
+    deep = encoded(Image.fromarray((np.arange(64, dtype=np.uint16) * 1024).reshape(8, 8)), "PNG")
+    packed = image.pack(deep, P)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(packed.data))).ravel(), np.arange(64) * 4)
+    for kind in (np.float32, np.int32):
+        with pytest.raises(ValueError, match="range isn't known"):
+            image.pack(encoded(Image.fromarray(np.ones((8, 8), kind)), "TIFF"), P)
+
+
 def test_images_that_cannot_be_packed(tmp_path):
     whole = encoded(Image.effect_noise((60, 60), 90), "JPEG")
     bomb = encoded(Image.new("1", (10000, 10000)), "PNG")
@@ -229,6 +238,19 @@ def test_a_wave_file_keeps_its_samples(tmp_path):
     )
 
 
+def test_a_wave_file_that_is_cut_off_or_holds_no_numbers(tmp_path):
+    for name, kind in (("a.wav", "WAV"), ("a.aiff", "AIFF")):
+        soundfile.write(tmp_path / name, np.tile(TONE.samples, 40), 8000, format=kind, subtype="PCM_16")
+        whole = (tmp_path / name).read_bytes()
+        for share in (0.3, 0.9, 0.99):
+            (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
+            with pytest.raises(ValueError, match="cut off"):
+                audio.pack(tmp_path / name, P)
+    soundfile.write(tmp_path / "b.wav", np.where(np.arange(800) == 7, np.nan, TONE.samples), 8000, subtype="FLOAT")
+    with pytest.raises(ValueError, match="not finite"):
+        audio.pack(tmp_path / "b.wav", P)
+
+
 def test_silence_is_no_sound():
     assert audio.pack(Sound(np.zeros(50, np.float32), 8000), P) is None
     assert audio.pack(Sound(np.full(50, 9e-5, np.float32), 8000), P) is None
@@ -241,7 +263,7 @@ def test_silence_is_no_sound():
     [Sound(np.zeros(0, np.float32), 8000), Sound(np.full(9, np.nan, np.float32), 8000), b"RIFF?", b"fLaC?", GREY],
 )
 def test_sound_that_cannot_be_packed(media):
-    with pytest.raises(ValueError, match=r"audio|sound"):
+    with pytest.raises(ValueError, match=r"audio|sound|cut off"):
         audio.pack(media, P)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import functools
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import psutil
 import pytest
 from media import film
 from PIL import Image
+from test_shards import Quiet
 
 from umemma import cli, config, executors
 from umemma.contracts import DatasetSpec, Record
@@ -249,10 +253,36 @@ def test_verify_names_every_file_that_is_wrong(table, capsys):
     assert stop.value.code == 1
     said = capsys.readouterr().err
     assert "2 things are wrong" in said
+    assert "Run: umemma preprocess" in said
     assert "train-000000.tar is truncated or altered" in said
     assert "val-000001.parquet is missing" in said
-    run()
+    before = times()
+    run()  # as the message says
+    assert touched(before) == {"train-000000.tar", "val-000001.tar"}
     verify.run(config.load())
+
+
+def test_a_medium_left_in_place_is_known_by_its_content(table):
+    root = table.rename(table.with_name("elsewhere"))
+    table.mkdir()
+    shutil.move(root / "table.csv", table)
+    sets = f"preprocess.options.root={root}"
+    download.run("manifest", config.load(sets=[sets]).preprocess.options)
+    run(sets)
+    whole = (root / "7.png").read_bytes()
+    (root / "7.png").write_bytes(whole[:-1] + b"?")  # the same size
+    before = times()
+    run(sets)
+    assert len(touched(before)) == 1
+
+
+def test_a_store_that_is_up_to_date_is_only_read(table):
+    index = run()
+    handler = functools.partial(Quiet, directory=".")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert run(f"shards=http://127.0.0.1:{server.server_port}/data/shards") == index
+        server.shutdown()
 
 
 def test_shards_may_stand_elsewhere(table):

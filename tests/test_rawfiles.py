@@ -13,6 +13,22 @@ from umemma.contracts import Source
 from umemma.errors import UserError
 
 
+def test_size_of_what_is_there(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "empty").touch()
+    for name, size in (("file", 3), ("empty", 0), ("none", None), ("", None), ("file/below", None)):
+        assert rawfiles.size(tmp_path / name) == size
+    assert rawfiles.size(tmp_path / ("x" * 300)) is None  # longer than a name can be
+    assert rawfiles.size(tmp_path / "a\0b") is None
+
+
+def test_a_name_that_no_disk_can_hold_is_missing(tmp_path):
+    name = "x" * 300
+    assert rawfiles.matches(tmp_path / name, Source(name)) == "is missing"
+    with pytest.raises(UserError, match="is missing or differs"):
+        rawfiles.check(tmp_path, {name: rawfiles.RawFile(sha256="0" * 64, size=1)}, "")
+
+
 def test_matches_says_what_is_wrong(tmp_path):
     path = tmp_path / "file"
     assert rawfiles.matches(path, Source("file")) == "is missing"

@@ -143,6 +143,8 @@ def preprocess(
 
     if executor not in ("local", "ray"):
         raise unknown("executor", executor, ("local", "ray"), "--executor")
+    if ray_address and executor != "ray":
+        raise UserError("goes with --executor ray", "--ray-address", usage=True)
     if task_index >= num_tasks:
         raise UserError(f"{task_index} is not below {num_tasks}", "--task-index", "Tasks count from 0.", usage=True)
     index = stage.run(

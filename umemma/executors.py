@@ -11,7 +11,9 @@ import itertools
 import multiprocessing
 import multiprocessing.process
 import os
+import re
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -62,6 +64,12 @@ def ray(address: str) -> Callable[[Callable[[Job], Result], Iterable[Job], int],
             import ray as core
         except ImportError:
             raise UserError("ray is not installed", "--executor ray", "Run: pip install 'umemma[ray]'") from None
+        if match := re.fullmatch(r"([^:/]+):(\d+)", address):  # Ray itself would wait for many minutes
+            try:
+                socket.create_connection((match[1], int(match[2])), timeout=10).close()
+            except OSError as error:
+                hint = "Check that it runs, and the address."
+                raise UserError(f"no Ray cluster: {error}", f"--ray-address {address}", hint) from None
         try:
             core.init(address=address or None, num_cpus=None if address else workers, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:

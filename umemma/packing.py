@@ -22,11 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma import modalities
-from umemma.checks import fingerprint
 from umemma.contracts import DatasetSpec, Packing, Plain, Record
 from umemma.errors import UserError
 from umemma.files import sha256
-from umemma.shards import NAME, Index, Shard, marker, marker_of, problems, rows_of, samples, summary
+from umemma.shards import Index, Shard, marker, marker_of, problems, rows_of, samples, summary
 from umemma.store import Store
 
 FORMAT = 2  # of the shards' bytes: raise it when packing the same media gives other bytes
@@ -142,6 +141,7 @@ def make(job: Job) -> Shard:
         rows_sha256=rows_checksum,
         made_from=job.made_from,
     )
+    shard = shard.model_copy(update={"itself": shard.identity()})
     with job.store.new(f"{job.name}.json") as marker:
         marker.write_text(_as_json(shard))
     return shard
@@ -190,11 +190,12 @@ def _kept(job: Job) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]:
     return {key: (members[key], row) for key, row in rows.items()}
 
 
-def is_made(job: Job) -> bool:
-    """Whether the shard of a job is there, made from the same input. Its bytes are taken on trust: see `problems`."""
+def is_made(job: Job, thorough: bool = False) -> bool:
+    """Whether the shard of a job is there, made from the same input. thorough: its bytes too, where they are at hand."""
     shard = marker(job.store, job.name)
-    whole = shard is not None and shard.made_from == job.made_from and job.store.size(shard.name) == shard.size
-    return whole and job.store.size(f"{job.name}.parquet") is not None
+    if shard is None or shard.made_from != job.made_from or job.store.size(shard.name) != shard.size:
+        return False
+    return not problems(job.store, shard) if thorough and not job.store.remote else bool(job.store.size(rows_of(shard)))
 
 
 def has_failures(job: Job) -> bool:
@@ -222,24 +223,28 @@ def write_index(
         )
     for split in spec.splits:
         if not sum(shard.samples for shard in made[split]):
-            raise UserError(f"no sample of split {split!r} could be packed", spec.name, summary(every))
-    content = {split: [[s.name, s.sha256, s.rows_sha256] for s in shards] for split, shards in made.items()}
-    about = {
-        "dataset": spec.name,
-        "variant": spec.variant,
-        "task": spec.task,
-        "classes": list(spec.classes),
-        "modalities": list(spec.modalities),
-        "settings": dict(settings),
-    }
-    whole = fingerprint({**about, "content": content})
-    index = Index.model_validate({**about, "fingerprint": whole, "splits": dict(made)})
+            hint = f"Mend them: {summary(made[split])}. See: umemma doctor {spec.name}"
+            raise UserError(f"no sample of split {split!r} could be packed", spec.name, hint)
+    index = Index(
+        dataset=spec.name,
+        variant=spec.variant,
+        task=spec.task,
+        classes=list(spec.classes),
+        modalities=list(spec.modalities),
+        settings=dict(settings),
+        fingerprint="",
+        splits=dict(made),
+    )
+    index = index.model_copy(update={"fingerprint": index.identity()})
+    text = _as_json(index)
+    if store.read("index.json") == text.encode():
+        return index
     known = {name for shard in every for name in (shard.name, rows_of(shard), marker_of(shard))}
     for name in set(store.names()) - known:
-        if NAME.fullmatch(re.sub(r"\.(parquet|json)$", ".tar", name)):
+        if re.fullmatch(rf"({'|'.join(spec.splits)})-\d{{6,}}\.(tar|parquet|json)", name):
             store.remove(name)
     with store.new("index.json") as path:
-        path.write_text(_as_json(index))
+        path.write_text(text)
     return index
 
 

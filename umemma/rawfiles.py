@@ -30,6 +30,14 @@ class RawFile(Plain):
     media: bool = False
 
 
+def size(path: Path) -> int | None:
+    """Bytes of a file that is there, None for none: nor for a name that no disk can hold, which a list may well have."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
 def tree(folder: Path) -> list[str]:
     """Every file below `folder` as a relative posix path, sorted; what is hidden is left out."""
     names = []
@@ -42,13 +50,13 @@ def tree(folder: Path) -> list[str]:
 
 def matches(path: Path, source: Source) -> str:
     """What is wrong with a source's file, "" if nothing: its checksum where one is known, else its size."""
-    if not path.is_file():
+    if (found := size(path)) is None:
         return "is missing"
-    if not (size := path.stat().st_size):
+    if not found:
         return "is empty"
     kind, _, expected = source.checksum.rpartition(":")
     if not kind:
-        return f"has {size:,} bytes, not {source.size:,}" if source.size and size != source.size else ""
+        return f"has {found:,} bytes, not {source.size:,}" if source.size and found != source.size else ""
     try:
         with gzip.open(path) if kind.startswith("gunzip-") else path.open("rb") as file:
             actual = hashlib.file_digest(file, kind.removeprefix("gunzip-")).hexdigest()
@@ -90,8 +98,7 @@ def check(folder: Path, files: Mapping[str, RawFile], again: str) -> None:
 
     def right(name: str) -> bool:
         path, file = folder / name, files[name]
-        there = path.is_file() and path.stat().st_size == file.size
-        return there and (file.media or sha256(path) == file.sha256)
+        return size(path) == file.size and (file.media or sha256(path) == file.sha256)
 
     for name, is_right in zip(files, parallel(right, files), strict=True):
         if not is_right:

@@ -15,6 +15,7 @@ from umemma.files import new_file, write_json
 # Okabe & Ito's palette, told apart by colour-blind readers; markers and dashes say it again in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 MARKERS = "os^Dv<>P"
+CURVES = 6  # in one figure: each modality alone missing, then the sets that hurt most
 ABSENCE = {
     "zero": "an absent modality is a feature vector of zeros",
     "blank": "an absent modality is the feature of a blank input (black picture, silence)",
@@ -146,9 +147,12 @@ def _markdown(
 def _figure(path: Path, expected: Sequence[ResultRow], unimodal: Mapping[str, float], about: Mapping[str, Any]) -> None:
     from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    every = list(dict.fromkeys(row.missing for row in expected))
+    worst = {row.missing: row.value for row in expected}  # of each, what remains at the largest ratio
+    chosen = sorted(every, key=lambda missing: ("+" in missing, worst[missing]))[:CURVES]
+    figure = Figure(figsize=(7, 4 + 0.2 * len(chosen)), layout="constrained")
     axes = figure.subplots()
-    for i, missing in enumerate(dict.fromkeys(row.missing for row in expected)):
+    for i, missing in enumerate(sorted(chosen, key=every.index)):
         rows = [row for row in expected if row.missing == missing]
         x = [row.ratio for row in rows]
         colour = COLOURS[i % len(COLOURS)]
@@ -158,8 +162,11 @@ def _figure(path: Path, expected: Sequence[ResultRow], unimodal: Mapping[str, fl
         best = ceiling(rows[0].left, unimodal)
         axes.axhline(100 * best, color=colour, ls="--", lw=1, label=f"uni-modal ceiling: {rows[0].left}")
     axes.set(xlabel="share of samples that lose the modality", ylabel=f"{LABELS[about['metric']]}, %")
-    axes.set_title(f"{named(about)}, {about['preset']}, absent = {about['absent']}", loc="left")
+    more = f"; {len(every) - len(chosen)} more sets in report.md" if len(every) > len(chosen) else ""
+    axes.set_title(
+        f"{named(about)}, {about['preset']}, absent = {about['absent']}{more}", loc="left", fontsize="medium"
+    )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", frameon=False, ncols=2, fontsize="small")
     with new_file(path) as aside:
         figure.savefig(aside, dpi=150, format="png", metadata={"Software": None})

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from umemma.checks import difference
+from umemma.checks import difference, fingerprint
 from umemma.contracts import Plain, Record
 from umemma.errors import UserError, unknown
 from umemma.files import sha256
@@ -28,7 +28,8 @@ NAME = re.compile(r"[A-Za-z0-9]+-\d{6,}\.tar", re.ASCII)
 class Shard(Plain):
     """A marker. `samples` are in the tar; `failed` and those `left_out` by the settings have a row only.
 
-    reasons: {why a sample failed: how many}; made_from: the fingerprint of everything that went in.
+    reasons: {why a sample failed: how many}; made_from: the fingerprint of everything that went in; itself: that of
+    the marker's other fields.
     """
 
     name: str
@@ -40,6 +41,11 @@ class Shard(Plain):
     sha256: str
     rows_sha256: str
     made_from: str
+    itself: str = ""
+
+    def identity(self) -> str:
+        """What `itself` has to be."""
+        return fingerprint(self.model_dump(mode="json", exclude={"itself"}))
 
 
 class Index(Plain):
@@ -63,6 +69,14 @@ class Index(Plain):
     def samples(self, split: str) -> int:
         return sum(shard.samples for shard in self.shards(split))
 
+    def identity(self) -> str:
+        """What `fingerprint` has to be: the same for shards of the same content, whatever they were made from."""
+        about = self.model_dump(mode="json", exclude={"fingerprint", "splits"})
+        content = {
+            name: [[s.name, s.samples, s.sha256, s.rows_sha256] for s in self.splits[name]] for name in self.splits
+        }
+        return fingerprint({**about, "content": content})
+
     def failures(self) -> str:
         """Why samples failed and how many: "3 x file is missing; 1 x a video with no frames"."""
         return summary(shard for shards in self.splits.values() for shard in shards)
@@ -74,15 +88,16 @@ def summary(made: Iterable[Shard]) -> str:
 
 
 def marker(store: Store, name: str) -> Shard | None:
-    """The marker of the shard `name`, None where there is none that can be read."""
+    """The marker of the shard `name`, None where there is none that is whole."""
     try:
-        return Shard.model_validate_json(store.read(f"{name}.json") or b"")
+        shard = Shard.model_validate_json(store.read(f"{name}.json") or b"")
     except ValueError:
         return None
+    return shard if shard.itself == shard.identity() else None
 
 
 def problems(store: Store, shard: Shard) -> list[str]:
-    """What is wrong with a shard: every truncated, altered or missing file, and content that its marker doesn't name."""
+    """What is wrong with the files of a shard: every one that is missing, truncated or altered."""
     found = []
     for name, checksum in ((shard.name, shard.sha256), (rows_of(shard), shard.rows_sha256)):
         with store.local(name) as path:
@@ -102,6 +117,8 @@ def read_index(store: Store, settings: Mapping[str, Any] | None = None) -> Index
         index = Index.model_validate_json(data)
     except ValueError:
         raise UserError("damaged: not an index of shards", store.at("index.json"), REMAKE) from None
+    if index.fingerprint != index.identity():
+        raise UserError("altered: its fingerprint is another", store.at("index.json"), REMAKE)
     for shard in (shard for shards in index.splits.values() for shard in shards):
         if not NAME.fullmatch(shard.name):  # an index may come from a stranger
             raise UserError(f"{shard.name!r} is not the name of a shard", store.at("index.json"), REMAKE)
@@ -112,25 +129,28 @@ def read_index(store: Store, settings: Mapping[str, Any] | None = None) -> Index
 
 def read(store: Store, index: Index, split: str) -> Iterator[Record]:
     """Every sample of a split, in stored order, its media encoded bytes. UserError for a shard that differs from its index."""
+    mend = "Remove it, then run: umemma preprocess" if store.remote else REMAKE  # which checks what is at hand
     for shard in index.shards(split):
         with store.local(shard.name) as path:
             where = store.at(shard.name)
             if path is None:
                 raise UserError("shard is missing", where, REMAKE)
             if sha256(path) != shard.sha256:
-                raise UserError("shard differs from its index: truncated or altered", where, REMAKE)
+                raise UserError("shard differs from its index: truncated or altered", where, mend)
             count = 0
             for sample in samples(path, shard.name):
                 count += 1
                 yield _unpack(sample, split, index, where)
             if count != shard.samples:
-                raise UserError(f"{count} samples in the shard, {shard.samples} in the index", where, REMAKE)
+                raise UserError(f"{count} samples in the shard, {shard.samples} in the index", where, mend)
 
 
 def verify(store: Store, index: Index, split: str, shard: Shard) -> list[str]:
     """As `problems`, and every sample of the shard read."""
     if found := problems(store, shard):
         return found
+    if marker(store, shard.name.removesuffix(".tar")) != shard:
+        return [f"{marker_of(shard)} is missing or differs from the index"]
     try:
         for _ in read(store, index.model_copy(update={"splits": {split: [shard]}}), split):
             pass

@@ -67,8 +67,8 @@ class Store:
             if not self.remote:
                 yield stack.enter_context(new_file(Path(self.at(name))))
                 return
-            if self.url.startswith(("http://", "https://")):
-                raise UserError("shards behind http can only be read", self.url, "Write them to a folder or a bucket.")
+            if self.url.startswith(("http://", "https://")):  # fsspec would try to post it
+                raise NotImplementedError
             path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="umemma-"))) / name
             yield path
             self.fs.makedirs(self.url, exist_ok=True)
@@ -111,19 +111,26 @@ class Store:
             try:
                 self._fs = fsspec.url_to_fs(self.url)[0]
             except (ImportError, ValueError) as error:
-                hint = f"Install what fsspec needs for {protocol}://, such as pip install 'umemma[{protocol}]'."
+                extra = (
+                    f"pip install 'umemma[{protocol}]'"
+                    if protocol in ("s3", "gs")
+                    else f"what it needs for {protocol}://"
+                )
+                hint = f"Install {extra}."
                 raise UserError(f"can't be opened: {error}", self.url, hint) from None
         return self._fs
 
     @contextlib.contextmanager
     def _reaching(self, name: str) -> Iterator[None]:
-        failures: tuple[type[Exception], ...] = (OSError, NotImplementedError)
+        failures: tuple[type[Exception], ...] = (OSError,)
         if self.url.startswith(("http://", "https://")):
             from aiohttp import ClientError
 
             failures = (*failures, ClientError)
         try:
             yield
+        except NotImplementedError:
+            raise UserError("can only be read", self.at(name), "Write shards to a folder or a bucket.") from None
         except failures as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise UserError(

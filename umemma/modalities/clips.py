@@ -26,6 +26,8 @@ FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,wav,flac,ogg,mp3,aac,ai
 # What is looked at one by one: decoded frames, or packets as they stand in the file.
 Piece: TypeAlias = "VideoFrame | AudioFrame | Packet[Any]"
 
+CUT_OFF = "cut off: it ends before its declared length"
+
 
 class Stretch(NamedTuple):
     """frames: JPEGs, None where none were asked for; sound: None where the file has no sound stream."""
@@ -49,14 +51,23 @@ def read(clip: Clip | bytes, packing: Packing, *, pictures: bool, sound: bool, d
 def opened(clip: Clip | bytes) -> Iterator[InputContainer]:
     """The file of a clip. What goes wrong while it is read is a ValueError with a fixed phrase."""
     try:
-        source = io.BytesIO(clip) if isinstance(clip, bytes) else clip.path.open("rb")
+        with io.BytesIO(clip) if isinstance(clip, bytes) else clip.path.open("rb") as file:
+            head, size = file.read(8), file.seek(0, io.SEEK_END)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError("file is missing") from None
     except OSError as error:
         raise ValueError(f"file can't be read: {error.strerror}") from None
+    # WAVE, AVI and AIFF say their size first, and FFmpeg corrects it without a word to what is there.
+    said = int.from_bytes(head[4:], "little" if head[:4] == b"RIFF" else "big")
+    if head[:4] in (b"RIFF", b"FORM") and said != 0xFFFFFFFF and said + 8 > size + 1:
+        raise ValueError(CUT_OFF)
+    source = io.BytesIO(clip) if isinstance(clip, bytes) else f"file:{clip.path}"
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        with source as file, av.open(file, mode="r", options={"format_whitelist": FORMATS}) as container:
+        with av.open(source, mode="r", options=options) as container:
             yield container
+    except UnicodeEncodeError:
+        raise ValueError("a file name that is not UTF-8") from None
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"not readable video or sound: {error.strerror}") from None
 
@@ -93,7 +104,8 @@ def _read(
     # 2. One pass over both streams. Codec threads gain nothing here; processes do.
     pictured = _declared(video) if video else 0.0  # the sound is often a little longer
     frames = _Frames(begin, min(end, pictured) if pictured > begin else end, packing)
-    samples = _Samples(begin, end, min(packing.sample_rate, audio.rate) if audio else packing.sample_rate)
+    rate = min(packing.sample_rate, audio.rate) if audio else packing.sample_rate
+    samples = _Samples(begin, end, rate, raw_floats=audio is not None and audio.codec_context.name.startswith("pcm_f"))
     sinks: dict[int, _Frames | _Samples] = {s.index: frames if s is video else samples for s in streams}
     waiting = set(sinks)
     for stream in streams:
@@ -118,7 +130,7 @@ def _read(
         ends[max(streams, key=lambda stream: sinks[stream.index].reached).index] = length
     for index in waiting:
         if sinks[index].reached < min(ends[index], end) - max(0.5, 0.05 * ends[index]):
-            raise ValueError("cut off: it ends before its declared length")
+            raise ValueError(CUT_OFF)
     return Stretch(frames.finish() if pictures else None, samples.finish() if audio in streams else None)
 
 
@@ -203,7 +215,8 @@ class _Frames:
 class _Samples:
     """Gathers the sound between two times, mixed down and resampled."""
 
-    def __init__(self, begin: float, end: float, rate: int) -> None:
+    def __init__(self, begin: float, end: float, rate: int, raw_floats: bool) -> None:
+        self.raw_floats = raw_floats
         self.begin, self.end, self.rate = begin, end, rate
         self.resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
         self.chunks: list[np.ndarray] = []
@@ -218,6 +231,8 @@ class _Samples:
         if until > self.begin and time < self.end:
             self.first = time if self.first is None else self.first
             if isinstance(frame, AudioFrame):
+                if self.raw_floats and not np.isfinite(frame.to_ndarray()).all():
+                    raise ValueError("audio holds values that are not finite")
                 self.chunks += [part.to_ndarray()[0] for part in self.resampler.resample(frame)]
         self.reached = until
         return until < self.end

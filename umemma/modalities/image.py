@@ -81,7 +81,7 @@ def _open(data: bytes, side: int) -> tuple[Image.Image, str]:
     with _readable():
         picture: Image.Image = Image.open(io.BytesIO(data))
         if picture.width * picture.height > MOST_PIXELS:
-            raise ValueError("picture over the size bound")
+            raise Image.DecompressionBombError
         kept = KEPT.get(picture.format or "", "")
         scale = 2 * side / min(picture.size)
         if scale < 1:
@@ -90,7 +90,11 @@ def _open(data: bytes, side: int) -> tuple[Image.Image, str]:
         if getattr(picture, "n_frames", 1) > 1:
             kept = ""  # an animation: only its first picture is an image
         picture = ImageOps.exif_transpose(picture)
-        return (picture if picture.mode in ("L", "RGB") else picture.convert("RGB")), kept
+    if picture.mode in ("I", "F"):
+        raise ValueError("not a readable image: pixels of a kind whose range isn't known")
+    if picture.mode.startswith("I;16"):  # converting would cut at 255, not scale
+        picture, kept = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)), ""
+    return (picture if picture.mode in ("L", "RGB") else picture.convert("RGB")), kept
 
 
 @contextlib.contextmanager
@@ -105,6 +109,6 @@ def _readable() -> Iterator[None]:
         raise ValueError("not a readable image: unknown format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError("picture over the size bound") from None
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         reason = "truncated" if "truncated" in str(error) else "damaged"
         raise ValueError(f"not a readable image: {reason}") from None

@@ -85,10 +85,9 @@ def _check_raw(report: Report, raw: Path, get: str) -> dict[str, str]:
     digests = {}
 
     def digest(name: str) -> str | None:
-        path = raw / name
-        if not path.is_file():
+        if (size := rawfiles.size(raw / name)) is None:
             return None
-        return _digest(path) if path.stat().st_size == files[name].size else ""
+        return _digest(raw / name) if size == files[name].size else ""
 
     with progress() as bars:
         bar = bars.add_task("doctor: checksums", total=len(files), note="")
@@ -225,7 +224,7 @@ def _check_content(report: Report, raw: Path, named: Mapping[Path, int], digests
     """Media files with the same bytes. Only files of the same size are compared; what `digests` has isn't read again."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in named:
-        if path.is_file() and (size := path.stat().st_size):
+        if size := rawfiles.size(path):
             by_size[size].append(path)
     twins = [path for paths in by_size.values() if len(paths) > 1 for path in paths]
     if not twins:
@@ -259,10 +258,12 @@ def _conclude(report: Report, spec: DatasetSpec, max_failures: float, options: P
     if lacking := [name for name, split in report.splits.items() if not split.usable]:
         needs.append(f"No usable sample in {', '.join(lacking)}: preprocess needs some in each split.")
     for name in spec.splits:
-        if empty := [
-            one for one, splits in report.classes.items() if report.splits[name].usable and not splits[name][1]
-        ]:
-            notes.append(f"{name}: no usable sample of {', '.join(empty)}.")
+        empty = Some()
+        for one, splits in report.classes.items():
+            if report.splits[name].usable and not splits[name][1]:
+                empty.add(one)
+        if empty.count:
+            notes.append(f"{name}: no usable sample of {empty.count:,} class{'es'[: 2 * (empty.count > 1)]} ({empty}).")
     hint = " To leave them out: preprocess.options.leaks: drop" if getattr(options, "leaks", "") == "keep" else ""
     for pair, groups in report.leaks.items():
         notes.append(f"Groups with samples in {pair}: {groups.count:,} ({groups}).{hint}")

@@ -36,8 +36,9 @@ LEFTOVER = re.compile(r"\..+\.(part|part\.json|gdrive.*)")  # of a run that was 
 def run(dataset: str, options: Mapping[str, Any], origin: str = "") -> Path:
     """Bring the raw files of `dataset` with its `options`, describe them in download.json, and return their folder.
 
-    A source that is in place and right stays. Others are made, or come from `origin` (a file, a folder or an http(s)
-    address; the sources' own addresses are not asked then), or from their own addresses. UserError for those that can't
+    A source that is in place and right stays; without a known checksum, one that a file or folder `origin` has with other
+    content is not right. Others are made, or come from `origin` (a file, a folder or an http(s) address; the sources' own
+    addresses are not asked then), or from their own addresses. UserError for those that can't
     be had, with the steps that a person can take, for a hostile or damaged archive, and where the disk is too small.
     """
     module = datasets.get(dataset)
@@ -73,6 +74,7 @@ class _Job:
         self.digests: dict[tuple[str, int, int], str] = {}
         self.trees: dict[Path, list[str]] = {}
         self.copies: dict[tuple[Path, int], dict[str, Path]] = {}
+        self.copied: dict[str, Path] = {}  # {place: the file that it is a copy of}
         self.announced = False
         self.unreachable: set[str] = set()  # hosts
         try:
@@ -123,7 +125,7 @@ class _Job:
         there = target.is_file()
         wrong = rawfiles.matches(target, source)
         changed = not wrong and not source.checksum and not self._as_before(source.path)
-        if not wrong and not changed:
+        if not wrong and not changed and not self._edited(source):
             return None
         if source.make:
             with new_file(target) as aside:
@@ -142,6 +144,13 @@ class _Job:
             logger.warning(f"{target} differs from the last download and can't be had again; it is used as it is")
             return None
         return tried
+
+    def _edited(self, source: Source) -> bool:
+        """Whether the file or folder `origin` has other content for a file that is in place and that no checksum proves."""
+        if source.checksum or source.make or not self.origin or _address(self.origin):
+            return False
+        found = (file for file in self._named(Path(self.origin), source) if not rawfiles.matches(file, source))
+        return (first := next(found, None)) is not None and not self._same(source.path, first)
 
     def _archive(self, source: Source) -> list[str] | None:
         mark = self._mark(source)
@@ -296,30 +305,40 @@ class _Job:
         return copies
 
     def _tree(self, folder: Path) -> list[str]:
-        """As rawfiles.tree, once for a folder that isn't ours."""
+        """As rawfiles.tree; of a folder that isn't ours once, the least deep first, and without ours if that is in it."""
         if folder == self.folder:
             return rawfiles.tree(folder)
         if folder not in self.trees:
-            self.trees[folder] = rawfiles.tree(folder)
+            whole, own = folder.resolve(), self.folder.resolve()
+            ours = f"{own.relative_to(whole).as_posix()}/" if whole in own.parents else "/"
+            names = (name for name in rawfiles.tree(folder) if not name.startswith(ours))
+            self.trees[folder] = sorted(names, key=lambda name: name.count("/"))
         return self.trees[folder]
 
     def _copy(self, copies: Mapping[str, Path], source: Source) -> None:
-        lacking = {
-            target: found
-            for target, found in copies.items()
-            if _size(self.folder / target) != found.stat().st_size or not self._as_before(target)
-        }
-        self._room(sum(found.stat().st_size for found in lacking.values()))
-        if lacking:
-            self._write_mark(source, {})
+        """Those that ours lack or differ from; what an archive with the same rule has brought isn't compared again."""
+        wanted = {target: found for target, found in copies.items() if self.copied.get(target) != found}
         with self._bar(source) as bar:
-            for number, (target, found) in enumerate(lacking.items()):
+            lacking = []
+            same = rawfiles.parallel(lambda target: self._same(target, wanted[target]), wanted)
+            for number, (target, is_same) in enumerate(zip(wanted, same, strict=True)):
+                bar(number, len(wanted))
+                lacking += [] if is_same else [target]
+            self._room(sum(wanted[target].stat().st_size for target in lacking))
+            if lacking:
+                self._write_mark(source, {})
+            replaced = 0
+            for number, target in enumerate(lacking):
                 bar(number, len(lacking))
+                replaced += (self.folder / target).exists()
                 with new_file(self.folder / target) as aside:
-                    shutil.copyfile(found, aside)
+                    shutil.copyfile(wanted[target], aside)
+        self.copied |= wanted
         self._unmark(source)
         if lacking:
-            logger.info(f"{source.path}: {len(lacking):,} files copied, {len(copies) - len(lacking):,} were there")
+            others = f", {replaced:,} of them in place of others" if replaced else ""
+            there = f"{len(copies) - len(lacking):,} were there"
+            logger.info(f"{source.path}: {len(lacking):,} files copied{others}; {there}")
 
     # What is known of the raw folder. -----------------------------------------------------------------------------------
 
@@ -362,6 +381,10 @@ class _Job:
         if known is None:
             return True
         return _size(self.folder / name) == known.size and (known.media or self._sha256(name) == known.sha256)
+
+    def _same(self, name: str, other: Path) -> bool:
+        """Whether a file of ours is there with the content of `other`."""
+        return _size(self.folder / name) == other.stat().st_size and self._sha256(name) == sha256(other)
 
     def _sha256(self, name: str) -> str:
         path = self.folder / name

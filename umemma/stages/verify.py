@@ -23,9 +23,7 @@ def run(params: Params) -> Index:
                 bars.advance(bar, shard.samples)
     if found:
         listed = "\n".join(found[:20] + ([f"... and {len(found) - 20} more"] if len(found) > 20 else []))
-        raise UserError(
-            f"{len(found)} things are wrong:\n{listed}",
-            store.url,
-            "Remove the files named, then run: umemma preprocess",
-        )
+        what = "1 thing is wrong" if len(found) == 1 else f"{len(found)} things are wrong"
+        hint = "Remove the files named, then run: umemma preprocess" if store.remote else shards.REMAKE
+        raise UserError(f"{what}:\n{listed}", store.url, hint)
     return index

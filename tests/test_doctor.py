@@ -243,7 +243,12 @@ def test_a_look_agrees_with_packing(clips, tmp_path):
             "not readable video or sound: Invalid data found when processing input",
             set(),
         ),
-        ({"audio": b"RIFF?"}, "not readable video or sound: Invalid data found when processing input", set()),
+        (
+            {"audio": b"RIFF\x04\0\0\0????"},
+            "not readable video or sound: Invalid data found when processing input",
+            set(),
+        ),
+        ({"audio": b"RIFF\xff\0\0\0????"}, "cut off: it ends before its declared length", set()),
         ({"video": "a text"}, "not a video", set()),
         ({"audio": tmp_path / "a.wav"}, "", set()),
         ({"audio": tmp_path / "a.flac"}, "", set()),
@@ -338,9 +343,9 @@ def test_everything_that_is_wrong_is_found_and_counted(toy, capsys):
     assert "preprocess.max_failures: 0.715" in found["needs"][0]
     assert found["notes"][:5] == [
         "train: 13 samples are listed; the official number is 10.",
-        "train: no usable sample of 1 class (owl).",
-        "val: no usable sample of 2 classes ([dog], owl).",
-        "test: no usable sample of 2 classes (cat, owl).",
+        "train: classes without a usable sample: 1 (owl).",
+        "val: classes without a usable sample: 2 ([dog], owl).",
+        "test: classes without a usable sample: 2 (cat, owl).",
         "Groups with samples in train and val: 1 (a). To leave them out: preprocess.options.leaks: drop",
     ]
 
@@ -475,7 +480,7 @@ def test_of_many_classes_the_first_few_are_named(toy, capsys):
     download.run("toy", {})
     notes = examined(capsys)[1]["notes"]
     shown = ", ".join(f"class {number}" for number in range(1, 6))
-    assert f"train: no usable sample of 98 classes ({shown}, ...)." in notes
+    assert f"train: classes without a usable sample: 98 ({shown}, ...)." in notes
 
 
 def test_lists_that_cannot_be_used(toy, capsys):

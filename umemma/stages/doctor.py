@@ -263,7 +263,7 @@ def _conclude(report: Report, spec: DatasetSpec, max_failures: float, options: P
             if report.splits[name].usable and not splits[name][1]:
                 empty.add(one)
         if empty.count:
-            notes.append(f"{name}: no usable sample of {empty.count:,} class{'es'[: 2 * (empty.count > 1)]} ({empty}).")
+            notes.append(f"{name}: classes without a usable sample: {empty.count:,} ({empty}).")
     hint = " To leave them out: preprocess.options.leaks: drop" if getattr(options, "leaks", "") == "keep" else ""
     for pair, groups in report.leaks.items():
         notes.append(f"Groups with samples in {pair}: {groups.count:,} ({groups}).{hint}")

@@ -75,8 +75,9 @@ def read(folder: Path, **changes) -> dict[str, Record]:
 def problems(folder: Path, **changes) -> list[str]:
     """What is wrong with each row, in the order of the table. A problem comes without a label and without media."""
     found = read(folder, **changes)
+    splits = manifest.spec(folder, options(**changes)).splits
     for record in found.values():
-        assert record.split in manifest.spec(folder, options(**changes)).splits
+        assert record.split in splits
         assert not record.problem or (record.label is None and not record.media)
     return [found[key].problem for key in sorted(found)]
 
@@ -162,7 +163,14 @@ def test_a_value_is_the_same_class_in_every_format(tmp_path):
 
 def test_dates_bytes_and_decimals_of_parquet(tmp_path):
     noon = datetime.datetime(2024, 1, 2, 12, 30)
-    row = {"id": Decimal("7.00"), "file": b"1.png", "day": noon.date(), "label": noon, "side": b"val", "at": noon.time()}
+    row = {
+        "id": Decimal("7.00"),
+        "file": b"1.png",
+        "day": noon.date(),
+        "label": noon,
+        "side": b"val",
+        "at": noon.time(),
+    }
     table = pa.table({name: [value, None] for name, value in row.items()})
     pq.write_table(table, tmp_path / "table.parquet")
     settings = {"table": "table.parquet", "columns": {"image": "file", "text": "at"}, "key": "id", "split": "side"}

@@ -1,16 +1,24 @@
 """The tables of `manifest`: rows of CSV, TSV (RFC 4180 quotes), Parquet and JSON lines as text cells.
 
 In UTF-8, a byte order mark or not. Cells are taken without the white space around them; all formats give the same rows.
+The text of a CSV cell is what is written there. In JSON and Parquet a whole number is 1, be it stored as 1, 1.0 or
+1.00, true and false are these words, dates and times are ISO 8601 (2024-01-02T12:30:00), bytes are UTF-8.
+
+A quote that isn't closed makes its physical line an unreadable row, and the lines after it are read as if it weren't
+there. A CSV row may span MOST_LINES.
 """
 
 from __future__ import annotations
 
 import csv
+import datetime
 import functools
 import json
 import posixpath
 import re
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +30,9 @@ from umemma.seeds import derive
 
 NOT_UTF8 = "unreadable row: not UTF-8"
 NOT_PLAIN = "unreadable row: a cell is neither text nor number"
+QUOTES = "unreadable row: quotes don't match or a cell is too long"
+CELLS = "unreadable row: wrong number of cells"
+MOST_LINES = 1000
 
 # A reader gives a row as {column: cell}, or the phrase that says why it is unreadable. It passes the names of the
 # table's columns to the function, which gives those that are needed.
@@ -97,6 +108,16 @@ def _row(number: int, found: dict[str, Any], roles: Mapping[str, str], separator
 def _text(cell: Any) -> str:
     if cell is None or cell != cell:  # NaN, which is what "nothing" looks like in a column of numbers
         return ""
+    if isinstance(cell, bool):
+        cell = str(cell).lower()
+    elif isinstance(cell, (float, Decimal)) and -(2**53) < cell < 2**53 and cell == int(cell):
+        cell = int(cell)
+    elif isinstance(cell, Decimal):
+        cell = f"{cell.normalize():f}"
+    elif isinstance(cell, (datetime.date, datetime.time)):  # a datetime is a date
+        cell = cell.isoformat()
+    elif isinstance(cell, bytes):
+        cell = cell.decode(errors="surrogateescape")
     if not isinstance(cell, (str, int, float)):
         raise Problem(NOT_PLAIN)
     text = str(cell).strip()
@@ -112,27 +133,72 @@ def _text(cell: Any) -> str:
 
 def _csv(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[dict[str, Any] | str]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        lines = csv.reader(file, delimiter=delimiter, strict=True)
+        found = _cells(file, delimiter)
+        header = next(found, [])
         try:
-            header = [name.strip() for name in next(lines, [])]
             "".join(header).encode()
-        except (csv.Error, UnicodeEncodeError):
-            raise UserError("header line unreadable", str(path), "Save the table as UTF-8.") from None
+        except UnicodeEncodeError:
+            header = NOT_UTF8
+        if isinstance(header, str):
+            raise UserError("header line unreadable", str(path), "Save the table as UTF-8.")
         if not header:
             return
-        places = {name: header.index(name) for name in columns(header)}
-        while True:
-            try:
-                cells = next(lines)
-            except StopIteration:
-                return
-            except csv.Error:
-                yield "unreadable row: quotes don't match or a cell is too long"
+        names = [name.strip() for name in header]
+        places = {name: names.index(name) for name in columns(names)}
+        for cells in found:
+            yield cells if isinstance(cells, str) else {name: cells[place] for name, place in places.items()}
+
+
+def _cells(file: Iterator[str], delimiter: str) -> Iterator[list[str] | str]:
+    """The header, which is the first line that isn't empty; then each row as cells or as why it is unreadable."""
+    lines = _Lines(file)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    width = 0
+    while True:
+        again = lines.start()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            problem = QUOTES
+        else:
+            if not cells or not (width or any(map(str.strip, cells))):  # an empty line is no row
                 continue
-            if len(cells) == len(header):
-                yield {name: cells[place] for name, place in places.items()}
-            elif cells:  # an empty line is no row
-                yield "unreadable row: wrong number of cells"
+            width = width or len(cells)
+            problem = "" if len(cells) == width else CELLS
+            if again and not problem and sum(line.count('"') for line in lines.row) % 2:
+                problem = QUOTES  # the end of a broken cell: read by itself it might pass for a row
+        if problem:
+            lines.back()
+        yield problem or cells
+
+
+class _Lines:
+    """The physical lines of a file. Those of the row under way, but its first, can be given back and come again."""
+
+    def __init__(self, file: Iterator[str]) -> None:
+        self.file = file
+        self.row: list[str] = []
+        self.ahead: deque[str] = deque()
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        if len(self.row) == MOST_LINES:
+            raise StopIteration  # which csv.reader takes for the end of the file, and goes on all the same
+        line = self.ahead.popleft() if self.ahead else next(self.file)
+        self.row.append(line)
+        return line
+
+    def start(self) -> bool:
+        """Begin a row. True if its lines come again."""
+        self.row.clear()
+        return bool(self.ahead)
+
+    def back(self) -> None:
+        self.ahead.extendleft(reversed(self.row[1:]))
 
 
 def _jsonl(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
@@ -164,7 +230,7 @@ def _dicts(batch: pa.RecordBatch) -> list[dict[str, Any] | str]:
     """The rows of a batch; where one can't be turned into Python's values, they are tried one by one."""
     try:
         return batch.to_pylist()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # a date after the year 9999 overflows
         if len(batch) == 1:
             return [NOT_UTF8 if isinstance(error, UnicodeDecodeError) else NOT_PLAIN]
         return [row for n in range(len(batch)) for row in _dicts(batch.slice(n, 1))]

@@ -5,7 +5,9 @@
     clips/b.mp4,,cat,
 
 The table is .csv, .tsv (RFC 4180 quotes), .parquet, .jsonl or .ndjson, in UTF-8, a byte order mark or not. An empty cell
-is an absent modality. Cells are taken without the white space around them; all three formats give the same records.
+is an absent modality. Cells are taken without the white space around them; all three formats give the same records,
+where whole numbers of JSON and Parquet count as 1 (not 1.0), their booleans as true and false, dates as ISO 8601 text.
+A quote that isn't closed in a CSV costs its own line, not those after it.
 
 Paths are relative to the table, in data/raw/manifest/; with `root` the media stay where they are. Samples of one group
 stay on one side when splits are drawn; where no group is given, rows that name the same file are a group.
@@ -25,6 +27,7 @@ import json
 import math
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -47,6 +50,7 @@ SPEC = DatasetSpec(
     citation="your own",
 )
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+MANY = "a list of labels in a single-label task"
 STEPS = """Run: umemma download manifest --from FOLDER, where FOLDER holds the table and the media that it names:
   FOLDER/{table}
   FOLDER/<the paths in the table>
@@ -189,7 +193,7 @@ def _label(labels: list[str], numbers: dict[str, int], options: Options) -> int 
     if not labels:
         raise Problem("no label")
     if len(labels) > 1 and not options.multilabel:
-        raise Problem("a list of labels in a single-label task")
+        raise Problem(MANY)
     if not all(label in numbers for label in labels):
         raise Problem("unknown label")
     found = tuple(sorted(numbers[label] for label in labels))
@@ -233,14 +237,19 @@ class _Table:
         self.packed: list[bytes] = []
         labels: set[str] = set()
         marks: set[str] = set()
+        unlabelled: Counter[str] = Counter()
         for row in _rows(folder, options):
             self.packed.append(json.dumps(row).encode())
             marks.add(row.cells.get("split", ""))
             if options.multilabel or len(row.labels) == 1:
                 labels |= set(row.labels)
+            if not labels:
+                unlabelled[row.problem or (MANY if row.labels else "no label")] += 1
         if not labels and not options.classes:
             hint = "The option label names the column that holds them."
-            raise UserError("no label in any row", str(folder / options.table), hint)
+            (problem, count), *_ = unlabelled.most_common(1)
+            what = f"no label in any row ({count} of {len(self.packed)}: {problem})"
+            raise UserError(what, str(folder / options.table), hint)
         self.classes = options.classes or tuple(sorted(labels))
         self.marked = {_mark(mark) for mark in marks} - {""}
         self.homes: dict[str, str] = {}  # the side of a group, needed where only some of its rows are marked

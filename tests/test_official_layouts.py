@@ -1,22 +1,25 @@
-"""AVE and Kinetics-Sounds from clips in their official layout to shards: with sound, without, cut off, lost."""
+"""Four datasets from media in their official layout to shards: clips with sound, without, cut off, lost; broken posters."""
 
 from __future__ import annotations
 
+import json
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
 from media import film
+from PIL import Image
 
 from umemma import config
-from umemma.shards import read
+from umemma.shards import read, read_index
 from umemma.stages import doctor, download, preprocess
 from umemma.store import Store
 
 CUT = r"1 x (cut off|not readable video or sound)"  # as the cut falls between two packets or into one
 SETTINGS = """
 dataset: {name}
-modalities: [audio, video]
+modalities: {modalities}
 preprocess:
   max_failures: 0.6
   media: {{side: 32, frames: 2}}
@@ -33,9 +36,11 @@ def clips(folder: Path, names: list[str]) -> None:
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
 
 
-def packed(name: str, options: str, origin: Path) -> tuple[dict[str, list[str]], str, config.Params]:
+def packed(
+    name: str, options: str, origin: Path, modalities: str = "[audio, video]"
+) -> tuple[dict[str, list[str]], str, config.Params]:
     """({key: the modalities that its sample has}, the reasons of the failures, the settings) of a run over `origin`."""
-    Path("params.yaml").write_text(SETTINGS.format(name=name, options=options))
+    Path("params.yaml").write_text(SETTINGS.format(name=name, options=options, modalities=modalities))
     params = config.load()
     download.run(name, params.preprocess.options, str(origin))
     index = preprocess.run(params, workers=1)
@@ -106,4 +111,53 @@ def test_kinetics_sounds(tmp_path, monkeypatch, flat):
     whole = {names[0]: ["audio", "video"], names[1]: ["video"], names[2]: ["video"]}
     assert found == {**whole, "tested00001_000005_000015": ["audio", "video"]}
     assert re.search(CUT, failures)
+    assert "1 x file is missing" in failures
+
+
+def poster(path: Path, cut: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((40, 60), 90).convert("RGB").save(path)
+    if cut:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_mmimdb(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    top = tmp_path / "made" / "mmimdb"
+    films = {
+        "0000001": {"genres": ["Drama", "News"], "plot": ["Short.", "A longer plot."]},
+        "0000002": {"genres": ["War"], "plot": ["It begins."]},
+        "0000003": {"genres": ["Comedy", "Drama"]},
+        "0000004": {"genres": ["Western"], "plot": ["High noon."]},
+    }
+    for name, film_ in films.items():
+        poster(top / "dataset" / f"{name}.jpeg", cut=name == "0000002")
+        (top / "dataset" / f"{name}.json").write_text(json.dumps(film_))
+    split = {"train": ["0000001", "0000002"], "dev": ["0000003"], "test": ["0000004"]}
+    (top / "split.json").write_text(json.dumps(split))
+    archive = tmp_path / "mmimdb.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(top, "mmimdb")
+    found, failures, params = packed("mmimdb", "{}", archive, "[image, text]")
+    assert found == {"0000001": ["image", "text"], "0000003": ["image"], "0000004": ["image", "text"]}
+    assert failures == "1 x not a readable image: truncated"
+    store = Store(params.paths.shards)
+    (film_,) = read(store, read_index(store), "train")
+    assert (film_.label, film_.media["text"]) == ((0,), b"A longer plot.")
+
+
+def test_food101(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "food"
+    for n in range(8):
+        poster(source / "images" / "train" / "apple_pie" / f"apple_pie_{n}.jpg", cut=n == 7)
+    poster(source / "images" / "test" / "sushi" / "sushi_1.jpg")
+    (source / "texts").mkdir()
+    rows = [f'apple_pie_{n}.jpg,"Pie, the {n}th",apple_pie' for n in range(1, 8)]  # the first has no title
+    (source / "texts" / "train_titles.csv").write_text("\n".join([*rows, "apple_pie_99.jpg,Lost,apple_pie", ""]))
+    (source / "texts" / "test_titles.csv").write_text("sushi_1.jpg,Sushi  at home,sushi\n")
+    found, failures, _ = packed("food101", "{val_share: 0.4}", source, "[image, text]")
+    titled = {f"apple_pie_{n}": ["image", "text"] for n in range(1, 7)}
+    assert found == {"apple_pie_0": ["image"], **titled, "sushi_1": ["image", "text"]}
+    assert "1 x not a readable image: truncated" in failures
     assert "1 x file is missing" in failures

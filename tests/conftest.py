@@ -40,6 +40,7 @@ def quick(*sets: str) -> config.Params:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """A project folder with shards and uni-modal models of the digits. Shared: a test that changes it copies it first."""
+    torch.set_num_threads(2)  # this comes before any test's
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

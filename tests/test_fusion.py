@@ -86,7 +86,7 @@ def test_untrained_ensemble_is_the_average_of_the_unimodal_logits():
 
 def test_frozen_encoders_stay_in_evaluation_mode_and_get_no_gradient():
     fusion = LateFusion({"a": nn.BatchNorm1d(2)}, {"a": 2}, {"a": torch.zeros(2)}, 2)
-    fusion.freeze_encoders()
+    fusion.freeze(["a"])
     fusion.train()
     before = fusion.encoders["a"].running_mean.clone()
     fusion(Batch({"a": torch.randn(8, 2) + 5}, torch.ones(8, 1, dtype=torch.bool), torch.zeros(8))).sum().backward()
@@ -94,6 +94,25 @@ def test_frozen_encoders_stay_in_evaluation_mode_and_get_no_gradient():
     assert torch.equal(fusion.encoders["a"].running_mean, before)
     assert fusion.encoders["a"].weight.grad is None
     assert fusion.head.weight.grad is not None
+
+
+@pytest.mark.parametrize("absent", ["zero", "blank", "learned"])
+def test_on_features_of_an_encoder_the_answer_is_the_same(absent):
+    fusion = model(absent)
+    one = batch([1.0, 2.0], [3.0, 4.0], [[True, True], [True, False]])
+    whole = fusion(one)
+    features, _ = fusion.encode(one.inputs)
+    with fusion.on_features({"image": fusion.encode_one("image", fusion.blank_image)[0]}):
+        assert torch.equal(fusion(one._replace(inputs={**one.inputs, "image": features["image"]})), whole)
+    assert torch.equal(fusion(one), whole)
+
+
+def test_encoders_compute_in_the_precision_and_the_head_in_float32():
+    fusion = model()
+    fusion.precision = torch.bfloat16
+    features, _ = fusion.encode(batch([1.001], [1.0]).inputs)
+    assert features["audio"].dtype == torch.float32
+    assert features["audio"].item() == 2.0  # bfloat16 has 8 bits: 1.001 is 1
 
 
 def test_blank_goes_with_the_model_but_not_into_its_weights():

@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from umemma.errors import UserError
-from umemma.missing import draw, dropped, fill, keep_table, missing_sets, pattern_weights, patterns, sample_weights
+from umemma.missing import (
+    draw,
+    dropped,
+    fill,
+    keep_table,
+    lost,
+    missing_sets,
+    pattern_weights,
+    patterns,
+    sample_weights,
+)
 
 TWO = ("image", "audio")
 
@@ -52,8 +62,24 @@ def test_a_sample_whose_weighted_patterns_leave_nothing_trains_with_what_it_has(
 
 def test_draw_follows_the_weights():
     weights = torch.tensor([[0.5, 0.25, 0.25]]).expand(20_000, 3)
-    counts = draw(weights, torch.Generator().manual_seed(0)).bincount(minlength=3) / 20_000
+    counts = draw(weights, torch.arange(20_000) / 20_000).bincount(minlength=3) / 20_000
     assert counts.tolist() == pytest.approx([0.5, 0.25, 0.25], abs=0.015)
+
+
+def test_draw_never_takes_what_counts_nothing():
+    weights = torch.tensor([[0.0, 1.0, 0.0], [1 / 3, 1 / 3, 1 / 3]])
+    assert draw(weights, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [1, 2]
+
+
+def test_what_training_loses_belongs_to_the_key():
+    keys = [f"k{i}" for i in range(2000)]
+    gone = lost(keys, 0, "audio", 0.3)
+    assert gone.mean() == pytest.approx(0.3, abs=0.03)
+    assert lost(keys[::-1], 0, "audio", 0.3).tolist() == gone[::-1].tolist()
+    assert (lost(keys, 0, "audio", 0.5) >= gone).all()  # a higher ratio takes more, never others
+    assert (lost(keys, 0, "image", 0.3) != gone).any()
+    assert not lost(keys, 0, "audio", 0.0).any()
+    assert lost(keys, 0, "audio", 1.0).all()
 
 
 def test_fill_replaces_what_is_not_kept():

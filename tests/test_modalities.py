@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from media import RATE, film
 from PIL import Image
 
 from umemma import modalities
-from umemma.contracts import AudioInput, Clip, ImageInput, Packing, Sound, TextInput, VideoInput
+from umemma.contracts import AudioInput, Clip, ImageInput, Packing, Sound, TextInput, VideoInput, WaveInput
+from umemma.errors import UserError
 from umemma.modalities import audio, image, text, video
 
 P = Packing(side=32)
@@ -137,12 +139,14 @@ def test_a_playlist_cannot_name_other_files(tmp_path):
             both(tmp_path / f"{name}.mp4")
 
 
-def test_frames_are_chosen_and_filled_up_for_the_encoder(tmp_path):
+def test_frames_are_chosen_or_black_ones_follow(tmp_path):
     packed = modalities.pack({"video": film(tmp_path / "a.mp4")}, Packing(frames=4))["video.mjpeg"]
-    means = [video.decode(packed, VideoInput(frames=n, size=8)).mean((1, 2, 3)) for n in (2, 4, 6)]
-    assert torch.equal(means[0], means[1][[1, 3]])
-    assert torch.equal(means[2], means[1][[0, 1, 2, 3, 3, 3]])
-    assert video.blank(VideoInput(frames=2, size=8)).shape == (2, 3, 8, 8)
+    two, four, six = (video.decode(packed, VideoInput(frames=n, size=8)) for n in (2, 4, 6))
+    assert four.shape == (4, 3, 8, 8)
+    assert four.dtype == torch.uint8
+    assert four.flatten(1).any(1).all()
+    assert torch.equal(two, four[[1, 3]])
+    assert torch.equal(six, torch.cat([four, video.blank(VideoInput(frames=2, size=8))]))
 
 
 # Images. --------------------------------------------------------------------------------------------------------------
@@ -188,6 +192,51 @@ def test_sixteen_bits_become_eight():
     for kind in (np.float32, np.int32):
         with pytest.raises(ValueError, match="range isn't known"):
             image.pack(encoded(Image.fromarray(np.ones((8, 8), kind)), "TIFF"), P)
+
+
+def test_a_decoded_image_is_its_bytes():
+    pixels = image.decode(image.pack(GREY, P).data, PICTURE)
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(pixels, torch.from_numpy(GREY).expand(3, 8, 8))
+    assert image.decode(image.pack(GREY, P).data, ImageInput(size=8, channels=1)).shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_the_middle_square_is_cut_out_or_all_is_squeezed(across):
+    stripes = np.repeat(np.array([0, 100, 200, 0], np.uint8), 8)[None].repeat(16, 0)  # 32 wide, 16 high
+    data = encoded(Image.fromarray(stripes if across else stripes.T), "PNG")
+    cut, squeezed = (image.decode(data, ImageInput(size=16, channels=1, crop=crop))[0] for crop in (True, False))
+    assert torch.equal(cut if across else cut.T, torch.tensor([100] * 8 + [200] * 8, dtype=torch.uint8).expand(16, 16))
+    assert (squeezed if across else squeezed.T)[0, [1, 6, 9, 14]].tolist() == pytest.approx([0, 100, 200, 0], abs=2)
+
+
+def test_the_middle_square_is_what_pretrained_encoders_saw():
+    from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+
+    picture = Image.effect_noise((40, 20), 90)
+    theirs = CenterCrop(8)(Resize(8, InterpolationMode.BICUBIC)(picture))
+    ours = image.decode(encoded(picture, "PNG"), ImageInput(size=8, channels=1, crop=True))[0]
+    np.testing.assert_array_equal(ours, np.asarray(theirs))
+
+
+def test_a_very_long_picture_costs_no_memory():
+    data = encoded(Image.new("L", (2**22, 1), 7), "PNG")
+    assert image.decode(data, ImageInput(size=64, channels=1, crop=True)).unique().tolist() == [7]
+
+
+def test_pixels_are_normalised_as_the_encoder_asks():
+    x = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    seen = image.finish(x, ImageInput(size=1, mean=(0.0, 0.5, 0.25), std=(1.0, 0.5, 0.5)))
+    torch.testing.assert_close(seen.flatten(), torch.tensor([0.0, 1.0, -0.1]))
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    once = (every / 255 - 0.45) / 0.225
+    assert torch.equal(image.finish(every, ImageInput(size=16, channels=1, mean=0.45, std=0.225)), once)
+    thrice = video.finish(
+        every.expand(2, 3, 16, 16)[None], VideoInput(frames=2, size=16, mean=(0.45,) * 3, std=(0.225,) * 3)
+    )
+    assert torch.equal(thrice, once.expand(1, 2, 3, 16, 16))
+    with pytest.raises(UserError, match="3 numbers for 1 channels"):
+        image.finish(every, ImageInput(size=16, channels=1, mean=(0.5,) * 3))
 
 
 def test_images_that_cannot_be_packed(tmp_path):
@@ -275,6 +324,25 @@ def test_audio_is_resampled_padded_and_mixed_down():
     assert audio.decode(flac(TONE.samples[:300]), LOUD).shape == (1, 8, 11)
 
 
+def test_samples_are_cut_or_followed_by_zeros():
+    samples = soundfile.read(io.BytesIO(flac(TONE.samples)), dtype="float32")[0]
+    cut, padded = (audio.decode(flac(TONE.samples), WaveInput(sample_rate=8000, seconds=s)) for s in (0.05, 0.2))
+    np.testing.assert_array_equal(cut, samples[:400])
+    np.testing.assert_array_equal(padded, np.append(samples, np.zeros(800, np.float32)))
+    assert cut.dtype == torch.float32
+    assert torch.equal(audio.blank(WaveInput(sample_rate=8000, seconds=0.2)), torch.zeros(1600))
+    assert audio.decode(flac(TONE.samples), WaveInput(sample_rate=16000, seconds=0.1)).shape == (1600,)
+
+
+@pytest.mark.parametrize("spec", [LOUD, WaveInput(sample_rate=8000, seconds=0.1)])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_sound_that_is_no_number_is_not_decoded(spec, value):
+    file = io.BytesIO()
+    soundfile.write(file, np.where(np.arange(800) == 7, value, TONE.samples), 8000, format="WAV", subtype="FLOAT")
+    with pytest.raises(ValueError, match="audio holds values that are not finite"):
+        audio.decode(file.getvalue(), spec)
+
+
 # Text, and what is common. --------------------------------------------------------------------------------------------
 
 
@@ -295,6 +363,48 @@ def test_text_becomes_tokens():
     assert tokens.tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 0]
     assert text.decode(b"a photo of a cat", TextInput(length=4)).tolist() == [49406, 320, 1125, 49407]
     assert text.blank(TextInput(length=4)).tolist() == [49406, 49407, 0, 0]
+    assert text.blank(TextInput(length=4, padding=7)).tolist() == [49406, 49407, 7, 7]
+    with pytest.raises(ValueError, match="not UTF-8"):
+        text.decode(b"\xff", TextInput())
+
+
+def test_an_open_clip_model_brings_its_tokenizer():
+    assert torch.equal(*(text.decode(b"a cat", TextInput(tokenizer=name)) for name in ("clip", "open_clip:ViT-B-32")))
+    with pytest.raises(UserError, match="unknown model of open_clip 'ViT-B-33'") as caught:
+        text.decode(b"a cat", TextInput(tokenizer="open_clip:ViT-B-33"))
+    assert "Did you mean 'ViT-B-32'" in caught.value.hint
+
+
+def test_a_tokenizer_of_transformers_in_a_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "cat": 2}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")  # and none for padding
+    tokenizer.save_pretrained(tmp_path)
+    spec = TextInput(length=4, tokenizer=f"hf:{tmp_path}", padding=9)
+    assert text.decode(b"a dog a", spec).tolist() == [1, 0, 1, 9]
+    assert text.decode(b"a cat a cat a cat", spec).tolist() == [1, 2, 1, 2]
+    assert text.blank(spec).tolist() == [9, 9, 9, 9]
+
+
+def test_tokenizers_that_cannot_be_had(tmp_path):
+    for name in ("clap", "open_clip:", "hf", "sentencepiece:x"):
+        with pytest.raises(UserError, match=f"unknown tokenizer '{name}'"):
+            text.blank(TextInput(tokenizer=name))
+    pytest.importorskip("transformers")
+    for name in (f"hf:{tmp_path}", f"hf:{tmp_path / 'nowhere'}", f"open_clip:local-dir:{tmp_path}"):
+        with pytest.raises(UserError, match="can't be had") as caught:
+            text.blank(TextInput(tokenizer=name))
+        assert "cache of Hugging Face" in caught.value.hint
+
+
+def test_a_tokenizer_whose_library_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match="transformers") as caught:
+        text.blank(TextInput(tokenizer="hf:never-tried"))
+    assert caught.value.hint == "Install transformers."
 
 
 def test_blank_is_black_and_silence():

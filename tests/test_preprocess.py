@@ -7,6 +7,7 @@ import functools
 import http.server
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -142,7 +143,8 @@ def test_after_a_kill_only_what_is_missing_is_made(table, after):
     process.send_signal(signal.SIGKILL)
     process.wait()
     psutil.wait_procs(workers, timeout=30)  # they end with it
-    (SHARDS / f".train-000004.tar.{process.pid}.part").write_bytes(b"half")
+    host = platform.node().replace(".", "-")
+    (SHARDS / f".train-000004.tar.{host}-{process.pid}.part").write_bytes(b"half")
     done = {path.stem for path in SHARDS.glob("*-*.json")}
     before = times()
     run()

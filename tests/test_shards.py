@@ -8,6 +8,7 @@ import http.server
 import io
 import json
 import os
+import platform
 import subprocess
 import sys
 import tarfile
@@ -258,10 +259,11 @@ def test_a_remade_smaller_set_leaves_no_stranger_behind(tmp_path):
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
+    host = platform.node().replace(".", "-")
     for process in (dead.pid, os.getpid()):
-        (tmp_path / f".train-000000.tar.{process}.part").write_bytes(b"half")
+        (tmp_path / f".train-000000.tar.{host}-{process}.part").write_bytes(b"half")
     Store(f"file://{tmp_path}").sweep()
-    assert [path.name for path in tmp_path.iterdir()] == [f".train-000000.tar.{os.getpid()}.part"]
+    assert [path.name for path in tmp_path.iterdir()] == [f".train-000000.tar.{host}-{os.getpid()}.part"]
 
 
 def test_shards_in_a_memory_file_system(tmp_path):

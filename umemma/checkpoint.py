@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loguru import logger
+from safetensors import SafetensorError
+
+from umemma import distributed
 from umemma.checks import difference, fingerprint
 from umemma.errors import UserError
 from umemma.files import new_folder, read_json, sha256, write_json
@@ -16,21 +20,45 @@ from umemma.files import new_folder, read_json, sha256, write_json
 if TYPE_CHECKING:
     from torch import nn
 
-WEIGHTS, ABOUT, HISTORY = "model.safetensors", "model.json", "history.csv"
+WEIGHTS, ABOUT, METRICS = "model.safetensors", "model.json", "metrics.csv"
 
 
 def save(
-    folder: Path, model: nn.Module, settings: Mapping[str, Any], scores: Mapping[str, float], history: str
+    folder: Path, model: nn.Module, settings: Mapping[str, Any], scores: Mapping[str, float], figures: str
 ) -> None:
-    """Write the whole folder aside, then let it take its place. history: CSV text, a row per epoch."""
-    from safetensors.torch import save_file
+    """Write the whole folder aside, then let it take its place; of several processes the main one does it, and all wait.
 
-    with new_folder(folder) as aside:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, aside / WEIGHTS)
-        (aside / HISTORY).write_text(history, encoding="utf-8")
-        about = {"settings": dict(settings), "fingerprint": fingerprint(settings), "scores": dict(scores)}
-        write_json(aside / ABOUT, about | {"weights_sha256": sha256(aside / WEIGHTS)})
+    figures: CSV text of the course of the training.
+    """
+    from safetensors.torch import save_file  # imports torch, which --help does without
+
+    def write() -> None:
+        if not distributed.is_main():
+            return
+        try:
+            with new_folder(folder) as aside:
+                weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+                save_file(weights, aside / WEIGHTS)
+                (aside / METRICS).write_text(figures, encoding="utf-8")
+                about = {"settings": dict(settings), "fingerprint": fingerprint(settings), "scores": dict(scores)}
+                write_json(aside / ABOUT, about | {"weights_sha256": sha256(aside / WEIGHTS)})
+        except (OSError, SafetensorError) as error:
+            hint = "Make room and run the same command: it goes on from its last checkpoint."
+            raise UserError(f"the model can't be written: {error}", str(folder), hint) from error
+
+    distributed.together(write)
+
+
+def done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """model.json of a checkpoint that is whole and made with `settings`; None where there is none."""
+    try:
+        about = check(folder, settings, "")
+    except UserError:
+        return None
+    whole = (folder / WEIGHTS).is_file() and sha256(folder / WEIGHTS) == about["weights_sha256"]
+    if whole:
+        logger.info(f"{folder} is trained with these settings already; --again trains it anew.")
+    return about if whole else None
 
 
 def check(folder: Path, settings: Mapping[str, Any], hint: str) -> dict[str, Any]:
@@ -45,7 +73,6 @@ def check(folder: Path, settings: Mapping[str, Any], hint: str) -> dict[str, Any
 
 def load(folder: Path, model: nn.Module, settings: Mapping[str, Any], hint: str) -> dict[str, Any]:
     """Put the weights into `model`, after `check`. UserError also for weights that are damaged or don't fit."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     about = check(folder, settings, hint)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from umemma import __version__
+from umemma import __version__, distributed
 from umemma.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change a setting for this run. Repeatable.")
 ]
 
+Again = Annotated[bool, typer.Option("--again", help="Train anew, even if the model is there already.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard to runs/ too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 
 
@@ -39,8 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        if distributed.first_to_say(str(error)):
+            print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    finally:
+        distributed.finish()
 
 
 def _version(wanted: bool) -> None:
@@ -176,38 +181,46 @@ def pretrain_unimodal(
     modality: Annotated[
         list[str] | None, typer.Option(help="Train this modality only. Repeatable; by default all of params.yaml.")
     ] = None,
+    again: Again = False,
+    tensorboard: TensorBoard = False,
     params: ParamsFile = Path("params.yaml"),
     set_: Sets = None,
 ) -> None:
     """Train one classifier per modality, alone: the ensemble starts from them, and they are its ceilings.
 
-    Creates: models/<dataset>/pretrain/<modality>/ (model.safetensors, model.json, history.csv).
+    The same command goes on where it was stopped. Exit status 75 after SIGTERM: a checkpoint is saved, run it again. For
+    several processes: `torchrun --nproc-per-node N -m umemma pretrain-unimodal`, or `srun umemma pretrain-unimodal`.
+
+    Creates: models/<dataset>/pretrain/<modality>/ (model.safetensors, model.json, metrics.csv); runs/ on the way.
     """
     settings = _start("pretrain-unimodal", params, set_)
     from umemma.stages import pretrain as stage
 
     for one in modality or settings.modalities:
-        score = stage.run(settings, one)
-        print(f"{one}: validation score {score:.1%}, in {settings.paths.pretrain(one)}")
+        score = stage.run(settings, one, again, tensorboard)
+        _say(f"{one}: validation score {score:.1%}, in {settings.paths.pretrain(one)}")
 
 
 @app.command()
 def finetune_ensemble(
     preset: Annotated[str, typer.Option(help="A named method instead of finetune.preset.", show_default=False)] = "",
+    again: Again = False,
+    tensorboard: TensorBoard = False,
     params: ParamsFile = Path("params.yaml"),
     set_: Sets = None,
 ) -> None:
     """Fine-tune the ensemble while showing it every way a modality can be absent.
 
-    Presets: late-fusion, modality-dropout, ume, ume-finetune, frozen, ume-mma.
+    Presets: late-fusion, modality-dropout, ume, ume-finetune, frozen, ume-mma. Stopping, going on and several processes
+    are as with pretrain-unimodal.
 
-    Creates: models/<dataset>/ensemble/ (model.safetensors, model.json, history.csv).
+    Creates: models/<dataset>/ensemble/ (model.safetensors, model.json, metrics.csv); runs/ on the way.
     """
     settings = _start("finetune-ensemble", params, [*(set_ or []), *([f"finetune.preset={preset}"] if preset else [])])
     from umemma.stages import finetune as stage
 
-    score = stage.run(settings)
-    print(f"ensemble: validation score {score:.1%}, in {settings.paths.ensemble}")
+    score = stage.run(settings, again, tensorboard)
+    _say(f"ensemble: validation score {score:.1%}, in {settings.paths.ensemble}")
 
 
 @app.command()
@@ -239,6 +252,8 @@ def evaluate_missing(
         outcome = stage.ask(settings, [m.strip() for m in missing.split(",") if m.strip()], ratio or [])
     else:
         outcome = stage.run(settings)
+    if not distributed.is_main():
+        return
     if as_json:
         print(json.dumps(stage.as_json(outcome), indent=2, sort_keys=True))
         return
@@ -256,6 +271,23 @@ def evaluate_missing(
 app.command("evaluate", help="Short name of evaluate-missing: measure accuracy with modalities missing.")(
     evaluate_missing
 )
+
+
+@app.command()
+def encoders(
+    pattern: Annotated[str, typer.Argument(help='Names such as "timm:resnet*".', show_default=False)] = "",
+    modality: Annotated[str, typer.Option(help="Only encoders for this modality.", show_default=False)] = "",
+) -> None:
+    """List the encoders: what they see, their feature width, and what weights are at hand."""
+    from umemma.stages import encoders as stage
+
+    stage.run(pattern, modality)
+
+
+def _say(text: str) -> None:
+    """A result, once, however many processes there are."""
+    if distributed.is_main():
+        print(text)
 
 
 def _start(command: str, file: Path, sets: list[str] | None, name: str = "") -> Params:

@@ -28,11 +28,27 @@ class Preprocess(Plain):
     options: dict[str, Any] = {}
 
 
+class Lora(Plain):
+    """Low-rank adapters. Reference: Hu et al., LoRA, arXiv 2106.09685; the scale is alpha / rank."""
+
+    rank: Positive = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
 class Encoder(Plain):
-    """An encoder by name, and what to change in the input it asks for."""
+    """An encoder by name, what to change in the input it asks for, where its weights come from, and how it is trained.
+
+    weights: null = as the family does (pretrained where it is known for that, else none), `none`, `pretrained`, or the
+    path of a file. tune: `full`, `frozen` (as it is, in evaluation mode) or `lora`. pool: over the frames of a video.
+    """
 
     name: str = "cnn:small"
     input: dict[str, Any] = {}
+    weights: str | None = None
+    tune: Literal["full", "frozen", "lora"] = "full"
+    lora: Lora = Lora()
+    pool: Literal["mean", "attention"] = "mean"
 
     @model_validator(mode="before")
     @classmethod
@@ -45,7 +61,11 @@ class Encoder(Plain):
 
 
 class Training(Plain):
-    """What one run of the training loop needs. learning_rate is AdamW's peak, after `warmup` (a share of all steps)."""
+    """What one run of the training loop needs. learning_rate is AdamW's peak, after `warmup` (a share of all steps).
+
+    batch_size: samples of a step over all processes; a process takes them `micro_batch` at a time. ema: decay per step of
+    a moving average of the weights, 0 = none. precision: what the encoders compute in.
+    """
 
     epochs: Positive = 20
     batch_size: Positive = 64
@@ -54,6 +74,15 @@ class Training(Plain):
     warmup: Share = 0.1
     patience: Positive = 10  # epochs without a better validation accuracy before stopping
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    micro_batch: Positive | None = None
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+
+    def of_the_loop(self) -> dict[str, Any]:
+        """What the loop takes of it; the rest is the model's."""
+        return {n: getattr(self, n) for n in Training.model_fields if n not in ("channels_last", "compile")}
 
 
 class Budget(Plain):
@@ -117,6 +146,25 @@ class Evaluate(Plain):
     batch_size: Positive = 256
 
 
+class Missing(Plain):
+    """What is taken away on purpose. train: {modality: the share of the training samples that lose it}."""
+
+    train: dict[str, Share] = {}
+
+
+class Machine(Plain):
+    """What depends on the machine and changes no result, so no stage's output depends on it.
+
+    memory: GiB of decoded samples that a process may keep; what needs more is decoded for each batch. workers: processes
+    that decode, per training process; null = as it pays. checkpoint: seconds between two; keep: so many of them.
+    """
+
+    memory: Annotated[float, Field(ge=0)] = 4.0
+    workers: Annotated[int, Field(ge=0)] | None = None
+    checkpoint: Annotated[float, Field(ge=0)] = 60.0
+    keep: Positive = 2
+
+
 class Params(Plain):
     """The whole of params.yaml."""
 
@@ -126,9 +174,12 @@ class Params(Plain):
     shards: str = "data/shards"  # a folder, or a URL such as s3://bucket/shards
     preprocess: Preprocess = Preprocess()
     encoders: dict[str, Encoder] = {}
+    augment: dict[str, dict[str, Any]] = {}  # {modality: its own options}, checked by the modality
+    missing: Missing = Missing()
     pretrain: Training = Training()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
+    machine: Machine = Machine()
 
     @property
     def paths(self) -> Paths:
@@ -139,7 +190,12 @@ class Params(Plain):
 
     def check_modalities(self, known: Sequence[str]) -> None:
         """UserError unless every modality is one of the dataset's, named once, and has what it needs."""
-        for where, names in (("modalities", self.modalities), ("encoders", self.encoders)):
+        for where, names in (
+            ("modalities", self.modalities),
+            ("encoders", self.encoders),
+            ("augment", self.augment),
+            ("missing.train", self.missing.train),
+        ):
             for name in names:
                 if name not in known:
                     raise unknown("modality", name, known, where)
@@ -161,6 +217,7 @@ class Params(Plain):
             "shards": shards,
             "modalities": [modality],
             "encoders": {modality: self.encoder(modality).model_dump(mode="json")},
+            **self._shown([modality]),
             "seed": self.seed,
             "pretrain": self.pretrain.model_dump(mode="json"),
         }
@@ -175,10 +232,16 @@ class Params(Plain):
             "shards": shards,
             "modalities": names,
             "encoders": {m: self.encoder(m).model_dump(mode="json") for m in names},
+            **self._shown(names),
             "seed": self.seed,
             "finetune": self.finetune.model_dump(mode="json") | switches,
             "starts_from": unimodal if switches["init"] == "unimodal" else {},
         }
+
+    def _shown(self, names: Sequence[str]) -> dict[str, Any]:
+        """What training sees of its samples."""
+        missing = {m: ratio for m, ratio in self.missing.train.items() if m in names and ratio}
+        return {"augment": {m: self.augment[m] for m in names if self.augment.get(m)}, "missing": missing}
 
 
 class Paths:
@@ -190,6 +253,7 @@ class Paths:
         self.models = Path("models") / dataset
         self.ensemble = self.models / "ensemble"
         self.results = Path("results") / dataset
+        self.runs = Path("runs") / dataset
 
     def pretrain(self, modality: str) -> Path:
         return self.models / "pretrain" / modality

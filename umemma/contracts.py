@@ -45,10 +45,18 @@ class Clip:
     end: float | None = None
 
 
+class Span(NamedTuple):
+    """A stretch of a file, in bytes: encoded media where they lie in a shard."""
+
+    path: str
+    offset: int
+    size: int
+
+
 # Encoded bytes, a file, a stretch of one, a text, a sound, an image as an (H, W[, 3]) uint8 array, encoded frames; or a
 # function that gives one of these. It is called where the sample is packed and so has to be picklable: a
 # `functools.partial` of a module's function.
-Media: TypeAlias = "bytes | Path | Clip | str | Sound | np.ndarray | list[bytes] | Callable[[], Media]"
+Media: TypeAlias = "bytes | Path | Clip | Span | str | Sound | np.ndarray | list[bytes] | Callable[[], Media]"
 
 
 @dataclass(frozen=True)
@@ -134,13 +142,18 @@ class Packing(Plain):
 # 3. InputSpec: what an encoder wants to see. Made by encoders, read by modalities, carried by the stages. -------------
 
 
-class ImageInput(Plain):
-    """(channels, size, size) float32, (pixel / 255 - mean) / std."""
+PerChannel = float | Annotated[tuple[float, ...], Field(strict=False)]  # one number for all channels, or one for each
 
-    size: int = 32
-    channels: int = 3
-    mean: float = 0.5
-    std: float = 0.25
+
+class ImageInput(Plain):
+    """(channels, size, size) float32, (pixel / 255 - mean) / std. crop: the middle square of a picture, else all of it,
+    squeezed into one."""
+
+    size: Annotated[int, Field(gt=0)] = 32
+    channels: Literal[1, 3] = 3
+    mean: PerChannel = 0.5
+    std: PerChannel = 0.25
+    crop: bool = False
 
 
 class AudioInput(Plain):
@@ -153,27 +166,41 @@ class AudioInput(Plain):
     hop: int = 160
 
 
+class WaveInput(Plain):
+    """(T,) float32 samples in -1..1, T = seconds * sample_rate; exact zeros at the end are padding."""
+
+    sample_rate: Annotated[int, Field(gt=0)] = 16000
+    seconds: Annotated[float, Field(gt=0)] = 3.0
+
+
 class VideoInput(Plain):
-    """(frames, channels, size, size) float32, each frame as an ImageInput's."""
+    """(frames, channels, size, size) float32, each frame as an ImageInput's; black frames at the end are padding."""
 
     frames: Annotated[int, Field(gt=0)] = 8
-    size: int = 112
-    channels: int = 3
-    mean: float = 0.5
-    std: float = 0.25
+    size: Annotated[int, Field(gt=0)] = 112
+    channels: Literal[1, 3] = 3
+    mean: PerChannel = 0.5
+    std: PerChannel = 0.25
+    crop: bool = False
 
     @property
     def picture(self) -> ImageInput:
-        return ImageInput(size=self.size, channels=self.channels, mean=self.mean, std=self.std)
+        return ImageInput(**self.model_dump(exclude={"frames"}))
 
 
 class TextInput(Plain):
-    """(length,) int64 tokens of CLIP's byte-pair tokenizer (49,408 of them), 0 = padding."""
+    """(length,) int64 tokens, `padding` after the last one.
+
+    tokenizer: "clip" (the 49,408 byte pairs that come with open_clip), "open_clip:MODEL" (that model's own) or
+    "hf:NAME" (a tokenizer of transformers, by name or folder).
+    """
 
     length: Annotated[int, Field(gt=1)] = 77
+    tokenizer: str = "clip"
+    padding: Annotated[int, Field(ge=0)] = 0
 
 
-InputSpec = ImageInput | AudioInput | VideoInput | TextInput
+InputSpec = ImageInput | AudioInput | WaveInput | VideoInput | TextInput
 
 
 # 4. Batch: what a model is fed. ---------------------------------------------------------------------------------------
@@ -181,11 +208,13 @@ InputSpec = ImageInput | AudioInput | VideoInput | TextInput
 
 class Batch(NamedTuple):
     """inputs: {modality: (B, ...)}, an absent one filled with the blank input; present: (B, M) bool; target: (B,) classes
-    or (B, C) sets of labels."""
+    or (B, C) sets of labels; chance: (B,) uint64 numbers that belong to the seed, the epoch and the sample, for what
+    training draws; None outside of it."""
 
     inputs: dict[str, Tensor]
     present: Tensor
     target: Tensor
+    chance: np.ndarray | None = None
 
 
 # 5. ResultRow: one number of an evaluation, with everything needed to know what it is. --------------------------------

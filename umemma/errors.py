@@ -10,16 +10,13 @@ class UserError(Exception):
     """Something the user can put right.
 
     `what` is wrong, `where` it stands (a file, a key, an option), `hint` is what to do about it. `usage=True` marks a
-    wrong command line or wrong settings (exit status 2); the rest exits with 1.
+    wrong command line or wrong settings (exit status 2); the rest exits with `status`.
     """
 
-    def __init__(self, what: str, where: str = "", hint: str = "", *, usage: bool = False) -> None:
+    def __init__(self, what: str, where: str = "", hint: str = "", *, usage: bool = False, status: int = 1) -> None:
         super().__init__(what, where, hint)
-        self.what, self.where, self.hint, self.usage = what, where, hint, usage
-
-    @property
-    def exit_status(self) -> int:
-        return 2 if self.usage else 1
+        self.what, self.where, self.hint = what, where, hint
+        self.usage, self.exit_status = usage, 2 if usage else status
 
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}" if self.where else self.what]

@@ -6,10 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from umemma.errors import UserError
 
@@ -23,7 +27,7 @@ def sha256(path: Path) -> str:
 def new_file(path: Path) -> Iterator[Path]:
     """A path to write to; it becomes `path` when the block ends well, and is removed when it doesn't."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = _beside(path, "part")
     try:
         yield aside
         os.replace(aside, path)
@@ -35,8 +39,8 @@ def new_file(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill; it takes the place of `path` when the block ends well. Until then the old one stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    sweep(path.parent)
+    aside, old = _beside(path, "part"), _beside(path, "old")
     aside.mkdir()
     try:
         yield aside
@@ -54,7 +58,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def new_files(folder: Path) -> Iterator[Path]:
     """An empty folder to fill; when the block ends well its files replace those of `folder`, whose others stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    aside = _beside(folder, "part")
     aside.mkdir()
     try:
         yield aside
@@ -62,6 +66,30 @@ def new_files(folder: Path) -> Iterator[Path]:
             os.replace(file, folder / file.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Tidy up after processes of this machine that were killed: what was half-written goes, what was moved aside returns."""
+    for path in [*folder.glob(".*.part"), *folder.glob(".*.old")]:
+        match = re.fullmatch(r"\.(.+)\.([^.]*)-(\d+)\.(part|old)", path.name)
+        if match is None or match[2] != _host() or psutil.pid_exists(int(match[3])):
+            continue
+        name, kind = match[1], match[4]
+        if kind == "old" and not (folder / name).exists():
+            os.replace(path, folder / name)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """A hidden path that says whose it is, so that others who share the disk leave it alone."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{kind}")
+
+
+def _host() -> str:
+    return platform.node().replace(".", "-")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ class LateFusion(nn.Module):
         super().__init__()
         self.modalities = sorted(encoders)
         self.absent = absent
-        self.frozen = False
+        self.frozen: set[str] = set()
+        self.precision = torch.float32
         self.dims = {m: dims[m] for m in self.modalities}
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
         self.head = nn.Linear(sum(self.dims.values()), classes)
@@ -40,17 +42,27 @@ class LateFusion(nn.Module):
         self.vectors = nn.ParameterDict(vectors)
 
     def encode(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """({modality: (B, D_m)} features, {modality: (D_m,)} what stands in for an absent one)."""
+        """({modality: (B, D_m)} features, {modality: (D_m,)} what stands in for an absent one), float32.
+
+        Only the encoders compute in `precision`; the head and the loss are always exact.
+        """
         features, absent = {}, {}
         for m in self.modalities:
             x = inputs[m]
             if self.absent == "blank":  # in the same pass, so that training sees both alike
-                encoded = self.encoders[m](torch.cat([x, self.get_buffer(f"blank_{m}")]))
+                x = torch.cat([x, self.get_buffer(f"blank_{m}")])
+            encoded = self.encode_one(m, x)
+            if self.absent == "blank":
                 features[m], absent[m] = encoded[:-1], encoded[-1]
             else:
-                features[m] = self.encoders[m](x)
-                absent[m] = self.vectors[m] if self.absent == "learned" else features[m].new_zeros(self.dims[m])
+                features[m] = encoded
+                absent[m] = self.vectors[m] if self.absent == "learned" else encoded.new_zeros(self.dims[m])
         return features, absent
+
+    def encode_one(self, modality: str, x: Tensor) -> Tensor:
+        """(B, D_m) float32."""
+        with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
+            return self.encoders[modality](x).float()
 
     def fuse(self, features: Mapping[str, Tensor], absent: Mapping[str, Tensor], keep: Tensor) -> Tensor:
         """Logits (B, C) from what `keep` (B, M) leaves."""
@@ -73,16 +85,33 @@ class LateFusion(nn.Module):
         self.head.weight.copy_(torch.cat(weights, 1) / len(self.modalities))
         self.head.bias.copy_(torch.stack(biases).mean(0))
 
-    def freeze_encoders(self) -> None:
-        """From now on only the head (and learned vectors) are trained: no gradient, and evaluation mode for good."""
-        self.encoders.requires_grad_(False)
-        self.frozen = True
+    def freeze(self, modalities: Iterable[str]) -> None:
+        """From now on these encoders stay as they are: no gradient, and evaluation mode for good."""
+        for m in modalities:
+            self.encoders[m].requires_grad_(False)
+            self.frozen.add(m)
 
     def train(self, mode: bool = True) -> LateFusion:
         super().train(mode)
-        if self.frozen:
-            self.encoders.eval()
+        for m in self.frozen:
+            self.encoders[m].eval()
         return self
+
+    @contextlib.contextmanager
+    def on_features(self, blanks: Mapping[str, Tensor]) -> Iterator[None]:
+        """For as long as the block lasts the encoders of `blanks` {modality: (D_m,)} are left out: the inputs are their
+        features, and blanks the features of the blank input."""
+        encoders = {m: self.encoders[m] for m in blanks}
+        inputs = {m: self.get_buffer(f"blank_{m}") for m in blanks}
+        for m, feature in blanks.items():
+            self.encoders[m] = nn.Identity()
+            self.register_buffer(f"blank_{m}", feature[None], persistent=False)
+        try:
+            yield
+        finally:
+            for m in blanks:
+                self.encoders[m] = encoders[m]
+                self.register_buffer(f"blank_{m}", inputs[m], persistent=False)
 
     @torch.no_grad()
     def pattern_logits(self, batches: Iterable[Batch], table: Tensor) -> Tensor:
@@ -98,4 +127,4 @@ class LateFusion(nn.Module):
             logits = torch.stack([self.fuse(*encoded, keep) for keep in keeps], 1)
             nothing = ~torch.stack([keep.any(1) for keep in keeps], 1)
             chunks.append(logits.masked_fill(nothing[..., None], float("nan")).cpu())
-        return torch.cat(chunks)
+        return torch.cat([torch.empty(0, len(table), self.head.out_features), *chunks])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,17 +11,21 @@ from loguru import logger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from umemma.distributed import is_main, world
+
 console = Console(stderr=True)
 output = Console()  # results, on stdout
 
 
 def start(command: str, folder: Path = Path("logs")) -> None:
     """Log to the console, and in full to a new file under `folder`; a folder that can't be written is no reason to stop."""
+    rank, size, _ = world()
+    if size > 1:  # DDP warns that it looks for unused parameters in vain; read when torch is imported
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    level = "WARNING" if rank else "INFO"  # of several processes one speaks
     logger.remove()
-    logger.add(
-        lambda line: console.print(line, end="", markup=False, highlight=False), format="{message}", level="INFO"
-    )
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}.log"
+    logger.add(lambda line: console.print(line, end="", markup=False, highlight=False), format="{message}", level=level)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}{f'-{rank}' if size > 1 else ''}.log"
     try:
         logger.add(folder / name, format="{time:YYYY-MM-DD HH:mm:ss.SSS} {level} {message}", level="DEBUG", delay=True)
     except OSError as error:
@@ -37,4 +42,5 @@ def progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
+        disable=not is_main(),
     )

@@ -18,7 +18,6 @@ from umemma.errors import UserError, unknown
 from umemma.seeds import uniform
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 Pattern = tuple[str, ...]  # sorted
@@ -71,9 +70,10 @@ def sample_weights(present: Tensor, table: Tensor, weights: Tensor) -> Tensor:
     return left / left.sum(1, keepdim=True)
 
 
-def draw(weights: Tensor, chance: torch.Generator) -> Tensor:
-    """(B,) the pattern drawn for each sample, from (B, S) weights on the CPU."""
-    return weights.multinomial(1, generator=chance)[:, 0]
+def draw(weights: Tensor, numbers: Tensor) -> Tensor:
+    """(B,) the pattern drawn for each sample, from (B, S) weights and (B,) numbers in [0, 1)."""
+    below = numbers[:, None] < weights.double().cumsum(1) * (1 + 1e-6)  # float weights may sum to a little less than 1
+    return below.int().argmax(1)
 
 
 def fill(features: Mapping[str, Tensor], keep: Tensor, absent: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -88,3 +88,12 @@ def dropped(keys: Sequence[str], seed: int, number: int, ratio: float) -> np.nda
     others.
     """
     return np.array([uniform(seed, "missing", number, key) < ratio for key in keys], dtype=bool)
+
+
+def lost(keys: Sequence[str], seed: int, modality: str, ratio: float) -> np.ndarray:
+    """(N,) bool: the training samples that lose `modality` (settings: `missing.train`), each with probability `ratio`.
+
+    By a hash of the sample key, independently per modality, and before anything is decoded: pretraining and fine-tuning
+    see the same absences.
+    """
+    return np.array([uniform(seed, "missing.train", modality, key) < ratio for key in keys], dtype=bool)

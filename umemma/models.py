@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from umemma import encoders, modalities
-from umemma.config import Encoder
-from umemma.contracts import InputSpec
+from umemma.checks import checked
+from umemma.config import Encoder, Training
+from umemma.contracts import InputSpec, Plain
 from umemma.fusion import LateFusion
+
+PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def input_specs(chosen: Mapping[str, Encoder]) -> dict[str, InputSpec]:
@@ -15,12 +22,50 @@ def input_specs(chosen: Mapping[str, Encoder]) -> dict[str, InputSpec]:
     return {m: encoder.adapt(encoders.input_spec(encoder.name, m), m) for m, encoder in sorted(chosen.items())}
 
 
+def augments(options: Mapping[str, Mapping[str, Any]], specs: Mapping[str, InputSpec]) -> dict[str, Plain]:
+    """The augmentation of each modality that has any. UserError for an option it doesn't know or that doesn't fit."""
+    found: dict[str, Plain] = {}
+    for m, given in options.items():
+        if given and m in specs:
+            modality = modalities.get(m)
+            found[m] = checked(modality.Augment, given, "settings", f"augment.{m}")
+            modality.check(found[m], specs[m])
+    return found
+
+
+def find_weights(chosen: Mapping[str, Encoder]) -> dict[str, Path]:
+    """The files of the pretrained weights that encoders start from, fetched if need be. UserError where there is none."""
+    found = {m: encoders.find_weights(encoder.name, m, encoder.weights) for m, encoder in sorted(chosen.items())}
+    return {m: path for m, path in found.items() if path is not None}
+
+
 def build(
-    chosen: Mapping[str, Encoder], specs: Mapping[str, InputSpec], classes: Sequence[str], absent: str = "zero"
+    chosen: Mapping[str, Encoder],
+    specs: Mapping[str, InputSpec],
+    classes: Sequence[str],
+    absent: str = "zero",
+    weights: Mapping[str, Path] | None = None,
 ) -> LateFusion:
-    """A LateFusion with fresh weights over the modalities of `chosen`."""
-    built = {m: encoders.build(encoder.name, m, specs[m]) for m, encoder in sorted(chosen.items())}
-    blanks = {m: modalities.get(m).blank(specs[m]) for m in built}
-    modules = {m: module for m, (module, _) in built.items()}
-    dims = {m: dim for m, (_, dim) in built.items()}
-    return LateFusion(modules, dims, blanks, len(classes), absent)
+    """A LateFusion over the modalities of `chosen`: fresh, or with the pretrained `weights` in its encoders."""
+    modules, dims = {}, {}
+    for m, encoder in sorted(chosen.items()):
+        modules[m], dims[m] = encoders.build(encoder.name, m, specs[m], encoder.pool)
+        if weights and m in weights:
+            encoders.load_weights(modules[m], encoder.name, m, specs[m], weights[m])
+        if encoder.tune == "lora":
+            encoders.add_lora(modules[m], encoder.lora.rank, encoder.lora.alpha, encoder.lora.dropout)
+    blanks = {m: modalities.get(m).finish(modalities.get(m).blank(specs[m])[None], specs[m])[0] for m in modules}
+    model = LateFusion(modules, dims, blanks, len(classes), absent)
+    model.freeze(m for m, encoder in chosen.items() if encoder.tune == "frozen")
+    return model
+
+
+def ready(model: LateFusion, training: Training, device: torch.device) -> LateFusion:
+    """The model on its device, computing as `training` says."""
+    model.precision = PRECISION[training.precision]
+    if training.channels_last:
+        model.encoders.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if training.compile:
+        for encoder in model.encoders.values():
+            encoder.compile()
+    return model.to(device)

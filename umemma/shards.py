@@ -8,15 +8,17 @@ as missing modalities.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from umemma.checks import difference, fingerprint
-from umemma.contracts import Plain, Record
+from umemma.contracts import Plain, Record, Span
 from umemma.errors import UserError, unknown
 from umemma.files import sha256
 from umemma.store import Store
@@ -129,20 +131,55 @@ def read_index(store: Store, settings: Mapping[str, Any] | None = None) -> Index
 
 def read(store: Store, index: Index, split: str) -> Iterator[Record]:
     """Every sample of a split, in stored order, its media encoded bytes. UserError for a shard that differs from its index."""
-    mend = "Remove it, then run: umemma preprocess" if store.remote else REMAKE  # which checks what is at hand
     for shard in index.shards(split):
-        with store.local(shard.name) as path:
-            where = store.at(shard.name)
-            if path is None:
-                raise UserError("shard is missing", where, REMAKE)
-            if sha256(path) != shard.sha256:
-                raise UserError("shard differs from its index: truncated or altered", where, mend)
-            count = 0
-            for sample in samples(path, shard.name):
-                count += 1
-                yield _unpack(sample, split, index, where)
-            if count != shard.samples:
-                raise UserError(f"{count} samples in the shard, {shard.samples} in the index", where, mend)
+        with _opened(store, shard) as path:
+            yield from _records(samples(path, shard.name), store, index, split, shard)
+
+
+def locate(store: Store, index: Index, split: str, stay: contextlib.ExitStack) -> Iterator[Record]:
+    """As `read`, its media Spans of files, to be read in any order until `stay` is closed (remote shards are copied)."""
+    for shard in index.shards(split):
+        path = stay.enter_context(_opened(store, shard))
+        yield from _records(_spans(path), store, index, split, shard)
+
+
+@contextlib.contextmanager
+def _opened(store: Store, shard: Shard) -> Iterator[Path]:
+    with store.local(shard.name) as path:
+        if path is None:
+            raise UserError("shard is missing", store.at(shard.name), REMAKE)
+        if sha256(path) != shard.sha256:
+            hint = (
+                f"Remove it, then run: {REMAKE.removeprefix('Run: ')}" if store.remote else REMAKE
+            )  # checks local ones
+            raise UserError("shard differs from its index: truncated or altered", store.at(shard.name), hint)
+        yield path
+
+
+def _records(
+    samples: Iterable[Mapping[str, Any]], store: Store, index: Index, split: str, shard: Shard
+) -> Iterator[Record]:
+    count = 0
+    for sample in samples:
+        count += 1
+        yield _unpack(sample, split, index, store.at(shard.name))
+    if count != shard.samples:
+        raise UserError(f"{count} samples in the shard, {shard.samples} in the index", store.at(shard.name), REMAKE)
+
+
+def _spans(tar: Path) -> Iterator[dict[str, Any]]:
+    """As `samples`, with a Span for the bytes of each member but the description."""
+    sample: dict[str, Any] = {}
+    with tarfile.open(tar, "r:") as archive:
+        for member in archive:
+            key, _, suffix = member.name.partition(".")
+            if sample.get("__key__", key) != key:
+                yield sample
+                sample = {}
+            file = archive.extractfile(member) if suffix == "json" else None
+            sample |= {"__key__": key, suffix: file.read() if file else Span(str(tar), member.offset_data, member.size)}
+    if sample:
+        yield sample
 
 
 def verify(store: Store, index: Index, split: str, shard: Shard) -> list[str]:

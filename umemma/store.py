@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from umemma.errors import UserError
-from umemma.files import new_file
+from umemma.files import new_file, sweep
 
 
 class Store:
@@ -96,10 +94,8 @@ class Store:
 
     def sweep(self) -> None:
         """Remove what processes of this machine left half-written when they were killed."""
-        for path in [] if self.remote else Path(self.url).glob(".*.part"):
-            maker = path.name.split(".")[-2]
-            if maker.isdecimal() and not psutil.pid_exists(int(maker)):
-                path.unlink(missing_ok=True)
+        if not self.remote:
+            sweep(Path(self.url))
 
     @property
     def fs(self) -> Any:

@@ -1,180 +1,228 @@
-"""One training loop for both trainings, and the step that shows a model its missing patterns.
+"""One training loop for both trainings, in one process or many, that goes on where it was stopped.
 
-A stage hands `fit` a step (batch -> loss) and a validation (-> figures); the loop knows nothing of modalities.
+A stage hands `fit` a step (batch -> loss) and a validation (-> figures); the loop knows nothing of modalities. The batches
+are the same for any number of processes: `batch_size` counts the samples of a step over all of them, and each takes its
+share. All chance belongs to the seed, the step and the sample, so nothing of it needs to be kept.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import math
 import os
+import resource
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from umemma.contracts import Batch
+from umemma import distributed
 from umemma.errors import UserError
-from umemma.fusion import LateFusion
-from umemma.loader import Split
+from umemma.loader import Split, cut
 from umemma.log import progress
-from umemma.metrics import score
-from umemma.missing import draw, keep_table, sample_weights
-from umemma.objective import losses
+from umemma.optimizer import Optimizer
+from umemma.runs import Figure, Run
 from umemma.seeds import derive
 
-Step = Callable[[Batch, torch.Generator], Tensor]
-Figures = dict[str, float]
+STOPPED: dict[int, int] = {signal.SIGTERM: 75, signal.SIGINT: 130}  # exit status; 75 is EX_TEMPFAIL, "try again"
+EVERY = 50  # steps between two figures of the loss within an epoch
 
 
 def prepare(seed: int, *names: str) -> torch.device:
-    """Seed what can't be handed a generator (initial weights), ask for repeatable kernels, and pick the device."""
+    """Join the other processes, seed what can't be handed a generator (initial weights), ask for repeatable kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not repeatable
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(derive(seed, *names))
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return distributed.start()
 
 
-def pattern_step(model: LateFusion, weights: np.ndarray, one_drawn: bool) -> Step:
-    """The missing-modality step. weights: (S,) over `patterns`; only the complete one and those above 0 are computed.
+@dataclass
+class State:
+    """Where a training is; what of it isn't a tensor. epoch: under way, from 1; batch: how many of it are done."""
 
-    one_drawn: one pattern per sample, drawn (`drop`); else the weighted loss of every pattern from one encoder pass
-    (`all`), which is the expectation of `drop` over its draws. All weight on the complete pattern is plain training.
-    """
-    table, shares = _patterns(model, weights)
-
-    def step(batch: Batch, chance: torch.Generator) -> Tensor:
-        encoded = model.encode(batch.inputs)
-        per_sample = sample_weights(batch.present, table, shares)
-        if one_drawn:
-            keep = batch.present & table[draw(per_sample.cpu(), chance).to(table.device)]
-            return losses(model.fuse(*encoded, keep), batch.target).mean()
-        logits = torch.stack([model.fuse(*encoded, batch.present & row) for row in table], 1)
-        return (losses(logits, batch.target) * per_sample).sum(1).mean()
-
-    return step
-
-
-def pattern_validation(
-    model: LateFusion, split: Split, weights: np.ndarray, batch_size: int, device: torch.device
-) -> Callable[[], Figures]:
-    """Score and loss under the weights that the step trains: a model is chosen by what it was asked to do."""
-    table, shares = _patterns(model, weights)
-    per_sample = sample_weights(split.present, table.cpu(), shares.cpu())
-
-    def validate() -> Figures:
-        logits = model.pattern_logits(split.batches(batch_size, device), table).nan_to_num()
-        hits = torch.from_numpy(score(logits.numpy(), split.target.numpy()))
-        loss = (losses(logits, split.target) * per_sample).sum(1).mean()
-        return {"val_score": float((hits * per_sample).sum(1).mean()), "val_loss": float(loss)}
-
-    return validate
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    total: list[float] = field(default_factory=lambda: [0.0])  # the sum of the losses of this epoch, by process
+    best: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])  # score, -loss
+    best_epoch: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
+    figures: list[Figure] = field(default_factory=list)
 
 
 def fit(
+    step: nn.Module,
     model: nn.Module,
     train: Split,
-    step: Step,
-    validate: Callable[[], Figures],
+    validate: Callable[[], Mapping[str, float]],
+    run: Run,
     *,
     epochs: int,
     batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
-    warmup: float,
     patience: int,
-    clip_norm: float,
     seed: int,
     device: torch.device,
     title: str,
-) -> list[Figures]:
-    """Train `model` in place and leave it with the weights of its best epoch on validation.
+    micro_batch: int | None = None,
+    **how: Any,
+) -> list[Figure]:
+    """Train `model`, a part of `step`, in place, and leave it with the weights of its best epoch on validation.
 
-    AdamW, linear warm-up and cosine to 0. Stops after `patience` epochs without a better val_score (ties: lower
-    val_loss). Returns a row per epoch. UserError when the loss is not finite.
+    Stops after `patience` epochs without a better score (ties: lower loss). micro_batch: samples that a process takes at a
+    time, their gradients added up; how: what Optimizer takes. Returns the figures. UserError when the loss is not finite,
+    for a batch size below the number of processes, and, after a checkpoint, when the process is asked to stop (SIGTERM,
+    Ctrl-C).
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+    rank, size, _ = distributed.world()
+    if batch_size < size:
+        hint = "Raise batch_size: it counts the samples of a step over all processes."
+        raise UserError(
+            f"a batch of {batch_size} leaves some of {size} processes without a sample", title, hint, usage=True
+        )
     steps_per_epoch = math.ceil(len(train) / batch_size)
     steps = epochs * steps_per_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: _warmup_cosine(done / steps, warmup))
-    chance = torch.Generator().manual_seed(derive(seed, "mma"))
-    history: list[Figures] = []
-    done = 0
-    best, best_epoch, best_weights = (-math.inf, -math.inf), 0, _copy(model)
+    optimizer = Optimizer(model, steps=steps, device=device, **how)
 
-    with progress() as bars:
-        bar = bars.add_task(title, total=steps, note="")
-        for epoch in range(1, epochs + 1):
-            started, total = time.perf_counter(), 0.0
-            # 1. Train: every sample once, in an order that the seed and the epoch decide.
+    # 1. Go on from the last checkpoint, or begin.
+    state = State()
+    found = run.latest()
+    if len(set(distributed.everyone(found and found[1]["step"]))) > 1:
+        raise UserError("the processes find different checkpoints", str(run.folder), "They have to share its disk.")
+    if found:
+        state = State(**found[1])
+        state.total = _mine(state.total)
+        optimizer.restore(found[0], state.scaler)
+        logger.info(f"{title}: goes on from step {state.step} in epoch {state.epoch}")
+    run.begin(state.figures)
+    forward: nn.Module = step
+    if size > 1:  # looking for unused parameters also keeps its buckets as they are, and so every sum's rounding
+        forward = DistributedDataParallel(step, find_unused_parameters=True, broadcast_buffers=False)
+    generator = torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
+    pending = torch.zeros((), dtype=torch.float64, device=device)  # losses that only the device knows yet
+
+    with progress() as bars, _stop_signals() as signals:
+        bar = bars.add_task(title, total=steps, completed=state.step, note="")
+        while state.epoch <= epochs and state.epoch - state.best_epoch <= patience:
+            # 2. Train: every sample once, in an order that the seed and the epoch decide.
             model.train()
-            order = np.random.default_rng(derive(seed, "order", epoch)).permutation(len(train))
-            for batch in train.batches(batch_size, device, order):
-                done += 1
-                loss = step(batch, chance)
-                if not math.isfinite(value := loss.item()):
-                    raise UserError(
-                        f"the loss is {value} at step {done}",
-                        title,
-                        f"The learning rate there is {schedule.get_last_lr()[0]:.2g}: lower it, or look for bad input.",
-                    )
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(parameters, clip_norm)
-                optimizer.step()
-                schedule.step()
-                total += value * len(batch.target)
+            order = np.random.default_rng(derive(seed, "order", state.epoch)).permutation(len(train))
+            plan = cut(order, batch_size)[state.batch :]
+            shares = [chunk[rank::size] if rank < len(chunk) else chunk[:1] for chunk in plan]
+            parts = [cut(share, micro_batch or batch_size) for share in shares]
+            batches = train.batches([one for own in parts for one in own], device, derive(seed, "epoch", state.epoch))
+            begun, waited, samples = time.perf_counter(), 0.0, 0
+            for chunk, own in zip(plan, parts, strict=True):
+                losses = torch.zeros((), dtype=torch.float64, device=device)
+                for number, part in enumerate(own):
+                    asked = time.perf_counter()
+                    batch = next(batches)
+                    waited += time.perf_counter() - asked
+                    generator.manual_seed(derive(seed, "dropout", state.step, rank, number))
+                    weight = len(part) / len(chunk) if rank < len(chunk) else 0.0  # no share: takes part for nothing
+                    alone = size == 1 or number == len(own) - 1  # else gradients are exchanged once, with the last part
+                    with contextlib.nullcontext() if alone else forward.no_sync():  # type: ignore[operator]
+                        loss = forward(batch)
+                        optimizer.backward(loss * (weight * size))
+                    losses += loss.detach() * (weight * len(chunk))
+                optimizer.step(state.step)
+                state.step, state.batch, samples = state.step + 1, state.batch + 1, samples + len(chunk)
                 bars.advance(bar)
-            speed = len(train) / (time.perf_counter() - started)
 
-            # 2. Validate, and keep the weights if they are the best so far.
-            figures = validate()
-            history.append({"epoch": epoch, "train_loss": total / len(train), **figures})
-            reached = (figures["val_score"], -figures["val_loss"])
-            if reached > best:
-                best, best_epoch, best_weights = reached, epoch, _copy(model)
-            note = f"loss {total / len(train):.3f}  val {figures['val_score']:.1%}  {speed:,.0f}/s"
+                # 3. Account for it, and see to signals and checkpoints. A GPU is only waited for now and then.
+                pending += losses
+                shown = state.step % EVERY == 0
+                if shown or state.batch == steps_per_epoch or device.type == "cpu":
+                    _fold(state, pending)
+                if shown:
+                    value = sum(distributed.everyone(float(losses))) / len(chunk)
+                    _note(state, run, {("train", "batch_loss"): value})
+                told = [signals[0] if signals else 0, not math.isfinite(state.total[0]), run.due()]
+                stop, lost, due = distributed.largest(told)
+                if lost:
+                    hint = f"The learning rate there is {optimizer.rate:.2g}: lower it, or look for bad input."
+                    raise UserError(f"the loss is not finite at step {state.step}", title, hint)
+                if stop or due:
+                    _fold(state, pending)
+                    tensors, state.scaler = optimizer.state()
+                    run.save(state.step, tensors, asdict(state) | {"total": distributed.everyone(state.total[0])})
+                if stop:
+                    what = f"stopped by {signal.Signals(int(stop)).name} at step {state.step}"
+                    raise UserError(what, title, "Run the same command to go on from there.", status=STOPPED[int(stop)])
+            seconds = time.perf_counter() - begun
+
+            # 4. Validate, and keep the weights if they are the best so far.
+            distributed.spread(model.buffers())  # batch norm's statistics are each process's own
+            figures, better = optimizer.validated(validate, state.best)
+            if better:
+                state.best, state.best_epoch = [figures["score"], -figures["loss"]], state.epoch
+            loss = sum(distributed.everyone(state.total[0])) / len(train)
+            machine = {"samples_per_s": samples / seconds, "data_wait": waited / seconds, "peak_gib": _peak(device)}
+            _note(state, run, {("train", "loss"): loss} | {("val", n): x for n, x in figures.items()}, machine)
+            note = f"loss {loss:.3f}  val {figures['score']:.1%}  {machine['samples_per_s']:,.0f}/s"
             bars.update(bar, note=note)
-            logger.debug(f"{title}: epoch {epoch}: {note}")
-
-            # 3. Stop early when nothing has come of it for a while.
-            if epoch - best_epoch >= patience:
-                bars.update(bar, total=epoch * steps_per_epoch)
-                break
-    model.load_state_dict(best_weights)
-    logger.info(f"{title}: best of {len(history)} epochs is {best_epoch}, val score {best[0]:.1%}")
-    return history
+            wait = f"{machine['data_wait']:.0%} of the time waiting for data, peak {machine['peak_gib']:.2f} GiB"
+            logger.debug(f"{title}: epoch {state.epoch}: {note}, {wait}")
+            state.epoch, state.batch, state.total = state.epoch + 1, 0, [0.0]
+        bars.update(bar, total=state.step)
+    model.load_state_dict(optimizer.best)
+    logger.info(f"{title}: best of {state.epoch - 1} epochs is {state.best_epoch}, val score {state.best[0]:.1%}")
+    return state.figures
 
 
-def as_csv(history: list[Figures]) -> str:
-    """The history as CSV text, for checkpoints and plots."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, history[0].keys() if history else ["epoch"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return file.getvalue()
+def _fold(state: State, pending: Tensor) -> None:
+    state.total[0] += float(pending)
+    pending.zero_()
 
 
-def _patterns(model: LateFusion, weights: np.ndarray) -> tuple[Tensor, Tensor]:
-    """(S', M) table and (S',) weights of the complete pattern and of those above 0, on the model's device."""
-    used = weights > 0
-    used[0] = True  # column 0 is what a sample is trained with when no weighted pattern leaves it anything
-    device = model.head.weight.device
-    table = torch.from_numpy(keep_table(model.modalities)[used]).to(device)
-    return table, torch.from_numpy(weights[used]).float().to(device)
+def _note(
+    state: State, run: Run, values: Mapping[tuple[str, str], float], machine: Mapping[str, float] | None = None
+) -> None:
+    """Figures of now, {(split, name): value}, into the state and onto the disk."""
+    figures: list[Figure] = [(state.step, state.epoch, split, name, value) for (split, name), value in values.items()]
+    state.figures += figures
+    run.record(figures, machine)
 
 
-def _warmup_cosine(done: float, warmup: float) -> float:
-    """The share of the peak learning rate after `done` (0..1) of all steps."""
-    if done < warmup:
-        return max(done, 1e-3) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1 - warmup, 1e-9)))
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """The signals to stop that have come, instead of a sudden end; a second one ends at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise SystemExit(STOPPED[number])
+        caught.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = {number: signal.signal(number, note) for number in STOPPED}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+def _mine(totals: list[float]) -> list[float]:
+    """This process's of the totals that were saved; of another number of processes the main one goes on with the sum."""
+    rank, size, _ = distributed.world()
+    if len(totals) == size:
+        return [totals[rank]]
+    return [sum(totals) if rank == 0 else 0.0]
+
+
+def _peak(device: torch.device) -> float:
+    """GiB that the process has held at most, on its GPU or in main memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

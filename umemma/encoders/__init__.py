@@ -1,45 +1,209 @@
 """The encoders, named `family:variant` in params.yaml. A family is a module with
 
-variants(modality) -> names
-input_spec(variant, modality) -> InputSpec              what it wants to see, unless settings say otherwise
-build(variant, spec) -> (nn.Module, D)                  module: (B, ...) -> (B, D)
+MODALITIES                                        what it serves. An image encoder serves video, frame by frame (OverFrames)
+PRETRAINED                                        whether it starts from published weights where the settings don't say
+names() -> Collection[str] | None                 the variants; None = any, found out when it is used
+input_spec(variant, modality) -> InputSpec        what it wants to see, unless settings say otherwise
+build(variant, spec) -> (nn.Module, D)            module: (B, ...) -> (B, D), fresh weights, nothing downloaded but an hf config
+width(variant) -> int                             D, without building where that takes long
+
+and, where PRETRAINED,
+
+source(variant) -> Upstream                       where its weights are published; NotServed, and why, where they aren't
+convert(state, module, variant, spec) -> state    a published state dict as the module has it
 """
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import importlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from umemma.contracts import InputSpec
+from umemma.contracts import ImageInput, InputSpec, VideoInput
 from umemma.errors import UserError, unknown
+from umemma.fetch import NotServed
 
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES = {"cnn": "umemma.encoders.cnn", "text": "umemma.encoders.text"}
+FAMILIES = {
+    "cnn": "umemma.encoders.cnn",
+    "hf": "umemma.encoders.hf",
+    "import": "umemma.encoders.own",
+    "open_clip": "umemma.encoders.open_clip",
+    "text": "umemma.encoders.text",
+    "timm": "umemma.encoders.timm",
+    "torchaudio": "umemma.encoders.torchaudio",
+}
+# Families that are listed by a line and not by their names, with some of these.
+EXAMPLES = {
+    "hf": "hf:distilbert/distilbert-base-uncased or hf:FOLDER",
+    "import": "import:mypackage.encoders:tiny, a function of yours",
+    "open_clip": "open_clip:ViT-B-32@laion2b_s34b_b79k",
+    "timm": "timm:resnet18 and timm:vit_small_patch16_224",
+    "torchaudio": "torchaudio:WAV2VEC2_BASE and torchaudio:HUBERT_BASE",
+}
+MOST_ROWS = 40
 
 
 def input_spec(name: str, modality: str) -> InputSpec:
     """What the encoder wants to see, unless settings say otherwise. UserError for an unknown encoder."""
     family, variant = _find(name, modality)
-    return family.input_spec(variant, modality)
+    spec: InputSpec = family.input_spec(variant, modality)
+    return VideoInput(**spec.model_dump()) if modality == "video" and isinstance(spec, ImageInput) else spec
 
 
-def build(name: str, modality: str, spec: InputSpec) -> tuple[nn.Module, int]:
-    """The module and its feature width D."""
+def build(name: str, modality: str, spec: InputSpec, pool: str = "mean") -> tuple[nn.Module, int]:
+    """The module, with fresh weights, and its feature width D. pool: "mean" or "attention" over the frames of a video."""
     family, variant = _find(name, modality)
-    return family.build(variant, spec)
+    if not isinstance(spec, VideoInput) or isinstance(family.input_spec(variant, modality), VideoInput):
+        return family.build(variant, spec)
+    from umemma.encoders.frames import OverFrames
+
+    module, width = family.build(variant, spec.picture)
+    return OverFrames(module, width, spec.picture, pool), width
+
+
+def find_weights(name: str, modality: str, weights: str | None) -> Path | None:
+    """The file of an encoder's weights, fetched if need be; None = from scratch. weights: as in the settings.
+
+    UserError where they can't be had. Order: a file that is named, data/weights/, the libraries' caches, the network.
+    """
+    from umemma.encoders.weights import fetch, placed
+
+    family, variant = _find(name, modality)
+    where = f"encoders.{modality}.weights"
+    if weights == "none" or (weights is None and not family.PRETRAINED):
+        return None
+    if weights not in (None, "pretrained"):
+        if not (path := Path(weights)).is_file():
+            raise UserError(f"no such file: {weights}", where, "Name a file, `pretrained` or `none`.", usage=True)
+        return path
+    try:
+        if there := placed(name):
+            return there
+        if family.PRETRAINED:
+            return fetch(family.source(variant))
+        raise NotServed("none are published")
+    except NotServed as error:
+        raise UserError(
+            f"no weights of {name}: {error}",
+            where,
+            f"Place them as {_place(name)} (or .pt, .pth, .bin), name a file here, or train from scratch with `none`.",
+        ) from None
+
+
+def load_weights(module: nn.Module, name: str, modality: str, spec: InputSpec, path: Path) -> None:
+    """Load a file into a module that `build` made: its own state dict, or a published one of the encoder.
+
+    UserError for a file that can't be read safely, and for weights of something else.
+    """
+    from umemma.encoders.frames import OverFrames
+    from umemma.encoders.weights import fits, load, read
+
+    family, variant = _find(name, modality)
+    state = read(path)
+    if not fits(module, state):
+        if isinstance(module, OverFrames) and isinstance(spec, VideoInput):  # the way over time stays fresh
+            module, spec = module.encoder, spec.picture
+        if family.PRETRAINED:
+            state = family.convert(state, module, variant, spec)
+    load(module, state, f"{path} for {name}")
+
+
+def add_lora(module: nn.Module, rank: int, alpha: float, dropout: float) -> None:
+    """Low-rank adapters in place; see lora.py."""
+    from umemma.encoders.lora import add
+
+    add(module, rank, alpha, dropout)
+
+
+class Row(NamedTuple):
+    """An encoder in the listing. width: D; input: in short; weights: where they are, or how they come."""
+
+    name: str
+    modalities: str
+    width: int
+    input: str
+    weights: str
+
+
+def catalogue(pattern: str = "", modality: str = "") -> tuple[list[Row], list[str]]:
+    """The encoders whose names match `pattern` (as file names do) and serve `modality`, at most MOST_ROWS, and notes.
+
+    Without a pattern the large families are a note each. UserError where nothing matches.
+    """
+    if pattern and ":" not in pattern:
+        pattern = f"{pattern}:*" if pattern in FAMILIES else f"*:{pattern}"
+    asked = pattern.partition(":")[0]
+    tagged = "@" in pattern or "." in pattern  # a tag tells one set of weights from another of the same model
+    found, notes = [], []
+    for family, path in FAMILIES.items():
+        module = importlib.import_module(path)
+        if not fnmatch.fnmatchcase(family, asked or "*") or (modality and modality not in module.MODALITIES):
+            continue
+        names = [one for one in module.names() or () if tagged or not ("@" in one or "." in one)]
+        if family in EXAMPLES and (not pattern or (not names and asked == family)):
+            many = f"{len(names):,} models" if names else "any"
+            notes.append(f"{family}: {many}, for {', '.join(module.MODALITIES)}; such as {EXAMPLES[family]}.")
+        else:
+            found += [(family, one) for one in names if fnmatch.fnmatchcase(f"{family}:{one}", pattern or "*")]
+    if not found and not notes:
+        raise UserError(
+            f"no encoder matches {pattern!r}", "umemma encoders", "Without a pattern it lists the families.", usage=True
+        )
+    if len(found) > MOST_ROWS:
+        notes.append(f"{len(found) - MOST_ROWS:,} more match; a longer pattern shows them.")
+    return [_row(family, variant) for family, variant in found[:MOST_ROWS]], notes
+
+
+def _row(family: str, variant: str) -> Row:
+    from umemma.encoders.weights import cached, placed
+
+    module, name = importlib.import_module(FAMILIES[family]), f"{family}:{variant}"
+    first = module.input_spec(variant, next(m for m in ("image", "text", "audio") if m in module.MODALITIES))
+    shape = f"{first.size} px" if isinstance(first, ImageInput) else ""
+    shape = shape or (f"{first.length} tokens" if hasattr(first, "length") else f"{first.sample_rate} Hz")
+    try:
+        at_hand = placed(name) or (cached(module.source(variant)) if module.PRETRAINED else None)
+        weights = f"yes: {at_hand}" if at_hand else "downloads" if module.PRETRAINED else "none needed"
+    except NotServed as error:
+        weights = f"no: {error}"
+    except UserError as error:  # a model of open_clip without its weights
+        weights = f"no: {error.what}"
+    return Row(name, ", ".join(module.MODALITIES), module.width(variant), shape, weights)
 
 
 def _find(name: str, modality: str) -> tuple[Any, str]:
+    """The family's module and the variant. UserError, naming the nearest, for what isn't there."""
     family, _, variant = name.partition(":")
     where = f"encoders.{modality}"
     if family not in FAMILIES:
         raise unknown("encoder family", family, FAMILIES, where)
     module = importlib.import_module(FAMILIES[family])
-    known = module.variants(modality)
-    if not known:
+    if modality not in module.MODALITIES:
         raise UserError(f"{family!r} has no encoder for {modality}", where, "Choose another family.", usage=True)
-    if variant not in known:
-        raise unknown("encoder", name, [f"{family}:{one}" for one in known], where)
+    known = module.names()
+    if not variant or (known is not None and variant not in known):
+        raise _unknown(family, variant, known or (), where)
     return module, variant
+
+
+def _unknown(family: str, variant: str, known: Collection[str], where: str) -> UserError:
+    """As errors.unknown, without a thousand names."""
+    name = f"{family}:{variant}"
+    if family not in EXAMPLES:
+        return unknown("encoder", name, [f"{family}:{one}" for one in known], where)
+    nearest = difflib.get_close_matches(variant, known, n=4, cutoff=0.5)
+    guess = f"Did you mean {' or '.join(repr(f'{family}:{one}') for one in nearest)}? " if nearest else ""
+    hint = f"{guess}Such as {EXAMPLES[family]}; `umemma encoders '{family}:*'` lists them."
+    return UserError(f"unknown encoder {name!r}", where, hint, usage=True)
+
+
+def _place(name: str) -> str:
+    from umemma.encoders.weights import place
+
+    return f"{place(name)}.safetensors"

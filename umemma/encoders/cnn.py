@@ -1,24 +1,31 @@
-"""`cnn:small`: a plain convolutional network for images, video frames and spectrograms, trained from scratch."""
+"""Plain convolutional networks for images, video frames and spectrograms, trained from scratch.
+
+`cnn:small`: three convolutions, D = 64, any size of at least 8 by 8. `cnn:lenet`: LeNet-5, D = 84, at least 16 by 16.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from umemma.contracts import AudioInput, ImageInput, InputSpec, VideoInput
+from umemma.contracts import AudioInput, ImageInput, InputSpec
+from umemma.errors import UserError
 
 WIDTHS = (16, 32, 64)
+LENET = 84
 
 
 SPECS: dict[str, InputSpec] = {
     "audio": AudioInput(),
     "image": ImageInput(),
     "spectrogram": ImageInput(size=112, channels=1),
-    "video": VideoInput(),
+    "video": ImageInput(size=112),
 }
+MODALITIES = tuple(SPECS)
+PRETRAINED = False
 
 
-def variants(modality: str) -> tuple[str, ...]:
-    return ("small",) if modality in SPECS else ()
+def names() -> tuple[str, ...]:
+    return "lenet", "small"
 
 
 def input_spec(variant: str, modality: str) -> InputSpec:
@@ -26,8 +33,24 @@ def input_spec(variant: str, modality: str) -> InputSpec:
 
 
 def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
-    small = SmallCNN(spec.channels if isinstance(spec, (ImageInput, VideoInput)) else 1)
-    return OverFrames(small) if isinstance(spec, VideoInput) else small, WIDTHS[-1]
+    channels, height, side = shape(spec)
+    if variant == "small":
+        return SmallCNN(channels), WIDTHS[-1]
+    if min(height, side) < 16:
+        raise UserError(f"cnn:lenet needs 16 by 16 at least, not {height} by {side}", "encoders", usage=True)
+    return LeNet(channels, height, side), LENET
+
+
+def width(variant: str) -> int:
+    return WIDTHS[-1] if variant == "small" else LENET
+
+
+def shape(spec: InputSpec) -> tuple[int, int, int]:
+    """(channels, H, W) of a picture or a spectrogram."""
+    if isinstance(spec, AudioInput):
+        return 1, spec.mels, round(spec.seconds * spec.sample_rate) // spec.hop + 1
+    assert isinstance(spec, ImageInput)
+    return spec.channels, spec.size, spec.size
 
 
 class SmallCNN(nn.Module):
@@ -49,12 +72,22 @@ class SmallCNN(nn.Module):
         return self.layers(x).mean((2, 3))
 
 
-class OverFrames(nn.Module):
-    """(B, T, channels, H, W) -> (B, D): an image encoder on every frame, averaged over time."""
+class LeNet(nn.Module):
+    """(B, channels, H, W) -> (B, 84), the features before the classes; ReLU and maxima in place of tanh and averages.
 
-    def __init__(self, encoder: nn.Module) -> None:
+    As in LeCun, Bottou, Bengio & Haffner, Gradient-based learning applied to document recognition, Proc. IEEE 86, 1998.
+    """
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
-        self.encoder = encoder
+        left = [((side - 4) // 2 - 4) // 2 for side in (height, width)]
+        self.convolutions = nn.Sequential(
+            *(nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        )
+        self.linear = nn.Sequential(
+            nn.Flatten(), nn.Linear(16 * left[0] * left[1], 120), nn.ReLU(), nn.Linear(120, LENET), nn.ReLU()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1)
+        return self.linear(self.convolutions(x))

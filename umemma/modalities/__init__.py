@@ -3,9 +3,15 @@
 SUFFIXES                                    file names of its tar member: `key.image.jpg`, `key.image.png`
 pack(media, packing) -> Packed | None       encoded, encoder-neutral, byte-stable; None = nothing there (an empty text, a
                                             silent sound); ValueError, a fixed phrase, for media that can't be read
-decode(data, spec) -> Tensor                what the encoder asked for in its InputSpec; ValueError likewise
-blank(spec) -> Tensor                       what "nothing there" looks like: a black picture, silence
+decode(data, spec) -> Tensor                compact: uint8 pixels, float32 sound, int64 tokens; ValueError likewise
+blank(spec) -> Tensor                       what "nothing there" looks like, compact: black, silence, the empty text
+finish(x, spec) -> Tensor                   a compact batch (B, ...) -> what the encoder asked for in its InputSpec
+Augment                                     how samples of it are changed in training; by default not at all
+check(options, spec)                        UserError for an option that the input has no use for
+draw(options, numbers, spec) -> Drawn       chance first: what is done to each of B samples, from its own number, (B,) uint64
+augment(x, spec, options, drawn) -> Tensor  then a pure function of a compact batch on any device, for `finish`
 
+A batch is augmented exactly as its items one by one. What is off is neither drawn nor done: all off gives x itself.
 Packing never imports torch.
 """
 

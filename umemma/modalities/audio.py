@@ -1,4 +1,4 @@
-"""Audio: mono FLAC in the shards, a log-mel spectrogram (1, mels, T) in a batch."""
+"""Audio: mono FLAC in the shards; a log-mel spectrogram (1, mels, T) or samples (T,) when decoded."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import functools
 import io
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import soundfile
+from pydantic import Field
 
-from umemma.contracts import AudioInput, Clip, Media, Packing, Sound
+from umemma.contracts import AudioInput, Clip, Media, Packing, Sound, WaveInput
+from umemma.errors import UserError
+from umemma.modalities import masks
+from umemma.modalities.chance import Drawn, Share, normal, uniform
 from umemma.modalities.packed import MOST_SECONDS, Packed, read_file
+from umemma.seeds import mixed
 
 if TYPE_CHECKING:
     import torch
     import torchaudio
 
 SUFFIXES = ("flac",)
+UNREAL = "audio holds values that are not finite"
 FLOOR = 1e-5  # added to the mel power before the logarithm: about -50 dB, the quietest that is told from silence
 
 
@@ -58,12 +64,13 @@ def _silent(sound: Sound, packing: Packing) -> bool:
     samples = sound.samples.astype(np.float32)
     power = float(samples @ samples) / len(samples)
     if not math.isfinite(power):
-        raise ValueError("audio holds values that are not finite")
+        raise ValueError(UNREAL)
     return math.sqrt(power) < packing.silence * (32768 if sound.samples.dtype == np.int16 else 1)
 
 
-def decode(data: bytes, spec: AudioInput) -> torch.Tensor:
-    """(1, mels, T) float32: the first `seconds` s (padded with silence), log-mel, mean 0 and std 1 over the clip."""
+def decode(data: bytes, spec: AudioInput | WaveInput) -> torch.Tensor:
+    """The first `seconds` s, with silence at the end where it is shorter: (T,) samples for a WaveInput, (1, mels, T) log-mel,
+    mean 0 and std 1 over the clip, for an AudioInput; float32."""
     import torch
 
     sound, _ = _read(data)
@@ -72,21 +79,95 @@ def decode(data: bytes, spec: AudioInput) -> torch.Tensor:
         import torchaudio.functional
 
         samples = torchaudio.functional.resample(samples, sound.rate, spec.sample_rate)
-    return _spectrogram(samples, spec)
+    heard = _heard(samples, spec)
+    if not heard.isfinite().all():
+        raise ValueError(UNREAL)
+    return heard
 
 
-def blank(spec: AudioInput) -> torch.Tensor:
+def blank(spec: AudioInput | WaveInput) -> torch.Tensor:
     """Silence."""
     import torch
 
-    return _spectrogram(torch.zeros(0), spec)
+    return _heard(torch.zeros(0), spec)
 
 
-def _spectrogram(samples: torch.Tensor, spec: AudioInput) -> torch.Tensor:
+class Augment(masks.Masks):
+    """How sound is changed in training, in this order; by default not at all.
+
+    shift: in time, to either side, at most this share of it; what leaves at one end comes in at the other. gain: louder
+    or quieter by at most so many dB. noise: its standard deviation; for samples in proportion to their own RMS, a
+    spectrogram has 1. Then masks, filled with 0. Gain is for samples, masks in frequency are for spectrograms. Zeros at the
+    end of samples are padding, which stays where and what it is.
+    """
+
+    shift: Share = 0.0
+    gain: Annotated[float, Field(ge=0)] = 0.0
+    noise: Annotated[float, Field(ge=0)] = 0.0
+
+
+def check(options: Augment, spec: AudioInput | WaveInput) -> None:
+    """UserError for gain on a spectrogram and for masks in frequency on samples."""
+    if isinstance(spec, AudioInput) and options.gain:
+        raise UserError("a spectrogram is normalised", "augment.audio.gain", "Leave it out.", usage=True)
+    if isinstance(spec, WaveInput) and options.freq_masks:
+        what = "the encoder hears samples, which have no axis of frequencies"
+        raise UserError(what, "augment.audio.freq_masks", "Leave it out.", usage=True)
+
+
+def draw(options: Augment, numbers: np.ndarray, spec: AudioInput | WaveInput) -> Drawn:
+    """shift: (B,) shares of the length, to the right; gain: (B,) factors; noise: (B,) seeds; and the masks."""
+    drawn: Drawn = {}
+    if options.shift:
+        drawn["shift"] = options.shift * (2 * uniform(numbers, "shift") - 1)
+    if options.gain:
+        drawn["gain"] = 10 ** (options.gain * (2 * uniform(numbers, "gain") - 1) / 20)
+    if options.noise:
+        drawn["noise"] = mixed(numbers, 0, "noise")
+    if isinstance(spec, AudioInput):
+        return drawn | masks.draw(options, numbers, spec.mels, _length(spec) // spec.hop + 1)
+    return drawn | masks.draw(options, numbers, 0, _length(spec))
+
+
+def augment(x: torch.Tensor, spec: AudioInput | WaveInput, options: Augment, drawn: Drawn) -> torch.Tensor:
+    """(B, T) samples or (B, 1, mels, T), float32."""
     import torch
 
-    length = round(spec.seconds * spec.sample_rate)
-    samples = torch.nn.functional.pad(samples[:length], (0, max(0, length - len(samples))))
+    place = torch.arange(x.shape[-1], device=x.device)
+    length = place.new_full((len(x), 1), x.shape[-1])
+    if isinstance(spec, WaveInput) and drawn.keys() & {"shift", "noise"}:  # without the padding
+        length = ((x != 0) * (place + 1)).amax(1, keepdim=True)
+    if "shift" in drawn:
+        by = (torch.from_numpy(drawn["shift"]).to(x.device)[:, None] * length).round().long()
+        source = torch.where(place < length, (place - by) % length.clamp(min=1), place)
+        x = x.gather(-1, source.view(len(x), *[1] * (x.ndim - 2), -1).expand_as(x))
+    if "gain" in drawn:
+        x = x * torch.from_numpy(drawn["gain"]).to(x)[:, None]
+    if "noise" in drawn:
+        noise = options.noise * normal(drawn["noise"], x)
+        if isinstance(spec, WaveInput):
+            heard = zip(x, length.flatten().tolist(), strict=True)
+            rms = torch.stack([one[:n].square().sum().div(max(n, 1)).sqrt() for one, n in heard])
+            noise = noise * rms[:, None] * (place < length)
+        x = x + noise
+    return masks.masked(x, drawn, x.new_zeros(()))
+
+
+def finish(x: torch.Tensor, spec: AudioInput | WaveInput) -> torch.Tensor:
+    """As it is: (B, T) or (B, 1, mels, T) float32."""
+    return x
+
+
+def _length(spec: AudioInput | WaveInput) -> int:
+    return round(spec.seconds * spec.sample_rate)
+
+
+def _heard(samples: torch.Tensor, spec: AudioInput | WaveInput) -> torch.Tensor:
+    import torch
+
+    samples = torch.nn.functional.pad(samples[: _length(spec)], (0, max(0, _length(spec) - len(samples))))
+    if isinstance(spec, WaveInput):
+        return samples
     loud = torch.log(_mel(spec)(samples) + FLOOR)
     return ((loud - loud.mean()) / (loud.std() + 1e-3))[None]
 

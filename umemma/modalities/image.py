@@ -1,4 +1,4 @@
-"""Images: JPEG or PNG in the shards, (channels, size, size) float32 in a batch."""
+"""Images: JPEG or PNG in the shards, (channels, size, size) uint8 when decoded. Also ready-made spectrograms."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from umemma.contracts import ImageInput, Media, Packing
+from umemma.modalities import masks, pictures
+from umemma.modalities.chance import Drawn
 from umemma.modalities.packed import MOST_PIXELS, Packed, read_file
 
 if TYPE_CHECKING:
@@ -55,22 +57,50 @@ def to_jpeg(pixels: np.ndarray, quality: int) -> bytes:
 
 
 def decode(data: bytes, spec: ImageInput) -> torch.Tensor:
-    """(channels, size, size) float32, normalised with the spec's mean and std."""
+    """(channels, size, size) uint8: the middle square or, without `spec.crop`, the whole picture squeezed into one."""
     import torch
 
     picture, _ = _open(data, spec.size)
     picture = picture.convert("L" if spec.channels == 1 else "RGB")
     if picture.size != (spec.size, spec.size):
-        picture = picture.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(picture)).reshape(spec.size, spec.size, -1).permute(2, 0, 1)
-    return (pixels / 255 - spec.mean) / spec.std
+        left, top = ((length - min(picture.size)) / 2 for length in picture.size)
+        box = (left, top, picture.width - left, picture.height - top) if spec.crop else None
+        picture = picture.resize((spec.size, spec.size), Image.Resampling.BICUBIC, box)
+    return torch.from_numpy(np.array(picture)).reshape(spec.size, spec.size, -1).permute(2, 0, 1).contiguous()
 
 
 def blank(spec: ImageInput) -> torch.Tensor:
     """A black picture."""
     import torch
 
-    return torch.full((spec.channels, spec.size, spec.size), -spec.mean / spec.std)
+    return torch.zeros(spec.channels, spec.size, spec.size, dtype=torch.uint8)
+
+
+class Augment(pictures.Augment, masks.Masks):
+    """What can be done to a picture; masks last, for a spectrogram whose rows are frequencies and whose columns are times."""
+
+
+def check(options: Augment, spec: ImageInput) -> None:
+    """Every option fits."""
+
+
+def draw(options: Augment, numbers: np.ndarray, spec: ImageInput) -> Drawn:
+    """What `numbers`, (B,) uint64, make of B samples."""
+    return pictures.draw(options, numbers) | masks.draw(options, numbers, spec.size, spec.size)
+
+
+def augment(x: torch.Tensor, spec: ImageInput, options: Augment, drawn: Drawn) -> torch.Tensor:
+    """(B, channels, size, size); a mask is filled with the mean, which the encoder sees as 0."""
+    import torch
+
+    x = pictures.augment(x[:, None], options, drawn)[:, 0]
+    mean = torch.as_tensor(spec.mean, device=x.device).view(-1, 1, 1)
+    return masks.masked(x, drawn, (255 * mean).round().to(x.dtype))
+
+
+def finish(x: torch.Tensor, spec: ImageInput) -> torch.Tensor:
+    """(B, channels, size, size) float32, normalised with the spec's mean and std."""
+    return pictures.finish(x, spec)
 
 
 def _open(data: bytes, side: int) -> tuple[Image.Image, str]:

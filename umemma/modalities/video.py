@@ -1,4 +1,4 @@
-"""Video: a few JPEG frames one after another in the shards (Motion JPEG), (frames, channels, size, size) in a batch."""
+"""Video: a few JPEG frames one after another in the shards (Motion JPEG), (frames, channels, size, size) when decoded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from umemma.contracts import Clip, Media, Packing, VideoInput
-from umemma.modalities import image
+from umemma.modalities import image, pictures
+from umemma.modalities.chance import Drawn
 from umemma.modalities.packed import Packed
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 SUFFIXES = ("mjpeg",)
@@ -33,19 +35,38 @@ def pack(media: Media, packing: Packing) -> Packed:
 
 
 def decode(data: bytes, spec: VideoInput) -> torch.Tensor:
-    """(frames, channels, size, size) float32; evenly chosen where there are more, the last one repeated where fewer."""
-    import torch
-
+    """(frames, channels, size, size) uint8; evenly chosen where there are more, black at the end where fewer."""
     jpegs = BORDER.split(data)
-    count = len(jpegs)
-    if count >= spec.frames:
-        chosen = [int((i + 0.5) * count / spec.frames) for i in range(spec.frames)]
-    else:
-        chosen = [min(i, count - 1) for i in range(spec.frames)]
-    pictures = {i: image.decode(jpegs[i], spec.picture) for i in sorted(set(chosen))}
-    return torch.stack([pictures[i] for i in chosen])
+    count, kept = len(jpegs), min(len(jpegs), spec.frames)
+    clip = blank(spec)
+    for i in range(kept):
+        clip[i] = image.decode(jpegs[int((i + 0.5) * count / kept)], spec.picture)
+    return clip
 
 
 def blank(spec: VideoInput) -> torch.Tensor:
     """Black frames."""
     return image.blank(spec.picture).expand(spec.frames, -1, -1, -1).contiguous()
+
+
+class Augment(pictures.Augment):
+    """What can be done to a clip, the same to all of its frames."""
+
+
+def check(options: Augment, spec: VideoInput) -> None:
+    """Every option fits."""
+
+
+def draw(options: Augment, numbers: np.ndarray, spec: VideoInput) -> Drawn:
+    """What `numbers`, (B,) uint64, make of B samples."""
+    return pictures.draw(options, numbers)
+
+
+def augment(x: torch.Tensor, spec: VideoInput, options: Augment, drawn: Drawn) -> torch.Tensor:
+    """(B, frames, channels, size, size); black frames stay black."""
+    return pictures.augment(x, options, drawn)
+
+
+def finish(x: torch.Tensor, spec: VideoInput) -> torch.Tensor:
+    """(B, frames, channels, size, size) float32, each frame normalised with the spec's mean and std."""
+    return pictures.finish(x, spec)

@@ -6,13 +6,14 @@ predictions, without torch, and writes nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from loguru import logger
 
-from umemma import checkpoint, metrics, report, shards
+from umemma import checkpoint, distributed, metrics, report, shards
 from umemma.checks import fingerprint
 from umemma.config import Params
 from umemma.contracts import ResultRow, joined
@@ -50,6 +51,8 @@ def run(params: Params) -> Outcome:
     predictions = _predict(params, inputs)
     grid = Grid(predictions, params.seed, section.draws, section.bootstrap)
     outcome = Outcome(list(grid.subsets()), list(grid.all_ratios(section.ratios)), inputs.about)
+    if not distributed.is_main():
+        return outcome
     with new_files(params.paths.results) as folder:
         predictions.save(folder / KEPT, inputs.made_by)
         constants = {name: str(inputs.about[name]) for name in ("dataset", "variant", "split", "absent")}
@@ -117,40 +120,41 @@ def _inputs(params: Params) -> _Inputs:
 
 
 def _predict(params: Params, inputs: _Inputs) -> Predictions:
-    """One encoder pass of the ensemble and of each uni-modal model over the split."""
+    """One encoder pass of the ensemble and of each uni-modal model over the split, shared among the processes."""
     import torch
 
     from umemma import models
-    from umemma.loader import decode
+    from umemma.learning import Data
+    from umemma.loader import watched
     from umemma.log import progress
+    from umemma.patterns import pattern_logits
     from umemma.trainer import prepare
 
     section, index = params.evaluate, inputs.index
     chosen = {m: params.encoder(m) for m in sorted(params.modalities)}
     specs = models.input_specs(chosen)
     device = prepare(params.seed, "evaluate")
-    with progress() as bars:
-        bar = bars.add_task(f"evaluate: decode {section.split}", total=index.samples(section.split), note="")
-        records = shards.read(Store(params.paths.shards), index, section.split)
-        split = decode(records, specs, len(index.classes), f"{section.split} shards", lambda: bars.advance(bar))
-
+    data = Data(Store(params.paths.shards), index, specs, params.machine, params.seed)
+    with contextlib.ExitStack() as stay, watched():
+        split = data.load(section.split, stay, "evaluate")
+        bars = stay.enter_context(progress())
         bar = bars.add_task("evaluate: predict", total=1 + len(chosen), note="")
         ensemble = models.build(chosen, specs, index.classes, params.finetune.absent)
         settings = params.ensemble_settings(index.fingerprint)
         checkpoint.load(params.paths.ensemble, ensemble, settings, "Run: umemma finetune-ensemble")
-        table = torch.from_numpy(keep_table(ensemble.modalities)).to(device)
-        logits = ensemble.to(device).pattern_logits(split.batches(section.batch_size, device), table)
+        models.ready(ensemble, params.finetune, device)
+        table = torch.from_numpy(keep_table(ensemble.modalities))
+        logits = pattern_logits(ensemble, split, table, section.batch_size, device)
         subsets = [joined(pattern) for pattern in patterns(ensemble.modalities)]
         bars.advance(bar)
 
         alone = {}
-        for i, m in enumerate(ensemble.modalities):
+        for m in ensemble.modalities:
             model = models.build({m: chosen[m]}, {m: specs[m]}, index.classes)
             settings = params.unimodal_settings(m, index.fingerprint)
             checkpoint.load(params.paths.pretrain(m), model, settings, _pretrain(m))
-            batches = split.batches(section.batch_size, device)
-            batches = (batch._replace(present=batch.present[:, i : i + 1]) for batch in batches)
-            alone[m] = model.to(device).pattern_logits(batches, table[:1, :1])[:, 0].numpy()
+            models.ready(model, params.pretrain, device)
+            alone[m] = pattern_logits(model, split.of({m}), table[:1, :1], section.batch_size, device)[:, 0].numpy()
             bars.advance(bar)
     by_subset = {subset: logits[:, s].numpy() for s, subset in enumerate(subsets)}
     return Predictions(split.keys, split.groups, split.target.numpy(), by_subset, alone)

@@ -7,62 +7,66 @@ code with other switches (config.PRESETS).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from umemma import checkpoint, models, shards
 from umemma.config import Params
 from umemma.fusion import LateFusion
-from umemma.loader import decode
+from umemma.learning import Data, learn
 from umemma.missing import pattern_weights
+from umemma.runs import Run, as_csv
 from umemma.store import Store
-from umemma.trainer import as_csv, fit, pattern_step, pattern_validation, prepare
+from umemma.trainer import prepare
 
 
-def run(params: Params) -> float:
-    """Fine-tune the ensemble. Returns its validation score under the patterns it was trained for."""
+def run(params: Params, again: bool = False, tensorboard: bool = False) -> float:
+    """Fine-tune the ensemble. Returns its validation score under the patterns it was trained for.
+
+    A model that is there, made with the same settings, stays, unless it is to be trained `again`.
+    """
     section, switches = params.finetune, params.finetune.switches()
-    index = shards.read_index(Store(params.paths.shards), params.shard_settings())
+    store = Store(params.paths.shards)
+    index = shards.read_index(store, params.shard_settings())
     params.check_modalities(index.modalities)
-    settings = params.ensemble_settings(index.fingerprint)
+    settings, folder = params.ensemble_settings(index.fingerprint), params.paths.ensemble
     chosen = {m: params.encoder(m) for m in sorted(params.modalities)}
     specs = models.input_specs(chosen)
+    augments = models.augments(settings["augment"], specs)
     weights = pattern_weights(list(chosen), section.pattern_weights)
     if switches["mma"] == "none":
         weights = np.eye(len(weights))[0]  # the complete pattern only
+    if not again and (about := checkpoint.done(folder, settings)):
+        return float(about["scores"]["val_score"])
 
     device = prepare(params.seed, "finetune")
-    model = models.build(chosen, specs, index.classes, section.absent)
+    training = section.of_the_loop()
     if switches["init"] == "unimodal":
+        starts = {}
+        model = models.build(chosen, specs, index.classes, section.absent)
         model.start_from({m: _unimodal(params, m, index) for m in chosen})
-    model.to(device)
+    else:
+        starts = models.find_weights(chosen)
+        model = models.build(chosen, specs, index.classes, section.absent, starts)
+        training |= section.scratch.model_dump()
     if switches["train"] == "head":
-        model.freeze_encoders()
-
-    names = ("train", "val") if switches["train"] != "none" else ("val",)
-    splits = {
-        s: decode(shards.read(Store(params.paths.shards), index, s), specs, len(index.classes), f"{s} shards")
-        for s in names
-    }
-    validate = pattern_validation(model, splits["val"], weights, section.batch_size, device)
-    history: list[dict[str, float]] = []
+        model.freeze(chosen)
+    under_way = None
     if switches["train"] != "none":
-        training: dict[str, Any] = {name: getattr(section, name) for name in type(params.pretrain).model_fields}
-        if switches["init"] == "scratch":
-            training |= section.scratch.model_dump()
-        history = fit(
-            model,
-            splits["train"],
-            pattern_step(model, weights, one_drawn=switches["mma"] == "drop"),
-            validate,
-            **training,
-            seed=params.seed,
-            device=device,
-            title=f"finetune {switches['preset']}",
-        )
-    scores = validate()
-    checkpoint.save(params.paths.ensemble, model, settings, scores, as_csv(history))
+        under_way = Run.of(params.paths.runs, switches["preset"], settings, starts, params.machine, tensorboard)
+    scores, figures = learn(
+        models.ready(model, section, device),
+        Data(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
+        under_way,
+        weights=weights,
+        one_drawn=switches["mma"] == "drop",
+        training=training,
+        folder=params.paths.runs / "features",
+        device=device,
+        title=f"finetune {switches['preset']}",
+    )
+    checkpoint.save(folder, model, settings, scores, as_csv(figures))
+    if under_way:
+        under_way.end()
     return scores["val_score"]
 
 

@@ -11,38 +11,44 @@ import numpy as np
 from umemma import checkpoint, models, shards
 from umemma.config import Params
 from umemma.errors import unknown
-from umemma.loader import decode
+from umemma.learning import Data, learn
+from umemma.runs import Run, as_csv
 from umemma.store import Store
-from umemma.trainer import as_csv, fit, pattern_step, pattern_validation, prepare
+from umemma.trainer import prepare
 
 
-def run(params: Params, modality: str) -> float:
-    """Train the uni-modal model of `modality`; samples that lack it are left out. Returns its validation score."""
+def run(params: Params, modality: str, again: bool = False, tensorboard: bool = False) -> float:
+    """Train the uni-modal model of `modality`; samples that lack it are left out. Returns its validation score.
+
+    A model that is there, made with the same settings, stays, unless it is to be trained `again`.
+    """
     if modality not in params.modalities:
         raise unknown("modality", modality, params.modalities, "--modality")
-    index = shards.read_index(Store(params.paths.shards), params.shard_settings())
+    store = Store(params.paths.shards)
+    index = shards.read_index(store, params.shard_settings())
     params.check_modalities(index.modalities)
-    settings = params.unimodal_settings(modality, index.fingerprint)
+    settings, folder = params.unimodal_settings(modality, index.fingerprint), params.paths.pretrain(modality)
     specs = models.input_specs({m: params.encoder(m) for m in params.modalities})  # all: fail before the first trains
-    chosen, specs = {modality: params.encoder(modality)}, {modality: specs[modality]}
+    augments = models.augments(settings["augment"], specs)
+    if not again and (about := checkpoint.done(folder, settings)):
+        return float(about["scores"]["val_score"])
 
     device = prepare(params.seed, "pretrain", modality)
-    model = models.build(chosen, specs, index.classes).to(device)
-    splits = {
-        s: decode(shards.read(Store(params.paths.shards), index, s), specs, len(index.classes), f"{s} shards")
-        for s in ("train", "val")
-    }
-    complete = np.ones(1)
-    history = fit(
-        model,
-        splits["train"],
-        pattern_step(model, complete, one_drawn=False),
-        pattern_validation(model, splits["val"], complete, params.pretrain.batch_size, device),
-        **params.pretrain.model_dump(),
-        seed=params.seed,
+    chosen, specs = {modality: params.encoder(modality)}, {modality: specs[modality]}
+    weights = models.find_weights(chosen)
+    model = models.build(chosen, specs, index.classes, weights=weights)
+    under_way = Run.of(params.paths.runs, f"pretrain-{modality}", settings, weights, params.machine, tensorboard)
+    scores, figures = learn(
+        models.ready(model, params.pretrain, device),
+        Data(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
+        under_way,
+        weights=np.ones(1),
+        one_drawn=False,
+        training=params.pretrain.of_the_loop(),
+        folder=params.paths.runs / "features",
         device=device,
         title=f"pretrain {modality}",
     )
-    best = max(row["val_score"] for row in history)
-    checkpoint.save(params.paths.pretrain(modality), model, settings, {"val_score": best}, as_csv(history))
-    return best
+    checkpoint.save(folder, model, settings, scores, as_csv(figures))
+    under_way.end()
+    return scores["val_score"]

@@ -1,0 +1,116 @@
+"""Checkpoints of a training under way: whole or not there, the newest that is right, nothing unpickled."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from umemma.runs import Run
+
+
+def saved(folder: Path, steps: list[int], made_from: str = "a", keep: int = 2) -> Run:
+    run = Run(folder, made_from, keep=keep, seconds=0)
+    for step in steps:
+        run.save(step, {"weight": torch.full((2,), float(step))}, {"step": step})
+    return run
+
+
+def test_the_last_few_are_kept_and_the_newest_is_taken(tmp_path):
+    run = saved(tmp_path, [5, 10, 15])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-000000010.safetensors",
+        "step-000000015.safetensors",
+    ]
+    tensors, state = run.latest()
+    assert state == {"step": 15}
+    assert tensors["weight"].tolist() == [15.0, 15.0]
+
+
+@pytest.mark.parametrize("size", [0, 5, 100])
+def test_a_damaged_one_costs_only_itself(tmp_path, size, messages):
+    run = saved(tmp_path, [5, 10])
+    newest = tmp_path / "step-000000010.safetensors"
+    newest.write_bytes(newest.read_bytes()[:size])
+    assert run.latest()[1] == {"step": 5}
+    assert any("damaged" in message for message in messages)
+
+
+def test_those_of_other_settings_are_not_taken(tmp_path):
+    saved(tmp_path, [5], "other")
+    assert Run(tmp_path, "a").latest() is None
+
+
+def test_nothing_to_go_on_from(tmp_path):
+    assert Run(tmp_path / "none", "a").latest() is None
+
+
+def test_at_the_end_the_figures_remain(tmp_path):
+    run = saved(tmp_path, [5])
+    run.begin([(1, 1, "train", "loss", 0.5)])
+    run.record([(2, 1, "val", "score", 1.0)])
+    run.end()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+    assert (
+        tmp_path / "metrics.csv"
+    ).read_text() == "step,epoch,split,name,value\n1,1,train,loss,0.5\n2,1,val,score,1.0\n"
+
+
+def test_a_full_disk_costs_the_new_checkpoint_and_not_the_one_before(tmp_path, messages):
+    """Files may grow to 1000 bytes: as where a disk is full."""
+    run = saved(tmp_path, [5])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        run.save(10, {"weight": torch.zeros(100_000)}, {"step": 10})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert run.latest()[1] == {"step": 5}
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000005.safetensors"]
+    assert any("No checkpoint at step 10" in message for message in messages)
+
+
+def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path):
+    program = (
+        "import os, signal, sys; from pathlib import Path; from umemma.files import new_file\n"
+        "with new_file(Path(sys.argv[1]) / 'step-000000009.safetensors') as aside:\n"
+        "    aside.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    saved(tmp_path, [10])
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000010.safetensors"]
+
+
+def test_tensorboard_gets_the_figures(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = Run(tmp_path, "a", tensorboard=True)
+    run.begin([])
+    run.record([(7, 1, "val", "score", 0.5)], {"samples_per_s": 9.0})
+    run.end()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("val/score")] == [(7, 0.5)]
+    assert events.Scalars("machine/samples_per_s")[0].value == 9.0
+
+
+def test_only_numbers_and_text_are_read(tmp_path):
+    """A pickle under the name of a checkpoint is not opened as one."""
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    torch.save(Evil(), tmp_path / "step-000000001.safetensors")
+    assert Run(tmp_path, "a").latest() is None
+    assert not (tmp_path / "pwned").exists()

@@ -1,0 +1,99 @@
+"""What both trainings have in common: the data they see, kept features, the missing-modality step, the loop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from umemma import features, loader
+from umemma.config import Machine
+from umemma.contracts import InputSpec, Plain
+from umemma.errors import UserError
+from umemma.fusion import LateFusion
+from umemma.loader import Split
+from umemma.log import progress
+from umemma.patterns import PatternStep, validation
+from umemma.runs import Figure, Run
+from umemma.shards import Index
+from umemma.store import Store
+from umemma.trainer import fit
+
+
+@dataclass(frozen=True)
+class Data:
+    """Shards, and how they are looked at. augments and missing ({modality: share that loses it}) are for training only."""
+
+    store: Store
+    index: Index
+    specs: Mapping[str, InputSpec]
+    machine: Machine
+    seed: int
+    augments: Mapping[str, Plain] = field(default_factory=dict)
+    missing: Mapping[str, float] = field(default_factory=dict)
+
+    def load(
+        self, split: str, stay: contextlib.ExitStack, title: str, once: Collection[str] = (), training: bool = False
+    ) -> Split:
+        """A split, decoded or ready to be; a bar shows the progress."""
+        augments, missing = (self.augments, self.missing) if training else ({}, {})
+        memory, workers = self.machine.memory, self.machine.workers
+        with progress() as bars:
+            bar = bars.add_task(f"{title}: {split}", total=self.index.samples(split), note="decode")
+
+            def advance(samples: int) -> None:
+                bars.advance(bar, samples)
+
+            loaded = loader.load(
+                self.store, self.index, split, self.specs, stay, memory=memory, workers=workers, once=once,
+                seed=self.seed, advance=advance, augments=augments, missing=missing,
+            )  # fmt: skip
+            bars.update(bar, completed=self.index.samples(split))
+        return loaded
+
+
+def learn(
+    model: LateFusion,
+    data: Data,
+    run: Run | None,
+    *,
+    weights: np.ndarray,
+    one_drawn: bool,
+    training: Mapping[str, Any],
+    folder: Path,
+    device: torch.device,
+    title: str,
+) -> tuple[dict[str, float], list[Figure]]:
+    """Train `model` and leave it with its best weights; without a `run` it is only validated. Returns the scores of the
+    split "val" and the figures of the course.
+
+    weights: (S,) over the patterns, one_drawn: as PatternStep; training: what `fit` takes; folder: for kept features.
+    UserError where there is only one class to learn, and as `fit`.
+    """
+    fixed = features.unchanging(model, data.augments)
+    names = ("train", "val") if run else ("val",)
+    batch_size, figures = training["batch_size"], list[Figure]()
+    with contextlib.ExitStack() as stay, loader.watched():
+        splits = {name: data.load(name, stay, title, fixed, training=name == "train") for name in names}
+        if run:
+            _check_classes(splits["train"])
+        made_from = {"shards": data.index.fingerprint}
+        splits = stay.enter_context(features.kept(model, splits, fixed, folder, made_from, batch_size, device))
+        validate = validation(model, splits["val"], weights, batch_size, device)
+        if run:
+            step = PatternStep(model, weights, one_drawn)
+            figures = fit(
+                step, model, splits["train"], validate, run, **training, seed=data.seed, device=device, title=title
+            )
+        return {f"val_{name}": value for name, value in validate().items()}, figures
+
+
+def _check_classes(train: Split) -> None:
+    if bool((train.target == train.target[0]).all()):
+        what = "of one class" if train.target.ndim == 1 else "of the same labels"
+        raise UserError(f"all {len(train)} samples are {what}", "train shards", "Check the labels: umemma doctor")

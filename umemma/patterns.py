@@ -1,0 +1,75 @@
+"""Training and validation under missing patterns: the step that shows a model every way a modality can be absent (MMA),
+and the figures that choose a model by what it was asked to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from umemma import distributed
+from umemma.contracts import Batch
+from umemma.fusion import LateFusion
+from umemma.loader import Split, cut
+from umemma.metrics import score
+from umemma.missing import draw, keep_table, sample_weights
+from umemma.objective import losses
+from umemma.seeds import mixed, unit
+
+
+class PatternStep(nn.Module):
+    """Batch -> its mean loss. weights: (S,) over `patterns`; only the complete one and those above 0 are computed.
+
+    one_drawn: one pattern per sample, drawn (`drop`); else the weighted loss of every pattern from one encoder pass
+    (`all`), which is the expectation of `drop` over its draws. All weight on the complete pattern is plain training.
+    """
+
+    def __init__(self, model: LateFusion, weights: np.ndarray, one_drawn: bool) -> None:
+        super().__init__()
+        self.model, self.one_drawn = model, one_drawn
+        self.table, self.shares = _used(model, weights)
+
+    def forward(self, batch: Batch) -> Tensor:
+        device = batch.present.device
+        table, per_sample = self.table.to(device), sample_weights(batch.present.cpu(), self.table, self.shares)
+        encoded = self.model.encode(batch.inputs)
+        if self.one_drawn:
+            assert batch.chance is not None
+            drawn = draw(per_sample, torch.from_numpy(unit(mixed(batch.chance, 0, "mma"))))
+            return losses(self.model.fuse(*encoded, batch.present & table[drawn.to(device)]), batch.target).mean()
+        logits = torch.stack([self.model.fuse(*encoded, batch.present & row) for row in table], 1)
+        return (losses(logits, batch.target) * per_sample.to(device)).sum(1).mean()
+
+
+def validation(
+    model: LateFusion, split: Split, weights: np.ndarray, batch_size: int, device: torch.device
+) -> Callable[[], dict[str, float]]:
+    """{"score", "loss"} under the weights that the step trains."""
+    table, shares = _used(model, weights)
+    per_sample = sample_weights(split.present, table, shares)
+
+    def validate() -> dict[str, float]:
+        logits = pattern_logits(model, split, table, batch_size, device).nan_to_num()
+        hits = torch.from_numpy(score(logits.numpy(), split.target.numpy()))
+        loss = (losses(logits, split.target) * per_sample).sum(1).mean()
+        return {"score": float((hits * per_sample).sum(1).mean()), "loss": float(loss)}
+
+    return validate
+
+
+def pattern_logits(model: LateFusion, split: Split, table: Tensor, batch_size: int, device: torch.device) -> Tensor:
+    """(N, S, C) on the CPU: the logits of every sample under every pattern of `table` (S, M), each encoded once, by one
+    of the processes."""
+    plan = cut(distributed.share(len(split)), batch_size)
+    mine = model.pattern_logits(split.batches(plan, device), table.to(device))
+    return distributed.rows(mine, len(split))
+
+
+def _used(model: LateFusion, weights: np.ndarray) -> tuple[Tensor, Tensor]:
+    """(S', M) table and (S',) weights of the complete pattern and of those above 0."""
+    used = weights > 0
+    used[0] = True  # column 0 is what a sample is trained with when no weighted pattern leaves it anything
+    return torch.from_numpy(keep_table(model.modalities)[used]), torch.from_numpy(weights[used]).float()

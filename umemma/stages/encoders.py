@@ -1,0 +1,20 @@
+"""encoders: a table of what can be named under `encoders` in params.yaml."""
+
+from __future__ import annotations
+
+from rich.table import Column, Table
+
+from umemma.encoders import catalogue
+from umemma.log import output
+
+
+def run(pattern: str = "", modality: str = "") -> None:
+    """Print the encoders whose names match `pattern`, such as `timm:resnet*`. UserError where none does."""
+    rows, notes = catalogue(pattern, modality)
+    if rows:
+        table = Table(Column("name", no_wrap=True), "modalities", Column("D", justify="right"), "input", "weights")
+        for row in rows:
+            table.add_row(row.name, row.modalities, str(row.width), row.input, row.weights)
+        output.print(table)
+    for note in notes:
+        output.print(note, markup=False, highlight=False)

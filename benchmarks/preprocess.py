@@ -11,6 +11,7 @@ Every rival and umemma take turns, `--rounds` times; a ratio is that of the medi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -225,9 +226,8 @@ def reading(samples: int, rounds: int, workers: int) -> None:
     Path("params.yaml").write_text("dataset: digits\nmodalities: [audio, image]\n")
     for stage in ("download", "preprocess"):
         subprocess.run([sys.executable, "-m", "umemma", stage], check=True, capture_output=True)
-    from umemma import config, shards
+    from umemma import config, loader, shards
     from umemma.contracts import AudioInput, ImageInput
-    from umemma.loader import decode
     from umemma.modalities import audio, image
     from umemma.store import Store
 
@@ -237,7 +237,8 @@ def reading(samples: int, rounds: int, workers: int) -> None:
     index = shards.read_index(store)
 
     def ours() -> None:
-        assert len(decode(shards.read(store, index, "train"), specs, 10, "train")) == index.samples("train")
+        with contextlib.ExitStack() as stay:
+            assert len(loader.load(store, index, "train", specs, stay, workers=0)) == index.samples("train")
 
     def plain() -> None:
         import torch

@@ -3,7 +3,7 @@
     python benchmarks/training.py epoch       # against a per-sample DataLoader loop, and a bare loop over tensors in memory
     python benchmarks/training.py streamed    # the same with a memory budget of 0: decoded for each batch
     python benchmarks/training.py frozen      # kept features against the frozen encoder run in every epoch
-    python benchmarks/training.py processes   # two gloo processes against one, one thread each
+    python benchmarks/training.py processes   # two gloo processes against one, one thread each, batches of 256
 
 The rivals take turns, `--rounds` times, in processes of their own; a ratio is that of the medians of seconds per epoch, the
 first epoch (start of workers, first decoding) left out. Data: digits, audio and image, `cnn:small`, batches of 64.
@@ -83,28 +83,19 @@ def spawn(words: list[str]) -> float:
 
 
 def command(processes: int) -> float:
-    """Seconds per epoch of `umemma pretrain-unimodal --modality audio`, as its log says, without the first."""
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    )
-    words = [
-        "-m",
-        "umemma",
-        "pretrain-unimodal",
-        "--again",
-        "--modality",
-        "audio",
-        "--set",
-        f"pretrain.epochs={EPOCHS}",
-    ]
+    """Seconds per epoch of `umemma finetune-ensemble --preset late-fusion`, by its log; two of eight left out."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    words = ["-m", "umemma", "finetune-ensemble", "--again", "--preset", "late-fusion"]
+    words += ["--set", "finetune.scratch.epochs=8", "--set", "finetune.batch_size=256"]
+    words = [*launcher, *words] if processes > 1 else words
     for log in Path("logs").glob("*"):
         log.unlink()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *launcher, *words], check=True, capture_output=True, env=environment)
-    text = "".join(log.read_text() for log in Path("logs").glob("*"))
+    subprocess.run([sys.executable, *words], check=True, capture_output=True, env=environment)
+    text = "".join(log.read_text() for log in Path("logs").glob("*-0.log" if processes > 1 else "*"))
     speeds = [float(found.replace(",", "")) for found in re.findall(r"DEBUG.* ([\d,]+)/s, ", text)]
-    assert len(speeds) == EPOCHS
-    return statistics.median(3234 / speed for speed in speeds[1:])
+    assert len(speeds) == 8
+    return statistics.median(3234 / speed for speed in speeds[2:])
 
 
 # The rivals, each in a process of its own. ----------------------------------------------------------------------------

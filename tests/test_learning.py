@@ -73,7 +73,9 @@ def test_taking_away_is_as_if_it_had_never_been_there(tmp_path, modality):
     ratios = {"image": 0.4, "text": 0.3}
     whole = toy(tmp_path / "whole")
     keys = [f"k{i}" for i in range(40)]
-    gone = {(k, m) for m, ratio in ratios.items() for k, away in zip(keys, lost(keys, 0, m, ratio), strict=True) if away}
+    gone = {
+        (k, m) for m, ratio in ratios.items() for k, away in zip(keys, lost(keys, 0, m, ratio), strict=True) if away
+    }
     assert 15 < len(gone) < 45
     lacking = toy(tmp_path / "lacking", gone)
     simulated = Data(whole.store, whole.index, whole.specs, whole.machine, 0, missing=ratios)
@@ -168,7 +170,12 @@ def test_an_encoder_of_ones_own_all_the_way_with_adapters(project, monkeypatch):
     weights = load_file("models/digits/pretrain/image/model.safetensors")
     start = {name.removeprefix("encoders.image."): x for name, x in weights.items() if name.startswith("encoders")}
     save_file(start, "start.safetensors")
-    sets = [*plain, "encoders.image.weights=start.safetensors", "encoders.image.tune=lora", "encoders.image.lora.rank=2"]
+    sets = [
+        *plain,
+        "encoders.image.weights=start.safetensors",
+        "encoders.image.tune=lora",
+        "encoders.image.lora.rank=2",
+    ]
     params = quick(*sets)
     pretrain.run(params, "image")
     adapted = load_file("models/digits/pretrain/image/model.safetensors")
@@ -188,7 +195,9 @@ def test_pretrained_weights_are_where_the_baselines_from_scratch_start_too(proje
     weights = load_file("models/digits/pretrain/image/model.safetensors")
     start = {name.removeprefix("encoders.image."): x for name, x in weights.items() if name.startswith("encoders")}
     save_file(start, "start.safetensors")
-    params = quick("finetune.preset=late-fusion", "encoders.image.weights=start.safetensors", "encoders.image.tune=frozen")
+    params = quick(
+        "finetune.preset=late-fusion", "encoders.image.weights=start.safetensors", "encoders.image.tune=frozen"
+    )
     finetune.run(params)
     ensemble = load_file("models/digits/ensemble/model.safetensors")
     assert all(torch.equal(ensemble[f"encoders.image.{name}"], x) for name, x in start.items())

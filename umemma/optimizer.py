@@ -35,7 +35,7 @@ class Optimizer:
         self.model, self.steps, self.warmup, self.clip_norm, self.ema = model, steps, warmup, clip_norm, ema
         self.peak = self.rate = learning_rate
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.adamw = torch.optim.AdamW(self.trained.values(), lr=learning_rate, weight_decay=weight_decay)
+        self.adamw = torch.optim.AdamW(self.trained.values(), lr=learning_rate, weight_decay=weight_decay, fused=True)
         self.scaler = torch.GradScaler(device.type, enabled=precision == "fp16")
         self.best = _copy(model)
         self.average: Weights = _copy(model) if ema else {}

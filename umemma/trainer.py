@@ -8,6 +8,7 @@ share. All chance belongs to the seed, the step and the sample, so nothing of it
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 import resource
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from umemma import distributed
+from umemma.contracts import Batch
 from umemma.errors import UserError
 from umemma.loader import Split, cut
 from umemma.log import progress
@@ -34,6 +36,7 @@ from umemma.runs import Figure, Run
 from umemma.seeds import derive
 
 STOPPED: dict[int, int] = {signal.SIGTERM: 75, signal.SIGINT: 130}  # exit status; 75 is EX_TEMPFAIL, "try again"
+ASK = 4  # steps between two questions to all processes; each costs a switch or two of busy cores
 EVERY = 50  # steps between two figures of the loss within an epoch
 
 
@@ -41,11 +44,20 @@ def prepare(seed: int, *names: str) -> torch.device:
     """Join the other processes, seed what can't be handed a generator (initial weights), ask for repeatable kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not repeatable
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     torch.manual_seed(derive(seed, *names))
-    # glibc gives memory of more than a threshold back at once, and asks for it anew in each step, which costs a quarter of
-    # a step on CPU. Freeing a block of 31 MiB raises the threshold to that (32 is the most): see mallopt(3).
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    _hold_memory()
     return distributed.start()
+
+
+def _hold_memory() -> None:
+    """glibc gives freed memory back to the system and asks for it anew in the next step, page by page, which costs a fifth of
+    a step on CPU. Tell it to hold what it has, but for blocks of more than 32 MiB (kept data): see mallopt(3)."""
+    trim_threshold, mmap_threshold = -1, -3
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_threshold, 2**25)
 
 
 @dataclass
@@ -106,9 +118,10 @@ def fit(
         optimizer.restore(found[0], state.scaler)
         logger.info(f"{title}: goes on from step {state.step} in epoch {state.epoch}")
     run.begin(state.figures)
-    forward: nn.Module = step
-    if size > 1:  # looking for unused parameters also keeps its buckets as they are, and so every sum's rounding
-        forward = DistributedDataParallel(step, find_unused_parameters=True, broadcast_buffers=False)
+    forward = step
+    if size > 1:
+        forward = _spread(step, next(train.batches([np.arange(min(len(train), batch_size // size))], device, seed)))
+    asked: list[Callable[[], list[float]]] = []  # of all processes
     generator = torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
     pending = torch.zeros((), dtype=torch.float64, device=device)  # losses that only the device knows yet
 
@@ -126,9 +139,9 @@ def fit(
             for chunk, own in zip(plan, parts, strict=True):
                 losses = torch.zeros((), dtype=torch.float64, device=device)
                 for number, part in enumerate(own):
-                    asked = time.perf_counter()
+                    before = time.perf_counter()
                     batch = next(batches)
-                    waited += time.perf_counter() - asked
+                    waited += time.perf_counter() - before
                     generator.manual_seed(derive(seed, "dropout", state.step, rank, number))
                     weight = len(part) / len(chunk) if rank < len(chunk) else 0.0  # no share: takes part for nothing
                     alone = size == 1 or number == len(own) - 1  # else gradients are exchanged once, with the last part
@@ -148,8 +161,13 @@ def fit(
                 if shown:
                     value = sum(distributed.everyone(float(losses))) / len(chunk)
                     _note(state, run, {("train", "batch_loss"): value})
-                told = [signals[0] if signals else 0, not math.isfinite(state.total[0]), run.due()]
-                stop, lost, due = distributed.largest(told)
+                over, told = state.batch == steps_per_epoch, [0.0, 0.0, 0.0]
+                if size == 1 or over or state.step % ASK == 0:
+                    now = [signals[0] if signals else 0, not math.isfinite(state.total[0]), run.due()]
+                    asked.append(distributed.largest(now))
+                while asked and (size == 1 or over or len(asked) > 1):  # several answer while the next steps are made
+                    told = [max(pair) for pair in zip(told, asked.pop(0)(), strict=True)]
+                stop, lost, due = told
                 if lost:
                     hint = f"The learning rate there is {optimizer.rate:.2g}: lower it, or look for bad input."
                     raise UserError(f"the loss is not finite at step {state.step}", title, hint)
@@ -179,6 +197,21 @@ def fit(
     model.load_state_dict(optimizer.best)
     logger.info(f"{title}: best of {state.epoch - 1} epochs is {state.best_epoch}, val score {state.best[0]:.1%}")
     return state.figures
+
+
+def _spread(step: nn.Module, batch: Batch) -> nn.Module:
+    """The step over all processes. A trial shows whether parameters go unused (to look for them costs an exchange in every
+    step), and lets DDP order its buckets: so a training that goes on adds up in the order of one that wasn't stopped."""
+    buffers = [buffer.clone() for buffer in step.buffers()]
+    step(batch).backward()
+    unused = any(p.grad is None for p in step.parameters() if p.requires_grad)
+    look = bool(distributed.largest([unused])()[0])
+    forward = DistributedDataParallel(step, find_unused_parameters=look, broadcast_buffers=False)
+    forward(batch).backward()
+    step.zero_grad()
+    for buffer, before in zip(step.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    return forward
 
 
 def _fold(state: State, pending: Tensor) -> None:

@@ -44,7 +44,7 @@ def run(file: Path, seeds: list[int], presets: list[str], sets: list[str]) -> di
     for seed in seeds:
         params = config.load(file, [*sets, f"seed={seed}"])
         if not made:
-            download.run(params.dataset)
+            download.run(params.dataset, params.preprocess.options)
             preprocess.run(params)
             made = True
         for modality in params.modalities:

@@ -50,7 +50,7 @@ def main() -> None:
             return
         rivals = {
             "epoch": ["dataloader", "dataloader2", "bare", "kept"],
-            "streamed": ["dataloader", "dataloader2", "streamed"],
+            "streamed": ["dataloader", "dataloader2", "streaming"],
             "frozen": ["frozen_each_epoch", "frozen_kept"],
         }[arguments.what]
         start = [sys.executable, str(here)]
@@ -300,7 +300,7 @@ RIVALS: dict[str, Callable[[], float]] = {
     "dataloader2": lambda: dataloader(2),
     "bare": bare,
     "kept": lambda: ours(1000.0),
-    "streamed": lambda: ours(0.0),
+    "streaming": lambda: ours(0.0),
     "frozen_each_epoch": lambda: frozen(False),
     "frozen_kept": lambda: frozen(True),
 }

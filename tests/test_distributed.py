@@ -80,9 +80,19 @@ def alone(tmp_path_factory):
     return everything(tmp_path_factory.mktemp("alone"))
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_get_what_one_gets(tmp_path, alone, processes):
-    run(torchrun(processes, str(HERE / "side_by_side.py"), str(tmp_path)))
+def srun(processes: int, *words: str) -> None:
+    """As Slurm starts the tasks of a step, each with its own environment."""
+    step = {"SLURM_STEP_NUM_TASKS": str(processes), "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_ID": "0"}
+    step["SLURM_JOB_ID"] = str(os.getpid())
+    own = [step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(processes)]
+    tasks = [subprocess.Popen([sys.executable, *words], env=environment() | one) for one in own]
+    assert [task.wait(120) for task in tasks] == [0] * processes
+
+
+@pytest.mark.parametrize(("processes", "launcher"), [(2, "slurm"), (3, "torchrun")])
+def test_several_processes_get_what_one_gets(tmp_path, alone, processes, launcher):
+    words = (str(HERE / "side_by_side.py"), str(tmp_path))
+    srun(processes, *words) if launcher == "slurm" else run(torchrun(processes, *words))
     found = json.loads((tmp_path / "found.json").read_text())
     assert found.keys() == alone.keys()
     for name, expected in alone.items():

@@ -227,7 +227,7 @@ def load(
         logger.debug(f"{where}: {len(listed) - len(records)} samples have none of {', '.join(names)} and are left out")
     keeping = {m: spec for m, spec in specs.items() if m not in once}
     size = sum(modalities.get(m).blank(spec).nbytes for m, spec in keeping.items()) * len(records) / 2**30
-    if size > memory:
+    if over := size > memory:
         logger.info(f"{where}: {size:.1f} GiB decoded, over the budget of {memory:g}: decoded for each batch")
         keeping = {}
     kept: dict[str, Tensor] = {}
@@ -238,8 +238,9 @@ def load(
     streamed = None
     if rest := {m: spec for m, spec in specs.items() if m not in keeping}:
         reader = Reader(records, rest, where)
-        processes = distributed.together(lambda: _processes(reader, workers, max(1, _cores() - 1)))  # one is to train
-        streamed = Streamed(reader, processes)
+        if over and workers is None:  # in every epoch anew
+            workers = _cores()
+        streamed = Streamed(reader, distributed.together(lambda: _processes(reader, workers, _cores())))
     return Split(
         kept,
         present,

@@ -65,8 +65,7 @@ def sample_weights(present: Tensor, table: Tensor, weights: Tensor) -> Tensor:
     present: (B, M) bool, table: (S, M) bool, weights: (S,).
     """
     left = (present[:, None, :] & table).any(-1) * weights
-    orphans = left.sum(1) == 0
-    left[orphans, 0] = 1.0
+    left[:, 0] = left[:, 0].where(left.sum(1) > 0, 1.0)
     return left / left.sum(1, keepdim=True)
 
 

@@ -34,14 +34,15 @@ class PatternStep(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         device = batch.present.device
-        table, per_sample = self.table.to(device), sample_weights(batch.present.cpu(), self.table, self.shares)
+        table = self.table.to(device)
+        per_sample = sample_weights(batch.present, table, self.shares.to(device))
         encoded = self.model.encode(batch.inputs)
         if self.one_drawn:
             assert batch.chance is not None
-            drawn = draw(per_sample, torch.from_numpy(unit(mixed(batch.chance, 0, "mma"))))
-            return losses(self.model.fuse(*encoded, batch.present & table[drawn.to(device)]), batch.target).mean()
+            drawn = draw(per_sample, torch.from_numpy(unit(mixed(batch.chance, 0, "mma"))).to(device))
+            return losses(self.model.fuse(*encoded, batch.present & table[drawn]), batch.target).mean()
         logits = torch.stack([self.model.fuse(*encoded, batch.present & row) for row in table], 1)
-        return (losses(logits, batch.target) * per_sample.to(device)).sum(1).mean()
+        return (losses(logits, batch.target) * per_sample).sum(1).mean()
 
 
 def validation(

@@ -18,6 +18,7 @@ from umemma import features, models
 from umemma.config import Encoder, Machine
 from umemma.contracts import DatasetSpec, Record
 from umemma.errors import UserError
+from umemma.files import sha256
 from umemma.learning import Data, learn
 from umemma.missing import lost
 from umemma.runs import Run
@@ -127,6 +128,16 @@ def test_features_of_other_weights_are_not_taken(tmp_path, messages):
     assert sum("features of" in message for message in messages) == 2
 
 
+def test_features_of_samples_that_had_lost_it_are_not_taken(tmp_path, messages):
+    """Frozen pictures, a share of them taken away, then another: the keys stay, what is there doesn't."""
+    whole = toy(tmp_path / "s")
+    for ratio in (0.5, 0.0):
+        data = Data(whole.store, whole.index, whole.specs, whole.machine, 0, missing={"image": ratio})
+        model, _ = trained(tmp_path / "a", data, frozen("image"))
+        shutil.rmtree(tmp_path / "a" / "run")
+    assert same(model, trained(tmp_path / "b", whole, frozen("image"))[0])
+
+
 def test_an_augmented_encoder_has_no_kept_features(tmp_path):
     model = models.build(frozen("image"), toy(tmp_path).specs, ["no", "yes"])
     assert features.unchanging(model, {}) == ["image"]
@@ -231,6 +242,21 @@ def test_a_model_that_is_there_stays_unless_it_is_to_be_trained_again(project, m
     assert any("is trained with these settings already" in message for message in messages)
     pretrain.run(params, "image", again=True)
     assert about.stat().st_mtime_ns != before
+
+
+def test_an_ensemble_of_other_unimodal_models_is_trained_anew(project, messages):
+    """The settings are the same; the weights that it starts from aren't."""
+    params = quick("finetune.epochs=1")
+    finetune.run(params)
+    first = Path("models/digits/ensemble/model.safetensors").read_bytes()
+    folder = Path("models/digits/pretrain/image")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: x + 0.1 for name, x in weights.items()}, folder / "model.safetensors")
+    about = json.loads((folder / "model.json").read_text())
+    about["weights_sha256"] = sha256(folder / "model.safetensors")
+    (folder / "model.json").write_text(json.dumps(about))
+    finetune.run(params)
+    assert Path("models/digits/ensemble/model.safetensors").read_bytes() != first
 
 
 def test_a_damaged_model_is_trained_again(project):

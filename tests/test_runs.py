@@ -42,6 +42,12 @@ def test_a_damaged_one_costs_only_itself(tmp_path, size, messages):
     assert any("damaged" in message for message in messages)
 
 
+def test_tied_weights_are_saved_apart(tmp_path):
+    run, shared = Run(tmp_path, "a"), torch.arange(3.0)
+    run.save(1, {"one": shared, "other": shared}, {})
+    assert run.latest()[0]["other"].tolist() == [0.0, 1.0, 2.0]
+
+
 def test_those_of_other_settings_are_not_taken(tmp_path):
     saved(tmp_path, [5], "other")
     assert Run(tmp_path, "a").latest() is None

@@ -192,6 +192,32 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, change
     assert (tmp_path / "cut" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
 
 
+def test_weights_in_another_memory_format_go_on_alike(tmp_path):
+    def convolutional() -> LateFusion:
+        prepare(0, "toy")
+        encoders = {
+            m: nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()) for m in ("audio", "image")
+        }
+        blanks = dict.fromkeys(encoders, torch.zeros(3, 6, 6))
+        return LateFusion(encoders, {"audio": 4, "image": 4}, blanks, 2).to(memory_format=torch.channels_last)
+
+    split = toy_split(32)
+    split = replace(split, kept={m: x[:, :, None, None].expand(-1, 3, 6, 6) for m, x in split.kept.items()})
+    how, ends = SETTINGS | {"epochs": 3}, []
+    for seconds in (1e9, 0.0):  # the second goes on from its last checkpoint but one
+        model = convolutional()
+        step, validate = PatternStep(model, COMPLETE, False), validation(model, split, COMPLETE, 32, CPU)
+        run = toy_run(tmp_path / str(seconds), seconds)
+        fit(step, model, split, validate, run, **how)
+        if checkpoints := sorted(run.folder.glob("step-*")):
+            checkpoints[-1].unlink()
+            model = convolutional()
+            step, validate = PatternStep(model, COMPLETE, False), validation(model, split, COMPLETE, 32, CPU)
+            fit(step, model, split, validate, run, **how)
+        ends.append(model)
+    assert same(*ends)
+
+
 def test_signals_are_as_they_were_before_the_training(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     train(tmp_path)

@@ -24,11 +24,16 @@ WEIGHTS, ABOUT, METRICS = "model.safetensors", "model.json", "metrics.csv"
 
 
 def save(
-    folder: Path, model: nn.Module, settings: Mapping[str, Any], scores: Mapping[str, float], figures: str
+    folder: Path,
+    model: nn.Module,
+    settings: Mapping[str, Any],
+    scores: Mapping[str, float],
+    figures: str,
+    started_from: Mapping[str, str],
 ) -> None:
     """Write the whole folder aside, then let it take its place; of several processes the main one does it, and all wait.
 
-    figures: CSV text of the course of the training.
+    figures: CSV text of the course of the training; started_from: {modality: checksum of its pretrained weights}.
     """
     from safetensors.torch import save_file  # imports torch, which --help does without
 
@@ -37,11 +42,12 @@ def save(
             return
         try:
             with new_folder(folder) as aside:
-                weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+                weights = {name: x.detach().to("cpu", copy=True).contiguous() for name, x in model.state_dict().items()}
                 save_file(weights, aside / WEIGHTS)
                 (aside / METRICS).write_text(figures, encoding="utf-8")
                 about = {"settings": dict(settings), "fingerprint": fingerprint(settings), "scores": dict(scores)}
-                write_json(aside / ABOUT, about | {"weights_sha256": sha256(aside / WEIGHTS)})
+                about |= {"weights_sha256": sha256(aside / WEIGHTS), "started_from": dict(started_from)}
+                write_json(aside / ABOUT, about)
         except (OSError, SafetensorError) as error:
             hint = "Make room and run the same command: it goes on from its last checkpoint."
             raise UserError(f"the model can't be written: {error}", str(folder), hint) from error
@@ -49,11 +55,13 @@ def save(
     distributed.together(write)
 
 
-def done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """model.json of a checkpoint that is whole and made with `settings`; None where there is none."""
+def done(folder: Path, settings: Mapping[str, Any], started_from: Mapping[str, str]) -> dict[str, Any] | None:
+    """model.json of a checkpoint that is whole and made with `settings` from these weights; None where there is none."""
     try:
         about = check(folder, settings, "")
     except UserError:
+        return None
+    if about.get("started_from") != dict(started_from):
         return None
     whole = (folder / WEIGHTS).is_file() and sha256(folder / WEIGHTS) == about["weights_sha256"]
     if whole:

@@ -155,8 +155,8 @@ class Missing(Plain):
 class Machine(Plain):
     """What depends on the machine and changes no result, so no stage's output depends on it.
 
-    memory: GiB of decoded samples that a process may keep; what needs more is decoded for each batch. workers: processes
-    that decode, per training process; null = as it pays. checkpoint: seconds between two; keep: so many of them.
+    memory: GiB of decoded samples that a process may keep of each split; a larger one is decoded for each batch. workers:
+    processes that decode, per training process; null = as it pays. checkpoint: seconds between two; keep: so many.
     """
 
     memory: Annotated[float, Field(ge=0)] = 4.0

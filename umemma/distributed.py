@@ -151,7 +151,10 @@ def together(function: Callable[[], Result]) -> Result:
 def first_to_say(text: str) -> bool:
     """Whether no other process has said the same yet. Processes fail alike; the user should read it once."""
     if not _joined():
-        return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+        try:
+            return is_main()
+        except UserError:
+            return True
     from torch import distributed as dist
 
     try:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from umemma import distributed
+from umemma import __version__, distributed
 from umemma.checks import fingerprint
 from umemma.files import new_file
 from umemma.fusion import LateFusion
@@ -44,14 +44,18 @@ def kept(
     if not names:
         yield dict(splits)
         return
-    own = {m: {"made_from": dict(made_from), "encoder": _weights(model.encoders[m])} for m in names}
+    own = {
+        m: {"umemma": __version__, "made_from": dict(made_from), "encoder": _weights(model.encoders[m])} for m in names
+    }
     for m in names:
         own[m] |= {"input": repr(next(iter(splits.values())).specs[m]), "precision": str(model.precision)}
     replaced = {}
     for name, split in splits.items():
-        where = {
-            m: folder / f"{name}-{m}-{fingerprint(own[m] | {'keys': _text(split.keys)})}.safetensors" for m in names
-        }
+        where = {}
+        for m in names:
+            there = split.present[:, sorted(split.specs).index(m)].tolist()
+            samples = _text([f"{key} {has}" for key, has in zip(split.keys, there, strict=True)])
+            where[m] = folder / f"{name}-{m}-{fingerprint(own[m] | {'samples': samples})}.safetensors"
         replaced[name] = split.on_features(_features(model, split, where, batch_size, device))
     with torch.no_grad():
         model.eval()
@@ -76,9 +80,12 @@ def _features(
                 chunks[m].append(model.encode_one(m, batch.inputs[m]).cpu())
     features = {m: distributed.rows(torch.cat(parts), len(split)) for m, parts in chunks.items()}
     if distributed.is_main():
-        for m, path in where.items():
-            with new_file(path) as aside:
-                save_file({"features": features[m].contiguous()}, aside)
+        try:
+            for m, path in where.items():
+                with new_file(path) as aside:
+                    save_file({"features": features[m].contiguous()}, aside)
+        except (OSError, SafetensorError) as error:
+            logger.warning(f"Features can't be kept on the disk: {error}. Training goes on with those in memory.")
         logger.debug(
             f"features of {', '.join(where)}: {len(split)} samples, kept in {next(iter(where.values())).parent}"
         )
@@ -100,5 +107,5 @@ def _weights(encoder: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _text(keys: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+def _text(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -13,6 +13,7 @@ import functools
 import itertools
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -163,7 +164,12 @@ class Streamed:
             "prefetch_factor": AHEAD,
         }
         self.loader = DataLoader(
-            reader, batch_sampler=self.plan, num_workers=workers, collate_fn=_same, **several if workers else {}
+            reader,
+            batch_sampler=self.plan,
+            num_workers=workers,
+            collate_fn=_same,
+            worker_init_fn=_calm,
+            **several if workers else {},
         )
 
     def of(self, names: Collection[str]) -> Streamed | None:
@@ -216,13 +222,18 @@ def load(
     sample remains.
     """
     where = f"{split} shards"
-    listed = _without(list(shards.locate(store, index, split, stay)), missing or {}, seed)
+    listed = distributed.together(lambda: list(shards.locate(store, index, split, stay)))
+    listed = _without(listed, missing or {}, seed)
     names = sorted(specs)
     records = [record for record in listed if any(m in record.media for m in names)]
     present = torch.tensor([[m in record.media for m in names] for record in records]).reshape(-1, len(names))
     for i, m in enumerate(names):
         if not present[:, i].any():
-            raise UserError(f"no sample has {m}", where, f"Take {m} out of modalities in the settings.")
+            raise UserError(
+                f"no sample has {m}",
+                where,
+                f"Take {m} out of modalities in the settings, or less of it away (missing).",
+            )
     if len(records) < len(listed):
         logger.debug(f"{where}: {len(listed) - len(records)} samples have none of {', '.join(names)} and are left out")
     keeping = {m: spec for m, spec in specs.items() if m not in once}
@@ -301,6 +312,12 @@ def _targets(labels: Sequence[int | tuple[int, ...] | None], classes: int) -> Te
 
 def _to(x: Tensor, device: torch.device) -> Tensor:
     return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)
+
+
+def _calm(worker: int) -> None:
+    """In a decoding process: signals to the whole group are for the training, which then ends its processes itself."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _same(batch: Any) -> Any:

@@ -71,7 +71,8 @@ def sample_weights(present: Tensor, table: Tensor, weights: Tensor) -> Tensor:
 
 def draw(weights: Tensor, numbers: Tensor) -> Tensor:
     """(B,) the pattern drawn for each sample, from (B, S) weights and (B,) numbers in [0, 1)."""
-    below = numbers[:, None] < weights.double().cumsum(1) * (1 + 1e-6)  # float weights may sum to a little less than 1
+    up_to = weights.double() @ weights.new_ones(weights.shape[1], weights.shape[1]).double().triu()  # cumsum isn't
+    below = numbers[:, None] < up_to * (1 + 1e-6)  # repeatable on GPUs; float weights may sum to a little less than 1
     return below.int().argmax(1)
 
 

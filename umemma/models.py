@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from umemma import encoders, modalities
+from umemma import distributed, encoders, modalities
 from umemma.checks import checked
 from umemma.config import Encoder, Training
 from umemma.contracts import InputSpec, Plain
@@ -35,7 +35,12 @@ def augments(options: Mapping[str, Mapping[str, Any]], specs: Mapping[str, Input
 
 def find_weights(chosen: Mapping[str, Encoder]) -> dict[str, Path]:
     """The files of the pretrained weights that encoders start from, fetched if need be. UserError where there is none."""
-    found = {m: encoders.find_weights(encoder.name, m, encoder.weights) for m, encoder in sorted(chosen.items())}
+
+    def find() -> dict[str, Path | None]:
+        return {m: encoders.find_weights(encoder.name, m, encoder.weights) for m, encoder in sorted(chosen.items())}
+
+    distributed.together(lambda: find() if distributed.is_main() else {})  # one process fetches, the others find
+    found = distributed.together(find)
     return {m: path for m, path in found.items() if path is not None}
 
 

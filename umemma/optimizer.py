@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from umemma import distributed
+
 Weights = dict[str, Tensor]
 
 
@@ -66,6 +68,7 @@ class Optimizer:
         own = _copy(self.model) if self.ema else {}
         if self.ema:
             self.model.load_state_dict(self.average)
+        distributed.spread(self.model.buffers())  # batch norm's statistics are each process's own
         figures = dict(validate())
         better = [figures["score"], -figures["loss"]] > best
         if better:
@@ -88,7 +91,10 @@ class Optimizer:
         self.model.load_state_dict(_part(tensors, "model"))
         self.best = {name: x.to(device) for name, x in _part(tensors, "best").items()}
         self.average = {name: x.to(device) for name, x in _part(tensors, "average").items()}
-        moments = {i: _part(tensors, f"adamw.{name}") for i, name in enumerate(self.trained)}
+        moments: dict[int, Weights] = {}
+        for i, (name, parameter) in enumerate(self.trained.items()):  # laid out as the parameter is (channels_last)
+            own = _part(tensors, f"adamw.{name}")
+            moments[i] = {key: torch.empty_like(parameter).copy_(x) if x.ndim else x for key, x in own.items()}
         groups = self.adamw.state_dict()["param_groups"]
         self.adamw.load_state_dict({"state": {i: one for i, one in moments.items() if one}, "param_groups": groups})
         self.scaler.load_state_dict(dict(scaler))

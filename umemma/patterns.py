@@ -30,16 +30,14 @@ class PatternStep(nn.Module):
     def __init__(self, model: LateFusion, weights: np.ndarray, one_drawn: bool) -> None:
         super().__init__()
         self.model, self.one_drawn = model, one_drawn
-        self.table, self.shares = _used(model, weights)
+        self.table, self.shares = (x.to(model.head.weight.device) for x in _used(model, weights))
 
     def forward(self, batch: Batch) -> Tensor:
-        device = batch.present.device
-        table = self.table.to(device)
-        per_sample = sample_weights(batch.present, table, self.shares.to(device))
+        table, per_sample = self.table, sample_weights(batch.present, self.table, self.shares)
         encoded = self.model.encode(batch.inputs)
         if self.one_drawn:
             assert batch.chance is not None
-            drawn = draw(per_sample, torch.from_numpy(unit(mixed(batch.chance, 0, "mma"))).to(device))
+            drawn = draw(per_sample, torch.from_numpy(unit(mixed(batch.chance, 0, "mma"))).to(table.device))
             return losses(self.model.fuse(*encoded, batch.present & table[drawn]), batch.target).mean()
         logits = torch.stack([self.model.fuse(*encoded, batch.present & row) for row in table], 1)
         return (losses(logits, batch.target) * per_sample).sum(1).mean()

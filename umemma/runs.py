@@ -26,7 +26,7 @@ from umemma import __version__, distributed
 from umemma.checks import fingerprint
 from umemma.config import Machine
 from umemma.errors import UserError
-from umemma.files import new_file, sha256, sweep
+from umemma.files import new_file, sweep
 
 Figure = tuple[int, int, str, str, float]  # step, epoch, split, name, value
 METRICS = "metrics.csv"
@@ -41,7 +41,7 @@ class Run:
     ) -> None:
         self.folder, self.made_from, self.keep, self.seconds = folder, made_from, keep, seconds
         self.saved = time.monotonic()
-        self.board = _board(folder) if tensorboard and distributed.is_main() else None
+        self.board = _board(folder) if tensorboard else None
 
     @classmethod
     def of(
@@ -49,14 +49,13 @@ class Run:
         folder: Path,
         name: str,
         settings: Mapping[str, Any],
-        weights: Mapping[str, Path],
+        started_from: Mapping[str, str],
         machine: Machine,
         tensorboard: bool,
     ) -> Run:
-        """The run `name` of a training with `settings` that starts from the files of `weights`; others have folders of
-        their own."""
-        from_files = {m: sha256(path) for m, path in weights.items()}
-        made_from = fingerprint({**settings, "weights": from_files, "umemma": __version__})
+        """The run `name` of a training with `settings` that starts from weights with these checksums; others have folders
+        of their own."""
+        made_from = fingerprint({**settings, "started_from": dict(started_from), "umemma": __version__})
         place = folder / f"{name}-{made_from[:8]}"
         return cls(place, made_from, keep=machine.keep, seconds=machine.checkpoint, tensorboard=tensorboard)
 
@@ -75,6 +74,8 @@ class Run:
                     return {name: file.get_tensor(name) for name in file.keys()}, json.loads(about["state"])  # noqa: SIM118
             except (SafetensorError, OSError, KeyError, ValueError):
                 logger.warning(f"{path} is damaged; the checkpoint before it is taken")
+                if distributed.is_main():
+                    path.unlink(missing_ok=True)  # it isn't one of the last few
         return None
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -86,7 +87,10 @@ class Run:
         sweep(self.folder)
         try:
             with new_file(self.folder / f"step-{step:09}.safetensors") as aside:
-                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside, about)
+                apart = {
+                    name: x.detach().to("cpu", copy=True).contiguous() for name, x in tensors.items()
+                }  # tied ones too
+                save_file(apart, aside, about)
                 with aside.open("rb") as file:
                     os.fsync(file.fileno())
         except (OSError, SafetensorError) as error:
@@ -98,8 +102,11 @@ class Run:
     def begin(self, figures: Iterable[Figure]) -> None:
         """Start metrics.csv with the figures that there are already."""
         if distributed.is_main():
-            with new_file(self.folder / METRICS) as aside:
-                aside.write_text(as_csv(figures), encoding="utf-8")
+            try:
+                with new_file(self.folder / METRICS) as aside:
+                    aside.write_text(as_csv(figures), encoding="utf-8")
+            except OSError as error:
+                logger.warning(f"No figures in {self.folder}: {error}")
 
     def record(self, figures: Iterable[Figure], speed: Mapping[str, float] | None = None) -> None:
         """Add to metrics.csv, and to TensorBoard; speed: figures of the machine, which go to the latter only."""
@@ -143,4 +150,4 @@ def _board(folder: Path) -> Any:
         raise UserError(
             "TensorBoard isn't installed", "--tensorboard", "Run: pip install 'umemma[tensorboard]'"
         ) from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder)) if distributed.is_main() else None

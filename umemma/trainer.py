@@ -120,7 +120,8 @@ def fit(
     run.begin(state.figures)
     forward = step
     if size > 1:
-        forward = _spread(step, next(train.batches([np.arange(min(len(train), batch_size // size))], device, seed)))
+        some = np.arange(min(len(train), batch_size // size, micro_batch or batch_size))
+        forward = _spread(step, next(train.batches([some], device, seed)))
     asked: list[Callable[[], list[float]]] = []  # of all processes
     generator = torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
     pending = torch.zeros((), dtype=torch.float64, device=device)  # losses that only the device knows yet
@@ -173,15 +174,12 @@ def fit(
                     raise UserError(f"the loss is not finite at step {state.step}", title, hint)
                 if stop or due:
                     _fold(state, pending)
-                    tensors, state.scaler = optimizer.state()
-                    run.save(state.step, tensors, asdict(state) | {"total": distributed.everyone(state.total[0])})
+                    _save(state, optimizer, run)
                 if stop:
-                    what = f"stopped by {signal.Signals(int(stop)).name} at step {state.step}"
-                    raise UserError(what, title, "Run the same command to go on from there.", status=STOPPED[int(stop)])
+                    raise _stopped(int(stop), state, title)
             seconds = time.perf_counter() - begun
 
             # 4. Validate, and keep the weights if they are the best so far.
-            distributed.spread(model.buffers())  # batch norm's statistics are each process's own
             figures, better = optimizer.validated(validate, state.best)
             if better:
                 state.best, state.best_epoch = [figures["score"], -figures["loss"]], state.epoch
@@ -194,6 +192,10 @@ def fit(
             logger.debug(f"{title}: epoch {state.epoch}: {note}, {wait}")
             state.epoch, state.batch, state.total = state.epoch + 1, 0, [0.0]
         bars.update(bar, total=state.step)
+        (stop,) = distributed.largest([signals[0] if signals else 0])()
+        if stop:  # while it validated the last time
+            _save(state, optimizer, run)
+            raise _stopped(int(stop), state, title)
     model.load_state_dict(optimizer.best)
     logger.info(f"{title}: best of {state.epoch - 1} epochs is {state.best_epoch}, val score {state.best[0]:.1%}")
     return state.figures
@@ -214,6 +216,19 @@ def _spread(step: nn.Module, batch: Batch) -> nn.Module:
     return forward
 
 
+def _save(state: State, optimizer: Optimizer, run: Run) -> None:
+    """A checkpoint of now. All processes take part."""
+    tensors, state.scaler = optimizer.state()
+    totals = distributed.everyone(state.total[0])
+    if all(math.isfinite(total) for total in totals):  # else the weights may be lost, which is soon found
+        run.save(state.step, tensors, asdict(state) | {"total": totals})
+
+
+def _stopped(number: int, state: State, title: str) -> UserError:
+    what = f"stopped by {signal.Signals(number).name} at step {state.step}"
+    return UserError(what, title, "Run the same command to go on from there.", status=STOPPED[number])
+
+
 def _fold(state: State, pending: Tensor) -> None:
     state.total[0] += float(pending)
     pending.zero_()
@@ -230,13 +245,13 @@ def _note(
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """The signals to stop that have come, instead of a sudden end; a second one ends at once."""
+    """The signals to stop that have come, instead of a sudden end; Ctrl-C after that ends at once."""
     caught: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if caught:
+        if caught and number == signal.SIGINT:
             raise SystemExit(STOPPED[number])
-        caught.append(number)
+        caught.append(number)  # SIGTERM may come twice: to a process and to its group
 
     if threading.current_thread() is not threading.main_thread():
         yield caught

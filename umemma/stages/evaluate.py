@@ -107,10 +107,11 @@ def _inputs(params: Params) -> _Inputs:
     params.check_modalities(index.modalities)
     settings = params.ensemble_settings(index.fingerprint)
     ensemble = checkpoint.check(params.paths.ensemble, settings, "Run: umemma finetune-ensemble")
-    weights = {"ensemble": ensemble["weights_sha256"]}
+    weights = {"ensemble": [ensemble["weights_sha256"], fingerprint(settings)]}  # settings: what absence becomes, say
     for m in sorted(params.modalities):
         expected = params.unimodal_settings(m, index.fingerprint)
-        weights[m] = checkpoint.check(params.paths.pretrain(m), expected, _pretrain(m))["weights_sha256"]
+        alone = checkpoint.check(params.paths.pretrain(m), expected, _pretrain(m))
+        weights[m] = [alone["weights_sha256"], fingerprint(expected)]
     finetune, split = settings["finetune"], params.evaluate.split
     about = {name: finetune[name] for name in ("preset", "init", "mma", "train", "absent")}
     about |= {"dataset": params.dataset, "variant": index.variant, "metric": metrics.NAMES[index.task]}

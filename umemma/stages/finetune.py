@@ -7,10 +7,13 @@ code with other switches (config.PRESETS).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from umemma import checkpoint, models, shards
 from umemma.config import Params
+from umemma.files import sha256
 from umemma.fusion import LateFusion
 from umemma.learning import Data, learn
 from umemma.missing import pattern_weights
@@ -35,24 +38,28 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
     weights = pattern_weights(list(chosen), section.pattern_weights)
     if switches["mma"] == "none":
         weights = np.eye(len(weights))[0]  # the complete pattern only
-    if not again and (about := checkpoint.done(folder, settings)):
-        return float(about["scores"]["val_score"])
-
     device = prepare(params.seed, "finetune")
-    training = section.of_the_loop()
-    if switches["init"] == "unimodal":
-        starts = {}
-        model = models.build(chosen, specs, index.classes, section.absent)
-        model.start_from({m: _unimodal(params, m, index) for m in chosen})
+    unimodal = switches["init"] == "unimodal"
+    if unimodal:
+        alone = {m: _unimodal(params, m, index) for m in chosen}
+        started_from = {m: str(about["weights_sha256"]) for m, (_, about) in alone.items()}
     else:
-        starts = models.find_weights(chosen)
-        model = models.build(chosen, specs, index.classes, section.absent, starts)
+        pretrained = models.find_weights(chosen)
+        started_from = {m: sha256(path) for m, path in pretrained.items()}
+    if not again and (about := checkpoint.done(folder, settings, started_from)):
+        return float(about["scores"]["val_score"])
+    training = section.of_the_loop()
+    if unimodal:
+        model = models.build(chosen, specs, index.classes, section.absent)
+        model.start_from({m: one for m, (one, _) in alone.items()})
+    else:
+        model = models.build(chosen, specs, index.classes, section.absent, pretrained)
         training |= section.scratch.model_dump()
     if switches["train"] == "head":
         model.freeze(chosen)
     under_way = None
     if switches["train"] != "none":
-        under_way = Run.of(params.paths.runs, switches["preset"], settings, starts, params.machine, tensorboard)
+        under_way = Run.of(params.paths.runs, switches["preset"], settings, started_from, params.machine, tensorboard)
     scores, figures = learn(
         models.ready(model, section, device),
         Data(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
@@ -64,15 +71,15 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
         device=device,
         title=f"finetune {switches['preset']}",
     )
-    checkpoint.save(folder, model, settings, scores, as_csv(figures))
+    checkpoint.save(folder, model, settings, scores, as_csv(figures), started_from)
     if under_way:
         under_way.end()
     return scores["val_score"]
 
 
-def _unimodal(params: Params, modality: str, index: shards.Index) -> LateFusion:
+def _unimodal(params: Params, modality: str, index: shards.Index) -> tuple[LateFusion, dict[str, Any]]:
     chosen = {modality: params.encoder(modality)}
     model = models.build(chosen, models.input_specs(chosen), index.classes)
     hint = f"Run: umemma pretrain-unimodal --modality {modality}"
-    checkpoint.load(params.paths.pretrain(modality), model, params.unimodal_settings(modality, index.fingerprint), hint)
-    return model
+    settings = params.unimodal_settings(modality, index.fingerprint)
+    return model, checkpoint.load(params.paths.pretrain(modality), model, settings, hint)

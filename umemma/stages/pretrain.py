@@ -11,6 +11,7 @@ import numpy as np
 from umemma import checkpoint, models, shards
 from umemma.config import Params
 from umemma.errors import unknown
+from umemma.files import sha256
 from umemma.learning import Data, learn
 from umemma.runs import Run, as_csv
 from umemma.store import Store
@@ -30,14 +31,14 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
     settings, folder = params.unimodal_settings(modality, index.fingerprint), params.paths.pretrain(modality)
     specs = models.input_specs({m: params.encoder(m) for m in params.modalities})  # all: fail before the first trains
     augments = models.augments(settings["augment"], specs)
-    if not again and (about := checkpoint.done(folder, settings)):
-        return float(about["scores"]["val_score"])
-
     device = prepare(params.seed, "pretrain", modality)
     chosen, specs = {modality: params.encoder(modality)}, {modality: specs[modality]}
     weights = models.find_weights(chosen)
+    started_from = {m: sha256(path) for m, path in weights.items()}
+    if not again and (about := checkpoint.done(folder, settings, started_from)):
+        return float(about["scores"]["val_score"])
     model = models.build(chosen, specs, index.classes, weights=weights)
-    under_way = Run.of(params.paths.runs, f"pretrain-{modality}", settings, weights, params.machine, tensorboard)
+    under_way = Run.of(params.paths.runs, f"pretrain-{modality}", settings, started_from, params.machine, tensorboard)
     scores, figures = learn(
         models.ready(model, params.pretrain, device),
         Data(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
@@ -49,6 +50,6 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
         device=device,
         title=f"pretrain {modality}",
     )
-    checkpoint.save(folder, model, settings, scores, as_csv(figures))
+    checkpoint.save(folder, model, settings, scores, as_csv(figures), started_from)
     under_way.end()
     return scores["val_score"]

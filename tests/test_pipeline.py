@@ -15,7 +15,8 @@ import pytest
 from conftest import QUICK, ROOT
 from ruamel.yaml import YAML
 
-TRACKED = [".dvc/config", ".dvc/.gitignore", ".dvc/plots/robustness.json", ".dvcignore", ".gitignore", "dvc.yaml"]
+TRACKED = [".dvc/config", ".dvc/.gitignore", ".dvc/plots/robustness.json", ".dvc/plots/training.json"]
+TRACKED += [".dvcignore", ".gitignore", "dvc.yaml"]
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

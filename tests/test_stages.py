@@ -223,11 +223,12 @@ def test_damaged_descriptions_are_refused(project, content):
 
 def test_a_failing_stage_leaves_what_was_there(project):
     params = quick()
+    shutil.rmtree(project / "runs")  # figures of trainings, for whoever wants to know
     before = tree(project)
     with pytest.raises(UserError, match="utterances"):
         preprocess.run(quick("preprocess.options.utterances=0"), workers=1)
     with pytest.raises(UserError, match=r"the loss is not finite at step"):
         pretrain.run(quick("pretrain.learning_rate=1e30", "pretrain.warmup=0.0"), "image")
-    shutil.rmtree(project / "runs")  # figures of a run, for whoever wants to know
+    shutil.rmtree(project / "runs")
     assert tree(project) == before
     assert pretrain.run(params, "image") > 0.1

@@ -147,10 +147,10 @@ def test_what_is_taken_away_is_never_decoded(tmp_path, stay):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_sample_that_cannot_be_decoded_is_named(tmp_path, workers):
+def test_a_sample_that_cannot_be_decoded_is_named(tmp_path, stay, workers):
     (tmp_path / "file").write_bytes(b"not a picture")
     records = [Record("bad", "train", 0, {"image": Span(str(tmp_path / "file"), 0, 13)})]
-    streamed = Streamed(Reader(records, {"image": SPECS["image"]}, "train shards"), workers)
+    streamed = Streamed(Reader(records, {"image": SPECS["image"]}, "train shards"), workers, stay)
     with pytest.raises(UserError, match="sample 'bad': not a readable image") as error:
         list(streamed.decoded([np.array([0])]))
     assert "Traceback" not in str(error.value)
@@ -196,6 +196,22 @@ def test_a_signal_to_the_whole_group_is_left_to_the_training(tmp_path, stay):
     (worker,) = split.streamed.loader._iterator._workers
     os.kill(worker.pid, signal.SIGTERM)
     assert sum(1 for _ in batches) == 39
+
+
+def test_a_decoding_process_does_not_outlive_a_signal_for_long():
+    code = "import os, signal, time; from umemma import loader; loader.GRACE = 1; loader._calm(0); "
+    code += "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=50, check=False).returncode == -signal.SIGALRM
+
+
+def test_decoding_processes_end_with_the_block_whoever_holds_on_to_them(tmp_path):
+    with contextlib.ExitStack() as stay:
+        split = load(tmp_path, stay, MANY, many(tmp_path), memory=0.0, workers=1)
+        batches = split.batches(cut(range(40), 1), CPU)
+        next(batches)
+        (worker,) = split.streamed.loader._iterator._workers
+        assert worker.is_alive()
+    assert not worker.is_alive()
 
 
 def test_a_part_of_the_modalities(tmp_path, stay):

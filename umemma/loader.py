@@ -33,6 +33,7 @@ from umemma.seeds import hashes, mixed
 from umemma.store import Store
 
 AHEAD = 4  # batches that each decoding process works ahead
+GRACE = 60  # s that a decoding process goes on after SIGTERM
 WORTH = 10.0  # s of decoding from which on further processes pay: one takes seconds to start
 
 
@@ -154,10 +155,10 @@ class _Plan(Sampler[list[int]]):
 
 
 class Streamed:
-    """Batches decoded when they are asked for, by `workers` processes that stay; 0 = by this one."""
+    """Batches decoded when they are asked for, by `workers` processes that last as long as `stay`; 0 = by this one."""
 
-    def __init__(self, reader: Reader, workers: int) -> None:
-        self.reader, self.workers, self.plan = reader, workers, _Plan()
+    def __init__(self, reader: Reader, workers: int, stay: contextlib.ExitStack) -> None:
+        self.reader, self.workers, self.stay, self.plan = reader, workers, stay, _Plan()
         several: dict[str, Any] = {
             "multiprocessing_context": "spawn",
             "persistent_workers": True,
@@ -171,12 +172,13 @@ class Streamed:
             worker_init_fn=_calm,
             **several if workers else {},
         )
+        stay.callback(self.close)
 
     def of(self, names: Collection[str]) -> Streamed | None:
         """Those of its modalities, if it has any of them."""
         some = copy.copy(self.reader)
         some.specs = {m: spec for m, spec in some.specs.items() if m in names}
-        return Streamed(some, self.workers) if some.specs else None
+        return Streamed(some, self.workers, self.stay) if some.specs else None
 
     def decoded(self, plan: Sequence[np.ndarray]) -> Iterator[dict[str, Tensor]]:
         """{modality: (B, ...)}, compact, for each array of `plan`, in its order."""
@@ -185,6 +187,12 @@ class Streamed:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+    def close(self) -> None:
+        """End the processes, whoever still holds on to this: torch itself does so only when nobody does."""
+        if self.workers and self.loader._iterator is not None:
+            self.loader._iterator._shutdown_workers()
+            self.loader._iterator = None
 
 
 @contextlib.contextmanager
@@ -251,7 +259,7 @@ def load(
         reader = Reader(records, rest, where)
         if over and workers is None:  # in every epoch anew
             workers = _cores()
-        streamed = Streamed(reader, distributed.together(lambda: _processes(reader, workers, _cores())))
+        streamed = Streamed(reader, distributed.together(lambda: _processes(reader, workers, _cores())), stay)
     return Split(
         kept,
         present,
@@ -277,9 +285,10 @@ def _without(records: list[Record], missing: Mapping[str, float], seed: int) -> 
 def _keep(reader: Reader, workers: int, advance: Callable[[int], None]) -> dict[str, Tensor]:
     """{modality: (n, ...)}: this process's share of the samples."""
     parts = [{m: modalities.get(m).blank(spec)[None][:0] for m, spec in reader.specs.items()}]
-    for part in Streamed(reader, workers).decoded(cut(distributed.share(len(reader.keys)), 32)):
-        parts.append(part)
-        advance(len(next(iter(part.values()))) * distributed.world().size)
+    with contextlib.ExitStack() as stay:
+        for part in Streamed(reader, workers, stay).decoded(cut(distributed.share(len(reader.keys)), 32)):
+            parts.append(part)
+            advance(len(next(iter(part.values()))) * distributed.world().size)
     return {m: torch.cat([part.pop(m) for part in parts]) for m in reader.specs}
 
 
@@ -315,9 +324,10 @@ def _to(x: Tensor, device: torch.device) -> Tensor:
 
 
 def _calm(worker: int) -> None:
-    """In a decoding process: signals to the whole group are for the training, which then ends its processes itself."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    """In a decoding process: signals to the whole group are for the training, which then ends its processes itself. Not to
+    obey SIGTERM at all would leave a parent that dies in disorder waiting for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 
 def _same(batch: Any) -> Any:

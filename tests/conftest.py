@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,8 @@ QUICK = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; several tests run at a time
+torch.set_num_threads(1)
 
 
 def quick(*sets: str) -> config.Params:
@@ -40,7 +40,6 @@ def quick(*sets: str) -> config.Params:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """A project folder with shards and uni-modal models of the digits. Shared: a test that changes it copies it first."""
-    torch.set_num_threads(2)  # this comes before any test's
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -18,7 +18,8 @@ def test_the_shipped_file_is_read_and_its_numbers_are_numbers():
     params = config.load(PARAMS)
     assert params.dataset == "digits"
     assert params.pretrain.learning_rate == 2e-3  # YAML 1.1 would read a string here
-    assert params.finetune.switches() == {"preset": "ume-mma", "init": "unimodal", "mma": "all", "train": "all"}
+    switches = {"preset": "ume-mma", "init": "unimodal", "mma": "all", "train": "all", "balance": "none"}
+    assert params.finetune.switches() == switches
 
 
 def test_set_changes_one_value():
@@ -31,7 +32,7 @@ def test_set_changes_one_value():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_switches(preset):
     switches = config.load(PARAMS, [f"finetune.preset={preset}"]).finetune.switches()
-    assert switches == dict(zip(("preset", "init", "mma", "train"), (preset, *PRESETS[preset]), strict=True))
+    assert switches == dict(zip(("preset", "init", "mma", "train", "balance"), (preset, *PRESETS[preset]), strict=True))
 
 
 def test_a_switch_wins_over_the_preset_and_the_name_follows():

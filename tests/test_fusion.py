@@ -62,7 +62,7 @@ def test_an_absent_input_changes_nothing(absent, poison):
 def test_pattern_logits_are_each_pattern_run_alone(absent):
     fusion = model(absent)
     one = batch([1.0, 2.0], [3.0, 4.0], [[True, True], [True, False]])
-    logits = fusion.pattern_logits([one], torch.from_numpy(keep_table(["audio", "image"])))
+    logits = fusion.eval().pattern_logits(one, torch.from_numpy(keep_table(["audio", "image"])))
     for s, row in enumerate([[True, True], [True, False], [False, True]]):
         alone = fusion(one._replace(present=one.present & torch.tensor(row)))
         assert torch.equal(logits[0, s], alone[0])

@@ -11,9 +11,11 @@ from umemma.contracts import Batch, ImageInput, joined
 from umemma.encoders import build
 from umemma.errors import UserError
 from umemma.fusion import LateFusion
-from umemma.grid import Grid, Predictions
-from umemma.metrics import Bootstrap, correct, sample_f1, score
-from umemma.missing import dropped, keep_table, patterns
+from umemma.grid import Grid
+from umemma.metrics import Bootstrap, sample_f1, score
+from umemma.missing import asked, drawn, keep_table, patterns
+from umemma.predictions import Predictions
+from umemma.seeds import hashes
 
 NAMES = ["audio", "image", "video"]
 
@@ -35,47 +37,99 @@ def by_hand() -> Predictions:
     return Predictions(list("abcd"), list("abcd"), np.ones(4, dtype=np.int64), ensemble, alone)
 
 
+def ratios(
+    predictions: Predictions, what: str, shares: list[float], draws: int = 0, seed: int = 0, names=("accuracy",)
+):
+    """The rows of the ensemble."""
+    grid = Grid(predictions, seed, draws, 50, names)
+    _, rows = grid.rows([asked(what, predictions.modalities, "it")], shares)
+    return [row for row in rows if row.model == "ensemble"]
+
+
 def test_subsets_by_hand():
-    rows = {(row.model, row.left): row for row in Grid(by_hand(), 0, 2, 50).subsets()}
+    rows = {(row.model, row.left): row for row in Grid(by_hand(), 0, 2, 50, ["accuracy"]).rows([], [])[0]}
     assert rows["ensemble", "audio+image"].value == 0.75
     assert rows["ensemble", "audio"].value == 0.25
     assert rows["ensemble", "image"].value == pytest.approx(2 / 3)
     assert (rows["ensemble", "image"].n, rows["ensemble", "image"].refused) == (3, 1)
     assert rows["unimodal", "audio"].value == 0.5
     assert rows["unimodal", "image"].value == pytest.approx(1 / 3)
+    assert (
+        rows["average", "audio+image"].value == 0.25
+    )  # a is right, b and c are undecided (the first class), d is wrong
+    assert len(rows) == 7  # and the worst case
+
+
+def test_the_worst_case_by_hand():
+    """Right under every subset that a sample has: only a. By the F1 of sets of labels: the smallest."""
+    row = Grid(by_hand(), 0, 0, 200).worst()
+    assert (row.missing, row.left, row.metric, row.value, row.n) == ("any", "worst", "accuracy", 0.25, 4)
+    assert row.low == 0 < row.value < row.high
+    target = np.array([[1, 0], [1, 1]], dtype=np.float32)
+    tables = {"a": logits([0, 1]), "b": logits([1, 1]), "a+b": logits([0, 0])}  # F1: 1 2/3, 0 2/3, 1 2/3
+    sets = Predictions(list("xy"), list("xy"), target, tables, {m: tables[m] for m in "ab"})
+    assert Grid(sets, 0, 0, 50).worst().value == pytest.approx((0 + 2 / 3) / 2)
 
 
 def test_ratios_by_hand():
-    rows = list(Grid(by_hand(), 0, 0, 50).ratios(["image"], [0.0, 0.5, 1.0]))
-    assert [row.value for row in rows] == [0.75, 0.5, 0.25]
-    rows = list(Grid(by_hand(), 0, 0, 50).ratios(["audio"], [0.0, 0.5, 1.0]))
+    assert [row.value for row in ratios(by_hand(), "image", [0.0, 0.5, 1.0])] == [0.75, 0.5, 0.25]
+    rows = ratios(by_hand(), "audio", [0.0, 0.5, 1.0])
     assert [row.value for row in rows] == pytest.approx([1.0, 5 / 6, 2 / 3])  # sample d would have nothing left
     assert {row.n for row in rows} == {3}
 
 
+def test_one_of_two_by_hand():
+    """Of samples a, b, c: complete 1 1 1, without audio 1 1 0, without image 1 0 0; each is taken from half of the share."""
+    rows = ratios(by_hand(), "audio|image", [0.0, 0.5, 1.0])
+    assert [row.value for row in rows] == pytest.approx([1.0, (0.5 * 3 + 0.25 * 2 + 0.25 * 1) / 3, 0.5])
+    assert {(row.missing, row.left, row.n) for row in rows} == {("audio|image", "image|audio", 3)}
+
+
 def test_a_sample_that_could_lose_everything_is_refused_at_every_ratio_and_draw():
-    rows = list(Grid(by_hand(), 0, 4, 50).ratios(["audio"], [0.0, 0.3, 1.0]))
+    rows = ratios(by_hand(), "audio", [0.0, 0.3, 1.0], draws=4)
     assert {(row.n, row.refused) for row in rows} == {(3, 1)}
 
 
-def test_draws_follow_the_hash_and_average_to_the_expectation():
-    keys = [f"k{i}" for i in range(400)]
+def chance_answers(n: int, names: tuple[str, ...] = ("audio+image", "audio", "image")) -> Predictions:
     chance = np.random.default_rng(0)
-    answers = {name: logits(list(chance.integers(0, 2, 400))) for name in ("audio+image", "audio", "image")}
-    alone = {"audio": answers["audio"], "image": answers["image"]}
-    predictions = Predictions(keys, keys, np.ones(400, dtype=np.int64), answers, alone)
-    rows = list(Grid(predictions, 3, 20, 50).ratios(["image"], [0.3]))
-    lost = dropped(keys, 3, 0, 0.3)
-    right = {name: correct(values, predictions.target) for name, values in answers.items()}
-    assert rows[1].value == np.where(lost, right["audio"], right["audio+image"]).mean()
-    assert np.mean([row.value for row in rows[1:]]) == pytest.approx(rows[0].value, abs=0.02)
+    keys = [f"k{i}" for i in range(n)]
+    answers = {name: chance.normal(size=(n, 3)).astype(np.float32) for name in names}
+    alone = {m: answers[m] for m in ("audio", "image")}
+    return Predictions(keys, keys, chance.integers(0, 3, n), answers, alone)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "top_2", "f1_macro", "f1_weighted", "log_loss", "ece", "map"])
+@pytest.mark.parametrize("what", ["image", "audio|image"])
+def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):
+    """The fast way, by sums of levels, against taking the answers of a draw and scoring them."""
+    predictions = chance_answers(300)
+    shares = [0.7, 0.3, 0.3]  # in any order
+    names = ["accuracy", metric] if metric != "accuracy" else ["accuracy"]
+    rows = [row for row in ratios(predictions, what, shares, 2, 3, names) if row.metric == metric]
+    for number in range(2):
+        lost, which = drawn(hashes(predictions.keys), 3, number, 2)
+        for share, row in zip(shares, [row for row in rows if row.draw == number], strict=True):
+            left = np.where(which == 0, "image", "audio") if "|" in what else np.full(300, "audio")
+            mixed = np.stack(
+                [predictions.ensemble["audio+image" if lost[i] >= share else left[i]][i] for i in range(300)]
+            )
+            whole = Predictions(predictions.keys, predictions.keys, predictions.target,
+                                {**predictions.ensemble, "audio+image": mixed}, predictions.unimodal)  # fmt: skip
+            direct = next(r for r in Grid(whole, 0, 0, 10, names).rows([], [])[0] if r.metric == metric)
+            assert row.value == pytest.approx(direct.value, abs=1e-9)
+
+
+def test_draws_average_to_the_expectation():
+    (expected, *rows) = ratios(chance_answers(400), "image", [0.3], 20)
+    assert np.mean([row.value for row in rows]) == pytest.approx(expected.value, abs=0.02)
+    assert np.isnan(rows[0].low)  # the spread is over draws
 
 
 def test_a_set_that_leaves_no_sample_is_refused():
     predictions = by_hand()
     predictions.ensemble["image"][:] = np.nan
     with pytest.raises(UserError, match="no sample of the split has image"):
-        list(Grid(predictions, 0, 0, 50).ratios(["audio"], [0.5]))
+        ratios(predictions, "audio", [0.5])
 
 
 @pytest.mark.parametrize("absent", ["zero", "blank", "learned"])
@@ -95,7 +149,7 @@ def test_fast_grid_is_the_slow_way(absent):
     present = torch.rand(12, 3) > 0.3
     present[:, 0] |= ~present.any(1)
     whole = Batch(inputs, present, torch.zeros(12, dtype=torch.int64))
-    fast = model.pattern_logits([whole], torch.from_numpy(keep_table(NAMES)))
+    fast = model.eval().pattern_logits(whole, torch.from_numpy(keep_table(NAMES)))
 
     def slow(keep: torch.Tensor, sample: int) -> torch.Tensor:
         features = []
@@ -154,4 +208,4 @@ def test_predictions_of_sets_of_labels_are_kept(tmp_path):
     kept.save(tmp_path / "p.parquet", "x")
     loaded = Predictions.load(tmp_path / "p.parquet", "x")
     np.testing.assert_array_equal(loaded.target, target)
-    assert {row.metric for row in Grid(loaded, 0, 1, 10).subsets()} == {"f1_samples"}
+    assert Grid(loaded, 0, 1, 10).rows([], [])[0][0].metric == "f1_samples"

@@ -56,11 +56,11 @@ def trained(folder: Path, data: Data, chosen=CHOSEN, **changes):
     model = models.build(chosen, specs, data.index.classes, "learned")
     run = Run(folder / "run", "toy")
     data = Data(data.store, data.index, specs, data.machine, data.seed, data.augments, data.missing)
-    scores, _ = learn(
+    learned = learn(
         model, data, run, weights=np.full(2 ** len(chosen) - 1, 1 / (2 ** len(chosen) - 1)), one_drawn=False,
         training=TRAINING | changes, folder=folder / "features", device=CPU, title="toy",
     )  # fmt: skip
-    return model, scores
+    return model, learned.scores
 
 
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
@@ -74,9 +74,7 @@ def test_taking_away_is_as_if_it_had_never_been_there(tmp_path, modality):
     ratios = {"image": 0.4, "text": 0.3}
     whole = toy(tmp_path / "whole")
     keys = [f"k{i}" for i in range(40)]
-    gone = {
-        (k, m) for m, ratio in ratios.items() for k, away in zip(keys, lost(keys, 0, m, ratio), strict=True) if away
-    }
+    gone = {(k, m) for m, away in lost(keys, 0, ratios).items() for k, lacks in zip(keys, away, strict=True) if lacks}
     assert 15 < len(gone) < 45
     lacking = toy(tmp_path / "lacking", gone)
     simulated = Data(whole.store, whole.index, whole.specs, whole.machine, 0, missing=ratios)

@@ -135,7 +135,7 @@ def test_what_is_taken_away_is_never_decoded(tmp_path, stay):
     """A sample loses what the hash of its key says; its media could as well be broken."""
     index = many(tmp_path)
     keys = [f"k{i}" for i in range(40)]
-    gone = lost(keys, 0, "image", 0.5)
+    gone = lost(keys, 0, {"image": 0.5})["image"]
     split = load(tmp_path, stay, MANY, index, missing={"image": 0.5})
     had_text = {f"k{i}" for i in range(40) if i % 3}
     assert split.keys == [key for key, away in zip(keys, gone, strict=True) if not away or key in had_text]

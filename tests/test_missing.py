@@ -8,8 +8,9 @@ import torch
 
 from umemma.errors import UserError
 from umemma.missing import (
+    asked,
     draw,
-    dropped,
+    drawn,
     fill,
     keep_table,
     lost,
@@ -17,7 +18,10 @@ from umemma.missing import (
     pattern_weights,
     patterns,
     sample_weights,
+    settings,
+    written,
 )
+from umemma.seeds import hashes
 
 TWO = ("image", "audio")
 
@@ -73,13 +77,36 @@ def test_draw_never_takes_what_counts_nothing():
 
 def test_what_training_loses_belongs_to_the_key():
     keys = [f"k{i}" for i in range(2000)]
-    gone = lost(keys, 0, "audio", 0.3)
+    gone = lost(keys, 0, {"audio": 0.3})["audio"]
     assert gone.mean() == pytest.approx(0.3, abs=0.03)
-    assert lost(keys[::-1], 0, "audio", 0.3).tolist() == gone[::-1].tolist()
-    assert (lost(keys, 0, "audio", 0.5) >= gone).all()  # a higher ratio takes more, never others
-    assert (lost(keys, 0, "image", 0.3) != gone).any()
-    assert not lost(keys, 0, "audio", 0.0).any()
-    assert lost(keys, 0, "audio", 1.0).all()
+    assert lost(keys[::-1], 0, {"audio": 0.3})["audio"].tolist() == gone[::-1].tolist()
+    assert (lost(keys, 0, {"audio": 0.5})["audio"] >= gone).all()  # a higher ratio takes more, never others
+    assert (lost(keys, 0, {"image": 0.3})["image"] != gone).any()
+    assert not lost(keys, 0, {"audio": 0.0})["audio"].any()
+    assert lost(keys, 0, {"audio": 1.0})["audio"].all()
+
+
+def test_training_loses_one_of_two_or_both():
+    keys = [f"k{i}" for i in range(4000)]
+    gone = lost(keys, 0, {"image|audio": 0.6})
+    assert not (gone["audio"] & gone["image"]).any()
+    assert [gone[m].mean() for m in ("audio", "image")] == pytest.approx([0.3, 0.3], abs=0.03)
+    both = lost(keys, 0, {"image+audio": 0.6})
+    assert (both["audio"] == both["image"]).all()
+    assert both["audio"].mean() == pytest.approx(0.6, abs=0.03)
+    some = lost(keys, 0, {"audio": 0.5, "image": 0.5})  # entries are independent
+    assert (some["audio"] & some["image"]).mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_what_is_taken_away_is_written_and_read():
+    assert [written(one) for one in settings(["b", "a"])] == ["a", "b", "a|b"]
+    assert [written(one) for one in settings("abc")] == ["a", "b", "c", "a+b", "a+c", "b+c", "a|b|c"]
+    assert settings(["a"]) == []
+    assert asked(" b + a |c", "abc", "it") == (("a", "b"), ("c",))
+    with pytest.raises(UserError, match="it: unknown modality 'd'"):
+        asked("d|a", "abc", "it")
+    with pytest.raises(UserError, match="nothing is left"):
+        asked("a|a+b", "ab", "it")
 
 
 def test_fill_replaces_what_is_not_kept():
@@ -95,17 +122,18 @@ def test_fill_lets_no_value_through_not_even_nan():
     assert filled["a"].tolist() == [[0.0]]
 
 
-def test_dropped_is_by_key_nested_and_of_the_right_share():
-    keys = [f"k{i}" for i in range(5000)]
-    half = dropped(keys, 0, 0, 0.5)
-    assert half.mean() == pytest.approx(0.5, abs=0.02)
-    assert (dropped(keys[::-1], 0, 0, 0.5)[::-1] == half).all()  # not by order
-    assert (dropped(keys, 0, 0, 0.7) >= half).all()  # a higher ratio takes more, never others
-    assert not dropped(keys, 0, 0, 0.0).any()
-    assert dropped(keys, 0, 0, 1.0).all()
-    assert (dropped(keys, 0, 1, 0.5) != half).any()
-    assert (dropped(keys, 1, 0, 0.5) != half).any()
+def test_a_draw_is_by_key_and_even():
+    numbers = hashes([f"k{i}" for i in range(5000)])
+    chance, which = drawn(numbers, 0, 0, 2)
+    assert (chance < 0.5).mean() == pytest.approx(0.5, abs=0.02)
+    assert which.mean() == pytest.approx(0.5, abs=0.02)
+    assert abs(np.corrcoef(chance, which)[0, 1]) < 0.05
+    back, _ = drawn(numbers[::-1], 0, 0, 2)
+    assert (back[::-1] == chance).all()  # not by order
+    assert (drawn(numbers, 0, 1, 2)[0] != chance).all()
+    assert (drawn(numbers, 1, 0, 2)[0] != chance).all()
 
 
-def test_dropped_is_the_same_on_every_machine():
-    assert np.flatnonzero(dropped([f"k{i}" for i in range(12)], 0, 0, 0.5)).tolist() == [2, 3, 8, 11]
+def test_a_draw_is_the_same_on_every_machine():
+    chance, _ = drawn(hashes([f"k{i}" for i in range(12)]), 0, 0, 1)
+    assert np.flatnonzero(chance < 0.5).tolist() == [2, 3, 7]

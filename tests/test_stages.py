@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
+import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import QUICK, quick
+from conftest import QUICK, ROOT, quick
 
 from umemma import cli
 from umemma.config import PRESETS
@@ -36,7 +39,8 @@ def test_the_whole_way_and_its_files(project):
     assert umemma("finetune-ensemble") == 0
     assert umemma("evaluate") == 0
     results = project / "results" / "digits"
-    names = {"metrics.json", "grid.parquet", "predictions.parquet", "robustness.csv", "robustness.png", "report.md"}
+    names = {"metrics.json", "information.json", "grid.parquet", "predictions.parquet", "robustness.csv"}
+    names |= {"robustness.png", "information.csv", "per_class.csv", "confusion.csv", "report.md", "report.html"}
     assert {path.name for path in results.iterdir()} == names
     metrics = json.loads((results / "metrics.json").read_text())
     assert set(metrics["accuracy"]) == {"audio+image", "audio", "image"}
@@ -44,13 +48,41 @@ def test_the_whole_way_and_its_files(project):
     assert metrics["gap_to_ceiling"]["audio"] == metrics["accuracy"]["audio"] - metrics["unimodal"]["audio"]
     assert {metrics[name] for name in ("preset", "absent", "dataset")} == {"ume-mma", "learned", "digits"}
     rows = pq.read_table(results / "grid.parquet").to_pylist()
-    assert len(rows) == 5 + 2 * 11 * (1 + 2)  # subsets and uni-modal models; 2 sets x 11 ratios x (expectation, draws)
+    # 4 metrics of 3 subsets, 2 uni-modal models and their average, and of 3 things to miss at 11 ratios: the expectation, the
+    # draws, the average's expectation; the worst case.
+    assert len(rows) == 4 * (6 + 3 * 11 * (1 + 2 + 1)) + 1
     table = list(csv.DictReader((results / "robustness.csv").read_text().splitlines()))
     assert [row["ratio"] for row in table[:11]] == [f"{i / 10:g}" for i in range(11)]
     assert table[10]["missing"] == "audio"
     assert float(table[10]["score"]) == pytest.approx(metrics["accuracy"]["image"], abs=1e-6)
     assert (results / "robustness.png").read_bytes()[:4] == b"\x89PNG"
     assert "| audio+image |" in (results / "report.md").read_text()
+
+
+def test_every_number_can_be_made_from_the_predictions(project, capsys):
+    """By what the documents say."""
+    assert umemma("finetune-ensemble") == 0
+    assert umemma("evaluate", "--set", "evaluate.draws=3", "--set", "evaluate.bootstrap=1000") == 0
+    metrics = json.loads((project / "results/digits/metrics.json").read_text())
+    rows = pq.read_table(project / "results/digits/grid.parquet").to_pylist()
+    capsys.readouterr()
+    scope: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.S):
+        exec(code, scope)
+    table, half, worst, bits, drawn, interval = capsys.readouterr().out.splitlines()
+    found = ast.literal_eval(table)
+    assert {m: found[f"ensemble/{m}"] for m in metrics["accuracy"]} == pytest.approx(metrics["accuracy"])
+    assert {m: found[f"unimodal/{m}"] for m in metrics["unimodal"]} == pytest.approx(metrics["unimodal"])
+    assert float(worst) == pytest.approx(metrics["worst_case"]["value"])
+    assert float(bits) == pytest.approx(metrics["information"]["audio"])
+
+    def row(draw: int, ratio: float) -> dict[str, Any]:
+        wanted = {"model": "ensemble", "metric": "accuracy", "missing": "audio", "ratio": ratio, "draw": draw}
+        return next(row for row in rows if wanted.items() <= row.items())
+
+    assert float(half) == pytest.approx(row(-1, 0.5)["value"])
+    assert float(drawn) == pytest.approx(row(2, 0.5)["value"])
+    assert ast.literal_eval(interval) == pytest.approx((row(-1, 1.0)["low"], row(-1, 1.0)["high"]))
 
 
 def test_same_seed_same_bytes(project):
@@ -88,10 +120,10 @@ def test_every_rule_of_absence_reaches_the_results(project, absent, capsys):
 
 
 def test_ume_alone_answers_as_the_average_of_the_unimodal_models(project):
-    params = quick("finetune.preset=ume")
+    params = quick("finetune.preset=ume", "evaluate.calibrate=false")
     finetune.run(params)
-    outcome = evaluate.run(params)
-    values = {(row.model, row.left): row.value for row in outcome.subsets}
+    values = {(row.model, row.left): row.value for row in evaluate.run(params).subsets if row.metric == "accuracy"}
+    assert values["average", "audio+image"] == pytest.approx(values["ensemble", "audio+image"], abs=0.002)
     for m in ("audio", "image"):  # only the other modalities' biases are between them
         assert values["ensemble", m] == pytest.approx(values["unimodal", m], abs=0.05)
 
@@ -106,7 +138,7 @@ def test_asking_answers_from_kept_predictions_and_changes_nothing(project, capsy
     assert time.perf_counter() - started < 3
     answer = json.loads(capsys.readouterr().out)  # nothing else on stdout
     metrics = json.loads(Path("results/digits/metrics.json").read_text())
-    half, full = answer["results"]
+    half, full = [one for one in answer["results"] if one["metric"] == "accuracy"]
     assert (half["ratio"], full["ratio"], half["left"]) == (0.5, 1.0, "image")
     assert full["value"] == metrics["accuracy"]["image"]
     assert half["value"] == pytest.approx((metrics["accuracy"]["image"] + metrics["accuracy"]["audio+image"]) / 2)
@@ -128,13 +160,23 @@ def test_asking_without_json_says_it_in_words(project, capsys):
         assert word in text
 
 
+def test_one_of_two_lies_between(project, capsys):
+    assert umemma("finetune-ensemble") == 0
+    capsys.readouterr()
+    assert umemma("evaluate", "--missing", "image|audio", "--ratio", "1", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    row = next(one for one in answer["results"] if one["metric"] == "accuracy")
+    assert row["missing"] == "audio|image"
+    assert row["value"] == pytest.approx((answer["accuracy"]["audio"] + answer["accuracy"]["image"]) / 2)
+
+
 def test_predictions_of_other_weights_are_not_used(project, capsys):
     """Retrained since: the answer comes from the new model, not from the kept predictions."""
     finetune.run(quick())
     evaluate.run(quick())
-    kept = evaluate.ask(quick(), ["audio"], [1.0])
+    kept = evaluate.ask(quick(), "audio", [1.0])
     finetune.run(quick("finetune.epochs=3"))
-    fresh = evaluate.ask(quick("finetune.epochs=3"), ["audio"], [1.0])
+    fresh = evaluate.ask(quick("finetune.epochs=3"), "audio", [1.0])
     whole = evaluate.run(quick("finetune.epochs=3"))
     assert fresh.subsets == whole.subsets != kept.subsets
 
@@ -146,7 +188,9 @@ def test_predictions_of_other_weights_are_not_used(project, capsys):
         (("evaluate", "--ratio", "nan"), 2, "nan is not in 0..1"),
         (("evaluate", "--ratio", "half"), 2, "--ratio"),
         (("evaluate", "--missing", "audio,image"), 2, "nothing is left"),
+        (("evaluate", "--missing", "audio|image+audio"), 2, "nothing is left"),
         (("evaluate", "--missing", "sound"), 2, "unknown modality 'sound'"),
+        (("evaluate", "--set", "evaluate.metrics=[f1_samples]"), 2, "f1_samples doesn't fit: the task is multiclass"),
         (("evaluate", "--missing", "imgae"), 2, "Did you mean 'image'?"),
         (("evaluate", "--set", "finetune.prest=ume"), 2, "Did you mean 'preset'?"),
         (("evaluate", "--params", "nowhere.yaml"), 2, "no such file"),

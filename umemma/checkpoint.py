@@ -13,6 +13,7 @@ from loguru import logger
 from safetensors import SafetensorError
 
 from umemma import distributed
+from umemma.calibration import Calibration
 from umemma.checks import difference, fingerprint
 from umemma.errors import UserError
 from umemma.files import new_folder, read_json, sha256, write_json
@@ -30,10 +31,12 @@ def save(
     scores: Mapping[str, float],
     figures: str,
     started_from: Mapping[str, str],
+    answers: Mapping[str, Any],
 ) -> None:
     """Write the whole folder aside, then let it take its place; of several processes the main one does it, and all wait.
 
-    figures: CSV text of the course of the training; started_from: {modality: checksum of its pretrained weights}.
+    figures: CSV text of the course of the training; started_from: {modality: checksum of its pretrained weights};
+    answers: what it takes to answer from new media with these weights (classes, task, media, calibration).
     """
     from safetensors.torch import save_file  # imports torch, which --help does without
 
@@ -47,6 +50,7 @@ def save(
                 (aside / METRICS).write_text(figures, encoding="utf-8")
                 about = {"settings": dict(settings), "fingerprint": fingerprint(settings), "scores": dict(scores)}
                 about |= {"weights_sha256": sha256(aside / WEIGHTS), "started_from": dict(started_from)}
+                about |= answers
                 write_json(aside / ABOUT, about)
         except (OSError, SafetensorError) as error:
             hint = "Make room and run the same command: it goes on from its last checkpoint."
@@ -72,7 +76,13 @@ def done(folder: Path, settings: Mapping[str, Any], started_from: Mapping[str, s
 def check(folder: Path, settings: Mapping[str, Any], hint: str) -> dict[str, Any]:
     """model.json of a checkpoint made with `settings`. UserError with `hint` for none, or for one made with others."""
     about = read_json(folder / ABOUT, hint)
-    if not isinstance(about.get("settings"), dict) or not isinstance(about.get("weights_sha256"), str):
+    try:
+        whole = isinstance(about["settings"], dict) and isinstance(about["weights_sha256"], str)
+        for one in about["calibration"].values():
+            Calibration.of(one)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
         raise UserError("damaged: not a description of a model", str(folder / ABOUT), hint)
     if differences := difference(about["settings"], settings):
         raise UserError(f"trained with other settings ({'; '.join(differences)})", str(folder), hint)

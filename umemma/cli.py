@@ -33,6 +33,13 @@ Sets = Annotated[
 
 Again = Annotated[bool, typer.Option("--again", help="Train anew, even if the model is there already.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard to runs/ too.")]
+ModelFolder = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="FOLDER", help="A trained model; by default the ensemble that params.yaml is about."
+    ),
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Let a model run the code that its encoders `import:` name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 
 
@@ -226,7 +233,11 @@ def finetune_ensemble(
 @app.command()
 def evaluate_missing(
     missing: Annotated[
-        str, typer.Option(metavar="A,B", help="The modalities taken away together; by default every set.")
+        str,
+        typer.Option(
+            metavar="A,B or 'A|B'",
+            help="What is taken away: A and B at once, or one of the two; by default everything.",
+        ),
     ] = "",
     ratio: Annotated[
         list[float] | None, typer.Option(help="The share of samples they are taken from, 0 to 1. Repeatable.")
@@ -240,7 +251,8 @@ def evaluate_missing(
     Without --missing and --ratio: the whole grid, written to results/<dataset>/. With either: the answer to that
     question, from the predictions kept there, writing nothing.
 
-    Creates: results/<dataset>/ metrics.json, grid.parquet, predictions.parquet, robustness.csv, robustness.png, report.md.
+    Creates: results/<dataset>/ report.html, report.md, metrics.json, information.json, grid.parquet, predictions.parquet,
+    information.csv, robustness.csv, robustness.png, per_class.csv, confusion.csv.
     """
     settings = _start("evaluate-missing", params, set_)
     from umemma import report
@@ -248,29 +260,138 @@ def evaluate_missing(
     from umemma.stages import evaluate as stage
 
     asked = bool(missing or ratio)
-    if asked:
-        outcome = stage.ask(settings, [m.strip() for m in missing.split(",") if m.strip()], ratio or [])
-    else:
-        outcome = stage.run(settings)
+    outcome = stage.ask(settings, missing, ratio or []) if asked else stage.run(settings)
     if not distributed.is_main():
         return
     if as_json:
-        print(json.dumps(stage.as_json(outcome), indent=2, sort_keys=True))
+        print(json.dumps(stage.as_json(outcome), indent=2, sort_keys=True, allow_nan=False))
         return
-    about = outcome.about
-    title = f"{report.named(about)} {about['split']}, {about['preset']}"
-    label = report.LABELS[about["metric"]]
     if asked:
-        output.print(report.ratio_table(outcome.ratios, f"{title}: {label} with modalities missing"))
-        output.print(f"absence: {report.ABSENCE[about['absent']]}", highlight=False)
-    output.print(report.subset_table(outcome.subsets, f"{title}: {label} per modality subset"))
+        output.print(report.ratio_table(outcome))
+    output.print(report.subset_table(outcome))
+    for line in report.remarks(outcome):
+        output.print(line, highlight=False, markup=False)
     if not asked:
-        print(f"report: {settings.paths.results / 'report.md'}\nfigure: {settings.paths.results / 'robustness.png'}")
+        for what, name in (("page", "report.html"), ("report", "report.md"), ("figure", "robustness.png")):
+            print(f"{what}: {settings.paths.results / name}")
 
 
 app.command("evaluate", help="Short name of evaluate-missing: measure accuracy with modalities missing.")(
     evaluate_missing
 )
+
+
+@app.command()
+def compare(
+    preset: Annotated[str, typer.Option(help="Only the cells of this preset.", show_default=False)] = "",
+    seed: Annotated[int | None, typer.Option(help="Only those of this seed.", show_default=False)] = None,
+    train: Annotated[str, typer.Option(help="Only those of this entry of compare.train.", show_default=False)] = "",
+    modality: Annotated[
+        str, typer.Option(help="Only the uni-modal models of this modality, which presets share.", show_default=False)
+    ] = "",
+    table: Annotated[bool, typer.Option("--table", help="Only the table, of the cells that are there.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, each with its share of the cores and a GPU.")] = 1,
+    params: ParamsFile = Path("params.yaml"),
+    set_: Sets = None,
+) -> None:
+    """Train and evaluate every preset x seed x what training misses, as `compare` in params.yaml says, and make one table.
+
+    What is done stays, so the same command goes on where it was stopped. With --preset, --seed, --train or --modality only
+    those cells are made, and no table. Exit status 1 where a cell fails; the others are made nevertheless. 75 after SIGTERM.
+
+    Creates: results/<dataset>/compare/ compare.md, compare.html, compare.csv, compare.json, robustness.csv, robustness.png,
+    and the cells in models/ and results/<dataset>/compare/<train>/<seed>/<preset>/; runs/<dataset>/compare/costs.csv.
+    """
+    some = bool(preset or train or modality or seed is not None)
+    if (table and some) or (preset and modality):
+        hint = "--table is of all cells; uni-modal models belong to no preset."
+        raise UserError("these don't go together", "umemma compare", hint, usage=True)
+    settings = _start("compare", params, set_)
+    from umemma import standings
+    from umemma.log import output
+    from umemma.stages import compare as stage
+    from umemma.stages import tabulate
+
+    if not table:
+        stage.run(settings, jobs, preset, seed, train, modality)
+    if not some:
+        outcome = tabulate.run(settings)
+        for one in standings.tables(outcome):
+            output.print(one)
+        output.print(*outcome.notes, sep="\n", highlight=False)
+        if costs := stage.costs(settings):
+            output.print(costs)
+        print(f"report: {settings.paths.results / 'compare' / 'compare.md'}")
+
+
+@app.command()
+def predict(
+    audio: Annotated[str, typer.Option(metavar="FILE", help="A sound, or a video that has one.")] = "",
+    image: Annotated[str, typer.Option(metavar="FILE")] = "",
+    spectrogram: Annotated[str, typer.Option(metavar="FILE", help="A ready-made one, as a picture.")] = "",
+    text: Annotated[str, typer.Option(metavar="WORDS")] = "",
+    video: Annotated[str, typer.Option(metavar="FILE")] = "",
+    manifest: Annotated[
+        str, typer.Option(metavar="TABLE", help="A table of samples: .csv, .tsv, .parquet, .jsonl.")
+    ] = "",
+    out: Annotated[str, typer.Option(metavar="FILE", help="Where its answers go, a .parquet.")] = "",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODALITY=COLUMN", help="Repeatable; by default named as the modalities."),
+    ] = None,
+    text_files: Annotated[bool, typer.Option("--text-files", help="Texts are paths of UTF-8 files.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples of a table at a time.")] = 64,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode a table's media; by default as it pays.")
+    ] = None,
+    model: ModelFolder = "",
+    trust: Trust = False,
+    as_json: AsJson = False,
+    params: ParamsFile = Path("params.yaml"),
+    set_: Sets = None,
+) -> None:
+    """Answer from whatever is there of a sample, or of each sample of a table.
+
+    A row of a table without an answer says why; exit status 1 where no row has one. Paths are relative to the table.
+
+    Creates: with --manifest the file --out: key, label, probability, probabilities, present, reason.
+    """
+    folder = _model("predict", model, params, set_)
+    media = {"audio": audio, "image": image, "spectrogram": spectrogram, "text": text, "video": video}
+    given = {modality: value for modality, value in media.items() if value}
+    if bool(manifest) != bool(out) or (manifest and given):
+        hint = "Either --manifest TABLE --out FILE, or one sample, as --image FILE."
+        raise UserError("these don't go together", "umemma predict", hint, usage=True)
+    from umemma.log import output
+    from umemma.stages import predict as stage
+
+    if not manifest:
+        answer = stage.run(folder, given, text_files, trust)
+        print(stage.as_json(answer)) if as_json else output.print(stage.shown(answer, top), highlight=False)
+        return
+    counts = stage.run_table(folder, Path(manifest), Path(out), columns or [], text_files, workers, batch_size, trust)
+    print(stage.as_json(counts) if as_json else f"{out}: {counts}")
+    sys.exit(not counts.answered)
+
+
+@app.command()
+def export(
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="By default onnx/ beside the model.")] = "",
+    model: ModelFolder = "",
+    trust: Trust = False,
+    params: ParamsFile = Path("params.yaml"),
+    set_: Sets = None,
+) -> None:
+    """Write a trained model as ONNX, and check it against PyTorch for every subset of its modalities.
+
+    Creates: models/<dataset>/onnx/ encoder-<modality>.onnx, fusion.onnx and export.json, which says what they take.
+    """
+    folder = _model("export", model, params, set_)
+    from umemma.stages import export as stage
+
+    target = Path(out) if out else folder.parent / "onnx"
+    print(f"ONNX models are in {target}: {stage.run(folder, target, trust)}")
 
 
 @app.command()
@@ -288,6 +409,16 @@ def _say(text: str) -> None:
     """A result, once, however many processes there are."""
     if distributed.is_main():
         print(text)
+
+
+def _model(command: str, folder: str, params: Path, sets: list[str] | None) -> Path:
+    """The folder of a trained model. Where it is named, no settings are read."""
+    from umemma import log
+
+    if not folder:
+        return _start(command, params, sets).paths.ensemble
+    log.start(command)
+    return Path(folder)
 
 
 def _start(command: str, file: Path, sets: list[str] | None, name: str = "") -> Params:

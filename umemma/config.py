@@ -11,7 +11,7 @@ from ruamel.yaml import YAML  # YAML 1.2 as DVC reads it, where 1e-3 is a number
 from ruamel.yaml.error import YAMLError
 
 from umemma.checks import checked, fingerprint
-from umemma.contracts import InputSpec, Packing, Plain
+from umemma.contracts import InputSpec, Packing, Plain, alternatives
 from umemma.errors import UserError, unknown
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -85,6 +85,22 @@ class Training(Plain):
         return {n: getattr(self, n) for n in Training.model_fields if n not in ("channels_last", "compile")}
 
 
+class Ogm(Plain):
+    """On-the-fly gradient modulation. alpha: how strongly the modality that learns faster is held back; noise: of the size
+    of the gradient, added to it (the GE; off, as validation preferred it so on `digits`, see docs/numbers.md).
+    Reference: Peng et al., CVPR 2022, arXiv 2203.15332."""
+
+    alpha: Annotated[float, Field(gt=0)] = 0.5
+    noise: bool = False
+
+
+class Umt(Plain):
+    """Uni-modal teachers. weight: of the squared distance to their features. Reference: Du et al., ICML 2023,
+    arXiv 2305.01233."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
 class Budget(Plain):
     """epochs and learning_rate of a fine-tuning that starts from scratch."""
 
@@ -95,16 +111,19 @@ class Budget(Plain):
 Init = Literal["scratch", "unimodal"]
 Mma = Literal["none", "drop", "all"]
 Train = Literal["all", "head", "none"]
+Balance = Literal["none", "ogm-ge", "umt"]
 
-# The method and its baselines are three switches: where the encoders start, how missing modalities are shown in
-# training, and what is trained.
-PRESETS: dict[str, tuple[Init, Mma, Train]] = {
-    "late-fusion": ("scratch", "none", "all"),
-    "modality-dropout": ("scratch", "drop", "all"),
-    "ume": ("unimodal", "none", "none"),
-    "ume-finetune": ("unimodal", "none", "all"),
-    "frozen": ("unimodal", "all", "head"),
-    "ume-mma": ("unimodal", "all", "all"),
+# The method and its baselines are four switches: where the encoders start, how missing modalities are shown in
+# training, what is trained, and what keeps one modality from learning at the cost of the others.
+PRESETS: dict[str, tuple[Init, Mma, Train, Balance]] = {
+    "late-fusion": ("scratch", "none", "all", "none"),
+    "modality-dropout": ("scratch", "drop", "all", "none"),
+    "ogm-ge": ("scratch", "none", "all", "ogm-ge"),
+    "umt": ("scratch", "none", "all", "umt"),
+    "ume": ("unimodal", "none", "none", "none"),
+    "ume-finetune": ("unimodal", "none", "all", "none"),
+    "frozen": ("unimodal", "all", "head", "none"),
+    "ume-mma": ("unimodal", "all", "all", "none"),
 }
 
 
@@ -115,16 +134,19 @@ class Finetune(Training):
     init: Init | None = None
     mma: Mma | None = None
     train: Train | None = None
+    balance: Balance | None = None
+    ogm: Ogm = Ogm()
+    umt: Umt = Umt()
     pattern_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None  # {"audio+image": 2}; null = uniform
     absent: Literal["zero", "blank", "learned"] = "learned"
     scratch: Budget = Budget()
 
     def switches(self) -> dict[str, str]:
-        """{"preset", "init", "mma", "train"} as they will be; preset is "custom" where a switch departs from all."""
+        """{"preset", "init", "mma", "train", "balance"} as they will be; preset is "custom" where a switch departs from all."""
         if self.preset not in PRESETS:
             raise unknown("preset", self.preset, PRESETS, "finetune.preset")
-        init, mma, train = PRESETS[self.preset]
-        chosen = (self.init or init, self.mma or mma, self.train or train)
+        init, mma, train, balance = PRESETS[self.preset]
+        chosen = (self.init or init, self.mma or mma, self.train or train, self.balance or balance)
         if chosen[0] == "scratch" and chosen[2] != "all":
             raise UserError(
                 f"init: scratch with train: {chosen[2]} leaves the encoders untrained",
@@ -132,22 +154,47 @@ class Finetune(Training):
                 "Set finetune.train to all, or finetune.init to unimodal.",
                 usage=True,
             )
+        if chosen[3] != "none" and chosen[2] != "all":
+            raise UserError(
+                f"balance: {chosen[3]} with train: {chosen[2]} has no encoder to balance",
+                "finetune",
+                "Set finetune.train to all, or finetune.balance to none.",
+                usage=True,
+            )
         name = next((name for name, switches in PRESETS.items() if switches == chosen), "custom")
-        return {"preset": name, "init": chosen[0], "mma": chosen[1], "train": chosen[2]}
+        return {"preset": name, "init": chosen[0], "mma": chosen[1], "train": chosen[2], "balance": chosen[3]}
 
 
 class Evaluate(Plain):
-    """The grid. ratios: shares of the test samples that lose a modality; draws: seeded draws beside the expectation."""
+    """The grid. ratios: shares of the test samples that lose a modality; draws: seeded draws beside the expectation.
+
+    metrics: the first is the one that tables and curves show; null = what is usual for the task. calibrate: use the
+    temperature and bias of each subset that were fitted on validation, where they help.
+    """
 
     split: Literal["train", "val", "test"] = "test"
     ratios: Annotated[tuple[Share, ...], Field(strict=False)] = tuple(i / 10 for i in range(11))
     draws: Annotated[int, Field(ge=0)] = 5
     bootstrap: Positive = 1000
     batch_size: Positive = 256
+    metrics: Names | None = None
+    calibrate: bool = True
+
+
+class Compare(Plain):
+    """Which methods are trained and set side by side. learning_rates: those tried for each cell, the best on validation
+    stays; none = the one of `finetune`. train: what training misses in place of missing.train, each written `complete`,
+    `audio=0.7` or, for several at once, `audio=0.7,image=0.3`."""
+
+    presets: Names = tuple(PRESETS)
+    seeds: Annotated[tuple[int, ...], Field(strict=False)] = (0, 1, 2)
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)] = ()
+    train: Names = ("complete",)
 
 
 class Missing(Plain):
-    """What is taken away on purpose. train: {modality: the share of the training samples that lose it}."""
+    """What is taken away on purpose. train: {modality: the share of the training samples that lose it}; "audio|image": the
+    share that loses one of the two, "audio+image": that loses both."""
 
     train: dict[str, Share] = {}
 
@@ -179,11 +226,15 @@ class Params(Plain):
     pretrain: Training = Training()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
+    compare: Compare = Compare()
     machine: Machine = Machine()
+    place: Annotated[str, Field(pattern=r"^(compare/[^/]+/-?\d+)?$")] = (
+        ""  # set by umemma compare, for one of its cells
+    )
 
     @property
     def paths(self) -> Paths:
-        return Paths(self.dataset, self.shards)
+        return Paths(self.dataset, self.shards, self.place, self.finetune.preset)
 
     def encoder(self, modality: str) -> Encoder:
         return self.encoders.get(modality, Encoder())
@@ -194,7 +245,7 @@ class Params(Plain):
             ("modalities", self.modalities),
             ("encoders", self.encoders),
             ("augment", self.augment),
-            ("missing.train", self.missing.train),
+            ("missing.train", [m for text in self.missing.train for one in alternatives(text) for m in one]),
         ):
             for name in names:
                 if name not in known:
@@ -235,24 +286,29 @@ class Params(Plain):
             **self._shown(names),
             "seed": self.seed,
             "finetune": self.finetune.model_dump(mode="json") | switches,
-            "starts_from": unimodal if switches["init"] == "unimodal" else {},
+            "starts_from": unimodal if switches["init"] == "unimodal" or switches["balance"] == "umt" else {},
         }
 
     def _shown(self, names: Sequence[str]) -> dict[str, Any]:
         """What training sees of its samples."""
-        missing = {m: ratio for m, ratio in self.missing.train.items() if m in names and ratio}
+        missing = {
+            text: ratio
+            for text, ratio in self.missing.train.items()
+            if ratio and any(m in names for one in alternatives(text) for m in one)
+        }
         return {"augment": {m: self.augment[m] for m in names if self.augment.get(m)}, "missing": missing}
 
 
 class Paths:
-    """Where a dataset's files live, relative to the project root, which is the current directory."""
+    """Where a dataset's files live, relative to the project root, which is the current directory. In a `place` below
+    models/ and results/ the ensemble has the name of its preset, as several share the uni-modal models there."""
 
-    def __init__(self, dataset: str, shards: str = "data/shards") -> None:
+    def __init__(self, dataset: str, shards: str = "data/shards", place: str = "", preset: str = "") -> None:
         self.raw = Path("data/raw") / dataset
         self.shards = f"{shards.rstrip('/')}/{dataset}"
-        self.models = Path("models") / dataset
-        self.ensemble = self.models / "ensemble"
-        self.results = Path("results") / dataset
+        self.models = Path("models") / dataset / place
+        self.ensemble = self.models / (preset if place else "ensemble")
+        self.results = Path("results") / dataset / place / (preset if place else "")
         self.runs = Path("runs") / dataset
 
     def pretrain(self, modality: str) -> Path:

@@ -223,10 +223,11 @@ class Batch(NamedTuple):
 class ResultRow(NamedTuple):
     """One metric on one setting.
 
-    model: "ensemble" or "unimodal"; missing: the modalities taken away, "" for none; left: those that remain;
-    ratio: the share of samples they are taken from; draw: the number of a seeded draw, -1 for the exact expectation
-    over all draws; value with its 95 % interval low..high; n: samples scored; refused: samples left out because
-    nothing would have remained of them.
+    model: "ensemble", "unimodal" or "average" (of the uni-modal models' logits); missing: the modalities taken away, ""
+    for none, "any" for the worst of all subsets, sample by sample; left: those that remain; ratio: the share of samples
+    they are taken from; draw: the number of a seeded draw, -1 for the expectation over all draws; value with its 95 %
+    interval low..high, NaN where none is drawn; n: samples scored; refused: samples left out because nothing would have
+    remained of them.
     """
 
     model: str
@@ -245,3 +246,9 @@ class ResultRow(NamedTuple):
 def joined(modalities: Iterable[str]) -> str:
     """The written name of a set of modalities, sorted: "audio+image"."""
     return "+".join(sorted(modalities))
+
+
+def alternatives(text: str) -> tuple[tuple[str, ...], ...]:
+    """What is taken away, as it is written: "audio" (that one), "audio+image" (both), "audio|image" (one of the two, each
+    as likely): the sets of which a sample loses one."""
+    return tuple(sorted({tuple(sorted({m.strip() for m in one.split("+")})) for one in text.split("|")}))

@@ -114,17 +114,13 @@ class LateFusion(nn.Module):
                 self.register_buffer(f"blank_{m}", inputs[m], persistent=False)
 
     @torch.no_grad()
-    def pattern_logits(self, batches: Iterable[Batch], table: Tensor) -> Tensor:
-        """(N, S, C): the logits of every pattern of `table` (S, M) from one encoder pass, in evaluation mode.
+    def pattern_logits(self, batch: Batch, table: Tensor) -> Tensor:
+        """(B, S, C): the logits of every pattern of `table` (S, M) from one encoder pass.
 
         Where a pattern leaves nothing of a sample the logits are NaN: there is nothing to answer from.
         """
-        self.eval()
-        chunks = []
-        for batch in batches:
-            encoded = self.encode(batch.inputs)
-            keeps = [batch.present & row for row in table]
-            logits = torch.stack([self.fuse(*encoded, keep) for keep in keeps], 1)
-            nothing = ~torch.stack([keep.any(1) for keep in keeps], 1)
-            chunks.append(logits.masked_fill(nothing[..., None], float("nan")).cpu())
-        return torch.cat([torch.empty(0, len(table), self.head.out_features), *chunks])
+        encoded = self.encode(batch.inputs)
+        keeps = [batch.present & row for row in table]
+        logits = torch.stack([self.fuse(*encoded, keep) for keep in keeps], 1)
+        nothing = ~torch.stack([keep.any(1) for keep in keeps], 1)
+        return logits.masked_fill(nothing[..., None], float("nan"))

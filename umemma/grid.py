@@ -1,15 +1,17 @@
-"""From kept predictions to results: every modality subset, and every (missing set, ratio).
+"""From kept predictions to results: every modality subset, and every (what goes missing, ratio).
 
-One encoder pass gave the logits of each sample under each pattern; taking a set away from a share of the samples then
-only mixes columns: a sample scores its complete answer where it keeps everything, and the lesser answer where it
-doesn't. The expectation over all draws is exact, (1 - ratio) * complete + ratio * lesser, sample by sample. No torch.
+One encoder pass gave the logits of each sample under each subset. Every metric is a function of sums over samples, so
+taking something away from a share of the samples only mixes sums, and memory doesn't grow with the number of settings.
+A sample then counts (1 - ratio) with its complete answer and ratio with the lesser one. For a mean over samples, such as
+accuracy, that is the exact expectation over all draws; for the others (F1, calibration error, average precision) it is
+the metric of the mixture, which draws on many samples come to. No torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,129 +20,212 @@ import pyarrow.parquet as pq
 from umemma.contracts import ResultRow, joined
 from umemma.errors import UserError
 from umemma.files import new_file
-from umemma.metrics import NAMES, Bootstrap, score, task
-from umemma.missing import dropped, missing_sets, patterns
+from umemma.metrics import USUAL, Bootstrap, Metric, Stats, chosen, quantiles, score
+from umemma.missing import Missing, drawn, patterns, written
+from umemma.predictions import Predictions
+from umemma.seeds import hashes
 
-
-@dataclass(frozen=True)
-class Predictions:
-    """Logits of a split. ensemble: {subset: (N, C)} for every non-empty subset; unimodal: {modality: (N, C)}.
-
-    A row is NaN where nothing of the subset is present in the sample. keys, groups: N; target: (N,) classes or
-    (N, C) sets of labels.
-    """
-
-    keys: list[str]
-    groups: list[str]
-    target: np.ndarray
-    ensemble: dict[str, np.ndarray]
-    unimodal: dict[str, np.ndarray]
-
-    @property
-    def modalities(self) -> list[str]:
-        return sorted(self.unimodal)
-
-    def save(self, path: Path, made_by: str) -> None:
-        """predictions.parquet: key, group, target, and one column of logits per model and subset."""
-        columns: dict[str, pa.Array] = {"key": pa.array(self.keys), "group": pa.array(self.groups)}
-        columns["target"] = _column(self.target)
-        for model, tables in (("ensemble", self.ensemble), ("unimodal", self.unimodal)):
-            for subset, logits in tables.items():
-                columns[f"{model}/{subset}"] = _column(logits.astype(np.float32))
-        with new_file(path) as aside:
-            pq.write_table(pa.table(columns).replace_schema_metadata({"made_by": made_by}), aside)
-
-    @classmethod
-    def load(cls, path: Path, made_by: str) -> Predictions | None:
-        """The kept predictions; None where there are none, or where other models than `made_by` made them."""
-        try:
-            table = pq.read_table(path)
-        except (FileNotFoundError, pa.ArrowInvalid):
-            return None
-        if (table.schema.metadata or {}).get(b"made_by") != made_by.encode():
-            return None
-        logits: dict[str, dict[str, np.ndarray]] = {"ensemble": {}, "unimodal": {}}
-        for name in table.column_names:
-            model, slash, subset = name.partition("/")
-            if slash:
-                logits[model][subset] = _array(table[name])
-        target = _array(table["target"])
-        return cls(table["key"].to_pylist(), table["group"].to_pylist(), target, logits["ensemble"], logits["unimodal"])
+KEPT = 8  # statistics of the metric at hand that are kept for its next setting
 
 
 class Grid:
-    """Scores predictions. The interval of a value is over samples of the split (see Bootstrap), not over seeds."""
+    """Scores predictions by some metrics. The interval of a value is over samples of the split (see Bootstrap), not over
+    seeds."""
 
-    def __init__(self, predictions: Predictions, seed: int, draws: int, bootstrap: int) -> None:
+    def __init__(
+        self, predictions: Predictions, seed: int, draws: int, bootstrap: int, names: Sequence[str] | None = None
+    ) -> None:
         self.predictions, self.seed, self.draws = predictions, seed, draws
         self.bootstrap = Bootstrap(predictions.groups, seed, bootstrap)
-        self.metric = NAMES[task(predictions.target)]
-        self.hits = {
-            ("ensemble", subset): score(logits, predictions.target) for subset, logits in predictions.ensemble.items()
-        } | {("unimodal", m): score(logits, predictions.target) for m, logits in predictions.unimodal.items()}
+        self.modalities = predictions.modalities
+        self.complete = joined(self.modalities)
+        classes = predictions.unimodal[self.modalities[0]].shape[1]
+        self.metrics = chosen(names, predictions.task, classes)
+        self.numbers = hashes(predictions.keys) if draws else np.empty(0, np.uint64)
+        self.made: dict[tuple[str, str, str, bytes], tuple[Stats, np.ndarray, np.ndarray]] = {}
+        self.there = {subset: ~np.isnan(logits[:, 0]) for subset, logits in predictions.ensemble.items()}
 
-    def subsets(self) -> Iterator[ResultRow]:
-        """The ensemble with every subset of the modalities, and each uni-modal model alone: the ceilings."""
-        names = self.predictions.modalities
-        for pattern in patterns(names):
-            missing = joined({*names} - {*pattern})
-            yield self._row(
-                "ensemble", missing, joined(pattern), 1.0 if missing else 0.0, -1, self._of(joined(pattern))
-            )
-        for m in names:
-            yield self._row("unimodal", joined({*names} - {m}), m, 1.0, -1, self.hits["unimodal", m])
+    def rows(self, asked: Sequence[Missing], ratios: Sequence[float]) -> tuple[list[ResultRow], list[ResultRow]]:
+        """Of every metric the `subsets`, and the `ratios`; after the subsets the `worst` case."""
+        subsets, mixed = list[ResultRow](), list[ResultRow]()
+        for metric in self.metrics:
+            subsets += self.subsets(metric)
+            mixed += self.ratios(metric, asked, ratios)
+        return [*subsets, self.worst()], mixed
 
-    def ratios(self, missing: Sequence[str], ratios: Iterable[float]) -> Iterator[ResultRow]:
-        """`missing` taken from each ratio of the samples: the expectation (draw -1), then the seeded draws.
+    def subsets(self, metric: Metric) -> Iterator[ResultRow]:
+        """The ensemble with every subset of the modalities; each uni-modal model alone: the ceilings; and the average of
+        the uni-modal models."""
+        for model in ("ensemble", "unimodal", "average"):
+            for pattern in patterns(self.modalities):
+                if model == "ensemble" or (model == "unimodal") == (len(pattern) == 1):
+                    yield self._subset(metric, model, joined(pattern))
+
+    def worst(self) -> ResultRow:
+        """The exact worst case: what a sample's answer is worth (right or wrong; its F1) under the subset that hurts it
+        most. A mean over samples: with accuracy, the share answered rightly under every subset."""
+        values = np.full(len(self.predictions.keys), np.inf)
+        for logits in self.predictions.ensemble.values():
+            values = np.fmin(values, score(logits, self.predictions.target))
+        low, high = self.bootstrap.interval(values)
+        metric = USUAL[self.predictions.task][0]
+        return ResultRow("ensemble", "any", "worst", 1.0, -1, metric, float(values.mean()), low, high, len(values), 0)
+
+    def ratios(self, metric: Metric, asked: Sequence[Missing], ratios: Sequence[float]) -> Iterator[ResultRow]:
+        """Of each that is `asked`, taken from each ratio of the samples: the expectation (draw -1), then the seeded draws;
+        and the expectation for the average of the uni-modal models.
 
         Samples of which nothing would be left are refused at every ratio, so that all ratios score the same samples.
         """
-        names = self.predictions.modalities
-        left = joined({*names} - {*missing})
-        complete, lesser = self._of(joined(names)), self._of(left)
-        complete = np.where(np.isnan(lesser), np.nan, complete)
-        for ratio in ratios:
-            expected = (1 - ratio) * complete + ratio * lesser
-            yield self._row("ensemble", joined(missing), left, ratio, -1, expected)
-            for number in range(self.draws):
-                lost = dropped(self.predictions.keys, self.seed, number, ratio)
-                drawn = np.where(lost, lesser, complete)
-                yield self._row("ensemble", joined(missing), left, ratio, number, drawn)
+        draws = [_Draw(self.numbers, self.seed, number, ratios) for number in range(self.draws)]
+        for missing in asked:
+            yield from self._mixed(metric, "ensemble", missing, ratios, draws)
+            yield from self._mixed(metric, "average", missing, ratios, [])
 
-    def all_ratios(self, ratios: Sequence[float]) -> Iterator[ResultRow]:
-        for missing in missing_sets(self.predictions.modalities):
-            yield from self.ratios(missing, ratios)
+    def _mixed(
+        self, metric: Metric, model: str, missing: Missing, ratios: Sequence[float], draws: Sequence[_Draw]
+    ) -> Iterator[ResultRow]:
+        lefts = [joined({*self.modalities} - {*one}) for one in missing]
+        where = np.logical_and.reduce([self.there[left] for left in lefts])
+        n = int(where.sum())
+        if not n:
+            raise UserError(f"no sample of the split has {' and '.join(lefts)}", "evaluate", "Ask for another set.")
 
-    def _of(self, subset: str) -> np.ndarray:
-        return self.hits["ensemble", subset]
+        def row(ratio: float, draw: int, value: float, low: float = np.nan, high: float = np.nan) -> ResultRow:
+            left = "|".join(lefts)
+            name = metric.name
+            return ResultRow(model, written(missing), left, ratio, draw, name, value, low, high, n, len(where) - n)
 
-    def _row(self, model: str, missing: str, left: str, ratio: float, draw: int, values: np.ndarray) -> ResultRow:
-        scored = int((~np.isnan(values)).sum())
-        if not scored:
-            raise UserError(f"no sample of the split has {left}", "evaluate", "Choose another missing set.")
-        low, high = self.bootstrap.interval(values)
-        refused = len(values) - scored
+        if metric.ranked:
+            yield from self._ranked(metric, model, lefts, where, ratios, draws, row)
+            return
+        assert metric.value
+        whole = self._sums(metric, model, self.complete, where, draws)
+        parts = [self._sums(metric, model, left, where, draws, i, len(lefts)) for i, left in enumerate(lefts)]
+        part = np.mean([one.total for one in parts], 0)
+        resampled = np.mean([one.resampled for one in parts], 0)
+        for r, ratio in enumerate(ratios):
+            value = float(metric.value((1 - ratio) * whole.total + ratio * part))
+            low, high = quantiles(metric.value((1 - ratio) * whole.resampled + ratio * resampled))
+            yield row(ratio, -1, value, low, high)
+            for number in range(len(draws)):
+                kept = whole.total - whole.lost[number, r]
+                yield row(ratio, number, float(metric.value(kept + sum(one.lost[number, r] for one in parts))))
+
+    def _ranked(
+        self,
+        metric: Metric,
+        model: str,
+        lefts: Sequence[str],
+        where: np.ndarray,
+        ratios: Sequence[float],
+        draws: Sequence[_Draw],
+        row: Callable[[float, int, float], ResultRow],
+    ) -> Iterator[ResultRow]:
+        """As `_mixed`, for a metric that needs the samples in order: without intervals, as each would need a sorting."""
+        assert metric.ranked
+        tables = [self._logits(model, subset)[where] for subset in (self.complete, *lefts)]
+        target, n = self.predictions.target[where], int(where.sum())
+        weights = np.ones((len(tables), n))
+        for r, ratio in enumerate(ratios):
+            weights[0], weights[1:] = 1 - ratio, ratio / len(lefts)
+            of_all = np.concatenate(tables), np.concatenate([target] * len(tables)), weights.ravel()
+            yield row(ratio, -1, metric.ranked(*of_all))
+            for number, one in enumerate(draws):
+                answers = one.answers(r, len(lefts))[where]
+                logits = np.stack(tables)[answers, np.arange(n)]
+                yield row(ratio, number, metric.ranked(logits, target, np.ones(n)))
+
+    def _subset(self, metric: Metric, model: str, subset: str) -> ResultRow:
+        where = self.there[subset]
+        n = int(where.sum())
+        if not n:
+            raise UserError(f"no sample of the split has {subset}", "evaluate", "Take it out of modalities.")
+        if metric.ranked:
+            logits, target = np.nan_to_num(self._logits(model, subset)), self.predictions.target
+            value = metric.ranked(logits, target, where.astype(np.float64))
+            weights = (row[self.bootstrap.member] * where for row in self.bootstrap.weights)
+            low, high = quantiles(np.array([metric.ranked(logits, target, one) for one in weights]))
+        else:
+            assert metric.value
+            sums = self._sums(metric, model, subset, where, [])
+            value = float(metric.value(sums.total))
+            low, high = quantiles(metric.value(sums.resampled))
+        missing = joined({*self.modalities} - {*subset.split("+")})
+        ratio = 1.0 if missing else 0.0
         return ResultRow(
-            model, missing, left, ratio, draw, self.metric, float(np.nanmean(values)), low, high, scored, refused
+            model, missing, subset, ratio, -1, metric.name, value, low, high, n, len(self.predictions.keys) - n
         )
 
+    def _sums(
+        self,
+        metric: Metric,
+        model: str,
+        subset: str,
+        where: np.ndarray,
+        draws: Sequence[_Draw],
+        part: int = 0,
+        parts: int = 1,
+    ) -> _Sums:
+        """Of the samples `where` it is scored; `lost` of those that lose the part-th of `parts` sets."""
+        assert metric.stats
+        model = "unimodal" if model == "average" and "+" not in subset else model
+        name = metric.name, model, subset, b"" if where.all() else where.tobytes()
+        if name not in self.made:
+            if len(self.made) > KEPT:
+                self.made.clear()
+            stats = metric.stats(np.nan_to_num(self._logits(model, subset)), self.predictions.target)
+            weight = where.astype(np.float64)
+            self.made[name] = stats, stats.total(weight), self.bootstrap.totals(stats, weight)
+        stats, total, resampled = self.made[name]
+        lost = np.array([draw.lost(stats, where, part, parts) for draw in draws])
+        return _Sums(total, resampled, lost)
 
-def write_rows(path: Path, rows: Sequence[ResultRow], constants: Mapping[str, str]) -> None:
+    def _logits(self, model: str, subset: str) -> np.ndarray:
+        """(N, C). The average is over the uni-modal models of what is there."""
+        if model == "ensemble":
+            return self.predictions.ensemble[subset]
+        tables = [self.predictions.unimodal[m] for m in subset.split("+")]
+        if len(tables) == 1:
+            return tables[0]
+        there = sum((~np.isnan(table[:, :1])).astype(np.float32) for table in tables)
+        total = sum(np.nan_to_num(table) for table in tables)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(total / there)
+
+
+class _Sums(NamedTuple):
+    """total: (K,) over all samples; resampled: (times, K); lost: (draws, ratios, K) over those that a draw takes."""
+
+    total: np.ndarray
+    resampled: np.ndarray
+    lost: np.ndarray
+
+
+class _Draw:
+    """A seeded draw at every ratio at once: as a higher ratio only takes more samples, they are sorted into those that are
+    lost from the first ratio on, from the second on, and so on."""
+
+    def __init__(self, numbers: np.ndarray, seed: int, number: int, ratios: Sequence[float]) -> None:
+        self.numbers, self.seed, self.number = numbers, seed, number
+        self.up, self.back = np.unique(np.asarray(ratios, dtype=np.float64), return_inverse=True)
+        self.chance, _ = drawn(numbers, seed, number, 1)
+        self.level = np.searchsorted(self.up, self.chance, side="right")  # of the ratios so many don't take it
+
+    def lost(self, stats: Stats, where: np.ndarray, part: int, parts: int) -> np.ndarray:
+        """(ratios, K): the sums over the samples that lose the part-th of `parts` sets."""
+        _, which = drawn(self.numbers, self.seed, self.number, parts)
+        weight = (where & (which == part)).astype(np.float64)
+        return stats.by(self.level, len(self.up) + 1, weight).cumsum(0)[self.back]
+
+    def answers(self, ratio: int, sets: int) -> np.ndarray:
+        """(N,) 0 = the complete answer, i = without the i-th set."""
+        _, which = drawn(self.numbers, self.seed, self.number, sets)
+        return np.where(self.chance < self.up[self.back[ratio]], 1 + which, 0)
+
+
+def write_rows(path: Path, rows: Iterable[ResultRow], constants: Mapping[str, str]) -> None:
     """Result rows as Parquet, each with what is the same for all of them (dataset, split, absence)."""
     table = pa.Table.from_pylist([{**constants, **row._asdict()} for row in rows])
     with new_file(path) as aside:
         pq.write_table(table, aside)
-
-
-def _column(values: np.ndarray) -> pa.Array:
-    """(N,) or (N, C) as a column."""
-    if values.ndim == 1:
-        return pa.array(values)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-
-
-def _array(column: pa.ChunkedArray) -> np.ndarray:
-    """(N,) or (N, C) of a column."""
-    if not pa.types.is_fixed_size_list(column.type):
-        return column.to_numpy()
-    return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1)

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from umemma import features, loader
+from umemma import calibration, features, loader
 from umemma.config import Machine
-from umemma.contracts import InputSpec, Plain
+from umemma.contracts import InputSpec, Plain, joined
 from umemma.errors import UserError
 from umemma.fusion import LateFusion
 from umemma.loader import Split
 from umemma.log import progress
-from umemma.patterns import PatternStep, validation
+from umemma.missing import keep_table, patterns
+from umemma.patterns import PatternStep, pattern_logits, validation
+from umemma.rivals import Rival
 from umemma.runs import Figure, Run
 from umemma.shards import Index
 from umemma.store import Store
@@ -57,6 +59,16 @@ class Data:
         return loaded
 
 
+@dataclass(frozen=True)
+class Learned:
+    """scores: of the split "val"; figures: the course of the training; answers: what belongs to the weights where they are
+    used (checkpoint.save)."""
+
+    scores: dict[str, float]
+    figures: list[Figure]
+    answers: dict[str, Any]
+
+
 def learn(
     model: LateFusion,
     data: Data,
@@ -68,11 +80,11 @@ def learn(
     folder: Path,
     device: torch.device,
     title: str,
-) -> tuple[dict[str, float], list[Figure]]:
-    """Train `model` and leave it with its best weights; without a `run` it is only validated. Returns the scores of the
-    split "val" and the figures of the course.
+    rival: Rival | None = None,
+) -> Learned:
+    """Train `model` and leave it with its best weights; without a `run` it is only validated.
 
-    weights: (S,) over the patterns, one_drawn: as PatternStep; training: what `fit` takes; folder: for kept features.
+    weights: (S,) over the patterns, one_drawn, rival: as PatternStep; training: what `fit` takes; folder: for kept features.
     UserError where there is only one class to learn, and as `fit`.
     """
     fixed = features.unchanging(model, data.augments)
@@ -86,11 +98,25 @@ def learn(
         splits = stay.enter_context(features.kept(model, splits, fixed, folder, made_from, batch_size, device))
         validate = validation(model, splits["val"], weights, batch_size, device)
         if run:
-            step = PatternStep(model, weights, one_drawn)
+            step = PatternStep(model, weights, one_drawn, rival)
             figures = fit(
                 step, model, splits["train"], validate, run, **training, seed=data.seed, device=device, title=title
             )
-        return {f"val_{name}": value for name, value in validate().items()}, figures
+        scores = {f"val_{name}": value for name, value in validate().items()}
+        calibrations = _calibrations(model, splits["val"], batch_size, device, data.seed)
+    settings = data.index.settings.get("preprocess", {})
+    answers = {"classes": data.index.classes, "task": data.index.task, "media": settings.get("media", {})}
+    return Learned(scores, figures, answers | {"calibration": calibrations})
+
+
+def _calibrations(
+    model: LateFusion, val: Split, batch_size: int, device: torch.device, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Of every subset, fitted on validation."""
+    logits = pattern_logits(model, val, torch.from_numpy(keep_table(model.modalities)), batch_size, device).numpy()
+    subsets = [joined(pattern) for pattern in patterns(model.modalities)]
+    target = val.target.numpy()
+    return {s: calibration.fit(logits[:, i], target, val.groups, seed).as_json() for i, s in enumerate(subsets)}
 
 
 def _check_classes(train: Split) -> None:

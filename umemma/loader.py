@@ -191,7 +191,7 @@ class Streamed:
     def close(self) -> None:
         """End the processes, whoever still holds on to this: torch itself does so only when nobody does."""
         if self.workers and self.loader._iterator is not None:
-            self.loader._iterator._shutdown_workers()
+            self.loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self.loader._iterator = None
 
 
@@ -225,7 +225,7 @@ def load(
     """The samples of a split that have any modality of `specs`.
 
     memory: GiB of decoded samples that may be kept; workers: decoding processes, None = as it pays; once: modalities that
-    aren't worth keeping; missing: {modality: share of the samples that lose it}, before anything is decoded. `stay`
+    aren't worth keeping; missing: {what: share of the samples that lose it}, before anything is decoded. `stay`
     holds what reading needs. UserError for media that can't be decoded, for a modality that no sample has, and where no
     sample remains.
     """
@@ -274,8 +274,7 @@ def load(
 
 def _without(records: list[Record], missing: Mapping[str, float], seed: int) -> list[Record]:
     """The records, each without the modalities that it loses."""
-    keys = [record.key for record in records]
-    away = {m: lost(keys, seed, m, ratio) for m, ratio in missing.items()}
+    away = lost([record.key for record in records], seed, missing)
     return [
         Record(r.key, r.split, r.label, {m: x for m, x in r.media.items() if not (m in away and away[m][i])}, r.group)
         for i, r in enumerate(records)

@@ -1,13 +1,66 @@
-"""Metrics as per-sample values, so that they can be averaged, weighted and resampled without another pass."""
+"""Metrics as sums over samples, so that a metric can be averaged over draws, mixed, weighted and resampled without
+another pass over the logits.
+
+A metric turns (N, C) logits and the target into what each sample adds to some sums; these, over any samples and with any
+weights, give its value. Average precision alone needs the samples in order, and says so by `ranked`.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.special import expit, log_expit, log_softmax, softmax
 
-from umemma.seeds import derive
+from umemma.errors import UserError, unknown
+from umemma.seeds import derive, hashes
 
-# What a task is scored by: a mean over samples, as every metric here.
-NAMES = {"multiclass": "accuracy", "multilabel": "f1_samples"}
+BINS = 15  # of confidence, for the calibration error
+# What a task is scored by where the settings don't say. The first is a mean over samples.
+USUAL = {
+    "multiclass": ("accuracy", "f1_macro", "log_loss", "ece"),
+    "multilabel": ("f1_samples", "f1_macro", "f1_micro", "f1_weighted", "log_loss", "ece"),
+}
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What each sample adds to `width` sums: values (N, J), and the sums that they belong to, (N, J), or (J,) for all."""
+
+    columns: np.ndarray
+    values: np.ndarray
+    width: int
+
+    def by(self, label: np.ndarray, count: int, weight: np.ndarray) -> np.ndarray:
+        """(count, width): the sums over the samples of each label (N,) in 0..count - 1, weighted by (N,)."""
+        sums = np.zeros(count * self.width)
+        for j, values in enumerate(self.values.T):
+            column = self.columns[..., j]
+            sums += np.bincount(label * self.width + column, weight * values, len(sums))
+        return sums.reshape(count, self.width)
+
+    def total(self, weight: np.ndarray) -> np.ndarray:
+        """(width,)"""
+        return self.by(np.zeros(len(weight), np.int64), 1, weight)[0]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """stats: (N, C) logits, target -> sums of K columns; value: (..., K) sums of these -> (...); ranked: (N, C) logits,
+    target and (N,) weights -> value. percent: it is a share; higher: better."""
+
+    name: str
+    label: str
+    stats: Callable[[np.ndarray, np.ndarray], Stats] | None
+    value: Callable[[np.ndarray], np.ndarray] | None = None
+    ranked: Callable[[np.ndarray, np.ndarray, np.ndarray], float] | None = None
+    percent: bool = True
+    higher: bool = True
+
+    def shown(self, value: float) -> str:
+        return f"{100 * value:.1f} %" if self.percent else f"{value:.3f}"
 
 
 def task(target: np.ndarray) -> str:
@@ -15,8 +68,39 @@ def task(target: np.ndarray) -> str:
     return "multiclass" if target.ndim == 1 else "multilabel"
 
 
+def get(name: str, task: str, classes: int) -> Metric:
+    """UserError for a metric that isn't known or doesn't fit the task."""
+    table = _table()
+    if top := re.fullmatch(r"top_([1-9]\d*)", name):
+        k = int(top[1])
+        if task == "multiclass" and k >= classes:
+            raise _unfit(name, f"there are only {classes} classes")
+        tasks, metric = {"multiclass"}, Metric(name, f"top-{k} accuracy", _mean(lambda z, y: _in_top(z, y, k)), _ratio)
+    elif name in table:
+        tasks, metric = table[name]
+    else:
+        raise unknown("metric", name, [*table, "top_5"], "evaluate.metrics")
+    if task not in tasks:
+        raise _unfit(name, f"the task is {task}")
+    return metric
+
+
+def chosen(names: Sequence[str] | None, task: str, classes: int) -> list[Metric]:
+    """The metrics of `names`, or those that are usual for the task. UserError as `get`, and where none is named."""
+    names = USUAL[task] if names is None else names
+    if not names or len(set(names)) < len(names):
+        raise UserError("has to name each metric once, and at least one", "evaluate.metrics", usage=True)
+    found = [get(name, task, classes) for name in names]
+    if not found[0].percent or found[0].ranked:
+        fitting = ", ".join(USUAL[task][:2])
+        raise UserError(
+            f"{names[0]} can't lead the tables", "evaluate.metrics", f"Put one such as {fitting} first.", usage=True
+        )
+    return found
+
+
 def score(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(N, ...) float in 0..1 for (N, ..., C) logits: what the task is scored by; NaN where the logits are NaN."""
+    """(N, ...) float in 0..1 for (N, ..., C) logits: what a sample's answer is worth; NaN where the logits are NaN."""
     return correct(logits, target) if task(target) == "multiclass" else sample_f1(logits, target)
 
 
@@ -39,25 +123,144 @@ def correct(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(logits).any(-1), np.nan, hits)
 
 
-class Bootstrap:
-    """95 % intervals of means, resampling whole groups: samples of one group are not independent.
+def log_loss(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(N,) nats: cross entropy, for sets of labels the mean binary one over labels."""
+    logits = logits.astype(np.float64)
+    if target.ndim == 1:
+        return -np.take_along_axis(log_softmax(logits, axis=-1), target[:, None], -1)[:, 0]
+    return -(target * log_expit(logits) + (1 - target) * log_expit(-logits)).mean(-1)
 
-    Reference: Field & Welsh, Bootstrapping clustered data, JRSS B 69 (2007): the cluster bootstrap.
+
+def average_precision(logits: np.ndarray, target: np.ndarray, weights: np.ndarray) -> float:
+    """The mean over classes of the area under precision against recall (scikit-learn's average_precision_score, macro);
+    classes that don't occur are left out. weights: (N,)."""
+    table = target if target.ndim == 2 else target[:, None] == np.arange(logits.shape[1])
+    areas = []
+    for c in range(logits.shape[1]):
+        order = np.argsort(-logits[:, c], kind="stable")
+        ends = np.append(np.diff(logits[order, c]) != 0, True)  # samples of equal score come together
+        found = np.cumsum(weights[order])[ends]
+        right = np.cumsum(weights[order] * table[order, c])[ends]
+        if right[-1] > 0:
+            areas.append(float((np.diff(right, prepend=0.0) * right / np.maximum(found, 1e-300)).sum() / right[-1]))
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+class Bootstrap:
+    """95 % intervals, resampling whole groups: samples of one group are not independent.
+
+    More than `LIMIT` groups are first put together, by a hash of their name, into so many clusters: these are independent
+    too, and memory stays bounded. Reference: Field & Welsh, Bootstrapping clustered data, JRSS B 69 (2007).
     """
 
-    def __init__(self, groups: list[str], seed: int, times: int) -> None:
-        names, self.member = np.unique(np.array(groups), return_inverse=True)
+    LIMIT = 10_000
+
+    def __init__(self, groups: Sequence[str], seed: int, times: int) -> None:
+        unique, member = np.unique(np.asarray(groups), return_inverse=True)
+        count = len(unique)
+        if count > self.LIMIT:
+            cluster = (hashes(unique.tolist()) % np.uint64(self.LIMIT)).astype(np.int64)
+            member, count = cluster[member], self.LIMIT
         chance = np.random.default_rng(derive(seed, "bootstrap"))
-        self.weights = chance.multinomial(
-            len(names), np.full(len(names), 1 / len(names)), size=times
-        )  # (times, groups)
+        self.weights = np.zeros((times, count))  # how often each group is in each resample
+        for row in self.weights:
+            row += np.bincount(chance.integers(0, count, count), minlength=count)
+        self.member = member  # (N,) the group of each sample
+
+    def totals(self, stats: Stats, weight: np.ndarray) -> np.ndarray:
+        """(times, K): the sums over each resample, of samples weighted by (N,)."""
+        return self.weights @ stats.by(self.member, self.weights.shape[1], weight)
 
     def interval(self, values: np.ndarray) -> tuple[float, float]:
-        """2.5 % and 97.5 % quantiles of the resampled mean of (N,) values, NaN ones left out."""
+        """Of the mean of (N,) values, NaN ones left out."""
         scored = ~np.isnan(values)
-        sums = np.bincount(self.member, np.where(scored, values, 0.0), minlength=self.weights.shape[1])
-        counts = np.bincount(self.member, scored, minlength=self.weights.shape[1])
-        drawn = self.weights @ counts
-        means = (self.weights @ sums)[drawn > 0] / drawn[drawn > 0]
-        low, high = np.quantile(means, [0.025, 0.975])
-        return float(low), float(high)
+        stats = _each(np.where(scored, values, 0.0))
+        return quantiles(_ratio(self.totals(stats, scored.astype(np.float64))))
+
+
+def quantiles(values: np.ndarray) -> tuple[float, float]:
+    """2.5 % and 97.5 %, NaN ones left out; NaN where nothing else is."""
+    kept = values[~np.isnan(values)]
+    low, high = np.quantile(kept, [0.025, 0.975]) if len(kept) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def _table() -> dict[str, tuple[set[str], Metric]]:
+    one, many = {"multiclass"}, {"multilabel"}
+    both = one | many
+    return {
+        "accuracy": (one, Metric("accuracy", "accuracy", _mean(correct), _ratio)),
+        "f1_samples": (many, Metric("f1_samples", "F1 (samples)", _mean(sample_f1), _ratio)),
+        "f1_macro": (both, Metric("f1_macro", "F1 (macro)", _counts, lambda s: _f1(s, "macro"))),
+        "f1_micro": (both, Metric("f1_micro", "F1 (micro)", _counts, lambda s: _f1(s, "micro"))),
+        "f1_weighted": (both, Metric("f1_weighted", "F1 (weighted)", _counts, lambda s: _f1(s, "weighted"))),
+        "map": (both, Metric("map", "mean average precision", None, ranked=average_precision)),
+        "log_loss": (both, Metric("log_loss", "log-loss", _mean(log_loss), _ratio, percent=False, higher=False)),
+        "ece": (both, Metric("ece", "calibration error", _confidence, _calibration_error, higher=False)),
+    }
+
+
+def _unfit(name: str, why: str) -> UserError:
+    return UserError(f"{name} doesn't fit: {why}", "evaluate.metrics", "Take it out of the settings.", usage=True)
+
+
+def _mean(each: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[np.ndarray, np.ndarray], Stats]:
+    return lambda logits, target: _each(each(logits, target))
+
+
+def _each(values: np.ndarray) -> Stats:
+    return Stats(np.arange(2), np.stack([values, np.ones(len(values))], 1), 2)
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    """(..., 2) sum and count -> mean; NaN of nothing."""
+    with np.errstate(invalid="ignore"):
+        return sums[..., 0] / sums[..., 1]
+
+
+def _in_top(logits: np.ndarray, target: np.ndarray, k: int) -> np.ndarray:
+    own = np.take_along_axis(logits, target[:, None], -1)
+    return ((logits > own).sum(-1) < k).astype(np.float64)
+
+
+def _counts(logits: np.ndarray, target: np.ndarray) -> Stats:
+    """3C sums: of each class how often it was found and right, found, right."""
+    n, classes = logits.shape
+    if target.ndim == 2:
+        found = logits > 0
+        values = np.concatenate([found * target, found, target], 1).astype(np.float64)
+        return Stats(np.arange(3 * classes), values, 3 * classes)
+    best = logits.argmax(-1)
+    columns = np.stack([best, classes + best, 2 * classes + target], 1)
+    return Stats(columns, np.stack([best == target, np.ones(n), np.ones(n)], 1), 3 * classes)
+
+
+def _f1(sums: np.ndarray, average: str) -> np.ndarray:
+    """As scikit-learn's f1_score; macro is over the classes that occur, found or right."""
+    both, found, right = np.split(sums, 3, -1)
+    with np.errstate(invalid="ignore"):
+        if average == "micro":
+            return 2 * both.sum(-1) / (found.sum(-1) + right.sum(-1))
+        each = 2 * both / np.maximum(found + right, 1e-300)
+        weight = right if average == "weighted" else (found + right > 0).astype(np.float64)
+        return (each * weight).sum(-1) / weight.sum(-1)
+
+
+def _confidence(logits: np.ndarray, target: np.ndarray) -> Stats:
+    """3 BINS sums: of each bin of confidence the confidence in it, the right answers, and how many. For sets of labels each
+    label's probability counts by itself, against how often it is right."""
+    if target.ndim == 1:
+        sure = softmax(logits.astype(np.float64), axis=-1).max(-1, keepdims=True)
+        right = (logits.argmax(-1) == target)[:, None].astype(np.float64)
+    else:
+        sure, right = expit(logits.astype(np.float64)), target
+    bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
+    columns = np.concatenate([bins, BINS + bins, 2 * BINS + bins], 1)
+    return Stats(columns, np.concatenate([sure, right, np.ones_like(sure)], 1), 3 * BINS)
+
+
+def _calibration_error(sums: np.ndarray) -> np.ndarray:
+    """The expected calibration error. Reference: Guo et al., ICML 2017, equation 3."""
+    sure, right, count = np.split(sums, 3, -1)
+    with np.errstate(invalid="ignore"):
+        return np.abs(sure - right).sum(-1) / count.sum(-1)

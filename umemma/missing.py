@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from umemma.contracts import joined
+from umemma.contracts import alternatives, joined
 from umemma.errors import UserError, unknown
-from umemma.seeds import uniform
+from umemma.seeds import hashes, mixed, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Pattern = tuple[str, ...]  # sorted
+Missing = tuple[Pattern, ...]  # sets, of which a sample loses one
 
 
 def patterns(modalities: Sequence[str]) -> list[Pattern]:
@@ -81,19 +82,54 @@ def fill(features: Mapping[str, Tensor], keep: Tensor, absent: Mapping[str, Tens
     return {m: f.where(keep[:, i, None], absent[m]) for i, (m, f) in enumerate(sorted(features.items()))}
 
 
-def dropped(keys: Sequence[str], seed: int, number: int, ratio: float) -> np.ndarray:
-    """(N,) bool: the samples that lose the missing set in draw `number`, each with probability `ratio`.
+def asked(text: str, modalities: Sequence[str], where: str) -> Missing:
+    """What `text` takes away. UserError for an unknown modality, or where nothing would be left."""
+    sets = alternatives(text)
+    for name in (name for one in sets for name in one):
+        if name not in modalities:
+            raise unknown("modality", name, modalities, where)
+    if any(set(one) == set(modalities) for one in sets):
+        raise UserError("nothing is left to predict from", f"{where} {text}", "Leave one out.", usage=True)
+    return sets
 
-    By a hash of the sample key, so the same on every machine and in any order; a higher ratio takes more samples, never
-    others.
+
+def written(missing: Missing) -> str:
+    """As `contracts.alternatives` reads it. "audio|image" is what papers call missing both (or either), "audio" their missing
+    audio only."""
+    return "|".join(joined(one) for one in missing)
+
+
+def settings(modalities: Sequence[str]) -> list[Missing]:
+    """Everything that an evaluation takes away: each missing set, and one modality of all."""
+    names = sorted(modalities)
+    found: list[Missing] = [(one,) for one in missing_sets(names)]
+    return [*found, tuple((m,) for m in names)] if found else []
+
+
+def drawn(numbers: np.ndarray, seed: int, number: int, sets: int) -> tuple[np.ndarray, np.ndarray]:
+    """((N,) float, (N,) int): a sample is lost at every ratio above its number, and then loses set so and so of `sets`.
+
+    From `seeds.hashes` of the sample keys, so the same on every machine and in any order; a higher ratio takes more
+    samples, never others.
     """
-    return np.array([uniform(seed, "missing", number, key) < ratio for key in keys], dtype=bool)
+    which = unit(mixed(numbers, seed, "missing", number, "which"))
+    return unit(mixed(numbers, seed, "missing", number)), (which * sets).astype(np.int64)
 
 
-def lost(keys: Sequence[str], seed: int, modality: str, ratio: float) -> np.ndarray:
-    """(N,) bool: the training samples that lose `modality` (settings: `missing.train`), each with probability `ratio`.
+def lost(keys: Sequence[str], seed: int, train: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """{modality: (N,) bool}: the training samples that lose it, where `train` takes {what: from this share of them}.
 
-    By a hash of the sample key, independently per modality, and before anything is decoded: pretraining and fine-tuning
-    see the same absences.
+    By a hash of the sample key, independently for each entry, and before anything is decoded: pretraining and
+    fine-tuning see the same absences.
     """
-    return np.array([uniform(seed, "missing.train", modality, key) < ratio for key in keys], dtype=bool)
+    numbers = hashes(keys)
+    gone: dict[str, np.ndarray] = {}
+    for text, ratio in train.items():
+        sets = alternatives(text)
+        name = written(sets)
+        away = unit(mixed(numbers, seed, "missing.train", name)) < ratio
+        which = (unit(mixed(numbers, seed, "missing.train", name, "which")) * len(sets)).astype(np.int64)
+        for i, one in enumerate(sets):
+            for m in one:
+                gone[m] = gone.get(m, False) | (away & (which == i))
+    return gone

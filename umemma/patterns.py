@@ -4,7 +4,7 @@ and the figures that choose a model by what it was asked to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from umemma.loader import Split, cut
 from umemma.metrics import score
 from umemma.missing import draw, keep_table, sample_weights
 from umemma.objective import losses
+from umemma.rivals import Rival
 from umemma.seeds import mixed, unit
 
 
@@ -25,21 +26,26 @@ class PatternStep(nn.Module):
 
     one_drawn: one pattern per sample, drawn (`drop`); else the weighted loss of every pattern from one encoder pass
     (`all`), which is the expectation of `drop` over its draws. All weight on the complete pattern is plain training.
+    rival: what it says of the features is added.
     """
 
-    def __init__(self, model: LateFusion, weights: np.ndarray, one_drawn: bool) -> None:
+    def __init__(self, model: LateFusion, weights: np.ndarray, one_drawn: bool, rival: Rival | None = None) -> None:
         super().__init__()
-        self.model, self.one_drawn = model, one_drawn
+        self.model, self.one_drawn, self.rival = model, one_drawn, rival
         self.table, self.shares = (x.to(model.head.weight.device) for x in _used(model, weights))
 
     def forward(self, batch: Batch) -> Tensor:
+        features, absent = self.model.encode(batch.inputs)
+        loss = self._loss(features, absent, batch)
+        return loss + self.rival(features, batch) if self.rival else loss
+
+    def _loss(self, features: dict[str, Tensor], absent: dict[str, Tensor], batch: Batch) -> Tensor:
         table, per_sample = self.table, sample_weights(batch.present, self.table, self.shares)
-        encoded = self.model.encode(batch.inputs)
         if self.one_drawn:
             assert batch.chance is not None
             drawn = draw(per_sample, torch.from_numpy(unit(mixed(batch.chance, 0, "mma"))).to(table.device))
-            return losses(self.model.fuse(*encoded, batch.present & table[drawn]), batch.target).mean()
-        logits = torch.stack([self.model.fuse(*encoded, batch.present & row) for row in table], 1)
+            return losses(self.model.fuse(features, absent, batch.present & table[drawn]), batch.target).mean()
+        logits = torch.stack([self.model.fuse(features, absent, batch.present & row) for row in table], 1)
         return (losses(logits, batch.target) * per_sample).sum(1).mean()
 
 
@@ -62,9 +68,23 @@ def validation(
 def pattern_logits(model: LateFusion, split: Split, table: Tensor, batch_size: int, device: torch.device) -> Tensor:
     """(N, S, C) on the CPU: the logits of every sample under every pattern of `table` (S, M), each encoded once, by one
     of the processes."""
-    plan = cut(distributed.share(len(split)), batch_size)
-    mine = model.pattern_logits(split.batches(plan, device), table.to(device))
-    return distributed.rows(mine, len(split))
+    return answers([(model, table)], split, batch_size, device)[0]
+
+
+def answers(
+    models: Sequence[tuple[LateFusion, Tensor]], split: Split, batch_size: int, device: torch.device
+) -> list[Tensor]:
+    """As `pattern_logits`, of several models, each over its own modalities, in one pass over the split. The first has all of
+    the split's."""
+    names, chunks = models[0][0].modalities, list[list[Tensor]]()
+    for model, table in models:
+        model.eval()
+        chunks.append([torch.empty(0, len(table), model.head.out_features)])
+    for batch in split.batches(cut(distributed.share(len(split)), batch_size), device):
+        for (model, table), parts in zip(models, chunks, strict=True):
+            own = batch._replace(present=batch.present[:, [names.index(m) for m in model.modalities]])
+            parts.append(model.pattern_logits(own, table.to(device)).cpu())
+    return [distributed.rows(torch.cat(parts), len(split)) for parts in chunks]
 
 
 def _used(model: LateFusion, weights: np.ndarray) -> tuple[Tensor, Tensor]:

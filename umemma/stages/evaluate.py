@@ -7,32 +7,29 @@ predictions, without torch, and writes nothing.
 from __future__ import annotations
 
 import contextlib
+import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from loguru import logger
 
-from umemma import checkpoint, distributed, metrics, report, shards
+from umemma import analysis, checkpoint, distributed, metrics, report, shards
+from umemma.calibration import Calibration
 from umemma.checks import fingerprint
 from umemma.config import Params
-from umemma.contracts import ResultRow, joined
-from umemma.errors import UserError, unknown
+from umemma.contracts import joined
+from umemma.errors import UserError
 from umemma.files import new_files
-from umemma.grid import Grid, Predictions, write_rows
-from umemma.missing import keep_table, missing_sets, patterns
+from umemma.grid import Grid, write_rows
+from umemma.missing import asked, keep_table, patterns, settings
+from umemma.predictions import Predictions
 from umemma.store import Store
+from umemma.summary import Outcome, by_setting, ceiling, finite, spread, summary
 
 KEPT = "predictions.parquet"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """subsets: a row per modality subset and uni-modal model; ratios: per (missing set, ratio, draw); about: settings."""
-
-    subsets: list[ResultRow]
-    ratios: list[ResultRow]
-    about: dict[str, Any]
+ENSEMBLE = "Run: umemma finetune-ensemble"
 
 
 @dataclass(frozen=True)
@@ -41,124 +38,136 @@ class _Inputs:
 
     index: shards.Index
     about: dict[str, Any]
+    calibration: dict[str, Calibration]
     made_by: str
 
 
 def run(params: Params) -> Outcome:
     """The whole grid, written to results/<dataset>/."""
     inputs = _inputs(params)
-    section = params.evaluate
     predictions = _predict(params, inputs)
-    grid = Grid(predictions, params.seed, section.draws, section.bootstrap)
-    outcome = Outcome(list(grid.subsets()), list(grid.all_ratios(section.ratios)), inputs.about)
+    grid = _grid(params, predictions)
+    rows = grid.rows(settings(params.modalities), params.evaluate.ratios)
+    outcome = Outcome(*rows, grid.metrics, inputs.about, analysis.bits(predictions, grid.bootstrap))
     if not distributed.is_main():
         return outcome
     with new_files(params.paths.results) as folder:
         predictions.save(folder / KEPT, inputs.made_by)
         constants = {name: str(inputs.about[name]) for name in ("dataset", "variant", "split", "absent")}
         write_rows(folder / "grid.parquet", outcome.subsets + outcome.ratios, constants)
-        report.write(folder, outcome.subsets, outcome.ratios, inputs.about, "umemma evaluate-missing")
+        report.write(folder, outcome, predictions, _command(params))
     return outcome
 
 
-def ask(params: Params, missing: Sequence[str], ratios: Sequence[float]) -> Outcome:
-    """The rows of one missing set (of all, if `missing` is empty) at `ratios` (those of the settings, if empty).
+def ask(params: Params, missing: str, ratios: Sequence[float]) -> Outcome:
+    """The rows of what goes `missing` (of everything that can, if it is "") at `ratios` (those of the settings, if empty).
 
-    UserError for an unknown modality, for a ratio outside 0..1, and where nothing would be left.
+    "audio,image" is both at once, "audio|image" one of the two. UserError for an unknown modality, for a ratio outside
+    0..1, and where nothing would be left.
     """
-    for name in missing:
-        if name not in params.modalities:
-            raise unknown("modality", name, params.modalities, "--missing")
-    if set(missing) == set(params.modalities):
-        raise UserError(
-            "nothing is left to predict from", f"--missing {','.join(missing)}", "Leave one out.", usage=True
-        )
     for ratio in ratios:
         if not 0 <= ratio <= 1:
             raise UserError(f"{ratio} is not in 0..1", "--ratio", "It is the share of samples, e.g. 0.5.", usage=True)
+    names = params.modalities
+    sets = [asked(missing.replace(",", "+"), names, "--missing")] if missing else settings(names)
     inputs = _inputs(params)
-    section = params.evaluate
     predictions = Predictions.load(params.paths.results / KEPT, inputs.made_by)
     if predictions is None:
         logger.info("No kept predictions of these models: encoding the split again (umemma evaluate keeps them).")
         predictions = _predict(params, inputs)
-    grid = Grid(predictions, params.seed, section.draws, section.bootstrap)
-    sets = [sorted(set(missing))] if missing else missing_sets(params.modalities)
-    rows = [row for one in sets for row in grid.ratios(one, ratios or section.ratios)]
-    return Outcome(list(grid.subsets()), rows, inputs.about)
+    grid = _grid(params, predictions)
+    rows = grid.rows(sets, ratios or params.evaluate.ratios)
+    return Outcome(*rows, grid.metrics, inputs.about)
+
+
+def _grid(params: Params, predictions: Predictions) -> Grid:
+    section = params.evaluate
+    return Grid(predictions, params.seed, section.draws, section.bootstrap, section.metrics)
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """An outcome for machines: the summary of metrics.json, and an entry per (missing set, ratio)."""
-    numbers = report.summary(outcome.subsets)
-    complete = next(row for row in outcome.subsets if not row.missing)
+    numbers = summary(outcome)
+    higher = {metric.name: metric.higher for metric in outcome.metrics}
+    complete = {row.metric: row.value for row in outcome.subsets if row.model == "ensemble" and not row.missing}
+    alone: dict[str, dict[str, float]] = {name: {} for name in higher}
+    for row in outcome.subsets:
+        if row.model == "unimodal":
+            alone[row.metric][row.left] = row.value
     results = []
-    for row, drawn in report.by_setting(outcome.ratios):
-        mean, std = report.spread([one.value for one in drawn])
+    for row, drawn in by_setting(outcome.ratios):
+        mean, std = spread([one.value for one in drawn])
         entry = {name: getattr(row, name) for name in ("missing", "left", "ratio", "metric", "value", "low", "high")}
-        entry |= {"samples": row.n, "refused": row.refused, "complete": complete.value}
-        entry |= {"unimodal_ceiling": report.ceiling(row.left, numbers["unimodal"])}
+        entry |= {"samples": row.n, "refused": row.refused, "complete": complete[row.metric]}
+        entry |= {"unimodal_ceiling": ceiling(row.left, alone[row.metric], higher[row.metric])}
         results.append(entry | {"draws": {"mean": mean, "std": std, "count": len(drawn)}})
-    return {**numbers, **outcome.about, "results": results}
+    return finite({**numbers, **outcome.about, "results": results})
+
+
+def _command(params: Params) -> str:
+    """The command line that makes the same files: the seed, and what of the evaluation isn't its default."""
+    changed = params.evaluate.model_dump(mode="json", exclude_defaults=True)
+    sets = {"seed": params.seed} | {f"evaluate.{name}": value for name, value in changed.items()}
+    words = (shlex.quote(f"{name}={json.dumps(value)}") for name, value in sets.items())
+    return " ".join(["umemma evaluate-missing", *(f"--set {word}" for word in words)])
 
 
 def _inputs(params: Params) -> _Inputs:
     index = shards.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities)
-    settings = params.ensemble_settings(index.fingerprint)
-    ensemble = checkpoint.check(params.paths.ensemble, settings, "Run: umemma finetune-ensemble")
-    weights = {"ensemble": [ensemble["weights_sha256"], fingerprint(settings)]}  # settings: what absence becomes, say
+    lead = metrics.chosen(params.evaluate.metrics, index.task, len(index.classes))[0]
+    own = params.ensemble_settings(index.fingerprint)
+    ensemble = checkpoint.check(params.paths.ensemble, own, ENSEMBLE)
+    weights = {"ensemble": [ensemble["weights_sha256"], fingerprint(own)]}  # settings: what absence becomes, say
+    fitted = {f"ensemble/{subset}": one for subset, one in ensemble["calibration"].items()}
     for m in sorted(params.modalities):
         expected = params.unimodal_settings(m, index.fingerprint)
         alone = checkpoint.check(params.paths.pretrain(m), expected, _pretrain(m))
         weights[m] = [alone["weights_sha256"], fingerprint(expected)]
-    finetune, split = settings["finetune"], params.evaluate.split
-    about = {name: finetune[name] for name in ("preset", "init", "mma", "train", "absent")}
-    about |= {"dataset": params.dataset, "variant": index.variant, "metric": metrics.NAMES[index.task]}
+        fitted |= {f"unimodal/{subset}": one for subset, one in alone["calibration"].items()}
+    finetune, split = own["finetune"], params.evaluate.split
+    about = {name: finetune[name] for name in ("preset", "init", "mma", "train", "balance", "absent")}
+    about |= {"dataset": params.dataset, "variant": index.variant, "metric": lead.name}
     about |= {"split": split, "samples": index.samples(split), "seed": params.seed}
-    made_by = fingerprint({"shards": index.fingerprint, "split": split, "weights": weights})
-    return _Inputs(index, about, made_by)
+    about |= {"train_missing": own["missing"], "calibrated": params.evaluate.calibrate}
+    applied = {name: Calibration.of(one) for name, one in fitted.items() if params.evaluate.calibrate}
+    made_from = {"shards": index.fingerprint, "split": split, "weights": weights}
+    made_from |= {"calibration": {name: one.as_json() for name, one in applied.items()}}
+    return _Inputs(index, about, applied, fingerprint(made_from))
 
 
 def _predict(params: Params, inputs: _Inputs) -> Predictions:
-    """One encoder pass of the ensemble and of each uni-modal model over the split, shared among the processes."""
+    """One pass over the split for the ensemble and each uni-modal model, shared among the processes."""
     import torch
 
     from umemma import models
     from umemma.learning import Data
     from umemma.loader import watched
-    from umemma.log import progress
-    from umemma.patterns import pattern_logits
+    from umemma.patterns import answers
     from umemma.trainer import prepare
 
-    section, index = params.evaluate, inputs.index
-    chosen = {m: params.encoder(m) for m in sorted(params.modalities)}
+    section, index, names = params.evaluate, inputs.index, sorted(params.modalities)
+    chosen = {m: params.encoder(m) for m in names}
     specs = models.input_specs(chosen)
     device = prepare(params.seed, "evaluate")
+    model = models.build(chosen, specs, index.classes, params.finetune.absent)
+    checkpoint.load(params.paths.ensemble, model, params.ensemble_settings(index.fingerprint), ENSEMBLE)
+    several = [(models.ready(model, params.finetune, device), torch.from_numpy(keep_table(names)))]
+    for m in names:
+        model = models.build({m: chosen[m]}, {m: specs[m]}, index.classes)
+        checkpoint.load(params.paths.pretrain(m), model, params.unimodal_settings(m, index.fingerprint), _pretrain(m))
+        several.append((models.ready(model, params.pretrain, device), torch.ones(1, 1, dtype=torch.bool)))
     data = Data(Store(params.paths.shards), index, specs, params.machine, params.seed)
     with contextlib.ExitStack() as stay, watched():
         split = data.load(section.split, stay, "evaluate")
-        bars = stay.enter_context(progress())
-        bar = bars.add_task("evaluate: predict", total=1 + len(chosen), note="")
-        ensemble = models.build(chosen, specs, index.classes, params.finetune.absent)
-        settings = params.ensemble_settings(index.fingerprint)
-        checkpoint.load(params.paths.ensemble, ensemble, settings, "Run: umemma finetune-ensemble")
-        models.ready(ensemble, params.finetune, device)
-        table = torch.from_numpy(keep_table(ensemble.modalities))
-        logits = pattern_logits(ensemble, split, table, section.batch_size, device)
-        subsets = [joined(pattern) for pattern in patterns(ensemble.modalities)]
-        bars.advance(bar)
-
-        alone = {}
-        for m in ensemble.modalities:
-            model = models.build({m: chosen[m]}, {m: specs[m]}, index.classes)
-            settings = params.unimodal_settings(m, index.fingerprint)
-            checkpoint.load(params.paths.pretrain(m), model, settings, _pretrain(m))
-            models.ready(model, params.pretrain, device)
-            alone[m] = pattern_logits(model, split.of({m}), table[:1, :1], section.batch_size, device)[:, 0].numpy()
-            bars.advance(bar)
-    by_subset = {subset: logits[:, s].numpy() for s, subset in enumerate(subsets)}
-    return Predictions(split.keys, split.groups, split.target.numpy(), by_subset, alone)
+        logits, *alone = (one.numpy() for one in answers(several, split, section.batch_size, device))
+    ensemble = {joined(pattern): logits[:, s] for s, pattern in enumerate(patterns(names))}
+    unimodal = {m: one[:, 0] for m, one in zip(names, alone, strict=True)}
+    for kind, tables in (("ensemble", ensemble), ("unimodal", unimodal)):
+        for subset, raw in tables.items():
+            tables[subset] = inputs.calibration.get(f"{kind}/{subset}", Calibration()).apply(raw)
+    target = split.target.numpy()
+    return Predictions(split.keys, split.groups, target, ensemble, unimodal, index.classes, inputs.calibration)
 
 
 def _pretrain(modality: str) -> str:

@@ -7,16 +7,19 @@ code with other switches (config.PRESETS).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from umemma import checkpoint, models, shards
-from umemma.config import Params
+from umemma.config import Finetune, Params
 from umemma.files import sha256
 from umemma.fusion import LateFusion
 from umemma.learning import Data, learn
 from umemma.missing import pattern_weights
+from umemma.rivals import GradientModulation, Rival, Teachers
 from umemma.runs import Run, as_csv
 from umemma.store import Store
 from umemma.trainer import prepare
@@ -40,18 +43,19 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
         weights = np.eye(len(weights))[0]  # the complete pattern only
     device = prepare(params.seed, "finetune")
     unimodal = switches["init"] == "unimodal"
-    if unimodal:
-        alone = {m: _unimodal(params, m, index) for m in chosen}
-        started_from = {m: str(about["weights_sha256"]) for m, (_, about) in alone.items()}
-    else:
-        pretrained = models.find_weights(chosen)
-        started_from = {m: sha256(path) for m, path in pretrained.items()}
+    pretrained = {} if unimodal else models.find_weights(chosen)
+    started_from = {m: sha256(path) for m, path in pretrained.items()}
+    alone: dict[str, LateFusion] = {}
+    if unimodal or switches["balance"] == "umt":
+        for m in chosen:
+            alone[m], its = _unimodal(params, m, index)
+            started_from[m if unimodal else f"teacher of {m}"] = str(its["weights_sha256"])
     if not again and (about := checkpoint.done(folder, settings, started_from)):
         return float(about["scores"]["val_score"])
     training = section.of_the_loop()
     if unimodal:
         model = models.build(chosen, specs, index.classes, section.absent)
-        model.start_from({m: one for m, (one, _) in alone.items()})
+        model.start_from(alone)
     else:
         model = models.build(chosen, specs, index.classes, section.absent, pretrained)
         training |= section.scratch.model_dump()
@@ -60,7 +64,7 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
     under_way = None
     if switches["train"] != "none":
         under_way = Run.of(params.paths.runs, switches["preset"], settings, started_from, params.machine, tensorboard)
-    scores, figures = learn(
+    learned = learn(
         models.ready(model, section, device),
         Data(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
         under_way,
@@ -70,16 +74,29 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
         folder=params.paths.runs / "features",
         device=device,
         title=f"finetune {switches['preset']}",
+        rival=_rival(switches["balance"], section, model, alone, device),
     )
-    checkpoint.save(folder, model, settings, scores, as_csv(figures), started_from)
+    checkpoint.save(folder, model, settings, learned.scores, as_csv(learned.figures), started_from, learned.answers)
     if under_way:
         under_way.end()
-    return scores["val_score"]
+    return learned.scores["val_score"]
+
+
+def _rival(
+    name: str, section: Finetune, model: LateFusion, alone: Mapping[str, LateFusion], device: torch.device
+) -> Rival | None:
+    if name == "ogm-ge":
+        return GradientModulation(model, section.ogm.alpha, section.ogm.noise)
+    if name == "umt":  # a frozen encoder has nothing to be taught
+        teachers = {m: models.ready(one, section, device) for m, one in alone.items() if m not in model.frozen}
+        return Teachers(teachers, section.umt.weight)
+    return None
 
 
 def _unimodal(params: Params, modality: str, index: shards.Index) -> tuple[LateFusion, dict[str, Any]]:
     chosen = {modality: params.encoder(modality)}
-    model = models.build(chosen, models.input_specs(chosen), index.classes)
+    with torch.random.fork_rng(devices=[]):  # the ensemble starts as it would without
+        model = models.build(chosen, models.input_specs(chosen), index.classes)
     hint = f"Run: umemma pretrain-unimodal --modality {modality}"
     settings = params.unimodal_settings(modality, index.fingerprint)
     return model, checkpoint.load(params.paths.pretrain(modality), model, settings, hint)

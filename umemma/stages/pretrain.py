@@ -39,7 +39,7 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
         return float(about["scores"]["val_score"])
     model = models.build(chosen, specs, index.classes, weights=weights)
     under_way = Run.of(params.paths.runs, f"pretrain-{modality}", settings, started_from, params.machine, tensorboard)
-    scores, figures = learn(
+    learned = learn(
         models.ready(model, params.pretrain, device),
         Data(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
         under_way,
@@ -50,6 +50,6 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
         device=device,
         title=f"pretrain {modality}",
     )
-    checkpoint.save(folder, model, settings, scores, as_csv(figures), started_from)
+    checkpoint.save(folder, model, settings, learned.scores, as_csv(learned.figures), started_from, learned.answers)
     under_way.end()
-    return scores["val_score"]
+    return learned.scores["val_score"]

@@ -1,0 +1,286 @@
+"""The information report on sources whose information is known in closed form, and tables by hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from scipy.special import entr, log_softmax
+
+from umemma import analysis, answers
+from umemma.analysis import Bound, Difference, Information, advise, bits
+from umemma.metrics import Bootstrap
+from umemma.predictions import Predictions
+
+N = 20_000
+
+
+def posterior(seen: Mapping[str, np.ndarray], errors: Mapping[str, float], classes: int) -> np.ndarray:
+    """(N, K) log p(y | x) of a uniform label seen through independent channels that change it, to any other, with p."""
+    found = np.zeros((len(next(iter(seen.values()))), classes))
+    for m, x in seen.items():
+        hit = x[:, None] == np.arange(classes)
+        found += np.log(np.where(hit, 1 - errors[m], errors[m] / (classes - 1)))
+    return log_softmax(found, axis=1)
+
+
+def informations(errors: Mapping[str, float], classes: int) -> float:
+    """I(Y; X) in bits, by summing over all outcomes."""
+    outcomes = np.array(list(itertools.product(range(classes), repeat=len(errors))))
+    seen = dict(zip(errors, outcomes.T, strict=True))
+    joint = np.ones((len(outcomes), classes)) / classes
+    for m, x in seen.items():
+        hit = x[:, None] == np.arange(classes)
+        joint *= np.where(hit, 1 - errors[m], errors[m] / (classes - 1))
+    marginal = joint.sum(1)
+    return float((np.log(classes) + entr(marginal).sum() - entr(joint).sum()) / np.log(2))  # H(Y) + H(X) - H(Y, X)
+
+
+ERRORS = {"audio": 0.1, "image": 0.3}
+
+
+def channels(
+    n: int = N, classes: int = 4, errors: Mapping[str, float] = ERRORS, scale: float = 1.0, seed: int = 5
+) -> Predictions:
+    """Predictions that are the true posteriors, `scale` times as sure."""
+    chance = np.random.default_rng(seed)
+    target = chance.integers(0, classes, n)
+    seen = {}
+    for m, p in errors.items():
+        other = (target + chance.integers(1, classes, n)) % classes
+        seen[m] = np.where(chance.random(n) < p, other, target)
+
+    def told(*names: str) -> np.ndarray:
+        logits = scale * posterior({m: seen[m] for m in names}, errors, classes)
+        return logits.astype(np.float32)
+
+    ensemble = {"+".join(s): told(*s) for k in range(len(errors), 0, -1) for s in itertools.combinations(errors, k)}
+    keys = [f"k{i}" for i in range(n)]
+    return Predictions(keys, keys, target, ensemble, {m: told(m) for m in errors}, list("abcd")[:classes])
+
+
+def found(predictions: Predictions) -> Information:
+    return bits(predictions, Bootstrap(predictions.groups, 0, 200))
+
+
+def test_the_closed_forms_agree():
+    h = float(entr([0.1, 0.9]).sum() / np.log(2))
+    assert informations({"audio": 0.1}, 2) == pytest.approx(1 - h)
+    assert informations({"audio": 0.1, "image": 0.5}, 2) == pytest.approx(1 - h)  # an even coin adds nothing
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_true_posteriors_tell_what_there_is(classes):
+    """Within twice the interval: about four standard errors, as seven numbers are compared."""
+    result = found(channels(classes=classes))
+    assert result.entropy_bits == pytest.approx(np.log2(classes), abs=1e-3)
+    assert len(result.bounds) == 5
+    for row in result.bounds:
+        truth = informations({m: ERRORS[m] for m in row.modalities.split("+")}, classes)
+        assert abs(row.bits - truth) < row.high - row.low < 0.06
+        assert row.bits == pytest.approx(row.entropy - row.cross_entropy)
+    both = informations(ERRORS, classes)
+    for row in result.complementary:
+        rest = {m: p for m, p in ERRORS.items() if m != row.modality}
+        truth = both - informations(rest, classes)
+        assert abs(row.bits - truth) < row.bits_high - row.bits_low < 0.06
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    """Of 40 sources, each with its bounds and complementary information; on 400 each stands at 91 to 95 %."""
+    both = informations(ERRORS, 4)
+    alone = {m: informations({m: p}, 4) for m, p in ERRORS.items()}
+    truth = {"audio+image": both} | alone
+    inside = []
+    for seed in range(40):
+        result = found(channels(n=1000, seed=seed))
+        inside += [row.low < truth[row.modalities] < row.high for row in result.bounds if row.model == "ensemble"]
+        others = {"audio": alone["image"], "image": alone["audio"]}
+        inside += [row.bits_low < both - others[row.modality] < row.bits_high for row in result.complementary]
+    assert 0.88 < np.mean(inside) < 0.99
+
+
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_wrong_confidence_only_lowers_the_bound(scale):
+    for wrong, right in zip(found(channels(scale=scale)).bounds, found(channels()).bounds, strict=True):
+        assert wrong.high < right.low
+
+
+def test_sets_of_labels_are_summed_over_labels():
+    """Two labels, each through its own channels: twice the information of one."""
+    one = channels(classes=2)
+    chance = np.random.default_rng(0).permutation(N)
+
+    def pair(logits: np.ndarray) -> np.ndarray:
+        each = logits[:, 1] - logits[:, 0]
+        return np.stack([each, each[chance]], 1)
+
+    target = np.stack([one.target, one.target[chance]], 1).astype(np.float32)
+    ensemble = {s: pair(logits) for s, logits in one.ensemble.items()}
+    alone = {m: pair(logits) for m, logits in one.unimodal.items()}
+    result = found(Predictions(one.keys, one.groups, target, ensemble, alone, ["x", "y"]))
+    assert result.entropy_bits == pytest.approx(2, abs=1e-3)
+    single = found(one)
+    for row, half in zip(result.bounds, single.bounds, strict=True):
+        assert row.bits == pytest.approx(2 * half.bits, abs=1e-5)
+
+
+def test_absent_modalities_by_hand():
+    """Four samples; the last has no image. Sure answers of probability 1/2 and 1."""
+    half, sure = np.log([0.5, 0.5]), np.array([50.0, 0.0])
+    none = np.full(2, np.nan)
+    target = np.array([0, 1, 0, 1])
+    image = np.stack([sure, half, half, none]).astype(np.float32)
+    audio = np.stack([half, half, half, sure[::-1]]).astype(np.float32)
+    whole = np.stack([sure, sure[::-1], half, sure[::-1]]).astype(np.float32)
+    ensemble = {"audio+image": whole, "audio": audio, "image": image}
+    result = found(
+        Predictions(list("abcd"), list("aabb"), target, ensemble, {"audio": audio, "image": image}, ["x", "y"])
+    )
+    rows = {row.modalities: row for row in result.bounds if row.model == "ensemble"}
+    assert (rows["image"].n, rows["audio"].n) == (3, 4)
+    share = entr([1 / 3, 2 / 3]).sum() / np.log(2)  # of the labels of a, b and c
+    assert (rows["image"].entropy, rows["image"].cross_entropy) == pytest.approx((share, 2 / 3), abs=1e-6)
+    assert rows["audio"].bits == pytest.approx(1 - 3 / 4, abs=1e-6)
+    adds = {row.modality: row for row in result.complementary}
+    assert (adds["audio"].n, adds["image"].n) == (3, 3)  # d has nothing besides audio, and no image to lose
+    assert adds["audio"].bits == pytest.approx(1 / 3, abs=1e-6)
+    assert adds["image"].bits == pytest.approx(2 / 3, abs=1e-6)
+    assert all(row.bits == row.score == 0 for row in result.gaps)
+    assert "too few" in result.advice[0]
+
+
+def test_surprise_by_hand():
+    assert analysis.surprise(np.array([0, 0, 3, 0])) == pytest.approx([np.log2(4 / 3)] * 2 + [2, np.log2(4 / 3)])
+    labels = np.array([[1, 1, 0], [1, 0, 0]], dtype=np.float32)  # always, half of the time, never
+    assert analysis.surprise(labels) == pytest.approx([1, 1])
+
+
+def test_gap_by_hand():
+    one = channels(n=400)
+    weaker = one.ensemble["audio"].copy()
+    weaker[:40] = np.roll(weaker[:40], 1, axis=1)
+    right = one.ensemble["audio"].argmax(1) == one.target
+    one.ensemble["audio"] = weaker
+    gap = found(one).gaps[0]
+    assert gap.score == pytest.approx((weaker.argmax(1) == one.target).mean() - right.mean())
+    assert gap.score < gap.score_high < 0
+    assert gap.bits < gap.bits_high < 0
+    assert found(one).gaps[1][2:] == (0,) * 6
+
+
+def told(complementary=(), gaps=(), shortfalls=(), groups: int = 100) -> list[str]:
+    """Advice. Each as (modality, score, score_low, score_high, bits, bits_low, bits_high)."""
+    rows = [[Difference(m, 100, *numbers) for m, *numbers in each] for each in (complementary, gaps, shortfalls)]
+    return list(advise(Information("multiclass", 1.0, [], *rows, []), groups))
+
+
+CLEAR, CLOSE, SMALL = (
+    (0.3, 0.2, 0.4, 1.0, 0.9, 1.1),
+    (0.2, 0.15, 0.25, 0.5, 0.4, 0.6),
+    (0.05, 0.01, 0.1, 0.1, 0.05, 0.2),
+)
+NOTHING, HARM = (0.0, -0.01, 0.01, 0.0, -0.1, 0.1), (-0.1, -0.2, -0.05, 0.0, -0.1, 0.1)
+
+
+def test_advice_says_only_what_intervals_support():
+    protect = told([("audio", *SMALL), ("image", *CLEAR)])
+    assert protect == [
+        "Protect image most: without it accuracy falls by 30.0 points (20.0 to 40.0); it tells an estimated 1.00 bits "
+        "(0.90 to 1.10) that the others don't."
+    ]
+    (unclear,) = told([("audio", *CLEAR), ("image", *CLOSE), ("text", *SMALL)])
+    assert "one of audio, image;" in unclear
+    none, *each = told([("audio", *NOTHING), ("image", *HARM)])
+    assert "No modality's absence is seen" in none
+    assert "can't be told that audio adds anything to the others: at most 1.0 points, 0.10 bits" in each[0]
+    assert "image does harm" in each[1]
+
+
+def test_advice_tells_the_fusion_from_the_encoder():
+    (fusion,) = told(gaps=[("audio", *HARM)], shortfalls=[("audio", *CLEAR)])
+    assert fusion.startswith(
+        "The fusion holds audio back: alone in the ensemble it differs from its uni-modal model by -10.0"
+    )
+    (bits_only,) = told(gaps=[("audio", 0.0, -0.01, 0.01, -0.2, -0.3, -0.1)])
+    assert bits_only.endswith("by 0.0 points (-1.0 to 1.0) and -0.20 bits (-0.30 to -0.10).")
+    (encoder,) = told(
+        gaps=[("audio", *NOTHING), ("image", *NOTHING)], shortfalls=[("audio", *CLEAR), ("image", *CLOSE)]
+    )
+    assert encoder.startswith("audio by itself is 30.0 points (20.0 to 40.0) behind all modalities together")
+    assert told(gaps=[("audio", *NOTHING)], shortfalls=[("audio", *NOTHING)]) == []
+    assert told(gaps=[("audio", *NOTHING)]) == []  # a single modality
+
+
+def test_advice_on_a_known_source():
+    lines = found(channels(errors={"audio": 0.1, "image": 0.3, "text": 0.75})).advice  # 0.75 of 4: text is noise
+    assert lines[0].startswith("Protect audio most")
+    assert any(line.startswith("It can't be told that text adds anything") for line in lines)
+    assert not any("The fusion holds" in line for line in lines)
+
+
+def test_json_holds_every_number():
+    result = found(channels(n=500))
+    data = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    assert [Bound(**row) for row in data["information"]] == result.bounds
+    assert [Difference(**row) for row in data["gaps"]] == result.gaps
+
+
+def test_one_modality_has_nothing_to_complement():
+    result = found(channels(n=100, errors={"audio": 0.1}))
+    assert len(result.bounds) == 2
+    assert (result.complementary, result.shortfalls) == ([], [])
+
+
+def small() -> Predictions:
+    """Probabilities 0.9, 0.8, 0.8, 0.6 of the first class, and a sample with none; right, right, wrong, wrong."""
+    p = np.array([0.9, 0.8, 0.8, 0.6, np.nan])
+    logits = np.log(np.stack([p, 1 - p], 1)).astype(np.float32)
+    return Predictions(
+        list("abcde"), list("abcde"), np.array([0, 0, 1, 1, 0]), {"x": logits}, {"x": logits}, ["u", "v"]
+    )
+
+
+def test_selective_by_hand():
+    rows = answers.selective(small(), points=4)
+    assert [row.n for row in rows] == [1, 2, 3, 4]
+    assert [row.score for row in rows] == pytest.approx([1, 0.75, 2 / 3, 0.5])  # the two of 0.8 stand in no order
+    assert [row.confidence for row in rows] == pytest.approx([0.9, 0.8, 0.8, 0.6])
+    area = answers.aurc(small().ensemble["x"], small().target)
+    assert area == pytest.approx(1 - np.mean([1, 0.75, 2 / 3, 0.5]))
+
+
+def test_confident_answers_of_a_true_posterior_are_better():
+    one = channels(n=2000)
+    rows = answers.selective(one, points=10)
+    assert len(rows) == 30
+    scores = [row.score for row in rows if row.modalities == "audio+image"]
+    assert scores[0] > scores[-1]
+    assert answers.aurc(one.ensemble["audio+image"], one.target) < answers.aurc(one.ensemble["image"], one.target)
+
+
+def test_reliability_by_hand():
+    rows = answers.reliability(small())  # 15 bins: 0.6 falls into the 10th, 0.8 into the 13th, 0.9 into the 14th
+    assert [row.n for row in rows] == [1, 2, 1]
+    assert [row.confidence for row in rows] == pytest.approx([0.6, 0.8, 0.9])
+    assert [row.right for row in rows] == [0, 0.5, 1]
+
+
+def test_classes_by_hand():
+    one = small()
+    assert [(row.name, row.n, row.score) for row in answers.per_class(one)] == [("u", 2, 1.0), ("v", 2, 0.0)]
+    matrix = answers.confusion(one.ensemble["x"], one.target)
+    assert matrix.tolist() == [[2, 0], [2, 0]]
+    assert answers.confused(matrix, one.classes) == [("v", "u", 2, 1.0)]
+
+
+def test_labels_by_hand():
+    """F1 of three labels: found twice and right once of one, missed, and neither there nor found."""
+    target = np.array([[1, 1, 0], [0, 0, 0]], dtype=np.float32)
+    logits = np.array([[1, -1, -1], [1, -1, -1]], dtype=np.float32)
+    one = Predictions(list("ab"), list("ab"), target, {"x": logits}, {"x": logits}, ["u", "v", "w"])
+    assert [row.score for row in answers.per_class(one)] == pytest.approx([2 / 3, 0, None])
+    assert sum(row.n for row in answers.reliability(one)) == 6

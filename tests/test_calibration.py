@@ -1,0 +1,126 @@
+"""Calibration against sources whose true probabilities are known, and where a fit could run away."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from umemma.calibration import Calibration, _lower, fit, probabilities
+from umemma.metrics import correct, log_loss
+
+N = 6000
+GROUPS = [f"g{i // 3}" for i in range(N)]
+
+
+def source(task: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3) logits and a target drawn from the very probabilities they state, each class's logit off by 0, 1, -1 `shift`."""
+    chance = np.random.default_rng(1)
+    logits = chance.normal(scale=1.5, size=(N, 3))
+    if task == "multiclass":
+        target = (logits + chance.gumbel(size=logits.shape)).argmax(1)
+    else:
+        target = (chance.random(logits.shape) < expit(logits)).astype(np.float32)
+    return (logits + shift * np.array([0.0, 1.0, -1.0])).astype(np.float32), target
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_scaled_logits_give_the_scale_back(task):
+    logits, target = source(task)
+    found = fit(4 * logits, target, GROUPS, 0)
+    assert found.temperature == pytest.approx(4, rel=0.05)
+    assert np.abs(found.bias).max(initial=0) < 0.15
+    found = fit(logits / 4, target, GROUPS, 0)
+    assert found.temperature == pytest.approx(1 / 4, rel=0.05)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_scaled_and_shifted_logits_give_both_back(task):
+    logits, target = source(task, shift=1.0)
+    found = fit(2 * logits, target, GROUPS, 0)
+    assert found.temperature == pytest.approx(2, rel=0.05)
+    assert found.bias == pytest.approx((0, -1, 1), abs=0.15)
+    assert log_loss(found.apply(2 * logits), target).mean() < log_loss(logits, target).mean()
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_what_is_calibrated_stays(task):
+    logits, target = source(task)
+    assert fit(logits, target, GROUPS, 0) == Calibration()
+
+
+def test_probabilities_after_it_are_shares():
+    logits, target = source("multiclass")
+    sure = probabilities(fit(4 * logits, target, GROUPS, 0).apply(4 * logits), "multiclass").max(1)
+    assert sure.mean() == pytest.approx(correct(logits, target).mean(), abs=0.01)
+
+
+def test_a_temperature_changes_no_answer():
+    logits, target = source("multiclass")
+    found = Calibration(fit(4 * logits, target, GROUPS, 0).temperature)
+    assert (found.apply(logits).argmax(1) == logits.argmax(1)).all()
+    assert found.undo(found.apply(logits)) == pytest.approx(logits, abs=1e-5)
+
+
+def test_the_order_of_samples_does_not_matter():
+    logits, target = source("multiclass", shift=1.0)
+    order = np.random.default_rng(0).permutation(N)
+    assert fit(logits[order], target[order], [GROUPS[i] for i in order], 7) == fit(logits, target, GROUPS, 7)
+
+
+def test_samples_without_logits_do_not_count():
+    logits, target = source("multiclass", shift=1.0)
+    whole = fit(logits[:3000], target[:3000], GROUPS[:3000], 0)
+    logits[3000:] = np.nan
+    assert fit(logits, target, GROUPS, 0) == whole != Calibration()
+
+
+def test_too_little_to_know_from():
+    logits, target = source("multiclass", shift=2.0)
+    assert fit(np.full_like(logits, np.nan), target, GROUPS, 0) == Calibration()
+    assert fit(logits[:49], target[:49], GROUPS[:49], 0) == Calibration()
+    assert fit(logits, target, ["one"] * N, 0) == Calibration()
+    assert fit(logits, target, GROUPS, 0) != Calibration()
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("many", [60, N])
+def test_perfect_separation_and_a_class_that_never_occurs_end_somewhere(task, many):
+    target = np.arange(many) % 2  # of three classes
+    logits = np.eye(3, dtype=np.float32)[target]
+    logits[:, 2] = 0.5
+    if task == "multilabel":
+        target = np.eye(3, dtype=np.float32)[target]
+    found = fit(logits, target, GROUPS[:many], 0)
+    assert found != Calibration()
+    assert 0.05 <= found.temperature <= 1
+    assert np.abs(found.apply(logits)).max() < 10
+    assert log_loss(found.apply(logits), target).mean() < log_loss(logits, target).mean()
+
+
+def test_dependent_samples_are_not_counted_as_evidence():
+    """Twelve groups of 500 equal samples know no more than twelve samples, which can't tell that a bias helps."""
+    chance = np.random.default_rng(3)
+    logits = np.repeat(chance.normal(size=(12, 3)).astype(np.float32), 500, axis=0)
+    target = np.repeat(chance.integers(0, 3, 12), 500)
+    alone = [str(i) for i in range(N)]
+    grouped = [str(i // 500) for i in range(N)]
+    assert fit(logits, target, alone, 0).bias
+    assert not fit(logits, target, grouped, 0).bias
+
+
+def test_a_difference_is_weighed_against_that_of_groups_by_hand():
+    """Group means -3 and 1: the mean is -1, its standard error sqrt(2 * 100**2 * 2**2) / 200 = 1.41; 0.14 of samples."""
+    than = np.zeros(200)
+    losses = np.repeat([-3.0, 1.0], 100)
+    assert not _lower(losses, than, np.repeat([0, 1], 100))
+    assert _lower(losses, than, np.arange(200))
+    assert not _lower(than, than, np.arange(200))
+
+
+def test_json_there_and_back():
+    one = Calibration(2.5, (0.5, -0.5))
+    assert Calibration.of(one.as_json()) == one
+    for wrong in ({"temperature": 0.0, "bias": []}, {"temperature": 1.0, "bias": [float("inf")]}):
+        with pytest.raises(ValueError, match="no calibration"):
+            Calibration.of(wrong)

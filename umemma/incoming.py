@@ -1,0 +1,128 @@
+"""What a user gives to be answered -> batches of decoded samples, the way that training samples went.
+
+Media are packed as the shards were and decoded as the encoders ask. What can't be read is a Failure in its place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from umemma import modalities
+from umemma.contracts import Clip, InputSpec, Media, Packing, Sound
+from umemma.errors import UserError, unknown
+
+NOTHING = "nothing is there of any modality"
+MOST_RATE = 655350  # Hz that FLAC can say
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no answer: a fixed phrase after the modality, "image: file is missing"."""
+
+    reason: str
+
+
+class Decoded(NamedTuple):
+    """A batch of the B' samples that could be decoded: inputs {modality: (B', ...)}, compact; present: (B', M) bool.
+    failures: B, None for those that could."""
+
+    inputs: dict[str, Tensor]
+    present: Tensor
+    failures: list[Failure | None]
+
+
+@dataclass
+class Batches(IterableDataset[Any]):
+    """Samples in batches, decoded; of several processes each makes every so many-th batch."""
+
+    samples: Iterable[Mapping[str, Any] | Failure]
+    size: int
+    packing: Packing
+    specs: Mapping[str, InputSpec]
+
+    def __iter__(self) -> Iterator[Decoded | UserError]:
+        info, rest = get_worker_info(), iter(self.samples)
+        batches = iter(lambda: list(itertools.islice(rest, self.size)), [])
+        try:
+            for batch in itertools.islice(batches, info.id if info else 0, None, info.num_workers if info else 1):
+                yield self._decoded(batch)
+        except UserError as error:  # handed over whole: raised, DataLoader would make a text of it
+            yield error
+
+    def _decoded(self, batch: list[Mapping[str, Any] | Failure]) -> Decoded:
+        found = [one if isinstance(one, Failure) else decode(one, self.packing, self.specs) for one in batch]
+        good = [one for one in found if not isinstance(one, Failure)]
+        inputs = {m: torch.stack([x[m] for x, _ in good]) for m in self.specs} if good else {}
+        return Decoded(
+            inputs,
+            torch.tensor([there for _, there in good]).reshape(-1, len(self.specs)),
+            [one if isinstance(one, Failure) else None for one in found],
+        )
+
+
+def decode(
+    sample: Mapping[str, Any], packing: Packing, specs: Mapping[str, InputSpec]
+) -> tuple[dict[str, Tensor], list[bool]] | Failure:
+    """({modality: (...)} compact, M times whether it is there) of one sample. UserError for an unknown modality."""
+    for m in sample:
+        if m not in specs:
+            raise unknown("modality", m, specs, "the model")
+    inputs, present = {}, []
+    for m, spec in sorted(specs.items()):
+        modality, packed = modalities.get(m), dict[str, bytes]()
+        try:
+            if sample.get(m) is not None:
+                packed = modalities.pack({m: _media(m, sample[m], packing)}, packing)
+            inputs[m] = modality.decode(*packed.values(), spec) if packed else modality.blank(spec)
+        except ValueError as error:
+            return Failure(f"{m}: {error}")
+        present.append(bool(packed))
+    return (inputs, present) if any(present) else Failure(NOTHING)
+
+
+def _media(modality: str, given: Any, packing: Packing) -> Media:
+    """What a user gives as packing takes it. ValueError for an array or a sound that is neither."""
+    if isinstance(given, str) and modality != "text":
+        given = Path(given)
+    if isinstance(given, Path):
+        if given.exists() and not given.is_file():  # a device has no end
+            raise ValueError("not a file")
+        return Clip(given) if modality in ("audio", "video") else given
+    if isinstance(given, bytes) and modality == "video":
+        from umemma.modalities import clips
+
+        return clips.read(given, packing, pictures=True, sound=False).frames or []
+    if isinstance(given, Image.Image) and not given.mode.startswith(("I", "F")):
+        upright = ImageOps.exif_transpose(given)
+        given = np.asarray(upright if upright.mode in ("L", "RGB") else upright.convert("RGB"))
+    if isinstance(given, np.ndarray):
+        colours = given.shape[2:] in ((), (3,)) and given.ndim > 1
+        if given.dtype != np.uint8 or not colours or not given.size:
+            raise ValueError("not an image: an array has to be (H, W) or (H, W, 3) uint8")
+        return given
+    if isinstance(given, tuple) and len(given) == 2:
+        given = Sound(np.asarray(given[0]), given[1])
+    if isinstance(given, Sound):
+        real = given.samples.dtype in (np.float32, np.float64, np.int16) and given.samples.ndim == 1
+        if not real or not isinstance(given.rate, int) or not 0 < given.rate <= MOST_RATE:
+            raise ValueError("not a sound: (samples, rate) has to be (T,) float32 in -1..1 or int16, and Hz")
+    return given
+
+
+def calm(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+
+
+def same(batch: Any) -> Any:
+    return batch

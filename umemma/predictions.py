@@ -1,0 +1,92 @@
+"""What models answered on a split, as evaluations keep it: predictions.parquet, from which every number is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from umemma.calibration import Calibration
+from umemma.files import new_file
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits of a split. ensemble: {subset: (N, C)} for every non-empty subset; unimodal: {modality: (N, C)}; both float32
+    and as they are scored, so after `calibration` {"ensemble/<subset>": ...}, whose `undo` gives those of the model.
+
+    A row is NaN where nothing of the subset is present in the sample. keys, groups: N; target: (N,) classes or
+    (N, C) sets of labels; classes: C names.
+    """
+
+    keys: list[str]
+    groups: list[str]
+    target: np.ndarray
+    ensemble: dict[str, np.ndarray]
+    unimodal: dict[str, np.ndarray]
+    classes: list[str] = field(default_factory=list)
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> list[str]:
+        return sorted(self.unimodal)
+
+    @property
+    def task(self) -> str:
+        return "multiclass" if self.target.ndim == 1 else "multilabel"
+
+    def save(self, path: Path, made_by: str) -> None:
+        """key, group, target, and one column of logits per model and subset; the rest in the file's metadata."""
+        columns: dict[str, pa.Array] = {"key": pa.array(self.keys), "group": pa.array(self.groups)}
+        columns["target"] = _column(self.target)
+        for model, tables in (("ensemble", self.ensemble), ("unimodal", self.unimodal)):
+            for subset, logits in tables.items():
+                columns[f"{model}/{subset}"] = _column(logits.astype(np.float32))
+        applied = {name: one.as_json() for name, one in self.calibration.items()}
+        about = {"made_by": made_by, "classes": json.dumps(self.classes), "calibration": json.dumps(applied)}
+        with new_file(path) as aside:
+            pq.write_table(pa.table(columns).replace_schema_metadata(about), aside)
+
+    @classmethod
+    def load(cls, path: Path, made_by: str) -> Predictions | None:
+        """The kept predictions; None where there are none, or where others than `made_by` made them."""
+        try:
+            table = pq.read_table(path)
+        except (FileNotFoundError, pa.ArrowInvalid):
+            return None
+        about = table.schema.metadata or {}
+        if about.get(b"made_by") != made_by.encode():
+            return None
+        logits: dict[str, dict[str, np.ndarray]] = {"ensemble": {}, "unimodal": {}}
+        for name in table.column_names:
+            model, slash, subset = name.partition("/")
+            if slash:
+                logits[model][subset] = _array(table[name])
+        return cls(
+            table["key"].to_pylist(),
+            table["group"].to_pylist(),
+            _array(table["target"]),
+            logits["ensemble"],
+            logits["unimodal"],
+            json.loads(about[b"classes"]),
+            {name: Calibration.of(one) for name, one in json.loads(about[b"calibration"]).items()},
+        )
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    """(N,) or (N, C) as a column."""
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def _array(column: pa.ChunkedArray) -> np.ndarray:
+    """(N,) or (N, C) of a column."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1)

@@ -1,0 +1,72 @@
+"""What happens to each class: how much of it is found, and what it is taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from umemma import answers, figures
+from umemma.page import Block, Figure, Heat, Table, Text
+from umemma.predictions import Predictions
+from umemma.summary import Outcome, left_out, percent, without
+
+CLASSES = 20  # listed, of those that lose most
+HEAT = 32  # classes that a heat map has room for
+
+
+def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
+    """What each class loses with a modality; the other subsets are in per_class.csv."""
+    kind = "recall" if predictions.task == "multiclass" else "F1"
+    named = {
+        left: without(row.missing) for left, row in outcome.lead().items() if row.missing and "+" not in row.missing
+    }
+    complete, *_ = outcome.lead()
+    scores = {(row.name, row.modalities): row for row in answers.per_class(predictions)}
+
+    def loss(name: str) -> float:
+        whole = scores[name, complete].score or 0.0
+        return max(whole - (scores[name, left].score or 0.0) for left in named)
+
+    there = [name for name in dict.fromkeys(predictions.classes) if scores[name, complete].score is not None]
+    if not there or not named:
+        return
+    names = sorted(there, key=loss, reverse=True)[:CLASSES]
+    columns = {complete: "everything", **named}
+    values = {title: [scores[name, left].score for name in names] for left, title in columns.items()}
+    drawing = partial(figures.dots, names=names, columns=values, xlabel=kind)
+    svg = figures.svg("classes", drawing, 4, 1.1 + 0.2 * len(names) + 0.09 * len(columns))
+    which = "Classes by what they lose with a modality, most first"
+    if len(there) > len(names):
+        which = f"Of {len(there)} classes the {len(names)} that lose most with a modality"
+    about = f"{names[0]} loses most: {100 * loss(names[0]):.0f} points."
+    yield Figure(svg, f"{which}: {kind}", about)
+    rows = [
+        [
+            name,
+            str(scores[name, complete].n),
+            *(percent(scores[name, left].score) for left in columns),
+            percent(loss(name)),
+        ]
+        for name in names
+    ]
+    caption = f"{which}: {kind} in %; per_class.csv has all classes under all subsets"
+    yield Table(caption, ["class", "samples", *columns.values(), "largest loss"], rows)
+
+
+def confusions(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
+    """What classes are taken for, under each subset that figures show."""
+    if some := left_out(outcome):
+        yield Text(some)
+    few, rows = len(predictions.classes) <= HEAT, []
+    for left in outcome.shown:
+        matrix = answers.confusion(predictions.ensemble[left], predictions.target)
+        if few:
+            shares = (matrix / np.maximum(matrix.sum(1, keepdims=True), 1)).tolist()
+            classes = [" ".join(name.split()) for name in predictions.classes]
+            yield Heat(f"{left}: answers (columns) in % of each class (rows)", "", classes, classes, shares)
+        for one in answers.confused(matrix, predictions.classes, 3 if few else 5):
+            rows.append([left, one.right, one.answered, str(one.n), percent(one.share)])
+    headings = ["modalities present", "class", "answered", "samples", "% of the class"]
+    yield Table("The most frequent confusions", headings, rows, 3)

@@ -1,0 +1,68 @@
+"""The table of a comparison, from the predictions of its cells -> results/<dataset>/compare/."""
+
+from __future__ import annotations
+
+from umemma import cells, comparison, shards, standings
+from umemma.comparison import Cell
+from umemma.config import Params
+from umemma.errors import UserError
+from umemma.metrics import Bootstrap, chosen
+from umemma.missing import Missing
+from umemma.missing import asked as read
+from umemma.standings import Standings
+from umemma.store import Store
+
+
+def run(params: Params) -> Standings:
+    """UserError where a cell isn't done, as a table with holes misleads."""
+    plan, section = cells.planned(params), params.evaluate
+    index = shards.read_index(Store(params.paths.shards), params.shard_settings())
+    metrics = chosen(section.metrics, index.task, len(index.classes))
+    marks = {cell: cells.done(params, cell, index.fingerprint) for cell in plan}
+    if lacking := [str(cell) for cell, mark in marks.items() if mark is None]:
+        raise UserError(
+            f"{len(lacking)} of {len(plan)} cells aren't done with these settings: {'; '.join(lacking[:5])}"
+            + ("; ..." if len(lacking) > 5 else ""),
+            "compare",
+            "Run: umemma compare",
+        )
+    found, groups = list[Cell](), list[str]()
+    for cell in plan:  # one after another: predictions of all of them may not fit into memory
+        answers = cells.predictions(params, cell)
+        groups = answers.groups
+        also = _asked(params, cell.train)
+        found.append(
+            comparison.boil_down(
+                cell.train, cell.preset, cell.seed, answers, [m.name for m in metrics], section.ratios, also
+            )
+        )
+    presets = params.compare.presets
+    method = params.finetune.preset if params.finetune.preset in presets else presets[-1]
+    bootstrap = Bootstrap(groups, params.seed, section.bootstrap)
+    about = {"dataset": params.dataset, "variant": index.variant, "split": section.split, "samples": len(groups)}
+    about |= {"absent": params.finetune.absent, "calibrated": section.calibrate, "resamples": section.bootstrap}
+    outcome = Standings(
+        about,
+        metrics,
+        method,
+        list(params.compare.seeds),
+        {train: comparison.columns(params.modalities, _asked(params, train)) for train in params.compare.train},
+        comparison.scores(found),
+        comparison.points(found),
+        list(comparison.differences(found, method, index.task, bootstrap, params.seed)),
+        {cell: mark["learning_rate"] for cell, mark in marks.items() if mark and mark["learning_rate"] is not None},
+    )
+    standings.write(params.paths.results / "compare", outcome)
+    return outcome
+
+
+def _asked(params: Params, train: str) -> tuple[Missing, float] | None:
+    """What is missing in training, to be asked for at the same ratio: where it is one thing, and leaves something."""
+    entries = cells.missing_of(train, params)
+    if len(entries) != 1:
+        return None
+    ((text, ratio),) = entries.items()
+    try:
+        return read(text, params.modalities, "compare.train"), ratio
+    except UserError:
+        return None

@@ -1,0 +1,233 @@
+"""A comparison -> the terminal's tables and the files of results/<dataset>/compare/: Markdown, HTML, CSV, JSON, a figure."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from umemma import figures, page
+from umemma.cells import Cell
+from umemma.comparison import ALONE, AVERAGE, WORST, Difference, Point, Score
+from umemma.contracts import alternatives
+from umemma.files import new_files, write_json
+from umemma.metrics import Metric
+
+NOTES = (
+    "Every method: the same shards, the same absences in training, the same seeds, and from scratch the epochs of both "
+    "trainings of the others together. What learning rate, epoch and calibration a method gets, validation chooses.",
+    "The best baseline of a column is chosen on the numbers of this table, which flatters it: the differences are "
+    "strict towards the method.",
+    "Differences are of means over samples. Intervals (95 %) and two-sided p-values resample, paired, {what}; p (Holm) is "
+    "adjusted for all columns of a table together.",
+    "{worst}: of each sample the answer under the subset that hurts it most. {alone}: the models that were trained on one "
+    "modality; {average}: the mean of their logits.",
+)
+
+FEW = 5
+
+
+@dataclass(frozen=True)
+class Standings:
+    """columns: of each `train`, in order; rates: the learning rate of each cell that had a choice."""
+
+    about: dict[str, Any]
+    metrics: list[Metric]
+    method: str
+    seeds: list[int]
+    columns: dict[str, list[str]]
+    scores: list[Score]
+    points: list[Point]
+    differences: list[Difference]
+    rates: dict[Cell, float]
+
+    @property
+    def title(self) -> str:
+        variant = f" ({self.about['variant']})" if self.about["variant"] else ""
+        seeds = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
+        return f"{self.about['dataset']}{variant} {self.about['split']}, {seeds}"
+
+    @property
+    def notes(self) -> list[str]:
+        what = "seeds and groups of samples" if len(self.seeds) > 1 else "groups of samples only (one seed)"
+        if 1 < len(self.seeds) < FEW:
+            what += f" (with fewer than {FEW} seeds p is too small where seeds differ much)"
+        return [note.format(what=what, worst=WORST, alone=ALONE, average=AVERAGE) for note in NOTES]
+
+    def table(self, train: str, metric: Metric) -> tuple[list[str], list[list[str]]]:
+        """Headings; method, then a cell per column: mean ± standard deviation over the seeds, in % for a share."""
+        found: dict[str, dict[str, Score]] = {}
+        for score in self.scores:
+            if (score.train, score.metric) == (train, metric.name):
+                found.setdefault(score.method, {})[score.column] = score
+        columns = [column for column in self.columns[train] if any(column in own for own in found.values())]
+        methods = sorted(found, key=lambda name: name in (ALONE, AVERAGE))  # the presets, in their order, first
+        return ["", *columns], [[name, *(_shown(found[name].get(c), metric) for c in columns)] for name in methods]
+
+    def tests(self, train: str) -> Iterator[list[str]]:
+        """Column, best baseline, difference in points with its interval, p, p after Holm."""
+        for one in self.differences:
+            if one.train == train:
+                points = [f"{100 * x:+.1f}" for x in (one.difference, one.low, one.high)]
+                interval = f"{points[1]} to {points[2]}"
+                yield [one.column, one.baseline, points[0], interval, f"{one.p:.3f}", f"{one.p_holm:.3f}"]
+
+    def rate_rows(self, train: str) -> Iterator[list[str]]:
+        """Preset, then its learning rate per seed."""
+        for preset in dict.fromkeys(cell.preset for cell in self.rates if cell.train == train):
+            yield [preset, *(f"{self.rates[Cell(train, seed, preset)]:g}" for seed in self.seeds)]
+
+
+TESTS = ("asked for", "best baseline", "difference", "95 % interval", "p", "p (Holm)")
+
+
+def tables(outcome: Standings) -> Iterator[Table]:
+    """For the terminal: of the leading metric, its differences and the learning rates, for each `train`."""
+    lead = outcome.metrics[0]
+    for train in outcome.columns:
+        yield _table(f"{outcome.title}: {_unit(lead)}, {trained_on(train)}", *outcome.table(train, lead))
+        if tests := [*outcome.tests(train)]:
+            yield _table(f"{outcome.method} against the best of the others, points", TESTS, tests, names=2)
+        if rates := [*outcome.rate_rows(train)]:
+            yield _table("learning rate that validation chose", ["", *(f"seed {s}" for s in outcome.seeds)], rates)
+
+
+def write(folder: Path, outcome: Standings) -> None:
+    """compare.md, compare.html, compare.csv, compare.json, robustness.csv and, if anything can go missing, robustness.png."""
+    with new_files(folder) as aside:
+        drawings = panels(outcome)
+        if drawings:
+            figures.png(aside / "robustness.png", [*drawings.values()])
+        parts = list(sections(outcome, drawings))
+        title = f"{outcome.title}: {outcome.metrics[0].label} by method"
+        lead = headline(outcome)
+        (aside / "compare.md").write_text(page.markdown(title, lead, parts), encoding="utf-8", newline="\n")
+        (aside / "compare.html").write_text(page.render(title, lead, parts), encoding="utf-8", newline="\n")
+        _csv(aside / "compare.csv", Score._fields, outcome.scores)
+        _csv(aside / "robustness.csv", Point._fields, outcome.points)
+        rates = [{**cell._asdict(), "learning_rate": rate} for cell, rate in outcome.rates.items()]
+        data = {
+            "about": outcome.about | {"method": outcome.method, "seeds": outcome.seeds, "notes": outcome.notes},
+            "scores": [_finite(one._asdict()) for one in outcome.scores],
+            "differences": [_finite(one._asdict()) for one in outcome.differences],
+            "learning_rates": rates,
+        }
+        write_json(aside / "compare.json", data)
+
+
+def headline(outcome: Standings) -> str:
+    """How the method does against the best of the others, column by column."""
+    own = outcome.differences
+    if not own:
+        return f"{outcome.method} alone: there is no baseline to compare with."
+    better = sum(one.difference > 0 and one.p_holm < 0.05 for one in own)
+    worse = sum(one.difference < 0 and one.p_holm < 0.05 for one in own)
+    return (
+        f"Against the best of the other methods in each column, {outcome.method} is better in {better} of {len(own)}, worse "
+        f"in {worse}, and in {len(own) - better - worse} the difference may be chance (p after Holm's adjustment, 5 %)."
+    )
+
+
+def sections(outcome: Standings, drawings: Mapping[str, figures.Draw]) -> Iterator[page.Section]:
+    """What Markdown and HTML show."""
+    lead, *others = outcome.metrics
+    for train in outcome.columns:
+        blocks: list[page.Block] = [page.Table(_unit(lead), *outcome.table(train, lead))]
+        if tests := [*outcome.tests(train)]:
+            caption = f"{outcome.method} against the best of the others in each column, in points"
+            blocks.append(page.Table(caption, TESTS, tests, names=2))
+        if rates := [*outcome.rate_rows(train)]:
+            heads = ["", *(f"seed {seed}" for seed in outcome.seeds)]
+            blocks.append(page.Table("Learning rate that validation chose", heads, rates))
+        yield page.Section(trained_on(train).capitalize(), blocks)
+    if drawings:
+        about = "Lines of the score per method; the numbers are in robustness.csv."
+        shown = [
+            page.Figure(figures.svg(f"compare {name}", draw), name, about, "robustness.png" * (not i))
+            for i, (name, draw) in enumerate(drawings.items())
+        ]
+        yield page.Section(f"{lead.label} against the share of samples that lose something".capitalize(), shown)
+    if others:
+        yield page.Section(
+            "Other metrics",
+            [
+                page.Table(f"{_unit(metric)}, {trained_on(train)}", *outcome.table(train, metric))
+                for train in outcome.columns
+                for metric in others
+            ],
+        )
+    settings = [f"{name}: {value}" for name, value in outcome.about.items() if value != ""]
+    settings.append(f"seeds: {', '.join(map(str, outcome.seeds))}")
+    yield page.Section("How to read it", [page.Points(outcome.notes)])
+    yield page.Section("Settings", [page.Points(settings), page.Code("umemma compare")])
+
+
+def panels(outcome: Standings) -> dict[str, figures.Draw]:
+    """{title: a panel} per `train` and what goes missing: a curve per method."""
+    lead = outcome.metrics[0]
+    found: dict[str, figures.Draw] = {}
+    by: dict[tuple[str, str], dict[str, list[Point]]] = {}
+    for point in outcome.points:
+        by.setdefault((point.train, point.missing), {}).setdefault(point.method, []).append(point)
+    low = min((point.score for point in outcome.points), default=0.0)
+    for (train, missing), methods in by.items():
+        lines = [figures.Curve(name, [p.ratio for p in own], [p.score for p in own]) for name, own in methods.items()]
+        title = f"{' or '.join('+'.join(one) for one in alternatives(missing))} missing, {trained_on(train)}"
+        found[title] = functools.partial(
+            figures.curves,
+            lines=lines,
+            xlabel="share of samples that lose it",
+            ylabel=lead.label,
+            title=title,
+            ylim=(max(0.0, low - 0.05), 1.0),
+        )
+    return found
+
+
+def trained_on(train: str) -> str:
+    return "trained on complete samples" if train == "complete" else f"trained with {train} missing"
+
+
+def _unit(metric: Metric) -> str:
+    return f"{metric.label}, %" if metric.percent else metric.label
+
+
+def _shown(score: Score | None, metric: Metric) -> str:
+    if score is None:
+        return ""
+    scale, digits = (100, 1) if metric.percent else (1, 3)
+    spread = "" if math.isnan(score.std) else f" ± {scale * score.std:.{digits}f}"
+    return f"{scale * score.mean:.{digits}f}{spread}"
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> Table:
+    table = Table(title=title, title_justify="left")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i < names else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _csv(path: Path, headings: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(headings)
+        for row in rows:
+            writer.writerow([_written(cell) for cell in row])
+
+
+def _written(cell: Any) -> Any:
+    if isinstance(cell, float):
+        return "" if math.isnan(cell) else f"{cell:.6f}"
+    return cell
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(x, float) and math.isnan(x) else x for name, x in row.items()}

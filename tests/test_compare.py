@@ -183,7 +183,7 @@ class Toy:
         self.params, self.index, self.done = params, index, list[str]()
 
     def drive(self, cell: Cell, fails: bool = False) -> None:
-        job = compare._cell(self.params, cell, self.index)
+        job = compare._cell(self.params, cell, self.index, {})
         ended = None
         try:
             while True:

@@ -64,6 +64,12 @@ def imports(file: Path) -> set[Path]:
     return found - {file}
 
 
+def data_of(file: Path) -> set[Path]:
+    """Files beside it that are no Python and that it names."""
+    names = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+    return {path for path in file.parent.iterdir() if path.name in names and path.suffix not in ("", ".py")}
+
+
 def test_imports_go_down_only():
     wrong = []
     for file in PACKAGE.rglob("*.py"):
@@ -93,7 +99,9 @@ def stage_deps(stage: str) -> set[str]:
     """What a DVC stage has to depend on: the code it imports, a package as a folder, and no plumbing."""
     files = {one for one in closure(PACKAGE / "stages" / f"{stage}.py") if room(one) not in PLUMBING}
     packages = {"datasets", "modalities", "encoders"}
-    deps = {f"umemma/{room(one)}" if room(one) in packages else str(one.relative_to(ROOT)) for one in files}
+    whole = {one for one in files if room(one) in packages}
+    deps = {f"umemma/{room(one)}" for one in whole}
+    deps |= {str(path.relative_to(ROOT)) for one in files - whole for path in {one} | data_of(one)}
     return deps - {"umemma/stages/__init__.py"}
 
 

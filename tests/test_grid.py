@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from umemma.calibration import Calibration
 from umemma.contracts import Batch, ImageInput, joined
 from umemma.encoders import build
 from umemma.errors import UserError
@@ -209,3 +210,31 @@ def test_predictions_of_sets_of_labels_are_kept(tmp_path):
     loaded = Predictions.load(tmp_path / "p.parquet", "x")
     np.testing.assert_array_equal(loaded.target, target)
     assert Grid(loaded, 0, 1, 10).rows([], [])[0][0].metric == "f1_samples"
+
+
+def test_an_answer_is_calibrated_by_what_is_there():
+    """The second sample has no image: under both it is asked with audio, and calibrated so, as if it were predicted."""
+    raw = np.array([[1.0, 0.0], [1.0, 0.0]], dtype=np.float32)
+    image = np.array([[1.0, 0.0], [np.nan, np.nan]], dtype=np.float32)
+    applied = {"ensemble/audio": Calibration(0.5), "ensemble/audio+image": Calibration(1.0, (0.0, 3.0))}
+    ensemble = {"audio+image": raw, "audio": raw, "image": image}
+    target = np.zeros(2, dtype=np.int64)
+    made = Predictions.calibrated(
+        ["a", "b"], ["a", "b"], target, (ensemble, {"audio": raw, "image": image}), ["x", "y"], applied
+    )
+    assert made.ensemble["audio+image"].tolist() == [[1, 3], [2, 0]]
+    assert made.ensemble["audio"].tolist() == [[2, 0], [2, 0]]
+    np.testing.assert_array_equal(made.ensemble["image"], image)
+    assert made.uncalibrated("audio+image").tolist() == raw.tolist()
+
+
+def test_altered_predictions_are_not_used(tmp_path):
+    path = tmp_path / "predictions.parquet"
+    chance_answers(500).save(path, "x")
+    data = path.read_bytes()
+    for place in range(10, len(data) - 10, len(data) // 25):
+        path.write_bytes(data[:place] + bytes(8) + data[place + 8 :])
+        found = Predictions.load(path, "x")
+        assert found is None or all(
+            np.array_equal(found.ensemble[s], x) for s, x in chance_answers(500).ensemble.items()
+        )

@@ -20,7 +20,7 @@ LABELS = (CHANCE.random((200, 4)) < 0.4).astype(np.float32)
 def value(name: str, logits: np.ndarray, target: np.ndarray) -> float:
     metric = get(name, metrics.task(target), logits.shape[1])
     if metric.ranked:
-        return metric.ranked(logits, target, np.ones(len(target)))
+        return float(metric.ranked(logits, target, np.ones(len(target))))
     return float(metric.value(metric.stats(logits, target).total(np.ones(len(target)))))
 
 
@@ -75,6 +75,7 @@ def test_a_class_that_neither_occurs_nor_is_found_does_not_count():
         (["acuracy"], "multiclass", "unknown metric 'acuracy'\\nDid you mean 'accuracy'"),
         (["top_0"], "multiclass", "unknown metric 'top_0'"),
         (["log_loss"], "multiclass", "log_loss can't lead the tables"),
+        (["ece", "accuracy"], "multiclass", "ece can't lead the tables"),
         ([], "multiclass", "at least one"),
         (["ece", "ece"], "multiclass", "each metric once"),
     ],

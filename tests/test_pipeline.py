@@ -15,7 +15,8 @@ import pytest
 from conftest import QUICK, ROOT
 from ruamel.yaml import YAML
 
-TRACKED = [".dvc/config", ".dvc/.gitignore", ".dvc/plots/robustness.json", ".dvc/plots/training.json"]
+PLOTS = ("robustness", "training", "information", "classes")
+TRACKED = [".dvc/config", ".dvc/.gitignore", *(f".dvc/plots/{name}.json" for name in PLOTS)]
 TRACKED += [".dvcignore", ".gitignore", "dvc.yaml"]
 
 

@@ -19,17 +19,19 @@ import torch
 from conftest import quick
 from media import film
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
 import umemma
 from umemma import checkpoint, cli, datasets, learning, models, shards
 from umemma.calibration import Calibration, probabilities
 from umemma.config import Encoder
-from umemma.contracts import Packing, Sound, joined
+from umemma.contracts import ImageInput, Packing, Sound, joined
 from umemma.errors import UserError
-from umemma.incoming import NOTHING, Failure
+from umemma.incoming import NOTHING, Failure, decode
 from umemma.loader import cut
 from umemma.missing import keep_table, patterns
+from umemma.predictor import Prediction
 from umemma.stages import predict
 from umemma.store import Store
 
@@ -430,3 +432,16 @@ def test_the_ensemble_of_the_settings_is_the_default(place, capsys):
     assert "models/digits/ensemble/model.json: not there yet\nRun: umemma finetune-ensemble" in capsys.readouterr().err
     saved(Path("models/digits/ensemble"))
     assert call("predict", "--image", "x.png") == 0
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_failure_of_its_row():
+    found = decode({"image": "a" * 300}, Packing(), {"image": ImageInput(size=8)})
+    assert found == Failure("image: file can't be read")
+
+
+def test_a_class_is_shown_as_it_is_written(capsys):
+    table = predict.shown(Prediction("[/x]", 0.5, {"[/x]": 0.5, "[red]": 0.5}, ("image",)), 2)
+    Console().print(table)
+    text = capsys.readouterr().out
+    assert "[/x]" in text
+    assert "[red]" in text

@@ -21,6 +21,7 @@ from umemma.contracts import joined
 from umemma.grid import Grid
 from umemma.missing import patterns, settings
 from umemma.predictions import Predictions
+from umemma.sections.classes import classes
 from umemma.stages import evaluate
 from umemma.summary import CURVES, Outcome, finite, summary
 
@@ -101,7 +102,7 @@ def test_numbers_by_hand(written):
     assert len(rows) == 3 * 3
     half = rows["audio|image", "0.5"]  # from 3/4 half way to (1/4 + 2/4) / 2
     assert float(half["score"]) == pytest.approx((0.75 + 0.375) / 2)
-    assert (float(half["ceiling"]), float(rows["audio", "1"]["ceiling"])) == (0.5, 0.25)
+    assert (float(half["ceiling"]), float(rows["audio", "1"]["ceiling"])) == (0.375, 0.25)  # of each half its own model
     assert float(rows["audio", "1"]["average"]) == 0.25  # the image's model
     recall = {(row["name"], row["modalities"]): row["score"] for row in table(written / "per_class.csv")}
     assert recall[EVIL, "image"] == "0.500000"
@@ -126,7 +127,7 @@ def test_the_answer_for_machines_by_hand():
     right, wrong = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
     one = found["audio|image", "log_loss"]  # of which less is better
     assert one["complete"] == pytest.approx((3 * right + wrong) / 4)
-    assert one["unimodal_ceiling"] == pytest.approx((right + wrong) / 2)
+    assert one["unimodal_ceiling"] == pytest.approx(((right + wrong) / 2 + (right + 3 * wrong) / 4) / 2)
 
 
 def test_the_same_predictions_give_the_same_bytes(written, tmp_path):
@@ -214,7 +215,7 @@ def test_a_page_of_any_blocks():
     Tags(text)
     for part in (
         "<title>T &amp; T</title>",
-        'id="one-two"',
+        'id="s1"',
         "1 &lt; 2",
         '<td class="name">k</td>',
         "--v:25%",
@@ -316,3 +317,18 @@ def test_in_a_browser_it_fits_a_phone_and_nothing_goes_wrong(written, tmp_path):
         assert drawings == text.count("<svg")
         assert scripts == 0
     assert "CONSOLE" not in done.stderr
+
+
+def test_a_class_that_is_never_there_without_a_modality_has_not_lost_it():
+    """Of the second class no sample has an image, so nothing is known of how it does with that alone."""
+    one = logits([0, 1, 1, 1])
+    image = one.copy()
+    image[1:] = np.nan
+    target = np.array([0, 1, 1, 1])
+    tables = {"audio+image": one, "audio": logits([1, 1, 1, 1]), "image": image}
+    made = Predictions(
+        list("abcd"), list("abcd"), target, tables, {m: tables[m] for m in ("audio", "image")}, ["toad", "frog"]
+    )
+    _, table_ = classes(outcome(made), made)
+    losses = {row[0]: row[-1] for row in table_.rows}
+    assert losses == {"toad": "100.0", "frog": "0.0"}

@@ -218,8 +218,8 @@ def finetune_ensemble(
 ) -> None:
     """Fine-tune the ensemble while showing it every way a modality can be absent.
 
-    Presets: late-fusion, modality-dropout, ume, ume-finetune, frozen, ume-mma. Stopping, going on and several processes
-    are as with pretrain-unimodal.
+    Presets: late-fusion, modality-dropout, ogm-ge, umt, ume, ume-finetune, frozen, ume-mma. Stopping, going on and several
+    processes are as with pretrain-unimodal.
 
     Creates: models/<dataset>/ensemble/ (model.safetensors, model.json, metrics.csv); runs/ on the way.
     """

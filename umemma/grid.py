@@ -25,6 +25,7 @@ from umemma.missing import Missing, drawn, patterns, written
 from umemma.predictions import Predictions
 from umemma.seeds import hashes
 
+AT_ONCE = 50  # resamples of a metric that needs the samples in order
 KEPT = 8  # statistics of the metric at hand that are kept for its next setting
 
 
@@ -42,7 +43,7 @@ class Grid:
         classes = predictions.unimodal[self.modalities[0]].shape[1]
         self.metrics = chosen(names, predictions.task, classes)
         self.numbers = hashes(predictions.keys) if draws else np.empty(0, np.uint64)
-        self.made: dict[tuple[str, str, str, bytes], tuple[Stats, np.ndarray, np.ndarray]] = {}
+        self.made: dict[tuple[Callable[..., Stats], str, str, bytes], tuple[Stats, np.ndarray, np.ndarray]] = {}
         self.there = {subset: ~np.isnan(logits[:, 0]) for subset, logits in predictions.ensemble.items()}
 
     def rows(self, asked: Sequence[Missing], ratios: Sequence[float]) -> tuple[list[ResultRow], list[ResultRow]]:
@@ -130,11 +131,11 @@ class Grid:
         for r, ratio in enumerate(ratios):
             weights[0], weights[1:] = 1 - ratio, ratio / len(lefts)
             of_all = np.concatenate(tables), np.concatenate([target] * len(tables)), weights.ravel()
-            yield row(ratio, -1, metric.ranked(*of_all))
+            yield row(ratio, -1, float(metric.ranked(*of_all)))
             for number, one in enumerate(draws):
                 answers = one.answers(r, len(lefts))[where]
                 logits = np.stack(tables)[answers, np.arange(n)]
-                yield row(ratio, number, metric.ranked(logits, target, np.ones(n)))
+                yield row(ratio, number, float(metric.ranked(logits, target, np.ones(n))))
 
     def _subset(self, metric: Metric, model: str, subset: str) -> ResultRow:
         where = self.there[subset]
@@ -143,9 +144,10 @@ class Grid:
             raise UserError(f"no sample of the split has {subset}", "evaluate", "Take it out of modalities.")
         if metric.ranked:
             logits, target = np.nan_to_num(self._logits(model, subset)), self.predictions.target
-            value = metric.ranked(logits, target, where.astype(np.float64))
-            weights = (row[self.bootstrap.member] * where for row in self.bootstrap.weights)
-            low, high = quantiles(np.array([metric.ranked(logits, target, one) for one in weights]))
+            value = float(metric.ranked(logits, target, where.astype(np.float64)))
+            parts = np.array_split(self.bootstrap.weights, -(-len(self.bootstrap.weights) // AT_ONCE))
+            spread = [metric.ranked(logits, target, part[:, self.bootstrap.member] * where) for part in parts]
+            low, high = quantiles(np.concatenate(spread))
         else:
             assert metric.value
             sums = self._sums(metric, model, subset, where, [])
@@ -170,7 +172,7 @@ class Grid:
         """Of the samples `where` it is scored; `lost` of those that lose the part-th of `parts` sets."""
         assert metric.stats
         model = "unimodal" if model == "average" and "+" not in subset else model
-        name = metric.name, model, subset, b"" if where.all() else where.tobytes()
+        name = metric.stats, model, subset, b"" if where.all() else where.tobytes()
         if name not in self.made:
             if len(self.made) > KEPT:
                 self.made.clear()

@@ -96,7 +96,11 @@ def _media(modality: str, given: Any, packing: Packing) -> Media:
     if isinstance(given, str) and modality != "text":
         given = Path(given)
     if isinstance(given, Path):
-        if given.exists() and not given.is_file():  # a device has no end
+        try:
+            endless = given.exists() and not given.is_file()  # a device
+        except OSError:  # a name too long, a folder that may not be entered
+            raise ValueError("file can't be read") from None
+        if endless:
             raise ValueError("not a file")
         return Clip(given) if modality in ("audio", "video") else given
     if isinstance(given, bytes) and modality == "video":

@@ -112,11 +112,14 @@ def learn(
 def _calibrations(
     model: LateFusion, val: Split, batch_size: int, device: torch.device, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Of every subset, fitted on validation."""
+    """Of every subset, fitted on the samples of validation that have all of it."""
     logits = pattern_logits(model, val, torch.from_numpy(keep_table(model.modalities)), batch_size, device).numpy()
-    subsets = [joined(pattern) for pattern in patterns(model.modalities)]
-    target = val.target.numpy()
-    return {s: calibration.fit(logits[:, i], target, val.groups, seed).as_json() for i, s in enumerate(subsets)}
+    target, found = val.target.numpy(), {}
+    for i, pattern in enumerate(patterns(model.modalities)):
+        whole = val.present[:, [model.modalities.index(m) for m in pattern]].all(1).numpy()
+        own = np.where(whole[:, None], logits[:, i], np.nan)
+        found[joined(pattern)] = calibration.fit(own, target, val.groups, seed).as_json()
+    return found
 
 
 def _check_classes(train: Split) -> None:

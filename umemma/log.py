@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from loguru import logger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from umemma.distributed import is_main, world
 
@@ -44,3 +46,13 @@ def progress() -> Progress:
         console=console,
         disable=not is_main(),
     )
+
+
+def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> Table:
+    """For the terminal: the first `names` columns are words, the others numbers."""
+    found = Table(title=title, title_justify="left")
+    for i, heading in enumerate(headings):
+        found.add_column(heading, justify="left" if i < names else "right")
+    for row in rows:
+        found.add_row(*row)
+    return found

@@ -36,10 +36,13 @@ class Stats:
     def by(self, label: np.ndarray, count: int, weight: np.ndarray) -> np.ndarray:
         """(count, width): the sums over the samples of each label (N,) in 0..count - 1, weighted by (N,)."""
         sums = np.zeros(count * self.width)
+        table = sums.reshape(count, self.width)  # the same numbers
         for j, values in enumerate(self.values.T):
-            column = self.columns[..., j]
-            sums += np.bincount(label * self.width + column, weight * values, len(sums))
-        return sums.reshape(count, self.width)
+            if self.columns.ndim == 1:
+                table[:, self.columns[j]] += np.bincount(label, weight * values, count)
+            else:
+                sums += np.bincount(label * self.width + self.columns[:, j], weight * values, len(sums))
+        return table
 
     def total(self, weight: np.ndarray) -> np.ndarray:
         """(width,)"""
@@ -49,13 +52,13 @@ class Stats:
 @dataclass(frozen=True)
 class Metric:
     """stats: (N, C) logits, target -> sums of K columns; value: (..., K) sums of these -> (...); ranked: (N, C) logits,
-    target and (N,) weights -> value. percent: it is a share; higher: better."""
+    target and (..., N) weights -> (...). percent: it is a share; higher: better."""
 
     name: str
     label: str
     stats: Callable[[np.ndarray, np.ndarray], Stats] | None
     value: Callable[[np.ndarray], np.ndarray] | None = None
-    ranked: Callable[[np.ndarray, np.ndarray, np.ndarray], float] | None = None
+    ranked: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
     percent: bool = True
     higher: bool = True
 
@@ -91,7 +94,7 @@ def chosen(names: Sequence[str] | None, task: str, classes: int) -> list[Metric]
     if not names or len(set(names)) < len(names):
         raise UserError("has to name each metric once, and at least one", "evaluate.metrics", usage=True)
     found = [get(name, task, classes) for name in names]
-    if not found[0].percent or found[0].ranked:
+    if not found[0].percent or not found[0].higher or found[0].ranked:
         fitting = ", ".join(USUAL[task][:2])
         raise UserError(
             f"{names[0]} can't lead the tables", "evaluate.metrics", f"Put one such as {fitting} first.", usage=True
@@ -131,19 +134,22 @@ def log_loss(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     return -(target * log_expit(logits) + (1 - target) * log_expit(-logits)).mean(-1)
 
 
-def average_precision(logits: np.ndarray, target: np.ndarray, weights: np.ndarray) -> float:
+def average_precision(logits: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The mean over classes of the area under precision against recall (scikit-learn's average_precision_score, macro);
-    classes that don't occur are left out. weights: (N,)."""
+    classes that don't occur are left out. weights: (..., N), each giving one of the values (...)."""
     table = target if target.ndim == 2 else target[:, None] == np.arange(logits.shape[1])
     areas = []
     for c in range(logits.shape[1]):
         order = np.argsort(-logits[:, c], kind="stable")
         ends = np.append(np.diff(logits[order, c]) != 0, True)  # samples of equal score come together
-        found = np.cumsum(weights[order])[ends]
-        right = np.cumsum(weights[order] * table[order, c])[ends]
-        if right[-1] > 0:
-            areas.append(float((np.diff(right, prepend=0.0) * right / np.maximum(found, 1e-300)).sum() / right[-1]))
-    return float(np.mean(areas)) if areas else float("nan")
+        found = np.cumsum(weights[..., order], -1)[..., ends]
+        right = np.cumsum(weights[..., order] * table[order, c], -1)[..., ends]
+        area = (np.diff(right, prepend=0.0) * right / np.maximum(found, 1e-300)).sum(-1)
+        with np.errstate(invalid="ignore"):
+            areas.append(area / right[..., -1])
+    counted = ~np.isnan(areas)
+    with np.errstate(invalid="ignore"):
+        return np.nansum(areas, 0) / counted.sum(0)
 
 
 class Bootstrap:

@@ -73,11 +73,6 @@ class Section(NamedTuple):
     title: str
     blocks: Sequence[Block]
 
-    @property
-    def place(self) -> str:
-        """What a link within the page names it by."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
-
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:
     """One self-contained HTML file. lead: what it says, in a sentence or two."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma.calibration import Calibration
+from umemma.contracts import joined
 from umemma.files import new_file
+from umemma.missing import patterns
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,41 @@ class Predictions:
     def task(self) -> str:
         return "multiclass" if self.target.ndim == 1 else "multilabel"
 
+    @classmethod
+    def calibrated(
+        cls,
+        keys: list[str],
+        groups: list[str],
+        target: np.ndarray,
+        raw: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
+        classes: list[str],
+        calibration: Mapping[str, Calibration],
+    ) -> Predictions:
+        """From the models' own logits, (ensemble, unimodal). A sample's answer is calibrated by what is there of the subset,
+        as it is where a single sample is predicted."""
+        ensemble, unimodal = (dict(tables) for tables in raw)
+        made = cls(keys, groups, target, ensemble, unimodal, classes, calibration)
+        for subset, table in ensemble.items():
+            ensemble[subset] = made._by_what_is_there(subset, table, Calibration.apply)
+        for m, table in unimodal.items():
+            unimodal[m] = calibration.get(f"unimodal/{m}", Calibration()).apply(table)
+        return made
+
+    def uncalibrated(self, subset: str) -> np.ndarray:
+        """(N, C): the ensemble's own logits, but for rounding."""
+        return self._by_what_is_there(subset, self.ensemble[subset], Calibration.undo)
+
+    def _by_what_is_there(
+        self, subset: str, logits: np.ndarray, change: Callable[[Calibration, np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        names = subset.split("+")
+        there = np.stack([~np.isnan(self.unimodal[m][:, 0]) for m in names], 1)
+        changed = logits.astype(np.float32)
+        for pattern in patterns(names):
+            own = (there == [m in pattern for m in names]).all(1)
+            changed[own] = change(self.calibration.get(f"ensemble/{joined(pattern)}", Calibration()), logits[own])
+        return changed
+
     def save(self, path: Path, made_by: str) -> None:
         """key, group, target, and one column of logits per model and subset; the rest in the file's metadata."""
         columns: dict[str, pa.Array] = {"key": pa.array(self.keys), "group": pa.array(self.groups)}
@@ -50,14 +87,14 @@ class Predictions:
         applied = {name: one.as_json() for name, one in self.calibration.items()}
         about = {"made_by": made_by, "classes": json.dumps(self.classes), "calibration": json.dumps(applied)}
         with new_file(path) as aside:
-            pq.write_table(pa.table(columns).replace_schema_metadata(about), aside)
+            pq.write_table(pa.table(columns).replace_schema_metadata(about), aside, write_page_checksum=True)
 
     @classmethod
     def load(cls, path: Path, made_by: str) -> Predictions | None:
         """The kept predictions; None where there are none, or where others than `made_by` made them."""
         try:
-            table = pq.read_table(path)
-        except (FileNotFoundError, pa.ArrowInvalid):
+            table = pq.read_table(path, page_checksum_verification=True)
+        except (OSError, pa.ArrowException):  # altered or cut short; what is written has checksums
             return None
         about = table.schema.metadata or {}
         if about.get(b"made_by") != made_by.encode():

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from umemma import analysis, answers, figures, page
 from umemma.files import new_file, write_json
+from umemma.log import table
 from umemma.predictions import Predictions
 from umemma.sections import ABSENCE, sections
 from umemma.sections.robustness import panels
@@ -28,7 +29,7 @@ def subset_table(outcome: Outcome) -> Table:
         alone = metric.shown(best) + ("" if left in unimodal else " (best alone)")
         rows.append([left, metric.shown(row.value), interval(row), alone, f"{100 * (row.value - best):+.1f}"])
     headings = ["modalities present", metric.label, "95 % interval", "uni-modal ceiling", "gap"]
-    return _table(f"{outcome.title}: {metric.label} per modality subset", headings, rows)
+    return table(f"{outcome.title}: {metric.label} per modality subset", headings, rows)
 
 
 def ratio_table(outcome: Outcome) -> Table:
@@ -42,7 +43,7 @@ def ratio_table(outcome: Outcome) -> Table:
         cells = [f"{row.ratio:g}", metric.shown(row.value), interval(row, metric.percent), draws if drawn else "-"]
         rows.append([row.missing, metric.label, *cells, str(row.n)])
     headings = ["missing", "metric", "ratio", "value", "95 % interval", "seeded draws", "samples"]
-    return _table(f"{outcome.title}: with modalities missing", headings, rows, 2)
+    return table(f"{outcome.title}: with modalities missing", headings, rows, 2)
 
 
 def remarks(outcome: Outcome) -> Iterator[str]:
@@ -100,12 +101,3 @@ def _csv(path: Path, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         writer.writerow(headings)
         for row in rows:
             writer.writerow([f"{cell:.6f}" if isinstance(cell, float) else cell for cell in row])
-
-
-def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> Table:
-    table = Table(title=title, title_justify="left")
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i < names else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table

@@ -31,9 +31,9 @@ class GradientModulation:
     in parts, has its own.
 
     Reference: Peng et al., Balanced Multimodal Learning via On-the-fly Gradient Modulation, CVPR 2022, arXiv
-    2203.15332, eq. 10 for k. By default the authors' code does so to convolutions only, and only in the first half of
-    the epochs; this does to all of an encoder's parameters, always. AdamW divides by the gradients' own size, so a
-    lasting k matters less than with their SGD.
+    2203.15332, and the authors' code. There it is done to convolution kernels, by default in the first half of the
+    epochs; here to all weights of two dimensions or more, as encoders may be transformers, always. AdamW divides by the
+    gradients' own size, so a lasting k matters less than with their SGD.
     """
 
     def __init__(self, model: LateFusion, alpha: float, noise: bool) -> None:

@@ -17,6 +17,7 @@ from umemma.cells import Cell
 from umemma.comparison import ALONE, AVERAGE, WORST, Difference, Point, Score
 from umemma.contracts import alternatives
 from umemma.files import new_files, write_json
+from umemma.log import table
 from umemma.metrics import Metric
 
 NOTES = (
@@ -52,6 +53,11 @@ class Standings:
         variant = f" ({self.about['variant']})" if self.about["variant"] else ""
         seeds = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
         return f"{self.about['dataset']}{variant} {self.about['split']}, {seeds}"
+
+    @property
+    def tested(self) -> str:
+        """The metric of the differences."""
+        return self.differences[0].metric
 
     @property
     def notes(self) -> list[str]:
@@ -91,19 +97,20 @@ def tables(outcome: Standings) -> Iterator[Table]:
     """For the terminal: of the leading metric, its differences and the learning rates, for each `train`."""
     lead = outcome.metrics[0]
     for train in outcome.columns:
-        yield _table(f"{outcome.title}: {_unit(lead)}, {trained_on(train)}", *outcome.table(train, lead))
+        yield table(f"{outcome.title}: {_unit(lead)}, {trained_on(train)}", *outcome.table(train, lead))
         if tests := [*outcome.tests(train)]:
-            yield _table(f"{outcome.method} against the best of the others, points", TESTS, tests, names=2)
+            yield table(
+                f"{outcome.method} against the best of the others: {outcome.tested}, points", TESTS, tests, names=2
+            )
         if rates := [*outcome.rate_rows(train)]:
-            yield _table("learning rate that validation chose", ["", *(f"seed {s}" for s in outcome.seeds)], rates)
+            yield table("learning rate that validation chose", ["", *(f"seed {s}" for s in outcome.seeds)], rates)
 
 
 def write(folder: Path, outcome: Standings) -> None:
-    """compare.md, compare.html, compare.csv, compare.json, robustness.csv and, if anything can go missing, robustness.png."""
+    """compare.md, compare.html, compare.csv, compare.json, robustness.csv and robustness.png."""
     with new_files(folder) as aside:
         drawings = panels(outcome)
-        if drawings:
-            figures.png(aside / "robustness.png", [*drawings.values()])
+        figures.png(aside / "robustness.png", [*drawings.values()] or [figures.nothing])
         parts = list(sections(outcome, drawings))
         title = f"{outcome.title}: {outcome.metrics[0].label} by method"
         lead = headline(outcome)
@@ -129,7 +136,8 @@ def headline(outcome: Standings) -> str:
     better = sum(one.difference > 0 and one.p_holm < 0.05 for one in own)
     worse = sum(one.difference < 0 and one.p_holm < 0.05 for one in own)
     return (
-        f"Against the best of the other methods in each column, {outcome.method} is better in {better} of {len(own)}, worse "
+        f"By {outcome.tested}, against the best of the other methods in each column, {outcome.method} is better in "
+        f"{better} of {len(own)}, worse "
         f"in {worse}, and in {len(own) - better - worse} the difference may be chance (p after Holm's adjustment, 5 %)."
     )
 
@@ -140,7 +148,7 @@ def sections(outcome: Standings, drawings: Mapping[str, figures.Draw]) -> Iterat
     for train in outcome.columns:
         blocks: list[page.Block] = [page.Table(_unit(lead), *outcome.table(train, lead))]
         if tests := [*outcome.tests(train)]:
-            caption = f"{outcome.method} against the best of the others in each column, in points"
+            caption = f"{outcome.method} against the best of the others in each column: {outcome.tested}, in points"
             blocks.append(page.Table(caption, TESTS, tests, names=2))
         if rates := [*outcome.rate_rows(train)]:
             heads = ["", *(f"seed {seed}" for seed in outcome.seeds)]
@@ -204,15 +212,6 @@ def _shown(score: Score | None, metric: Metric) -> str:
     scale, digits = (100, 1) if metric.percent else (1, 3)
     spread = "" if math.isnan(score.std) else f" ± {scale * score.std:.{digits}f}"
     return f"{scale * score.mean:.{digits}f}{spread}"
-
-
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> Table:
-    table = Table(title=title, title_justify="left")
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i < names else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _csv(path: Path, headings: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:

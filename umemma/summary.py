@@ -89,8 +89,9 @@ def summary(outcome: Outcome) -> dict[str, Any]:
 
 
 def ceiling(left: str, unimodal: Mapping[str, float], higher: bool = True) -> float:
-    """The best uni-modal model of the modalities that are left. higher: whether that is better."""
-    return (max if higher else min)(unimodal[m] for m in left.replace("|", "+").split("+"))
+    """The best uni-modal model of the modalities that are left, of "a|b" the mean. higher: whether that is better."""
+    best = [(max if higher else min)(unimodal[m] for m in one.split("+")) for one in left.split("|")]
+    return sum(best) / len(best)
 
 
 def left_out(outcome: Outcome) -> str:

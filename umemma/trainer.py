@@ -32,10 +32,10 @@ from umemma.errors import UserError
 from umemma.loader import Split, cut
 from umemma.log import progress
 from umemma.optimizer import Optimizer
+from umemma.processes import STOPPED
 from umemma.runs import Figure, Run
 from umemma.seeds import derive
 
-STOPPED: dict[int, int] = {signal.SIGTERM: 75, signal.SIGINT: 130}  # exit status; 75 is EX_TEMPFAIL, "try again"
 ASK = 4  # steps between two questions to all processes; each costs a switch or two of busy cores
 EVERY = 50  # steps between two figures of the loss within an epoch
 

@@ -80,10 +80,7 @@ def information(outcome: Outcome) -> Iterator[Block]:
 def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     """Before, which is what the calibration undone gives, and after."""
     fitted = {left: predictions.calibration.get(f"ensemble/{left}") for left in predictions.ensemble}
-    raw = {
-        left: one.undo(predictions.ensemble[left]) if one else predictions.ensemble[left]
-        for left, one in fitted.items()
-    }
+    raw = {left: predictions.uncalibrated(left) for left in fitted}
     before = replace(predictions, ensemble=raw)
     changed = any(one and (one.temperature != 1 or one.bias) for one in fitted.values())
     shown = outcome.shown

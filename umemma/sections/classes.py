@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -26,10 +27,12 @@ def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     scores = {(row.name, row.modalities): row for row in answers.per_class(predictions)}
 
     def loss(name: str) -> float:
-        whole = scores[name, complete].score or 0.0
-        return max(whole - (scores[name, left].score or 0.0) for left in named)
+        """The largest, over the subsets under which any sample of the class is scored; NaN where none is."""
+        whole, *lesser = (scores[name, left].score for left in (complete, *named))
+        losses = [whole - score for score in lesser if whole is not None and score is not None]
+        return max(losses, default=float("nan"))
 
-    there = [name for name in dict.fromkeys(predictions.classes) if scores[name, complete].score is not None]
+    there = [name for name in dict.fromkeys(predictions.classes) if not math.isnan(loss(name))]
     if not there or not named:
         return
     names = sorted(there, key=loss, reverse=True)[:CLASSES]

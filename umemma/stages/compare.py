@@ -24,7 +24,7 @@ from umemma.cells import Cell
 from umemma.checks import fingerprint
 from umemma.config import Params
 from umemma.errors import UserError, unknown
-from umemma.files import new_folder, read_json, write_json
+from umemma.files import new_folder, read_json, sha256, write_json
 from umemma.processes import Command, Ended, Job
 from umemma.store import Store
 
@@ -51,13 +51,14 @@ def run(
         if name and name not in known:
             raise unknown(kind, name, known, f"--{kind}")
     plan = [c for c in plan if preset in ("", c.preset) and train in ("", c.train) and seed in (None, c.seed)]
-    todo = plan if modality else [c for c in plan if not cells.done(params, c, index.fingerprint)]
+    weights = _weights(params)
+    todo = plan if modality else [c for c in plan if not _done(params, c, index.fingerprint, weights)]
     # 1. The uni-modal models of each seed, which its presets share.
     alone: dict[str, Job] = {}
     for cell in todo:
         own = cells.settings(params, cell)
         for m in [modality] if modality else sorted(params.modalities):
-            if not _trained(own.paths.pretrain(m), own.unimodal_settings(m, index.fingerprint)):
+            if not _trained(own.paths.pretrain(m), own.unimodal_settings(m, index.fingerprint), weights):
                 alone.setdefault(f"{m} alone, seed {cell.seed}, {cell.train}", _pretrain(params, cell, m))
     failed = _all(alone, jobs)
     # 2. The cells whose uni-modal models are there.
@@ -66,7 +67,7 @@ def run(
         able = [c for c in todo if f"seed {c.seed}, {c.train}" not in lost]
         if kept := len(plan) - len(todo):
             logger.info(f"{kept} of {len(plan)} cells are done already.")
-        failed |= _all({str(c): _cell(params, c, index.fingerprint) for c in able}, jobs)
+        failed |= _all({str(c): _cell(params, c, index.fingerprint, weights) for c in able}, jobs)
     if failed:
         lines = "\n".join(f"{name}: {error}" for name, error in failed.items())
         hint = "Mend the cause and run the same command: what is done stays."
@@ -117,19 +118,42 @@ def _devices() -> list[str]:
     return given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
 
 
+def _weights(params: Params) -> dict[str, str]:
+    """{modality: checksum} of the files of pretrained weights that encoders start from."""
+    from umemma import models
+
+    return {
+        m: sha256(path) for m, path in models.find_weights({m: params.encoder(m) for m in params.modalities}).items()
+    }
+
+
+def _done(params: Params, cell: Cell, index: str, weights: Mapping[str, str]) -> bool:
+    own = cells.settings(params, cell)
+    alone = {m: own.unimodal_settings(m, index) for m in own.modalities}
+    made = cells.done(params, cell, index)
+    if made is None or not all(_trained(own.paths.pretrain(m), of, weights) for m, of in alone.items()):
+        return False
+    chosen = cells.settings(params, cell, made["learning_rate"]).ensemble_settings(index)
+    return _trained(own.paths.ensemble, chosen, weights, [own.paths.pretrain(m) for m in own.modalities])
+
+
 def _pretrain(params: Params, cell: Cell, modality: str) -> Job:
     own, what = cells.settings(params, cell), f"pretrain/{modality}"
     yield from _process(cell, what, own, "pretrain-unimodal", "--modality", modality)
 
 
-def _cell(params: Params, cell: Cell, index: str) -> Job:
+def _cell(params: Params, cell: Cell, index: str, weights: Mapping[str, str]) -> Job:
     """Train with each learning rate, keep the model that is best on validation (ties: the first), evaluate it."""
     rates, scores = cells.rates(params, cell), list[float]()
     paths = cells.settings(params, cell).paths
-    tries = [_folder(params, cell, cell.preset) / f"rate-{rate}" for rate in rates] if rates[1:] else [paths.ensemble]
+    folder = _folder(params, cell, cell.preset)
+    if not paths.ensemble.exists():  # nothing of it was begun, or DVC is making it anew, with other code say
+        for old in folder.glob("rate-*"):
+            shutil.rmtree(old)
+    tries = [folder / f"rate-{rate}" for rate in rates] if rates[1:] else [paths.ensemble]
     for rate, kept in zip(rates, tries, strict=True):
         own = cells.settings(params, cell, rate)
-        if not _trained(kept, own.ensemble_settings(index), [paths.pretrain(m) for m in own.modalities]):
+        if not _trained(kept, own.ensemble_settings(index), weights, [paths.pretrain(m) for m in own.modalities]):
             yield from _process(cell, cell.preset, own, "finetune-ensemble")
             _copy(paths.ensemble, kept)
         scores.append(float(read_json(kept / checkpoint.ABOUT, "")["scores"]["val_score"]))
@@ -139,15 +163,24 @@ def _cell(params: Params, cell: Cell, index: str) -> Job:
     cells.mark(params, cell, index, {f"{r:g}": s for r, s in zip(rates, scores, strict=True) if r}, rates[best])
 
 
-def _trained(folder: Path, settings: Mapping[str, Any], alone: Sequence[Path] = ()) -> bool:
-    """Whether a model is there that was made with these settings and, if it starts from them, these uni-modal models."""
+def _trained(
+    folder: Path, settings: Mapping[str, Any], pretrained: Mapping[str, str], alone: Sequence[Path] = ()
+) -> bool:
+    """Whether a model is there that was made with these settings, from these files of weights {modality: checksum} or, if it
+    starts from or learns from them, these uni-modal models."""
     try:
         about = checkpoint.check(folder, settings, "")
-        weights = {read_json(one / checkpoint.ABOUT, "")["weights_sha256"] for one in alone}
+        used = {read_json(one / checkpoint.ABOUT, "")["weights_sha256"] for one in alone}
     except UserError:
         return False
-    whole = (folder / checkpoint.WEIGHTS).is_file()
-    return whole and (not settings.get("starts_from") or weights <= set(about["started_from"].values()))
+    started = set(about["started_from"].values())
+    if settings.get("starts_from") and not used <= started:
+        return False
+    scratch = settings["kind"] == "unimodal" or settings["finetune"]["init"] == "scratch"
+    files = {checksum for m, checksum in pretrained.items() if m in settings["modalities"] and scratch}
+    return (folder / checkpoint.WEIGHTS).is_file() and started == files | (
+        used if settings.get("starts_from") else set()
+    )
 
 
 def _copy(model: Path, to: Path) -> None:

@@ -43,14 +43,14 @@ class _Inputs:
 
 
 def run(params: Params) -> Outcome:
-    """The whole grid, written to results/<dataset>/."""
+    """The whole grid, written to results/<dataset>/; of several processes the main one has the outcome."""
     inputs = _inputs(params)
     predictions = _predict(params, inputs)
+    if not distributed.is_main():
+        return Outcome([], [], [], inputs.about)
     grid = _grid(params, predictions)
     rows = grid.rows(settings(params.modalities), params.evaluate.ratios)
     outcome = Outcome(*rows, grid.metrics, inputs.about, analysis.bits(predictions, grid.bootstrap))
-    if not distributed.is_main():
-        return outcome
     with new_files(params.paths.results) as folder:
         predictions.save(folder / KEPT, inputs.made_by)
         constants = {name: str(inputs.about[name]) for name in ("dataset", "variant", "split", "absent")}
@@ -109,6 +109,10 @@ def _command(params: Params) -> str:
     changed = params.evaluate.model_dump(mode="json", exclude_defaults=True)
     sets = {"seed": params.seed} | {f"evaluate.{name}": value for name, value in changed.items()}
     words = (shlex.quote(f"{name}={json.dumps(value)}") for name, value in sets.items())
+    if params.place:  # a cell of a comparison has its settings in a file
+        return (
+            f"umemma evaluate-missing --params {params.paths.runs / params.place / params.finetune.preset}/params.json"
+        )
     return " ".join(["umemma evaluate-missing", *(f"--set {word}" for word in words)])
 
 
@@ -163,11 +167,8 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         logits, *alone = (one.numpy() for one in answers(several, split, section.batch_size, device))
     ensemble = {joined(pattern): logits[:, s] for s, pattern in enumerate(patterns(names))}
     unimodal = {m: one[:, 0] for m, one in zip(names, alone, strict=True)}
-    for kind, tables in (("ensemble", ensemble), ("unimodal", unimodal)):
-        for subset, raw in tables.items():
-            tables[subset] = inputs.calibration.get(f"{kind}/{subset}", Calibration()).apply(raw)
-    target = split.target.numpy()
-    return Predictions(split.keys, split.groups, target, ensemble, unimodal, index.classes, inputs.calibration)
+    target, raw = split.target.numpy(), (ensemble, unimodal)
+    return Predictions.calibrated(split.keys, split.groups, target, raw, index.classes, inputs.calibration)
 
 
 def _pretrain(modality: str) -> str:

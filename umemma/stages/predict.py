@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.markup import escape
 from rich.table import Column
 from rich.table import Table as Shown
 
@@ -50,7 +51,7 @@ def shown(prediction: Prediction, top: int) -> Shown:
     given = (prediction.label,) if isinstance(prediction.label, str) else prediction.label
     likeliest = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
     for label, chance in likeliest[:top]:
-        table.add_row(label, f"{chance:.1%}", style="bold" if label in given else "")
+        table.add_row(escape(label), f"{chance:.1%}", style="bold" if label in given else "")
     return table
 
 

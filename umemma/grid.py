@@ -26,7 +26,7 @@ from umemma.predictions import Predictions
 from umemma.seeds import hashes
 
 AT_ONCE = 50  # resamples of a metric that needs the samples in order
-KEPT = 8  # statistics of the metric at hand that are kept for its next setting
+KEPT = 2**28  # bytes of statistics that are kept for the next setting
 
 
 class Grid:
@@ -174,7 +174,7 @@ class Grid:
         model = "unimodal" if model == "average" and "+" not in subset else model
         name = metric.stats, model, subset, b"" if where.all() else where.tobytes()
         if name not in self.made:
-            if len(self.made) > KEPT:
+            if sum(stats.values.nbytes for stats, *_ in self.made.values()) > KEPT:
                 self.made.clear()
             stats = metric.stats(np.nan_to_num(self._logits(model, subset)), self.predictions.target)
             weight = where.astype(np.float64)

@@ -159,7 +159,7 @@ class Bootstrap:
     too, and memory stays bounded. Reference: Field & Welsh, Bootstrapping clustered data, JRSS B 69 (2007).
     """
 
-    LIMIT = 10_000
+    LIMIT = 2_000
 
     def __init__(self, groups: Sequence[str], seed: int, times: int) -> None:
         unique, member = np.unique(np.asarray(groups), return_inverse=True)

@@ -189,6 +189,20 @@ def test_a_killed_decoding_process_is_one_message(tmp_path):
     assert "machine.workers: a decoding process was killed" in done.stdout, done.stderr
 
 
+def test_a_process_that_dies_handing_over_a_batch_is_the_same_message(stay):
+    streamed = Streamed(Reader([], {}, "train shards"), 0, stay)
+    streamed.loader = Reset()
+    with pytest.raises(UserError, match="a decoding process was killed"):
+        list(streamed.decoded([]))
+
+
+class Reset:
+    """A loader whose process is gone as it is asked for the tensors of a batch."""
+
+    def __iter__(self):
+        raise ConnectionResetError("by peer")
+
+
 def test_a_signal_to_the_whole_group_is_left_to_the_training(tmp_path, stay):
     split = load(tmp_path, stay, MANY, many(tmp_path), memory=0.0, workers=1)
     batches = split.batches(cut(range(40), 1), CPU)

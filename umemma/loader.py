@@ -183,10 +183,13 @@ class Streamed:
     def decoded(self, plan: Sequence[np.ndarray]) -> Iterator[dict[str, Tensor]]:
         """{modality: (B, ...)}, compact, for each array of `plan`, in its order."""
         self.plan.batches = plan
-        for batch in self.loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            for batch in self.loader:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except (ConnectionError, EOFError) as error:  # the process died while it handed over a batch
+            raise _killed() from error
 
     def close(self) -> None:
         """End the processes, whoever still holds on to this: torch itself does so only when nobody does."""
@@ -203,8 +206,12 @@ def watched() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        hint = "It may have run out of memory: lower machine.workers or machine.memory."
-        raise UserError("a decoding process was killed", "machine.workers", hint) from error
+        raise _killed() from error
+
+
+def _killed() -> UserError:
+    hint = "It may have run out of memory: lower machine.workers or machine.memory."
+    return UserError("a decoding process was killed", "machine.workers", hint)
 
 
 def load(

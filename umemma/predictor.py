@@ -176,8 +176,8 @@ class Predictor:
                 if isinstance(batch, UserError):
                     raise batch
                 yield from self._answers(batch)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:  # dead while waited for, or while it handed over
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             hint = "It may have run out of memory: fewer of them, or a smaller batch size."
             raise UserError("a decoding process was killed", "workers", hint) from error

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from test_grid import logits
 
 from umemma import analysis, figures, page, report
 from umemma.calibration import Calibration
@@ -29,12 +30,6 @@ EVIL = "<script>alert('1')</script> & $x^2$ | 日本"
 FILES = {"metrics.json", "information.json", "information.csv", "robustness.csv", "per_class.csv", "confusion.csv"}
 FILES |= {"robustness.png", "report.md", "report.html"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-
-
-def logits(answers: list[int | None]) -> np.ndarray:
-    """(N, 2) logits that answer as given; None = nothing to answer from."""
-    table = {0: [1.0, 0.0], 1: [0.0, 1.0], None: [np.nan, np.nan]}
-    return np.array([table[answer] for answer in answers], dtype=np.float32)
 
 
 def by_hand() -> Predictions:

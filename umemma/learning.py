@@ -29,7 +29,7 @@ from umemma.trainer import fit
 
 @dataclass(frozen=True)
 class Data:
-    """Shards, and how they are looked at. augments and missing ({modality: share that loses it}) are for training only."""
+    """Shards, and how they are looked at. augments and missing ({what: share that loses it}) are for training only."""
 
     store: Store
     index: Index

@@ -89,7 +89,8 @@ def million(names: list[str], samples: int = 1_000_000, dim: int = 64) -> None:
     modules = {name: nn.Identity() for name in names}
     model = LateFusion(modules, dict.fromkeys(names, dim), {n: torch.zeros(dim) for n in names}, CLASSES).eval()
     with torch.no_grad():
-        model.head.weight.copy_(torch.cat([centres[name] for name in names], 1) / 9)
+        for name in names:
+            model.heads[name].weight.copy_(centres[name] / 9)
     started = time.perf_counter()
     made = rows(predictions(model, inputs, target))
     seconds = time.perf_counter() - started

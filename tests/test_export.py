@@ -35,7 +35,7 @@ def test_the_fusion_gives_each_sample_its_own_subset(tmp_path, absent):
     """Against the model itself, in one batch of every subset; absent features are NaN, and don't matter."""
     model = umemma.load(saved(tmp_path / "model", absent=absent, calibration=FITTED))
     present = torch.from_numpy(keep_table(model.modalities))
-    features, _ = model.model.encode(INPUTS)
+    features, _ = model.model.encode(INPUTS, torch.ones(3, 2, dtype=torch.bool))
     holed = [f.where(present[:, i, None], torch.nan) for i, f in enumerate(features.values())]
     expected = model.logits(INPUTS, present)
     logits, chances = export.Fusion(model)(*holed, present)

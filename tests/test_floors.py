@@ -25,6 +25,7 @@ FLOORS: list[set[str]] = [
     {"shards", "predictions", "fusion", "checkpoint", "runs", "optimizer"},
     {"packing", "loader", "incoming", "rivals"},
     {"models", "patterns", "features", "trainer", "grid", "analysis", "answers", "diagnosis"},
+    {"linear_probe"},
     {"learning", "predictor", "summary", "cells", "comparison"},
     {"sections"},
     {"report", "standings"},

@@ -16,7 +16,6 @@ import pytest
 from conftest import QUICK, ROOT, quick
 
 from umemma import cli
-from umemma.config import PRESETS
 from umemma.errors import UserError
 from umemma.stages import evaluate, finetune, preprocess, pretrain
 
@@ -101,15 +100,6 @@ def test_same_seed_same_bytes(project):
     assert tree(project) == first
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_trains_and_says_what_it_is(project, preset):
-    params = quick(f"finetune.preset={preset}")
-    finetune.run(params)
-    about = json.loads((params.paths.ensemble / "model.json").read_text())
-    assert about["settings"]["finetune"]["preset"] == preset
-    assert evaluate.run(params).about["preset"] == preset
-
-
 @pytest.mark.parametrize("absent", ["zero", "blank", "learned"])
 def test_every_rule_of_absence_reaches_the_results(project, absent, capsys):
     change = ("--set", f"finetune.absent={absent}")
@@ -117,15 +107,6 @@ def test_every_rule_of_absence_reaches_the_results(project, absent, capsys):
     assert umemma("evaluate", *change) == 0
     assert json.loads(Path("results/digits/metrics.json").read_text())["absent"] == absent
     assert set(pq.read_table("results/digits/grid.parquet")["absent"].to_pylist()) == {absent}
-
-
-def test_ume_alone_answers_as_the_average_of_the_unimodal_models(project):
-    params = quick("finetune.preset=ume", "evaluate.calibrate=false")
-    finetune.run(params)
-    values = {(row.model, row.left): row.value for row in evaluate.run(params).subsets if row.metric == "accuracy"}
-    assert values["average", "audio+image"] == pytest.approx(values["ensemble", "audio+image"], abs=0.002)
-    for m in ("audio", "image"):  # only the other modalities' biases are between them
-        assert values["ensemble", m] == pytest.approx(values["unimodal", m], abs=0.05)
 
 
 def test_asking_answers_from_kept_predictions_and_changes_nothing(project, capsys):

@@ -60,11 +60,38 @@ class Encoder(Plain):
         return checked(type(spec), spec.model_dump() | self.input, "settings", f"encoders.{modality}.input")
 
 
-class Training(Plain):
+class Step(Plain):
+    """A learning rate of its own; null = that of the section which this stands in."""
+
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+
+class Rate(Step):
+    """A learning rate and a weight decay of its own; null = that of the section which this stands in."""
+
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+
+class Parts(Plain):
+    """What the parts of a model have of their own: the encoders, the low-rank adapters in them (tune: lora), the heads, and
+    the learned vectors that stand in for what is absent (which never decay)."""
+
+    encoder: Rate = Rate()
+    adapters: Rate = Rate()
+    head: Rate = Rate()
+    absence: Step = Step()
+
+
+class ModalityRates(Rate, Parts):
+    """What one modality has of its own in fine-tuning, for all of it or for a part."""
+
+
+class Training(Parts):
     """What one run of the training loop needs. learning_rate is AdamW's peak, after `warmup` (a share of all steps).
 
     batch_size: samples of a step over all processes; a process takes them `micro_batch` at a time. ema: decay per step of
-    a moving average of the weights, 0 = none. precision: what the encoders compute in.
+    a moving average of the weights, 0 = none. precision: what the encoders compute in. Weight decay is for matrices only:
+    biases, norms and absence vectors have none.
     """
 
     epochs: Positive = 20
@@ -82,7 +109,40 @@ class Training(Plain):
 
     def of_the_loop(self) -> dict[str, Any]:
         """What the loop takes of it; the rest is the model's."""
-        return {n: getattr(self, n) for n in Training.model_fields if n not in ("channels_last", "compile")}
+        of_the_model = {"channels_last", "compile", *Parts.model_fields}
+        return {n: getattr(self, n) for n in Training.model_fields if n not in of_the_model}
+
+    def rate(self, part: str, modality: str) -> tuple[float, float]:
+        """(learning rate, weight decay) of a part of a modality's model; the nearest setting wins."""
+        places = [getattr(self, part), self]
+        if own := self._own(modality):
+            places = [getattr(own, part), own, *places]
+        learning_rate = next(place.learning_rate for place in places if place.learning_rate is not None)
+        decays = [getattr(place, "weight_decay", None) for place in places]
+        decay = next(decay for decay in decays if decay is not None)
+        return learning_rate, 0.0 if part == "absence" else decay
+
+    def _own(self, modality: str) -> ModalityRates | None:
+        return None
+
+
+class Pretrain(Training):
+    """Uni-modal training. modalities: {modality: any of these settings}, which it has of its own."""
+
+    modalities: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Pretrain:
+        for modality in self.modalities:
+            self.of(modality)
+        return self
+
+    def of(self, modality: str) -> Training:
+        """The settings of one modality. UserError for one that isn't known."""
+        data = self.model_dump(exclude={"modalities"})
+        for name, value in self.modalities.get(modality, {}).items():
+            data[name] = data[name] | value if isinstance(value, dict) and name in data else value
+        return checked(Training, data, "settings", f"pretrain.modalities.{modality}")
 
 
 class Ogm(Plain):
@@ -114,22 +174,28 @@ Train = Literal["all", "head", "none"]
 Balance = Literal["none", "ogm-ge", "umt"]
 
 # The method and its baselines are four switches: where the encoders start, how missing modalities are shown in
-# training, what is trained, and what keeps one modality from learning at the cost of the others.
+# training, what is trained, and what keeps one modality from learning at the cost of the others. All six corners of
+# (scratch, unimodal) x (none, drop, all) have a name, so that two methods can differ by one switch.
 PRESETS: dict[str, tuple[Init, Mma, Train, Balance]] = {
     "late-fusion": ("scratch", "none", "all", "none"),
     "modality-dropout": ("scratch", "drop", "all", "none"),
+    "late-fusion-mma": ("scratch", "all", "all", "none"),
     "ogm-ge": ("scratch", "none", "all", "ogm-ge"),
     "umt": ("scratch", "none", "all", "umt"),
     "ume": ("unimodal", "none", "none", "none"),
     "ume-finetune": ("unimodal", "none", "all", "none"),
+    "ume-dropout": ("unimodal", "drop", "all", "none"),
+    "frozen-complete": ("unimodal", "none", "head", "none"),
     "frozen": ("unimodal", "all", "head", "none"),
     "ume-mma": ("unimodal", "all", "all", "none"),
 }
 
 
 class Finetune(Training):
-    """The ensemble. A switch that is null is as `preset` says; one that is set wins over the preset."""
+    """The ensemble. A switch that is null is as `preset` says; one that is set wins over the preset. modalities: {modality:
+    the rates that it has of its own}."""
 
+    modalities: dict[str, ModalityRates] = {}
     preset: str = "ume-mma"
     init: Init | None = None
     mma: Mma | None = None
@@ -140,6 +206,9 @@ class Finetune(Training):
     pattern_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None  # {"audio+image": 2}; null = uniform
     absent: Literal["zero", "blank", "learned"] = "learned"
     scratch: Budget = Budget()
+
+    def _own(self, modality: str) -> ModalityRates | None:
+        return self.modalities.get(modality)
 
     def switches(self) -> dict[str, str]:
         """{"preset", "init", "mma", "train", "balance"} as they will be; preset is "custom" where a switch departs from all."""
@@ -180,6 +249,16 @@ class Evaluate(Plain):
     metrics: Names | None = None
     calibrate: bool = True
 
+    def check_split(self) -> None:
+        """UserError for a calibration on the samples that it was fitted on, where it can only look good."""
+        if self.split == "val" and self.calibrate:
+            raise UserError(
+                "the calibration was fitted on val, so it flatters answers to val",
+                "evaluate.split",
+                "Set evaluate.calibrate=false, or evaluate another split.",
+                usage=True,
+            )
+
 
 class Compare(Plain):
     """Which methods are trained and set side by side. learning_rates: those tried for each cell, the best on validation
@@ -194,9 +273,11 @@ class Compare(Plain):
 
 class Missing(Plain):
     """What is taken away on purpose. train: {modality: the share of the training samples that lose it}; "audio|image": the
-    share that loses one of the two, "audio+image": that loses both."""
+    share that loses one of the two, "audio+image": that loses both. val: the same of the validation samples, which choose
+    the epoch and the calibration; null = as train, {} = nothing."""
 
     train: dict[str, Share] = {}
+    val: dict[str, Share] | None = None
 
 
 class Machine(Plain):
@@ -204,12 +285,15 @@ class Machine(Plain):
 
     memory: GiB of decoded samples that a process may keep of each split; a larger one is decoded for each batch. workers:
     processes that decode, per training process; null = as it pays. checkpoint: seconds between two; keep: so many.
+    deterministic: true = only kernels that repeat to the bit, warn = others too, with a warning, false = any; with the
+    latter two, runs on the same machine may differ in rounding.
     """
 
     memory: Annotated[float, Field(ge=0)] = 4.0
     workers: Annotated[int, Field(ge=0)] | None = None
     checkpoint: Annotated[float, Field(ge=0)] = 60.0
     keep: Positive = 2
+    deterministic: bool | Literal["warn"] = True
 
 
 class Params(Plain):
@@ -223,7 +307,7 @@ class Params(Plain):
     encoders: dict[str, Encoder] = {}
     augment: dict[str, dict[str, Any]] = {}  # {modality: its own options}, checked by the modality
     missing: Missing = Missing()
-    pretrain: Training = Training()
+    pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
     compare: Compare = Compare()
@@ -246,6 +330,9 @@ class Params(Plain):
             ("encoders", self.encoders),
             ("augment", self.augment),
             ("missing.train", [m for text in self.missing.train for one in alternatives(text) for m in one]),
+            ("missing.val", [m for text in self.missing.val or {} for one in alternatives(text) for m in one]),
+            ("pretrain.modalities", self.pretrain.modalities),
+            ("finetune.modalities", self.finetune.modalities),
         ):
             for name in names:
                 if name not in known:
@@ -270,7 +357,7 @@ class Params(Plain):
             "encoders": {modality: self.encoder(modality).model_dump(mode="json")},
             **self._shown([modality]),
             "seed": self.seed,
-            "pretrain": self.pretrain.model_dump(mode="json"),
+            "pretrain": self.pretrain.of(modality).model_dump(mode="json"),
         }
 
     def ensemble_settings(self, shards: str) -> dict[str, Any]:
@@ -290,13 +377,15 @@ class Params(Plain):
         }
 
     def _shown(self, names: Sequence[str]) -> dict[str, Any]:
-        """What training sees of its samples."""
-        missing = {
-            text: ratio
-            for text, ratio in self.missing.train.items()
-            if ratio and any(m in names for one in alternatives(text) for m in one)
-        }
+        """What training and validation see of their samples."""
+        val = self.missing.train if self.missing.val is None else self.missing.val
+        missing = {"train": self._of(self.missing.train, names), "val": self._of(val, names)}
         return {"augment": {m: self.augment[m] for m in names if self.augment.get(m)}, "missing": missing}
+
+    def _of(self, missing: dict[str, float], names: Sequence[str]) -> dict[str, float]:
+        """What of it concerns these modalities."""
+        taken = {text: {m for one in alternatives(text) for m in one} for text in missing}
+        return {text: ratio for text, ratio in missing.items() if ratio and taken[text] & set(names)}
 
 
 class Paths:

@@ -207,9 +207,9 @@ InputSpec = ImageInput | AudioInput | WaveInput | VideoInput | TextInput
 
 
 class Batch(NamedTuple):
-    """inputs: {modality: (B, ...)}, an absent one filled with the blank input; present: (B, M) bool; target: (B,) classes
-    or (B, C) sets of labels; chance: (B,) uint64 numbers that belong to the seed, the epoch and the sample, for what
-    training draws; None outside of it."""
+    """inputs: {modality: (B, ...)}, an absent one filled with the blank input; present: (B, M) bool, always on the CPU, as
+    it decides what enters an encoder; target: (B,) classes or (B, C) sets of labels; chance: (B,) uint64 numbers that
+    belong to the seed, the epoch and the sample, for what training draws; None outside of it."""
 
     inputs: dict[str, Tensor]
     present: Tensor

@@ -91,7 +91,7 @@ class Split:
                     drawn = modality.draw(self.augments[m], mixed(chance, 0, "augment", m), spec)
                     inputs[m] = modality.augment(inputs[m], spec, self.augments[m], drawn)
                 inputs[m] = modality.finish(inputs[m], spec)
-            yield Batch(inputs, _to(self.present[chosen], device), _to(self.target[chosen], device), chance)
+            yield Batch(inputs, self.present[chosen], _to(self.target[chosen], device), chance)
 
 
 def cut(numbers: np.ndarray | range, size: int) -> list[np.ndarray]:

@@ -65,6 +65,22 @@ def build(
     return model
 
 
+def rates(model: LateFusion, training: Training) -> dict[str, tuple[float, float]]:
+    """{name of a parameter: (learning rate, weight decay)}: of encoders, their adapters, heads and absence vectors, as
+    `training` says. What an encoder of timm declares free of decay (position embeddings, say) is."""
+    parts = {"encoders": "encoder", "heads": "head", "vectors": "absence"}
+    found = {}
+    for name, parameter in model.named_parameters():
+        kind, modality, *rest = name.split(".", 2)
+        if parameter.requires_grad:
+            part = "adapters" if kind == "encoders" and "lora_" in name else parts[kind]
+            learning_rate, decay = training.rate(part, modality)
+            encoder: Any = model.encoders[modality]
+            free = encoder.no_weight_decay() if kind == "encoders" and hasattr(encoder, "no_weight_decay") else ()
+            found[name] = learning_rate, 0.0 if ".".join(rest) in free else decay
+    return found
+
+
 def ready(model: LateFusion, training: Training, device: torch.device) -> LateFusion:
     """The model on its device, computing as `training` says."""
     model.precision = PRECISION[training.precision]

@@ -185,7 +185,7 @@ class Predictor:
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], present: Tensor) -> np.ndarray:
         """(B, C) float32, calibrated, from what encoders see, {modality: (B, ...)}, and present (B, M) bool."""
-        raw = self.model.fuse(*self.model.encode(inputs), present.to(self.device)).cpu().numpy()
+        raw = self.model.fuse(*self.model.encode(inputs, present), present).cpu().numpy()
         row = present.numpy() @ (2 ** np.arange(len(self.modalities)))
         return (raw / self.temperature[row] + self.bias[row]).astype(np.float32)
 

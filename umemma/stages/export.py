@@ -24,7 +24,8 @@ from umemma.calibration import probabilities
 from umemma.contracts import InputSpec, Media, Packing, Sound, joined
 from umemma.errors import UserError
 from umemma.files import new_folder, sha256, write_json
-from umemma.missing import fill, patterns
+from umemma.fusion import fuse
+from umemma.missing import patterns
 from umemma.predictor import Predictor
 
 CLOSE = 1e-4  # of the largest logit: what ONNX may differ from PyTorch
@@ -69,9 +70,11 @@ class Fusion(nn.Module):
 
     def __init__(self, model: Predictor) -> None:
         super().__init__()
-        self.head, self.modalities, self.task = model.model.head, model.modalities, model.task
+        self.heads, self.modalities, self.task = model.model.heads, model.modalities, model.task
+        self.absent = model.model.absent
         with torch.no_grad():  # of the blank inputs: with absent = blank their features are what stands in
-            _, absent = model.model.encode({m: model.model.get_buffer(f"blank_{m}") for m in model.modalities})
+            blanks = {m: model.model.get_buffer(f"blank_{m}") for m in model.modalities}
+            _, absent = model.model.encode(blanks, torch.ones(1, len(blanks), dtype=torch.bool))
         for m in model.modalities:
             self.register_buffer(f"absent_{m}", absent[m].detach().clone())
         self.register_buffer("bits", 2 ** torch.arange(len(model.modalities)))
@@ -81,8 +84,7 @@ class Fusion(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         *features, present = inputs
         absent = {m: self.get_buffer(f"absent_{m}") for m in self.modalities}
-        filled = fill(dict(zip(self.modalities, features, strict=True)), present, absent)
-        logits = self.head(torch.cat([filled[m] for m in self.modalities], 1))
+        logits = fuse(self.heads, dict(zip(self.modalities, features, strict=True)), absent, present, self.absent)
         row = (present.long() * self.bits).sum(1)
         logits = logits / self.temperature[row] + self.bias[row]
         return logits, logits.softmax(1) if self.task == "multiclass" else logits.sigmoid()

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -77,6 +78,18 @@ def test_energy_is_kept_as_asked_and_fitted_on_train_only():
     np.testing.assert_array_equal(some[train], digits._keep_energy(other, train, 0.25)[train])
     kept = (some[train].reshape(30, 64) / 255.0).var(0).sum() / images[train].var(0).sum()
     assert 0.2 < kept < 0.4  # the fewest components that reach a quarter
+
+
+def test_what_is_not_train_does_not_matter_to_the_pictures_of_train(records, raw, tmp_path):
+    """Validation's and test's pictures made black: those of train are made as before."""
+    train = {int(record.key[:4]) for record in records if record.split == "train"}
+    table = pq.read_table(raw / "images.parquet").to_pylist()
+    black = [row if i in train else {**row, "pixels": bytes(64)} for i, row in enumerate(table)]
+    pq.write_table(pa.Table.from_pylist(black), tmp_path / "images.parquet")
+    (tmp_path / "speech.parquet").write_bytes((raw / "speech.parquet").read_bytes())
+    for before, after in zip(records, digits.records(tmp_path, digits.Options()), strict=True):
+        if before.split == "train":
+            np.testing.assert_array_equal(after.media["image"], before.media["image"])
 
 
 def test_noise_has_the_stated_ratio():

@@ -127,6 +127,13 @@ def test_what_a_preset_starts_from_and_how_long_it_trains(project, recorded, pre
             assert all(torch.equal(taught[name], unimodal[name]) for name in unimodal)
 
 
+def test_rates_of_parts_reach_the_optimizer(project, recorded):
+    finetune.run(quick("finetune.encoder={learning_rate: 1e-5}", "finetune.weight_decay=0.2"))
+    rates = recorded[0].how["rates"]
+    assert {rate for name, rate in rates.items() if name.startswith("encoders")} == {(1e-5, 0.2)}
+    assert {rate for name, rate in rates.items() if name.startswith("heads")} == {(quick().finetune.learning_rate, 0.2)}
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_a_preset_changes(project, preset):
     """Really trained: the weights of the encoders and of the heads beside those of the uni-modal models. And evaluated."""

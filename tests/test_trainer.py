@@ -133,6 +133,17 @@ def test_the_best_epoch_is_what_remains(tmp_path):
     assert (tmp_path / "metrics.csv").read_text() == as_csv(figures)
 
 
+def test_every_epoch_takes_every_sample_once_in_an_order_of_its_own(tmp_path):
+    model, seen = toy_model(), list[float]()
+    step = PatternStep(model, COMPLETE, False)
+    step.register_forward_pre_hook(lambda module, given: seen.extend(given[0].inputs["audio"][:, 0].tolist()))
+    validate = validation(model, toy_split(), COMPLETE, 32, CPU)
+    fit(step, model, toy_split(), validate, toy_run(tmp_path), **(SETTINGS | {"epochs": 3}))
+    epochs = [seen[i : i + 96] for i in (0, 96, 192)]
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert {tuple(sorted(epoch)) for epoch in epochs} == {tuple(sorted(toy_split().kept["audio"][:, 0].tolist()))}
+
+
 def test_taking_a_batch_in_parts_adds_their_gradients_up(tmp_path):
     whole, figures = train(tmp_path / "a")
     parts, others = train(tmp_path / "b", micro_batch=5)

@@ -1,4 +1,4 @@
-"""A trained model's folder is all that answering takes: nothing of it is elsewhere, and what isn't right in it is said."""
+"""A trained model's folder is all that answering takes, and what isn't right in it is said."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("tokenizer", ["hf:bert", "hf:./letters"])
 def test_a_model_answers_where_its_original_is_not(place, tokenizer):
-    """Moved to another folder, in another process, without a network; also where the text has a tokenizer of its own."""
+    """In another folder and process, without a network; also where the text has a tokenizer of its own."""
     words(Path("letters"), "fedcba")
     trained(tokenizer)
     here = [umemma.load(f"models/manifest/{name}").predict(text=GIVEN) for name in MODELS]

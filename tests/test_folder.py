@@ -122,6 +122,18 @@ def test_a_folder_is_the_same_bytes_wherever_its_parts_came_from(place):
     inside = {name.removeprefix(f"{carried['folder']}/") for name in before if name.startswith("hf/")}
     assert inside == set(carried["files"]) == {"config.json", "tokenizer.json", "tokenizer_config.json"}
     assert not [name for name, data in before.items() if b"somebody" in data or str(place).encode() in data]
+    kept = json.loads(before[f"{carried['folder']}/tokenizer_config.json"])
+    assert kept["model_max_length"] == 16
+    assert not {"is_local", "local_files_only", "name_or_path"} & kept.keys()  # which the hub's cache answers otherwise
+
+
+def test_a_model_in_use_may_be_in_any_current_directory(place):
+    """A process that decodes texts reads the tokenizer anew, there."""
+    saved(Path("m"), "text", text={"name": "hf:bert", "input": {"length": 8}})
+    model = umemma.load("m")
+    os.chdir("bert")
+    text._tokenizer.cache_clear()
+    assert model.predict(text=GIVEN).present == ("text",)
 
 
 def test_every_kind_of_tokenizer_comes_back_as_it_was(place):

@@ -17,7 +17,7 @@ from conftest import QUICK, ROOT, quick
 from ruamel.yaml import YAML
 from test_pipeline import run, stages_run
 
-from umemma import cells, cli, config, processes
+from umemma import cells, checkpoint, cli, config, processes
 from umemma.cells import Cell
 from umemma.comparison import ALONE, AVERAGE, LESSER, WORST, boil_down, columns, differences, holm, points, scores
 from umemma.config import Params
@@ -209,7 +209,7 @@ class Toy:
 def model(folder: Path, settings: dict, weights: str, scores: dict[str, float]) -> None:
     started = {m: f"{m} alone" for m in settings.get("starts_from", {})}
     about = {"settings": settings, "weights_sha256": weights, "started_from": started, "scores": scores}
-    write_json(folder / "model.json", about | {"calibration": {}})
+    write_json(folder / "model.json", about | {"format": checkpoint.FORMAT, "calibration": {}, "hf": {}})
 
 
 def test_validation_chooses_the_learning_rate_and_what_is_done_stays(tmp_path, monkeypatch):

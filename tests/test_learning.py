@@ -121,6 +121,9 @@ def test_features_of_other_weights_are_not_taken(tmp_path, messages):
             with features.kept(model, splits, ["image"], tmp_path / "f", {}, 8, CPU) as seen:
                 torch.testing.assert_close(seen["val"].kept["image"], expected)
     assert sum("features of" in message for message in messages) == 2
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in [*(tmp_path / "f").iterdir(), tmp_path / "new"]}
+    assert len(modes) == 1  # they may be read as any new file may
 
 
 def test_features_of_samples_that_had_lost_it_are_not_taken(tmp_path, messages):

@@ -59,7 +59,8 @@ def saved(
     kept = {m: Encoder.model_validate(encoders.get(m, TOY[m])) for m in names.split("+")}
     classes = [f"class {i}" for i in range(len(head) or 3)]
     torch.manual_seed(0)
-    model = models.build(kept, models.input_specs(kept), classes, absent)
+    specs = models.input_specs(kept)
+    model = models.build(kept, specs, classes, absent)
     with torch.no_grad():
         for vector in model.vectors.values():
             vector.normal_()
@@ -71,7 +72,7 @@ def saved(
     settings |= {"encoders": {m: one.model_dump(mode="json") for m, one in kept.items()}}
     fitted = {joined(one): Calibration().as_json() for one in patterns(sorted(kept))} | (calibration or {})
     answers = {"classes": classes, "task": task, "media": Packing().model_dump(mode="json"), "calibration": fitted}
-    checkpoint.save(folder, model, settings, {}, "", {}, answers)
+    checkpoint.save(folder, model, settings, {}, "", {}, answers, models.from_hub(kept, specs))
     return folder
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from loguru import logger
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from umemma import __version__, distributed
 from umemma.checks import fingerprint
-from umemma.files import new_file
+from umemma.files import new_file, save_tensors
 from umemma.fusion import LateFusion
 from umemma.loader import Split, cut
 
@@ -78,7 +78,7 @@ def _features(
         try:
             for m, path in where.items():
                 with new_file(path) as aside:
-                    save_file({"features": features[m].contiguous()}, aside)
+                    save_tensors({"features": features[m].contiguous()}, aside)
         except (OSError, SafetensorError) as error:
             logger.warning(f"Features can't be kept on the disk: {error}. Training goes on with those in memory.")
         logger.debug(

@@ -11,7 +11,7 @@ import torch
 from umemma import distributed, encoders, modalities
 from umemma.checks import checked
 from umemma.config import Encoder, Training
-from umemma.contracts import InputSpec, Plain
+from umemma.contracts import InputSpec, Plain, TextInput
 from umemma.fusion import LateFusion
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,6 +20,15 @@ PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 def input_specs(chosen: Mapping[str, Encoder]) -> dict[str, InputSpec]:
     """What each modality's encoder wants to see. UserError for an unknown encoder or a change it doesn't know."""
     return {m: encoder.adapt(encoders.input_spec(encoder.name, m), m) for m, encoder in sorted(chosen.items())}
+
+
+def from_hub(chosen: Mapping[str, Encoder], specs: Mapping[str, InputSpec]) -> dict[str, bool]:
+    """Every NAME of an hf:NAME among the encoders and the tokenizers -> whether it names an encoder, which needs its
+    configuration too."""
+    models = {encoder.name for encoder in chosen.values()}
+    tokenizers = {spec.tokenizer for spec in specs.values() if isinstance(spec, TextInput)}
+    names = sorted(name for name in models | tokenizers if name.startswith("hf:"))
+    return {name.removeprefix("hf:"): name in models for name in names}
 
 
 def augments(options: Mapping[str, Mapping[str, Any]], specs: Mapping[str, InputSpec]) -> dict[str, Plain]:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from umemma import checkpoint, modalities, models
 from umemma.calibration import Calibration, probabilities
 from umemma.config import Encoder, Training
-from umemma.contracts import InputSpec, Packing, Plain, joined
+from umemma.contracts import InputSpec, Packing, Plain, TextInput, joined
 from umemma.errors import UserError
 from umemma.files import read_json
 from umemma.fusion import LateFusion
@@ -74,6 +74,7 @@ class About(_Known):
     task: Literal["multiclass", "multilabel"]
     media: Packing
     calibration: dict[str, dict[str, Any]]
+    hf: dict[str, checkpoint.Carried]
 
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """(2**M, 1) temperatures and (2**M, C) biases. A subset's row is the number whose bit i says that modality i is
@@ -91,6 +92,7 @@ def read(folder: Path) -> About:
     """model.json of a folder. UserError where there is none, or where it doesn't say all that answering takes."""
     path = folder / checkpoint.ABOUT
     data = read_json(path, HINT)
+    checkpoint.check_format(data, folder, AGAIN)
     try:
         about = About.model_validate(data)
         names = about.settings.modalities
@@ -120,13 +122,27 @@ def load(folder: str | Path, trust: bool = False, device: str = "") -> Predictor
             what = f"the {m} encoder {encoder.name!r} runs code of whoever wrote it"
             raise UserError(what, str(folder), "If you trust that code: --trust, or umemma.load(folder, trust=True).")
     trained = about.settings.finetune if "finetune" in about.settings.model_fields_set else about.settings.pretrain
+    carried = checkpoint.hf_folders(folder, about.hf, AGAIN)
+    chosen = {m: one.model_copy(update={"name": _carried(one.name, carried, folder)}) for m, one in chosen.items()}
     specs = models.input_specs(chosen)
+    for m, spec in specs.items():
+        if isinstance(spec, TextInput):
+            specs[m] = spec.model_copy(update={"tokenizer": _carried(spec.tokenizer, carried, folder)})
     with torch.random.fork_rng(devices=[]):  # initial weights, which nobody sees
         model = models.build(chosen, specs, about.classes, trained.absent)
     checkpoint.load(folder, model, read_json(folder / checkpoint.ABOUT, HINT)["settings"], AGAIN)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     how = Training(precision=trained.precision, channels_last=trained.channels_last)
     return Predictor(about, models.ready(model, how, where).eval(), specs, where)
+
+
+def _carried(name: str, carried: Mapping[str, str], folder: Path) -> str:
+    """An encoder or a tokenizer, where it is an hf:NAME as it lies in the model's folder. UserError where it doesn't."""
+    if not name.startswith("hf:") or name in carried.values():
+        return name
+    if name not in carried:
+        raise UserError(f"damaged: no tokenizer of {name} in it", str(folder), AGAIN)
+    return carried[name]
 
 
 class Predictor:

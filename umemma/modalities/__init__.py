@@ -6,6 +6,7 @@ pack(media, packing) -> Packed | None       encoded, encoder-neutral, byte-stabl
 decode(data, spec) -> Tensor                compact: uint8 pixels, float32 sound, int64 tokens; ValueError likewise
 blank(spec) -> Tensor                       what "nothing there" looks like, compact: black, silence, the empty text
 finish(x, spec) -> Tensor                   a compact batch (B, ...) -> what the encoder asked for in its InputSpec
+recipe(spec, packing) -> dict               how a file becomes the same without umemma, as JSON: numbers, then `steps` in words
 Augment                                     how samples of it are changed in training; by default not at all
 check(options, spec)                        UserError for an option that the input has no use for
 draw(options, numbers, spec) -> Drawn       chance first: what is done to each of B samples, from its own number, (B,) uint64

@@ -76,7 +76,8 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
         title=f"finetune {switches['preset']}",
         rival=_rival(switches["balance"], section, model, alone, device),
     )
-    checkpoint.save(folder, model, settings, learned.scores, as_csv(learned.figures), started_from, learned.answers)
+    figures, from_hub = as_csv(learned.figures), models.from_hub(chosen, specs)
+    checkpoint.save(folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub)
     if under_way:
         under_way.end()
     return learned.scores["val_score"]

@@ -51,6 +51,7 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
         device=device,
         title=f"pretrain {modality}",
     )
-    checkpoint.save(folder, model, settings, learned.scores, as_csv(learned.figures), started_from, learned.answers)
+    figures, from_hub = as_csv(learned.figures), models.from_hub(chosen, specs)
+    checkpoint.save(folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub)
     under_way.end()
     return learned.scores["val_score"]

@@ -113,7 +113,7 @@ def test_the_format_goes_up_when_the_bytes_change(tmp_path):
 
 
 def test_too_many_failures_end_it_with_the_reasons(tmp_path):
-    with pytest.raises(UserError, match=r"2 of 6 samples could not be packed: 1 x not a readable image"):
+    with pytest.raises(UserError, match=r"2 of 6 samples could not be packed: 1 x image: not a readable image"):
         write(tmp_path / "s", max_failures=0.1)
     assert not (tmp_path / "s" / "index.json").exists()
 
@@ -212,7 +212,7 @@ def test_retrying_packs_only_what_failed_and_ends_with_the_bytes_of_a_fresh_run(
     sound.write_bytes(flac(TONE.samples))
     records = [Record("c", "train", 0, {"image": picture}), Record("d", "train", 1, {"audio": sound})]
     (job,) = packing.jobs(records, SPEC, Store(str(tmp_path / "s")), Packing(), 2, lambda records: "f")
-    assert packing.make(job).reasons == {"file is missing": 1}
+    assert packing.make(job).reasons == {"image: file is missing": 1}
     picture.write_bytes(image.pack(GREY, Packing()).data)
     sound.unlink()  # the kept sample isn't packed again
     retried = packing.make(replace(job, retry=True))

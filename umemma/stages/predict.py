@@ -48,7 +48,7 @@ def run(
     answer = predictor.load(folder, trust, broken=broken).predict(**given)
     for reason in answer.broken:
         modality, _, why = reason.partition(": ")
-        logger.warning(f"{modality} {given[modality]}: {why}. The answer comes from the rest.")
+        logger.warning(f"{modality} {given[modality]}: {why}; answered without it")
     return answer
 
 

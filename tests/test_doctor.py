@@ -395,6 +395,22 @@ def test_leaks_and_losses_within_bounds_need_nobody(toy, capsys):
     assert "leaks: drop" not in printed(capsys, "preprocess.options.leaks=drop")
 
 
+def test_broken_media_alone_are_over_the_bound(toy, capsys):
+    rows = Path("data/raw/toy/rows.json")
+    torn = {"files": {"image": "pictures/cut.jpg"}, "texts": {"text": "hi"}}
+    whole = {"files": {"image": "pictures/good.jpg"}}
+    kept = [{"key": split, "split": split, "label": 0, **whole} for split in ("train", "val", "test")]
+    rows.write_text(json.dumps([*kept, {"key": "torn", "split": "train", "label": 0, **torn}]))
+    download.run("toy", {})
+    status, found = examined(capsys)
+    assert (status, len(found["needs"])) == (1, 1)
+    assert found["needs"][0].startswith(
+        "0 of 4 samples can't be used and 1 have a medium that can't be read, more than"
+    )
+    assert "preprocess.max_failures: 0.25 (" in found["needs"][0]
+    assert examined(capsys, "preprocess.max_failures=0.25")[1]["needs"] == []
+
+
 def test_the_report_for_people(toy, capsys):
     download.run("toy", {})
     text = printed(capsys)

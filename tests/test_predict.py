@@ -181,6 +181,8 @@ def test_of_a_multilabel_task_every_label_over_a_half(tmp_path):
     found = model.predict(text="two dogs")
     assert found.label == ("class 0", "class 2")
     assert found.probability[0] == pytest.approx(3 / 4)
+    both = umemma.load(saved(tmp_path / "both", "image+text", task="multilabel", head=(math.log(3), -1.0, 0.1)))
+    assert both.predict(text="two dogs", image="no.png").broken == ("image: file is missing",)
     model = umemma.load(saved(tmp_path / "none", "text", task="multilabel", head=(-1.0, -1.0)))
     assert model.predict(text="two dogs").label == ()
 

@@ -24,7 +24,8 @@ from PIL import Image
 from test_shards import Quiet
 
 from umemma import cli, config, executors
-from umemma.contracts import DatasetSpec, Record
+from umemma.contracts import DatasetSpec, Record, Unreadable
+from umemma.datasets import manifest
 from umemma.errors import UserError
 from umemma.packing import storable, survey
 from umemma.shards import read, read_index
@@ -310,6 +311,12 @@ def test_a_medium_left_in_place_is_known_by_its_content(table):
     before = times()
     run(sets)
     assert len(touched(before)) == 1
+
+
+def test_why_a_medium_is_unreadable_is_part_of_what_a_shard_is_made_from(table):
+    of = preprocess.input_of(manifest, table, {}, {})
+    one, same, other = (Record("a", "train", 0, {"image": Unreadable(why)}) for why in ("x", "x", "y"))
+    assert of([one]) == of([same]) != of([other])
 
 
 def test_a_store_that_is_up_to_date_is_only_read(table):

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML  # YAML 1.2 as DVC reads it, where 1e-3 is a number
 from ruamel.yaml.error import YAMLError
 
 from umemma.checks import checked, fingerprint
-from umemma.contracts import InputSpec, Packing, Plain, alternatives
+from umemma.contracts import BrokenPolicy, InputSpec, Packing, Plain, alternatives
 from umemma.errors import UserError, unknown
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -23,7 +23,8 @@ class Preprocess(Plain):
     """Records -> shards. `options` belong to the dataset, which checks them itself."""
 
     shard_size: Positive = 1000  # samples per shard
-    max_failures: Share = 0.0  # the share of samples that may fail before the stage does
+    max_failures: Share = 0.0  # the share of samples that may fail or have a broken medium before the stage fails
+    broken: BrokenPolicy = "absent"  # a medium that can't be read: its modality is absent, or its sample fails
     media: Packing = Packing()
     options: dict[str, Any] = {}
 

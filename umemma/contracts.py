@@ -45,6 +45,13 @@ class Clip:
     end: float | None = None
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a medium that the dataset itself knows can't be read. reason: one of few fixed phrases."""
+
+    reason: str
+
+
 class Span(NamedTuple):
     """A stretch of a file, in bytes: encoded media where they lie in a shard."""
 
@@ -56,7 +63,12 @@ class Span(NamedTuple):
 # Encoded bytes, a file, a stretch of one, a text, a sound, an image as an (H, W[, 3]) uint8 array, encoded frames; or a
 # function that gives one of these. It is called where the sample is packed and so has to be picklable: a
 # `functools.partial` of a module's function.
-Media: TypeAlias = "bytes | Path | Clip | Span | str | Sound | np.ndarray | list[bytes] | Callable[[], Media]"
+Media: TypeAlias = (
+    "bytes | Path | Clip | Span | str | Sound | np.ndarray | list[bytes] | Unreadable | Callable[[], Media]"
+)
+
+# What becomes of a sample with a medium that can't be read: it lacks that modality, or it fails.
+BrokenPolicy: TypeAlias = Literal["absent", "fail"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +78,9 @@ class Record:
     key: unique in the dataset, no dots (WebDataset splits names there). label: a class number; a sorted tuple of them
     where the task is multilabel; None only with a problem. group: samples of one group (an image paired with several
     recordings, say) are not independent, so intervals are drawn over groups, and a group in two splits is a leak.
-    problem: why this sample can't be used, as one of few fixed phrases; it becomes a failure with a row. left_out: why
-    the settings leave it out, likewise; that is no failure.
+    problem: why this sample can't be used (its id, its label, its split, its row), as one of few fixed phrases; it becomes
+    a failure with a row. What is wrong with one medium is no problem of the sample: that medium is Unreadable, or packing
+    finds out. left_out: why the settings leave the sample out, likewise; that is no failure.
     """
 
     key: str

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from umemma import checkpoint, modalities, models
 from umemma.calibration import Calibration, probabilities
 from umemma.config import Encoder, Training
-from umemma.contracts import InputSpec, Packing, Plain, TextInput, joined
-from umemma.errors import UserError
+from umemma.contracts import BrokenPolicy, InputSpec, Packing, Plain, TextInput, joined
+from umemma.errors import UserError, unknown
 from umemma.files import read_json
 from umemma.fusion import LateFusion
 from umemma.incoming import Batches, Decoded, Failure, calm, same
@@ -35,12 +35,14 @@ AGAIN = "Copy the folder again, or train it: umemma finetune-ensemble --again"
 @dataclass(frozen=True)
 class Prediction:
     """label: the likeliest class or, of a multilabel task, those whose probability is over 0.5; probability: of each such;
-    present: the modalities that it was answered from."""
+    present: the modalities that it was answered from; broken: those given that can't be read, each with the reason, as
+    "image: file is missing"."""
 
     label: str | tuple[str, ...]
     probability: float | tuple[float, ...]
     probabilities: dict[str, float]
     present: tuple[str, ...]
+    broken: tuple[str, ...] = ()
 
 
 # What a folder says of its model. -------------------------------------------------------------------------------------
@@ -111,9 +113,12 @@ def read(folder: Path) -> About:
     raise UserError(f"damaged, or of another version: {reason}", str(path), AGAIN)
 
 
-def load(folder: str | Path, trust: bool = False, device: str = "") -> Predictor:
-    """The model in `folder`, of one modality or more, on the GPU if there is one. UserError for a folder that is not
-    whole, and for one that would run code of its own (an encoder `import:...`) unless `trust` says that it may."""
+def load(folder: str | Path, trust: bool = False, device: str = "", broken: BrokenPolicy = "absent") -> Predictor:
+    """The model in `folder`, of one modality or more, on the GPU if there is one. broken: a medium that can't be read is
+    absent, or its sample fails. UserError for a folder that is not whole, and for one that would run code of its own (an
+    encoder `import:...`) unless `trust` says that it may."""
+    if broken not in ("absent", "fail"):
+        raise unknown("policy", broken, ("absent", "fail"), "broken")
     folder = Path(folder)
     about = read(folder)
     chosen = about.settings.encoders
@@ -133,7 +138,7 @@ def load(folder: str | Path, trust: bool = False, device: str = "") -> Predictor
     checkpoint.load(folder, model, read_json(folder / checkpoint.ABOUT, HINT)["settings"], AGAIN)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     how = Training(precision=trained.precision, channels_last=trained.channels_last)
-    return Predictor(about, models.ready(model, how, where).eval(), specs, where)
+    return Predictor(about, models.ready(model, how, where).eval(), specs, where, broken)
 
 
 def _carried(name: str, carried: Mapping[str, str], folder: Path) -> str:
@@ -148,13 +153,21 @@ def _carried(name: str, carried: Mapping[str, str], folder: Path) -> str:
 class Predictor:
     """A trained model that answers from new media. Nothing of it changes in use, so threads may share one."""
 
-    def __init__(self, about: About, model: LateFusion, specs: Mapping[str, InputSpec], device: torch.device) -> None:
-        self.about, self.model, self.specs, self.device = about, model, specs, device
+    def __init__(
+        self,
+        about: About,
+        model: LateFusion,
+        specs: Mapping[str, InputSpec],
+        device: torch.device,
+        broken: BrokenPolicy = "absent",
+    ) -> None:
+        self.about, self.model, self.specs, self.device, self.broken = about, model, specs, device, broken
         self.modalities, self.classes, self.task = model.modalities, about.classes, about.task
         self.temperature, self.bias = about.tables()
 
     def predict(self, **media: Any) -> Prediction:
-        """The answer to one sample, {modality: media}; None and what isn't named is absent. UserError where there is none.
+        """The answer to one sample, {modality: media}; None and what isn't named is absent. UserError where there is none:
+        nothing is left, or a medium can't be read and `broken` says that its sample fails.
 
         Text is a str; any other str is a path. All: a Path, or encoded bytes. Image: an (H, W[, 3]) uint8 array or a PIL
         image too; audio: a contracts.Sound or (samples (T,), rate) too.
@@ -176,7 +189,7 @@ class Predictor:
         workers: processes that decode ahead; each goes through `samples` by itself, which then have to be picklable and
         give the same each time. UserError for a modality that the model doesn't know.
         """
-        batches = Batches(samples, batch_size, self.about.media, self.specs)
+        batches = Batches(samples, batch_size, self.about.media, self.specs, self.broken)
         found: Iterable[Decoded | UserError] = batches
         if workers:
             found = DataLoader(
@@ -211,15 +224,15 @@ class Predictor:
             compact = {m: x.to(self.device) for m, x in batch.inputs.items()}
             seen = {m: modalities.get(m).finish(x, self.specs[m]) for m, x in compact.items()}
             chances = probabilities(self.logits(seen, batch.present), self.task)
-            answers = map(self._answer, chances, batch.present.tolist())
+            answers = map(self._answer, chances, batch.present.tolist(), batch.broken)
         for failure in batch.failures:
             yield failure or next(answers)
 
-    def _answer(self, chances: np.ndarray, present: list[bool]) -> Prediction:
+    def _answer(self, chances: np.ndarray, present: list[bool], broken: tuple[str, ...]) -> Prediction:
         by_class = dict(zip(self.classes, chances.tolist(), strict=True))
         there = tuple(itertools.compress(self.modalities, present))
         if self.task == "multiclass":
             label = self.classes[int(chances.argmax())]
-            return Prediction(label, by_class[label], by_class, there)
+            return Prediction(label, by_class[label], by_class, there, broken)
         labels = tuple(label for label, chance in by_class.items() if chance > 0.5)
-        return Prediction(labels, tuple(by_class[label] for label in labels), by_class, there)
+        return Prediction(labels, tuple(by_class[label] for label in labels), by_class, there, broken)

@@ -15,8 +15,9 @@ Splits: a row is on the side that its split cell names. An empty cell takes the 
 there are none, a hash of the group draws it in `shares`. If no row is marked val, those marked train are drawn
 into train and val in the ratio of these two shares, again by group; test stays as it is.
 
-A row that can't be used becomes a Record with a problem. Rows are kept as JSON until their turn in the mixed order comes:
-a million short ones take about 300 MB.
+A row that can't be used becomes a Record with a problem. A path that leads elsewhere and an event whose times make no sense
+are media that can't be read. Rows are kept as JSON until their turn in the mixed order comes: a million short ones take
+about 300 MB.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from umemma.contracts import Clip, DatasetSpec, Media, Plain, Record, Source
+from umemma.contracts import Clip, DatasetSpec, Media, Plain, Record, Source, Unreadable
 from umemma.datasets import _table
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError
@@ -162,18 +163,26 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
 def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> dict[str, Media]:
     if row.problem:
         raise Problem(row.problem)
-    start, end = _times(row.cells)
     media: dict[str, Media] = {}
     for name in sorted(options.columns.keys() & row.cells.keys()):
         if name not in options.files:
             media[name] = row.cells[name]
-        elif (path := place(row.cells[name])) is None:
-            raise Problem("path outside of root")
-        else:
-            media[name] = Clip(path, start, end) if name in ("audio", "video") else path
+            continue
+        try:
+            media[name] = _file(name, row.cells, place)
+        except Problem as problem:
+            media[name] = Unreadable(str(problem))
     if not media:
         raise Problem("no modality at all")
     return media
+
+
+def _file(name: str, cells: dict[str, str], place: Callable[[str], Path | None]) -> Path | Clip:
+    """The file of a modality, or the event in it. Problem for a path outside, and for times that make no sense."""
+    path = place(cells[name])
+    if path is None:
+        raise Problem("path outside of root")
+    return Clip(path, *_times(cells)) if name in ("audio", "video") else path
 
 
 def _times(cells: dict[str, str]) -> tuple[float, float | None]:

@@ -1,7 +1,7 @@
 """How often `umemma compare` calls equal methods different, and how often it finds a difference that is there.
 
     python benchmarks/false_alarms.py              # all tables of docs/compare.md, as Markdown
-    python benchmarks/false_alarms.py single       # one of them: single, crossed, tables or power
+    python benchmarks/false_alarms.py single       # one of them: single, crossed, tables, rules or power
 
 Made answers, right or wrong, of equally good methods. Whether an answer is right is a threshold of a sum of chances: how
 hard the sample is, for all methods alike; what the method makes of the sample, and of all samples of its group, with every
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtr
 
 from umemma.comparison import Tested, holm, paired
 
@@ -47,14 +47,16 @@ KINDS = (ONLY_SAMPLES, AND_GROUPS, AND_NOISE, ALL, ONLY_NOISE)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["single", "crossed", "tables", "power"])
+    parser.add_argument("what", nargs="?", choices=["single", "crossed", "tables", "rules", "power"])
     parser.add_argument("--repetitions", type=int, default=2000, help="of a single test")
     parser.add_argument("--tables", type=int, default=400)
     arguments = parser.parse_args()
-    for made, count in ((single, "repetitions"), (crossed, "repetitions"), (tables, "tables"), (power, "tables")):
+    singles, whole = arguments.repetitions, arguments.tables
+    counts = {single: singles, crossed: singles, tables: whole, rules: whole, power: whole}
+    for made, count in counts.items():
         if arguments.what in (None, made.__name__):
             started = time.perf_counter()
-            made(getattr(arguments, count))
+            made(count)
             print(f"\n({time.perf_counter() - started:.0f} s)\n")
 
 
@@ -124,6 +126,33 @@ def alarms_crossed(voice: float, image: float, spread: float, runs: int, repetit
         right = (latent > -ndtri(ACCURACY[0])).astype(np.float32)
         found.append(compared(right[0] - right[1], names).p < LEVEL)
     return float(np.mean(found))
+
+
+def rules(count: int, runs: int = 3, groups: int = 400) -> None:
+    """Why no other degrees of freedom: of the same variance, those of Satterthwaite and the fewest of seeds and groups."""
+    print(f"False alarms with {runs} seeds and {groups} groups, in %: of single tests, and of {count} tables:\n")
+    names = ("the command", "Satterthwaite", "min(S, G) - 1")
+    heading("the methods differ in | spread", [f"{what}: {name}" for what in ("test", "table") for name in names])
+    for kind, spread in itertools.product((AND_GROUPS, ALL, ONLY_NOISE), (0.0, 1.0, 3.0)):
+        chance = np.random.default_rng([4, KINDS.index(kind), int(10 * spread)])
+        found = []
+        for _ in range(count // 50):
+            columns = answers(chance, kind, spread, runs, groups, METHODS, 50, ACCURACY)
+            p = np.stack([by_each_rule(columns[0] - other) for other in columns[1:]], -1)
+            any_test = [(smallest(one, 50) < LEVEL).mean() for one in p]
+            found.append([*(p < LEVEL).mean((1, 2)), *any_test])
+        line(f"{kind.what} | {spread:g}", 100 * np.mean(found, 0))
+
+
+def by_each_rule(apart: np.ndarray) -> np.ndarray:
+    """(3, K): p of (S, N, K) differences by the command, by Satterthwaite, by the fewest degrees of freedom."""
+    found = compared(apart)
+    runs, n, _ = apart.shape
+    by_sample = apart.mean(0).var(0, ddof=1) / n
+    seeds = 1 - by_sample / found.error**2  # as they are added to it
+    freedom = 1 / (seeds**2 / (runs - 1) + (1 - seeds) ** 2 / (n - 1))
+    t = np.abs(found.difference) / found.error
+    return np.stack([found.p, 2 * stdtr(freedom, -t), 2 * stdtr(min(runs, n) - 1, -t)])
 
 
 def power(count: int, better: float = 2.0) -> None:

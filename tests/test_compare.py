@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from scipy import stats
 from test_pipeline import run, stages_run
 
-from umemma import cells, cli, config, metrics, processes, standings
+from umemma import cells, cli, config, metrics, processes, shards, standings
 from umemma.cells import Cell
 from umemma.comparison import (
     ALONE,
@@ -45,21 +45,23 @@ from umemma.errors import UserError
 from umemma.files import write_json
 from umemma.predictions import Predictions
 from umemma.processes import Command, Ended
-from umemma.stages import compare
+from umemma.stages import compare, tabulate
 from umemma.standings import Standings
+from umemma.store import Store
 
 # The numbers. ----------------------------------------------------------------------------------------------------------
 
 
-def predictions(right: dict[str, str], alone: dict[str, str] | None = None) -> Predictions:
-    """Of 4 samples of two classes, all of class 1: a letter says whether each answer is right (y), wrong (n), or none (-)."""
+def predictions(right: dict[str, str], alone: dict[str, str] | None = None, groups: str = "abcd") -> Predictions:
+    """Of 4 samples of two classes, all of class 1: a letter says whether each answer is right (y), wrong (n), or none (-), and
+    of which group it is."""
     logits = {"y": [0.0, 1.0], "n": [1.0, 0.0], "-": [np.nan, np.nan]}
     tables = [
         {subset: np.array([logits[c] for c in row], np.float32) for subset, row in one.items()}
         for one in (right, alone or {"audio": "yyyy", "image": "nnnn"})
     ]
     keys = [f"k{i}" for i in range(4)]
-    return Predictions(keys, keys, np.ones(4, np.int64), *tables, ["a", "b"])
+    return Predictions(keys, list(groups), np.ones(4, np.int64), *tables, ["a", "b"])
 
 
 ONE_OF = ((("audio",), ("image",)), 0.5)
@@ -167,7 +169,8 @@ def test_groupings_that_cross_by_hand(apart, variance):
     assert found.error**2 == pytest.approx(variance)
     assert found.p == pytest.approx(1 - 2 / math.pi * math.atan(1 / variance**0.5))  # 2 voices: one degree of freedom
     assert tried([apart], crossed | {"site": "nnnn"}) == found  # one site says nothing of others
-    assert tried([apart], {"voice": "aabb", "clip": "abcd"}).error == tried([apart], {"voice": "aabb"}).error
+    nested = tried([apart], {"voice": "aabb", "clip": "abcd"})
+    assert nested.error == pytest.approx(tried([apart], {"voice": "aabb"}).error)
 
 
 def test_unequal_groups_count_for_less_than_they_are():
@@ -400,7 +403,8 @@ class Toy:
             (folder / "model.safetensors").write_text(f"{rate}")
             model(folder, own.ensemble_settings(self.index), f"{rate}", {"val_score": 1 - abs(rate - 0.2)})
         else:
-            predictions(OURS).save(own.paths.results / "predictions.parquet", "toy")
+            right = THEIRS if own.finetune.preset == "umt" else OURS
+            predictions(right, groups="aabb").save(own.paths.results / "predictions.parquet", "toy")
 
 
 def model(folder: Path, settings: dict, weights: str, scores: dict[str, float]) -> None:
@@ -453,6 +457,25 @@ def test_a_process_that_fails_is_told_with_its_own_words_and_counted(tmp_path, m
     assert (line["what"], line["command"], line["status"]) == ("umt", "finetune-ensemble", "1")
     assert compare.costs(params).row_count == 1
     assert compare.costs(quick("finetune.epochs=7")) is None  # other settings: another cell's costs
+
+
+def test_the_table_is_of_the_cells_by_group_and_against_the_baseline_of_the_settings(project):
+    """umt is right on one more sample of four, which is in one of two groups."""
+    sets = ["compare.presets=[late-fusion, umt, ume-mma]", "compare.seeds=[0]"]
+    params = quick(*sets, "compare.baseline=umt")
+    index = shards.read_index(Store(params.paths.shards), params.shard_settings())
+    for one in cells.planned(params):
+        own = cells.settings(params, one)
+        for m in params.modalities:
+            model(own.paths.pretrain(m), own.unimodal_settings(m, index.fingerprint), f"{m} alone", {})
+        Toy(params, index.fingerprint).drive(one)
+    found = {d.column: d for d in tabulate.run(params).differences}
+    assert {(d.method, d.baseline) for d in found.values()} == {("ume-mma", "umt")}
+    assert found["audio+image"].difference == -1 / 4
+    assert found["audio+image"].error == tried([[0, 0, 0, -1]], {"group": "aabb"}).error
+    outcome = tabulate.run(quick(*sets))
+    assert [d.baseline for d in outcome.differences] == ["late-fusion"] * 5 + ["umt"] * 5
+    assert outcome.about["samples"] == 4
 
 
 # The processes. --------------------------------------------------------------------------------------------------------

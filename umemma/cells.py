@@ -51,6 +51,11 @@ def planned(params: Params) -> list[Cell]:
         values = getattr(section, name)
         if len(set(values)) < len(values) or (not values and name != "learning_rates"):
             raise UserError(f"{list(values)} has to name each once", f"compare.{name}", usage=True)
+    if section.baseline is not None and section.baseline not in section.presets:
+        raise unknown("preset", section.baseline, section.presets, "compare.baseline")
+    if section.baseline == method(params):
+        hint = "Name another preset, or null for all of them."
+        raise UserError(f"{section.baseline!r} is the method itself", "compare.baseline", hint, usage=True)
     if given := [n for n in ("init", "mma", "train", "balance") if getattr(params.finetune, n) is not None]:
         raise UserError(
             f"{', '.join(given)} would be the same for every preset",
@@ -63,6 +68,12 @@ def planned(params: Params) -> list[Cell]:
     if any(one in same[:i] for i, one in enumerate(same)):
         raise UserError(f"{list(section.train)} names one thing twice", "compare.train", usage=True)
     return [Cell(t, s, p) for t in section.train for s in section.seeds for p in section.presets]
+
+
+def method(params: Params) -> str:
+    """The preset that the others are compared with."""
+    presets = params.compare.presets
+    return params.finetune.preset if params.finetune.preset in presets else presets[-1]
 
 
 def missing_of(train: str, params: Params) -> dict[str, float]:

@@ -303,8 +303,9 @@ def compare(
     What is done stays, so the same command goes on where it was stopped. With --preset, --seed, --train or --modality only
     those cells are made, and no table. Exit status 1 where a cell fails; the others are made nevertheless. 75 after SIGTERM.
 
-    Creates: results/<dataset>/compare/ compare.md, compare.html, compare.csv, compare.json, robustness.csv, robustness.png,
-    and the cells in models/ and results/<dataset>/compare/<train>/<seed>/<preset>/; runs/<dataset>/compare/costs.csv.
+    Creates: results/<dataset>/compare/ compare.md, compare.html, compare.csv, compare.json, differences.csv,
+    robustness.csv, robustness.png, and the cells in models/ and results/<dataset>/compare/<train>/<seed>/<preset>/;
+    runs/<dataset>/compare/costs.csv.
     """
     some = bool(preset or train or modality or seed is not None)
     if (table and some) or (preset and modality):

@@ -3,28 +3,31 @@
 A cell is one method, trained with one seed under one setting of what training misses. Cells are boiled down one by one,
 as the predictions of all of them together may not fit into memory. A column is what a method is asked for: a modality
 subset, the average of the lesser subsets, the worst case, a share of samples that lose something. Each column is a
-weighted sum of means over samples, so that it can be resampled. No torch.
+weighted sum of means over samples, so that the variance of a difference has a closed form. No torch.
 
-References: Efron & Tibshirani, An introduction to the bootstrap (1993), chapter 16, and Davison & Hinkley, Bootstrap methods
-and their application (1997), chapters 3.8 and 4, for resampling on two levels and p-values with "+1"; Holm, A simple
-sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979), which holds for dependent tests too; Dror et
-al., The hitchhiker's guide to testing statistical significance in NLP, ACL 2018, for paired tests of trained models.
+References: Cameron, Gelbach & Miller, Robust inference with multiway clustering, J. Business & Economic Statistics 29
+(2011); Satterthwaite, An approximate distribution of estimates of variance components, Biometrics Bulletin 2 (1946), on the
+degrees of freedom of a sum of variances; Kish, Survey sampling (1965), on how many equal groups unequal ones are worth;
+Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979), which holds for dependent tests
+too; Dror et al., The hitchhiker's guide to testing statistical significance in NLP, ACL 2018, for paired tests of trained
+models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtr
 
 from umemma.contracts import joined
 from umemma.grid import Grid
-from umemma.metrics import USUAL, Bootstrap, Stats, quantiles, score
+from umemma.metrics import USUAL, score
 from umemma.missing import Missing, patterns, settings, written
 from umemma.predictions import Predictions
-from umemma.seeds import derive
 
 ALONE, AVERAGE = "uni-modal alone", "uni-modal average"
 WORST, LESSER = "worst case", "lesser average"
@@ -52,8 +55,9 @@ class Score(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Of a method to the `baseline` that is best in the column: its mean, its 95 % interval, the two-sided p-value that it is
-    0, and that value after Holm's adjustment for all columns of the same `train`."""
+    """Of a method to a `baseline` in a column: its mean over seeds, its standard error, its 95 % interval, the two-sided
+    p-value that it is 0, and that value after Holm's adjustment for all columns and baselines of the same `train`.
+    seed_share: how far p goes by the degrees of freedom of the seeds, 0 to 1. NaN where all samples are of one group."""
 
     train: str
     method: str
@@ -61,10 +65,23 @@ class Difference(NamedTuple):
     baseline: str
     metric: str
     difference: float
+    error: float
     low: float
     high: float
+    seed_share: float
     p: float
     p_holm: float
+
+
+class Tested(NamedTuple):
+    """What `paired` finds: (K,) each, as in Difference."""
+
+    difference: np.ndarray
+    error: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    seed_share: np.ndarray
+    p: np.ndarray
 
 
 class Point(NamedTuple):
@@ -151,35 +168,37 @@ def points(cells: Sequence[Cell]) -> list[Point]:
     return [Point(*key, *_spread(values)) for key, values in found.items()]
 
 
-def differences(cells: Sequence[Cell], method: str, task: str, bootstrap: Bootstrap, seed: int) -> Iterator[Difference]:
-    """Of `method` to the best of the others in each column, for every `train`; nothing where there are no others.
+def differences(
+    cells: Sequence[Cell],
+    method: str,
+    task: str,
+    groups: Mapping[str, Sequence[str]],
+    baseline: str | None = None,
+) -> Iterator[Difference]:
+    """Of `method` to each of the others, or to `baseline` alone, in each column, for every `train`; nothing where there are
+    no others. groups: {grouping: N names}, samples of one name in any of them depend on each other.
 
-    The metric is the mean over samples of what an answer is worth. Each resample draws seeds, the same ones for both
-    methods (one seed is always itself), and groups of samples; see `_differ`. The best of the baselines is chosen on
-    these same numbers, which flatters it: the test is strict towards `method`.
+    The metric is the mean over samples of what an answer is worth, paired by seed and sample; see `paired`. Nothing is chosen
+    by these numbers.
     """
+    numbered = {grouping: _numbers(names) for grouping, names in groups.items()}
     for train in dict.fromkeys(cell.train for cell in cells):
-        own: dict[str, dict[int, Cell]] = {}
+        methods: dict[str, dict[int, Cell]] = {}
         for cell in cells:
             if cell.train == train:
-                own.setdefault(cell.method, {})[cell.seed] = cell
-        ours = own.pop(method)
-        if not own:
-            continue
+                methods.setdefault(cell.method, {})[cell.seed] = cell
+        ours = methods.pop(method)
         weights = next(iter(ours.values())).weights
-        table = np.stack([*weights.values()])  # (columns, J)
-        means = {
-            name: np.mean([np.nanmean(one.parts, 0) @ table.T for one in its.values()], 0) for name, its in own.items()
-        }
-        best = [max(means, key=lambda name: float(means[name][k])) for k in range(len(table))]
-        found = []
-        for k, name in enumerate(best):
-            apart = np.stack([ours[s].parts - own[name][s].parts for s in sorted(ours)])
-            found.append(_differ(apart, table[k], bootstrap, seed))
-        adjusted = holm([p for *_, p in found])
+        others = methods if baseline is None else [baseline]
+        rows: list[tuple[str, str, list[float]]] = []
+        for name in others:
+            apart = np.stack([ours[seed].parts - methods[name][seed].parts for seed in sorted(ours)])
+            tested = np.stack(paired(*contributions(apart, np.stack([*weights.values()])), numbered), 1)
+            rows += [(name, column, numbers.tolist()) for column, numbers in zip(weights, tested, strict=True)]
+        adjusted = holm([numbers[-1] for *_, numbers in rows])
         metric = USUAL[task][0]
-        for column, name, numbers, p_holm in zip(weights, best, found, adjusted, strict=True):
-            yield Difference(train, method, column, name, metric, *numbers, p_holm)
+        for (name, column, numbers), p_holm in zip(rows, adjusted, strict=True):
+            yield Difference._make((train, method, column, name, metric, *numbers, p_holm))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -191,36 +210,110 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _differ(
-    apart: np.ndarray, weights: np.ndarray, bootstrap: Bootstrap, seed: int
-) -> tuple[float, float, float, float]:
-    """Difference, low, high, p of (S, N, J) differences, paired by seed and sample, of a column with (J,) weights.
+def contributions(apart: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of (S, N, J) differences, paired by seed and sample, NaN where a part isn't scored, and (K, J) weights of columns: (S, K)
+    the columns of each seed, NaN where nothing is scored; (S, N, K) what each sample adds to them beyond the mean; (N, K) its
+    share in them.
 
-    Resampling S seeds finds only (S - 1) / S of their variance, so what seeds add is stretched by the root of S / (S - 1).
-    p is twice the smaller share of resamples on one side of 0, with one more resample that is exactly there.
+    A column is linear in means. Around its expectation a mean, of a number of samples that is itself by chance, varies as the
+    sum of the second does.
     """
-    used = np.flatnonzero(weights)
-    apart, weights = apart[:, :, used], weights[used]
-    runs, n, parts = apart.shape
     there = ~np.isnan(apart[0])
-    value = float(np.nanmean(apart, (0, 1)) @ weights)
-    sums = _totals(np.nan_to_num(apart).transpose(1, 0, 2).reshape(n, -1), bootstrap).reshape(-1, runs, parts)
-    counts = _totals(there.astype(np.float64), bootstrap)  # (times, J)
-    times = len(sums)
-    chance = np.random.default_rng(derive(seed, "bootstrap", "seeds"))
-    share = chance.multinomial(runs, np.full(runs, 1 / runs), times) / runs  # (times, S)
-    share = 1 / runs + (share - 1 / runs) * np.sqrt(runs / max(runs - 1, 1))
+    share = there / np.maximum(there.sum(0), 1)
+    means = np.nansum(apart * share, 1)  # (S, J)
+    beyond = np.where(there, apart - means[:, None], 0.0) * share
+    lost = (weights[:, ~there.any(0)] > 0).any(1)
+    return np.where(lost, np.nan, means @ weights.T), beyond @ weights.T, share @ weights.T
+
+
+def paired(
+    values: np.ndarray, beyond: np.ndarray, share: np.ndarray, groups: Mapping[str, Sequence[Any] | np.ndarray]
+) -> Tested:
+    """Test the mean over S seeds of (S, K) differences against 0. beyond, share: as `contributions` gives them.
+
+    Chance is in the seeds, in the samples, whose groups may cross, and in what each training answers on each sample. The
+    variances over seeds and over samples both contain the third, so it is taken off once, as far as the seeds' is larger.
+    p is the mean of two t-tests, two-sided, with the degrees of freedom of the seeds and of the smallest grouping,
+    weighted by the two variances; the interval is of the differences that would have p > 0.05. With few seeds this is
+    stricter than Satterthwaite's degrees of freedom, by which a variance over seeds that comes out too small passes for
+    certainty; docs/compare.md has the simulations. With one seed there are only samples.
+    """
+    runs = len(values)
+    difference = np.round(values.mean(0), 12)  # what cancels out leaves no rest
+    mean = beyond.mean(0)
+    clusters = list(_clusters(groups, share))
+    by_sample = _clustered(mean[None], clusters)
+    by_seed, by_both = np.zeros((2, *difference.shape))
+    if runs > 1:
+        by_seed = values.var(0, ddof=1) / runs
+        by_both = _clustered(beyond - mean, clusters) / (runs * (runs - 1))
+    variance = by_sample + np.maximum(by_seed - by_both, 0.0)
+    least = np.min([count for _, _, count in clusters], 0)  # of equal groups, in the smallest grouping
+    variance = np.where(least < 1 + 1e-9, np.nan, variance)  # a single group says nothing of others
     with np.errstate(invalid="ignore", divide="ignore"):
-        drawn = (np.einsum("ts,tsj->tj", share, sums) / counts) @ weights
-    drawn = drawn[np.isfinite(drawn)]
-    below, above = (1 + (drawn <= 0).sum()) / (1 + len(drawn)), (1 + (drawn >= 0).sum()) / (1 + len(drawn))
-    return value, *quantiles(drawn), float(min(1.0, 2 * min(below, above)))
+        variance = np.maximum(variance, (difference / least) ** 2)  # so few groups can't be surer than that
+        seed_share = np.nan_to_num(by_seed / (by_seed + by_sample))
+        error = np.sqrt(variance)
+        t = np.where(error == 0, 0.0, np.abs(difference) / error)
+    freedom = max(runs - 1, 1), np.maximum(least - 1, 1e-9)
+    p = _two_sided(t, seed_share, *freedom)
+    reach = _quantile(0.05, seed_share, *freedom) * error
+    return Tested(difference, error, difference - reach, difference + reach, seed_share, np.where(np.isnan(p), 1.0, p))
 
 
-def _totals(values: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
-    """(times, K) sums of (N, K) values over each resample."""
-    width = values.shape[1]
-    return bootstrap.totals(Stats(np.arange(width), values, width), np.ones(len(values)))
+Clusters = Sequence[tuple[int, np.ndarray, np.ndarray]]
+
+
+def _clusters(
+    groups: Mapping[str, Sequence[Any] | np.ndarray], share: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Of every set of groupings: the sign of its variance in the sum of all, (N,) the number of the cluster that a sample is
+    in, and how many clusters of equal size are worth as much as these, (K,). A grouping that has a single group is left
+    out, unless all have; without groupings each sample is a group."""
+    members = [_numbers(names) for names in groups.values()]
+    members = [member for member in members if member.any()] or members[:1] or [np.arange(len(share))]
+    for size in range(1, len(members) + 1):
+        for chosen in combinations(members, size):
+            cluster = chosen[0]
+            for member in chosen[1:]:
+                cluster = _numbers(cluster * (member.max() + 1) + member)
+            with np.errstate(divide="ignore"):
+                yield (-1) ** (size + 1), cluster, 1 / (_totals(share, cluster) ** 2).sum(0)
+
+
+def _clustered(beyond: np.ndarray, clusters: Clusters) -> np.ndarray:
+    """(K,): of (..., N, K), the variance of their sums over samples where those of one group, in any grouping, depend on each
+    other, added up over the first axis (Cameron, Gelbach & Miller 2011). Never less than by one grouping alone."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        terms = [sign * (_totals(beyond, one) ** 2).sum((0, 1)) / (1 - 1 / count) for sign, one, count in clusters]
+    return np.maximum(np.sum(terms, 0), np.max(terms, 0))
+
+
+def _totals(values: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """(..., clusters, K): the sums of (..., N, K) over the samples of each cluster."""
+    order = np.argsort(cluster, kind="stable")
+    starts = np.flatnonzero(np.diff(cluster[order], prepend=-1))
+    return np.add.reduceat(values[..., order, :], starts, axis=-2)
+
+
+def _numbers(names: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """(N,): 0, 1, 2, ..., the same for equal names."""
+    return np.unique(np.asarray(names), return_inverse=True)[1]
+
+
+def _two_sided(t: np.ndarray, seed_share: np.ndarray, few: float, many: np.ndarray) -> np.ndarray:
+    """The probability beyond t and -t: to a share of a t distribution with `few` degrees of freedom, else with `many`."""
+    return 2 * (seed_share * stdtr(few, -t) + (1 - seed_share) * stdtr(many, -t))
+
+
+def _quantile(p: float, seed_share: np.ndarray, few: float, many: np.ndarray) -> np.ndarray:
+    """The t whose `_two_sided` is p, by halving."""
+    low, high = np.zeros_like(seed_share), np.full_like(seed_share, 1e6)
+    for _ in range(80):
+        middle = (low + high) / 2
+        over = _two_sided(middle, seed_share, few, many) > p
+        low, high = np.where(over, middle, low), np.where(over, high, middle)
+    return high
 
 
 def _parts(

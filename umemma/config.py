@@ -262,11 +262,13 @@ class Evaluate(Plain):
 
 
 class Compare(Plain):
-    """Which methods are trained and set side by side. learning_rates: those tried for each cell, the best on validation
-    stays; none = the one of `finetune`. train: what training misses in place of missing.train, each written `complete`,
-    `audio=0.7` or, for several at once, `audio=0.7,image=0.3`."""
+    """Which methods are trained and set side by side. baseline: the preset that the method is tested against; null = all the
+    others. learning_rates: those tried for each cell, the best on validation stays; none = the one of `finetune`. train:
+    what training misses in place of missing.train, each written `complete`, `audio=0.7` or, for several at once,
+    `audio=0.7,image=0.3`."""
 
     presets: Names = tuple(PRESETS)
+    baseline: str | None = None
     seeds: Annotated[tuple[int, ...], Field(strict=False)] = (0, 1, 2)
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)] = ()
     train: Names = ("complete",)

@@ -52,7 +52,7 @@ def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], na
     """For the terminal: the first `names` columns are words, the others numbers."""
     found = Table(title=title, title_justify="left")
     for i, heading in enumerate(headings):
-        found.add_column(heading, justify="left" if i < names else "right", no_wrap=i < names)
+        found.add_column(heading, justify="left" if i < names else "right", no_wrap=i < names, overflow="fold")
     for row in rows:
         found.add_row(*row)
     return found

@@ -23,15 +23,24 @@ from umemma.metrics import Metric
 NOTES = (
     "Every method: the same shards, the same absences in training, the same seeds, and from scratch the epochs of both "
     "trainings of the others together. What learning rate, epoch and calibration a method gets, validation chooses.",
-    "The best baseline of a column is chosen on the numbers of this table, which flatters it: the differences are "
-    "strict towards the method.",
-    "Differences are of means over samples. Intervals (95 %) and two-sided p-values resample, paired, {what}; p (Holm) is "
-    "adjusted for all columns of a table together.",
+    "{method} is tested against {baselines} in each column; nothing is chosen by the numbers of this table. Differences are of "
+    "means over samples, paired by seed and sample, in points, with 95 % intervals. {mark} p < 0.05 after Holm's adjustment "
+    "for all tests of a table together: with equal methods at most one table in twenty has any such mark. An interval "
+    "is of its own test, so it may leave out 0 where there is no mark.",
+    "{chance}",
     "{worst}: of each sample the answer under the subset that hurts it most. {alone}: the models that were trained on one "
     "modality; {average}: the mean of their logits.",
 )
+SEVERAL = (
+    "Chance is in seeds and in groups of samples, and both are in the intervals: they are of what the methods do with other "
+    "seeds and other samples. With {seeds} seeds they are wide where seeds differ; more seeds then help, more samples don't."
+)
+ONE = (
+    "One seed: chance is in groups of samples only. The differences are of these two trainings each, and say nothing of what "
+    "the methods do with another seed."
+)
 
-FEW = 5
+LEVEL, MARK = 0.05, "*"
 
 
 @dataclass(frozen=True)
@@ -61,10 +70,16 @@ class Standings:
 
     @property
     def notes(self) -> list[str]:
-        what = "seeds and groups of samples" if len(self.seeds) > 1 else "groups of samples only (one seed)"
-        if 1 < len(self.seeds) < FEW:
-            what += f" (with fewer than {FEW} seeds p is too small where seeds differ much)"
-        return [note.format(what=what, worst=WORST, alone=ALONE, average=AVERAGE) for note in NOTES]
+        count = len(self.seeds)
+        names = list(dict.fromkeys(one.baseline for one in self.differences))
+        words = {
+            "method": self.method,
+            "baselines": names[0] if len(names) == 1 else "each of the other methods",
+            "mark": MARK,
+            "chance": SEVERAL.format(seeds=count) if count > 1 else ONE,
+        }
+        notes = NOTES if names else (NOTES[0], NOTES[-1])
+        return [note.format(**words, worst=WORST, alone=ALONE, average=AVERAGE) for note in notes]
 
     def table(self, train: str, metric: Metric) -> tuple[list[str], list[list[str]]]:
         """Headings; method, then a cell per column: mean ± standard deviation over the seeds, in % for a share."""
@@ -76,13 +91,13 @@ class Standings:
         methods = sorted(found, key=lambda name: name in (ALONE, AVERAGE))  # the presets, in their order, first
         return ["", *columns], [[name, *(_shown(found[name].get(c), metric) for c in columns)] for name in methods]
 
-    def tests(self, train: str) -> Iterator[list[str]]:
-        """Column, best baseline, difference in points with its interval, p, p after Holm."""
+    def tests(self, train: str) -> dict[str, list[Difference]]:
+        """Of each baseline its differences, column by column."""
+        rows: dict[str, list[Difference]] = {}
         for one in self.differences:
             if one.train == train:
-                points = [f"{100 * x:+.1f}" for x in (one.difference, one.low, one.high)]
-                interval = f"{points[1]} to {points[2]}"
-                yield [one.column, one.baseline, points[0], interval, f"{one.p:.3f}", f"{one.p_holm:.3f}"]
+                rows.setdefault(one.baseline, []).append(one)
+        return rows
 
     def rate_rows(self, train: str) -> Iterator[list[str]]:
         """Preset, then its learning rate per seed."""
@@ -90,24 +105,22 @@ class Standings:
             yield [preset, *(f"{self.rates[Cell(train, seed, preset)]:g}" for seed in self.seeds)]
 
 
-TESTS = ("asked for", "best baseline", "difference", "95 % interval", "p", "p (Holm)")
-
-
 def tables(outcome: Standings) -> Iterator[Table]:
     """For the terminal: of the leading metric, its differences and the learning rates, for each `train`."""
     lead = outcome.metrics[0]
     for train in outcome.columns:
         yield table(f"{outcome.title}: {_unit(lead)}, {trained_on(train)}", *outcome.table(train, lead))
-        if tests := [*outcome.tests(train)]:
-            yield table(
-                f"{outcome.method} against the best of the others: {outcome.tested}, points", TESTS, tests, names=2
-            )
+        if tests := outcome.tests(train):
+            rows: list[list[str]] = []
+            for baseline, own in tests.items():  # the interval below the difference, so that many columns fit
+                rows += [[baseline, *map(_points, own)], ["", *map(_interval, own)]]
+            yield table(_versus(outcome), _columns(tests), rows)
         if rates := [*outcome.rate_rows(train)]:
             yield table("learning rate that validation chose", ["", *(f"seed {s}" for s in outcome.seeds)], rates)
 
 
 def write(folder: Path, outcome: Standings) -> None:
-    """compare.md, compare.html, compare.csv, compare.json, robustness.csv and robustness.png."""
+    """compare.md, compare.html, compare.csv, compare.json, differences.csv, robustness.csv and robustness.png."""
     with new_files(folder) as aside:
         drawings = panels(outcome)
         figures.png(aside / "robustness.png", [*drawings.values()] or [figures.nothing])
@@ -117,6 +130,7 @@ def write(folder: Path, outcome: Standings) -> None:
         (aside / "compare.md").write_text(page.markdown(title, lead, parts), encoding="utf-8", newline="\n")
         (aside / "compare.html").write_text(page.render(title, lead, parts), encoding="utf-8", newline="\n")
         _csv(aside / "compare.csv", Score._fields, outcome.scores)
+        _csv(aside / "differences.csv", Difference._fields, outcome.differences)
         _csv(aside / "robustness.csv", Point._fields, outcome.points)
         rates = [{**cell._asdict(), "learning_rate": rate} for cell, rate in outcome.rates.items()]
         data = {
@@ -129,17 +143,29 @@ def write(folder: Path, outcome: Standings) -> None:
 
 
 def headline(outcome: Standings) -> str:
-    """How the method does against the best of the others, column by column."""
-    own = outcome.differences
-    if not own:
+    """In how many tests the method is better or worse, and in which."""
+    tests = outcome.differences
+    if not tests:
         return f"{outcome.method} alone: there is no baseline to compare with."
-    better = sum(one.difference > 0 and one.p_holm < 0.05 for one in own)
-    worse = sum(one.difference < 0 and one.p_holm < 0.05 for one in own)
+    sure = [one for one in tests if one.p_holm < LEVEL]
+    better = [one for one in sure if one.difference > 0]
+    worse = [one for one in sure if one.difference < 0]
+    several = len(outcome.columns) > 1
+    sides = f"better in {_named(better, several)}, worse in {_named(worse, several)}"
     return (
-        f"By {outcome.tested}, against the best of the other methods in each column, {outcome.method} is better in "
-        f"{better} of {len(own)}, worse "
-        f"in {worse}, and in {len(own) - better - worse} the difference may be chance (p after Holm's adjustment, 5 %)."
+        f"By {outcome.tested}, {outcome.method} is {sides}; in the other {len(tests) - len(sure)} of {len(tests)} tests the "
+        "difference may be chance (p after Holm's adjustment, 5 %)."
     )
+
+
+def _named(tests: Sequence[Difference], several: bool) -> str:
+    """How many, and of each baseline the columns; with what training missed, if there are several."""
+    found: dict[str, list[str]] = {}
+    for one in tests:
+        name = f"{one.baseline} {trained_on(one.train)}" if several else one.baseline
+        found.setdefault(name, []).append(one.column)
+    names = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in found.items())
+    return f"{len(tests)} ({names})" if names else "0"
 
 
 def sections(outcome: Standings, drawings: Mapping[str, figures.Draw]) -> Iterator[page.Section]:
@@ -147,9 +173,12 @@ def sections(outcome: Standings, drawings: Mapping[str, figures.Draw]) -> Iterat
     lead, *others = outcome.metrics
     for train in outcome.columns:
         blocks: list[page.Block] = [page.Table(_unit(lead), *outcome.table(train, lead))]
-        if tests := [*outcome.tests(train)]:
-            caption = f"{outcome.method} against the best of the others in each column: {outcome.tested}, in points"
-            blocks.append(page.Table(caption, TESTS, tests, names=2))
+        if tests := outcome.tests(train):
+            rows: list[list[str]] = []
+            for baseline, own in tests.items():
+                cells = [f"{_points(one)} ({_interval(one)})" for one in own]
+                rows.append([baseline, *cells])
+            blocks.append(page.Table(_versus(outcome), _columns(tests), rows))
         if rates := [*outcome.rate_rows(train)]:
             heads = ["", *(f"seed {seed}" for seed in outcome.seeds)]
             blocks.append(page.Table("Learning rate that validation chose", heads, rates))
@@ -200,6 +229,26 @@ def panels(outcome: Standings) -> dict[str, figures.Draw]:
 
 def trained_on(train: str) -> str:
     return "trained on complete samples" if train == "complete" else f"trained with {train} missing"
+
+
+def _versus(outcome: Standings) -> str:
+    return f"{outcome.method} minus each baseline: {outcome.tested}, points; {MARK} p < {LEVEL} after Holm's adjustment"
+
+
+def _columns(tests: Mapping[str, Sequence[Difference]]) -> list[str]:
+    """The headings of a table of them."""
+    return ["", *(one.column for one in next(iter(tests.values())))]
+
+
+def _points(one: Difference) -> str:
+    """With the mark of a difference that is more than chance."""
+    if math.isnan(one.difference):
+        return "not scored"
+    return f"{100 * one.difference:+.1f}{MARK * (one.p_holm < LEVEL)}"
+
+
+def _interval(one: Difference) -> str:
+    return "unknown" if math.isnan(one.low) else f"{100 * one.low:.1f} to {100 * one.high:.1f}"
 
 
 def _unit(metric: Metric) -> str:

@@ -6,7 +6,7 @@ from umemma import cells, comparison, shards, standings
 from umemma.comparison import Cell
 from umemma.config import Params
 from umemma.errors import UserError
-from umemma.metrics import Bootstrap, chosen
+from umemma.metrics import chosen
 from umemma.missing import Missing
 from umemma.missing import asked as read
 from umemma.standings import Standings
@@ -26,21 +26,19 @@ def run(params: Params) -> Standings:
             "compare",
             "Run: umemma compare",
         )
-    found, groups = list[Cell](), list[str]()
+    found, groups, samples = list[Cell](), dict[str, list[str]](), 0
     for cell in plan:  # one after another: predictions of all of them may not fit into memory
         answers = cells.predictions(params, cell)
-        groups = answers.groups
+        groups, samples = {"group": answers.groups}, len(answers.keys)
         also = _asked(params, cell.train)
         found.append(
             comparison.boil_down(
                 cell.train, cell.preset, cell.seed, answers, [m.name for m in metrics], section.ratios, also
             )
         )
-    presets = params.compare.presets
-    method = params.finetune.preset if params.finetune.preset in presets else presets[-1]
-    bootstrap = Bootstrap(groups, params.seed, section.bootstrap)
-    about = {"dataset": params.dataset, "variant": index.variant, "split": section.split, "samples": len(groups)}
-    about |= {"absent": params.finetune.absent, "calibrated": section.calibrate, "resamples": section.bootstrap}
+    method = cells.method(params)
+    about = {"dataset": params.dataset, "variant": index.variant, "split": section.split, "samples": samples}
+    about |= {"absent": params.finetune.absent, "calibrated": section.calibrate}
     outcome = Standings(
         about,
         metrics,
@@ -49,7 +47,7 @@ def run(params: Params) -> Standings:
         {train: comparison.columns(params.modalities, _asked(params, train)) for train in params.compare.train},
         comparison.scores(found),
         comparison.points(found),
-        list(comparison.differences(found, method, index.task, bootstrap, params.seed)),
+        list(comparison.differences(found, method, index.task, groups, params.compare.baseline)),
         {cell: mark["learning_rate"] for cell, mark in marks.items() if mark and mark["learning_rate"] is not None},
     )
     standings.write(params.paths.results / "compare", outcome)

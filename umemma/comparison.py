@@ -218,9 +218,9 @@ def _differ(
 
 
 def _totals(values: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
-    """(times, K) sums of (N, K) values over each resample."""
+    """(times, K) sums of (N, K) values over each resample of the first grouping."""
     width = values.shape[1]
-    return bootstrap.totals(Stats(np.arange(width), values, width), np.ones(len(values)))
+    return bootstrap.totals(Stats(np.arange(width), values, width), np.ones(len(values)))[0]
 
 
 def _parts(

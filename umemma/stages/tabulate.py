@@ -26,7 +26,7 @@ def run(params: Params) -> Standings:
             "compare",
             "Run: umemma compare",
         )
-    found, groups = list[Cell](), list[str]()
+    found, groups = list[Cell](), dict[str, list[str]]()
     for cell in plan:  # one after another: predictions of all of them may not fit into memory
         answers = cells.predictions(params, cell)
         groups = answers.groups
@@ -38,8 +38,10 @@ def run(params: Params) -> Standings:
         )
     presets = params.compare.presets
     method = params.finetune.preset if params.finetune.preset in presets else presets[-1]
-    bootstrap = Bootstrap(groups, params.seed, section.bootstrap)
-    about = {"dataset": params.dataset, "variant": index.variant, "split": section.split, "samples": len(groups)}
+    coarsest = min(groups, key=lambda name: len(set(groups[name])))
+    bootstrap = Bootstrap({coarsest: groups[coarsest]}, params.seed, section.bootstrap)
+    samples = len(groups[coarsest])
+    about = {"dataset": params.dataset, "variant": index.variant, "split": section.split, "samples": samples}
     about |= {"absent": params.finetune.absent, "calibrated": section.calibrate, "resamples": section.bootstrap}
     outcome = Standings(
         about,

@@ -39,7 +39,7 @@ def predictions(right: dict[str, str], alone: dict[str, str] | None = None) -> P
         for one in (right, alone or {"audio": "yyyy", "image": "nnnn"})
     ]
     keys = [f"k{i}" for i in range(4)]
-    return Predictions(keys, keys, np.ones(4, np.int64), *tables, ["a", "b"])
+    return Predictions(keys, {"sample": keys}, np.ones(4, np.int64), *tables, ["a", "b"])
 
 
 ONE_OF = ((("audio",), ("image",)), 0.5)
@@ -86,7 +86,7 @@ def test_holm_by_hand():
 def difference(ours: list[dict[str, str]], theirs: list[dict[str, str]], times: int = 199):
     made = [cell("ours", seed, one) for seed, one in enumerate(ours)]
     made += [cell("theirs", seed, one) for seed, one in enumerate(theirs)]
-    boot = Bootstrap([f"k{i}" for i in range(4)], 0, times)
+    boot = Bootstrap({"sample": [f"k{i}" for i in range(4)]}, 0, times)
     return {one.column: one for one in differences(made, "ours", "multiclass", boot, 0)}
 
 

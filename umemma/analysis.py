@@ -209,7 +209,7 @@ def advise(found: Information, groups: int) -> Iterator[str]:
     for lines in blamed.values():
         yield from lines
     weakest = max(found.shortfalls, key=lambda row: row.score, default=None)
-    if weakest and _effect(weakest, found.smallest) > 0 and not blamed[weakest.modality]:
+    if weakest and _effect(weakest, found.smallest) > 0 and not blamed.get(weakest.modality):
         m = weakest.modality
         yield (
             f"The model trained on {m} alone is {_points(weakest)} of {found.metric.label} below all modalities together. If "

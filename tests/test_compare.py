@@ -113,7 +113,7 @@ def test_the_best_baseline_is_chosen_column_by_column():
     found = {d.column: d for d in differences(made, "ours", "multiclass", Bootstrap(["a", "b", "c", "d"], 0, 9), 0)}
     assert (found["audio+image"].baseline, found["audio"].baseline) == ("all", "parts")
     assert found["audio+image"].difference == pytest.approx(-1 / 4)
-    assert not list(differences(made[:1], "ours", "multiclass", Bootstrap(["a"] * 4, 0, 9), 0))
+    assert not list(differences(made[:1], "ours", "multiclass", Bootstrap({"group": ["a"] * 4}, 0, 9), 0))
 
 
 # The cells. ------------------------------------------------------------------------------------------------------------

@@ -39,11 +39,13 @@ def subset_table(outcome: Outcome) -> Table:
     rows = []
     for left, row in outcome.lead().items():
         best = ceiling(left, unimodal)
-        alone = metric.shown(best) + ("" if left in unimodal else " (best alone)")
         apart = f"{gap(gaps[left])} ({extent(100 * gaps[left].low, 100 * gaps[left].high, 1)})"
-        rows.append([left, metric.shown(row.value), interval(row), alone, apart.removesuffix(" ()")])
-    headings = ["modalities present", metric.label, "95 % interval", "uni-modal ceiling", "gap (95 %)"]
-    return table(f"{outcome.title}: {metric.label} per modality subset; {outcome.trained}", headings, rows)
+        rows.append([left, metric.shown(row.value), interval(row), metric.shown(best), apart.removesuffix(" ()")])
+    headings = ["present", metric.label, "95 % interval", "uni-modal ceiling", "gap (95 %)"]
+    made = table(f"{outcome.title}: {metric.label} per modality subset; {outcome.trained}", headings, rows)
+    for column in (made.columns[2], made.columns[-1]):  # intervals
+        column.no_wrap = True
+    return made
 
 
 def ratio_table(outcome: Outcome) -> Table:
@@ -61,10 +63,11 @@ def ratio_table(outcome: Outcome) -> Table:
 
 
 def remarks(outcome: Outcome) -> Iterator[str]:
-    """The worst case, what absence was, and the advice: lines for the terminal."""
+    """The worst case, what the ceiling and absence were, and the advice: lines for the terminal."""
     worst, hurts = outcome.worst, summary(outcome)["hurts_most"]
     most = f"; {hurts} alone hurts most" if hurts else ""
     yield f"worst case, sample by sample, in {worst_label(outcome)}: {100 * worst.value:.1f} % ({interval(worst)}){most}"
+    yield "ceiling: the best uni-modal model of what is present; of several the best is chosen on these same numbers"
     yield f"absence: {ABSENCE[outcome.about['absent']]}"
     if outcome.information:
         yield what_counts(outcome.information)

@@ -110,7 +110,7 @@ def test_seeds_that_contradict_one_another_are_no_difference():
 
 def test_the_best_baseline_is_chosen_column_by_column():
     made = [cell("ours", 0, OURS), cell("all", 0, THEIRS), cell("parts", 0, dict(OURS, **{"audio+image": "nnnn"}))]
-    found = {d.column: d for d in differences(made, "ours", "multiclass", Bootstrap(["a", "b", "c", "d"], 0, 9), 0)}
+    found = {d.column: d for d in differences(made, "ours", "multiclass", Bootstrap({"sample": list("abcd")}, 0, 9), 0)}
     assert (found["audio+image"].baseline, found["audio"].baseline) == ("all", "parts")
     assert found["audio+image"].difference == pytest.approx(-1 / 4)
     assert not list(differences(made[:1], "ours", "multiclass", Bootstrap({"group": ["a"] * 4}, 0, 9), 0))

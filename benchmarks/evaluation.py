@@ -110,7 +110,7 @@ def predictions(model: LateFusion, inputs: dict[str, Tensor], target: Tensor) ->
     logits = torch.cat([model.pattern_logits(batch, table) for batch in batches(inputs, target)]).numpy()
     tables = {joined(pattern): logits[:, s] for s, pattern in enumerate(patterns(model.modalities))}
     keys = [f"sample-{i}" for i in range(len(target))]
-    return Predictions(keys, keys, target.numpy(), tables, {m: tables[m] for m in model.modalities})
+    return Predictions(keys, {"sample": keys}, target.numpy(), tables, {m: tables[m] for m in model.modalities})
 
 
 def rows(found: Predictions) -> int:

@@ -61,7 +61,7 @@ def predictions(right: dict[str, str], alone: dict[str, str] | None = None, grou
         for one in (right, alone or {"audio": "yyyy", "image": "nnnn"})
     ]
     keys = [f"k{i}" for i in range(4)]
-    return Predictions(keys, list(groups), np.ones(4, np.int64), *tables, ["a", "b"])
+    return Predictions(keys, {"group": list(groups)}, np.ones(4, np.int64), *tables, ["a", "b"])
 
 
 ONE_OF = ((("audio",), ("image",)), 0.5)

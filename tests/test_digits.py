@@ -42,12 +42,16 @@ def test_shipped_recordings(raw):
 def test_splits_share_no_image_and_no_voice(records):
     images, voices = defaultdict(set), defaultdict(set)
     for record in records:
-        images[record.group].add(record.split)
-        family = record.key.split("-", 1)[1].rstrip("0123456789").lower()
-        voices[family].add(record.split)
+        images[record.groups["image"]].add(record.split)
+        voices[record.groups["voice"]].add(record.split)
+        assert record.key.startswith(record.groups["image"] + "-")
+        assert record.key.split("-", 1)[1].replace("_", " ").lower().startswith(record.groups["voice"])
     assert all(len(splits) == 1 for splits in images.values())
     assert all(len(splits) == 1 for splits in voices.values())
     assert len(images) == 1797
+    tested = {record.groups["voice"] for record in records if record.split == "test"}
+    assert len(tested) == 18
+    assert "f" in tested  # of which there are five
 
 
 def test_counts_and_classes(records):

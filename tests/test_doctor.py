@@ -411,6 +411,23 @@ def test_broken_media_alone_are_over_the_bound(toy, capsys):
     assert examined(capsys, "preprocess.max_failures=0.25")[1]["needs"] == []
 
 
+def test_each_grouping_is_looked_at(toy, capsys):
+    rows = Path("data/raw/toy/rows.json")
+    kept = [row for row in json.loads(rows.read_text()) if row["key"] in "bclm"]
+    groups = [
+        {"scene": "1", "voice": "af"},
+        {"scene": "2", "voice": "bm"},
+        {"scene": "3", "voice": "af"},
+        {"scene": "4"},
+    ]
+    rows.write_text(json.dumps([row | {"group": group} for row, group in zip(kept, groups, strict=True)]))
+    download.run("toy", {})
+    found = examined(capsys, "preprocess.max_failures=1.0")[1]
+    assert [row["split"] for row in kept] == ["train", "train", "val", "test"]
+    assert found["leaks"] == {"train and val (voice)": {"count": 1, "examples": ["af"]}}
+    assert any(note.startswith("Groups with samples in train and val (voice): 1 (af).") for note in found["notes"])
+
+
 def test_the_report_for_people(toy, capsys):
     download.run("toy", {})
     text = printed(capsys)

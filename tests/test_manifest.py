@@ -505,6 +505,29 @@ def test_splits_are_drawn_by_group(tmp_path):
     assert manifest.spec(tmp_path, options(shares={"train": 1.0, "val": 0.0, "test": 0.0})).splits == ("train",)
 
 
+def test_a_row_may_be_in_several_groups(tmp_path):
+    """Splits are drawn by the first column, as a row of each pair of groups would tie all of them together."""
+    rows = [{"file": f"{n}.png", "label": "a", "pack": f"g{n // 3}", "voice": f"v{n % 7}"} for n in range(600)]
+    write(tmp_path, [*rows, {"file": "x.png", "label": "a", "pack": "", "voice": ""}])
+    found = read(tmp_path, group=["pack", "voice"])
+    one = found["row-000009"]
+    assert one.group == {"pack": "g2", "voice": "v1"}
+    assert found["row-000601"].group == {"pack": "x.png", "voice": ""}  # the file, as where no group is given
+    packs = defaultdict(set)
+    for record in found.values():
+        packs[record.groups["pack"]].add(record.split)
+    assert all(len(splits) == 1 for splits in packs.values())
+    by_one = read(tmp_path, group="pack")
+    assert {key: record.split for key, record in found.items()} == {key: record.split for key, record in by_one.items()}
+    assert by_one["row-000009"].group == "g2"
+    with pytest.raises(UserError, match="unknown column 'speaker'") as error:
+        read(tmp_path, group=["pack", "speaker"])
+    assert (error.value.where, error.value.exit_status) == ("preprocess.options.group", 2)
+    for wrong, message in (["pack", "pack"], "each column once"), ([], "at least 1"):
+        with pytest.raises(UserError, match=message):
+            read(tmp_path, group=wrong)
+
+
 def test_rows_that_share_a_file_are_a_group(tmp_path):
     write(tmp_path, [{"file": f"{'./' * (n % 2)}v{n // 5}.mp4", "label": "a", "s": n} for n in range(500)])
     found = read(tmp_path, columns={"video": "file"}, start="s")

@@ -75,6 +75,24 @@ def test_what_goes_in_comes_out(tmp_path):
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(found[0].media["image"]))), GREY)
 
 
+def test_a_sample_may_be_in_several_groups(tmp_path):
+    named = {"image": "7", "voice": "af"}
+    records = [
+        Record("a", "train", 0, {"image": GREY}, named),
+        Record("b", "train", 0, {"image": GREY}, {"image": "7"}),
+    ]
+    records += [Record("c", "test", 0, {"image": GREY}, "g")]
+    index = write(tmp_path / "s", records)
+    assert [record.group for record in read(tmp_path / "s", index)] == [named, {"image": "7"}]
+    rows = pq.read_table(tmp_path / "s" / "train-000000.parquet").to_pylist()
+    assert [(row["group_image"], row["group_voice"]) for row in rows] == [("7", "af"), ("7", None)]
+    assert "group" not in rows[0]
+    with tarfile.open(tmp_path / "s" / "test-000000.tar") as tar:  # as it was before there were names
+        assert tar.extractfile("c.json").read() == b'{"label": 0, "group": "g", "has": ["image"]}'
+    assert Record("a", "train", 0, {}, "g").groups == {"group": "g"}
+    assert Record("a", "train", 0, {}).groups == Record("a", "train", 0, {}, {"image": ""}).groups == {}
+
+
 def test_every_sample_has_a_row_failures_with_a_reason(tmp_path):
     write(tmp_path / "s")
     rows = pq.read_table(tmp_path / "s" / "train-000001.parquet").to_pylist()
@@ -163,6 +181,8 @@ STRANGE = {
     "description": {"a.image.png": b"x", "a.json": b"[1]"},
     "makes no sense": {"a.image.png": b"x", "a.json": b'{"label": 7, "group": "", "has": ["image"]}'},
     "or one that": {"a.image.png": b"x", "a.json": b'{"label": [0], "group": "", "has": ["image"]}'},
+    "has no description, or one": {"a.image.png": b"x", "a.json": b'{"label": 0, "group": {"v": 1}, "has": ["image"]}'},
+    "one that makes": {"a.image.png": b"x", "a.json": b'{"label": 0, "group": ["g"], "has": ["image"]}'},
     "lost media": {"a.image.png": b"x", "a.json": b'{"label": 0, "group": "", "has": ["audio", "image"]}'},
 }
 

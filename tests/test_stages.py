@@ -48,8 +48,13 @@ def test_the_whole_way_and_its_files(project):
     assert {metrics[name] for name in ("preset", "absent", "dataset")} == {"ume-mma", "learned", "digits"}
     rows = pq.read_table(results / "grid.parquet").to_pylist()
     # 4 metrics of 3 subsets, 2 uni-modal models and their average, and of 3 things to miss at 11 ratios: the expectation, the
-    # draws, the average's expectation; the worst case.
-    assert len(rows) == 4 * (6 + 3 * 11 * (1 + 2 + 1)) + 1
+    # draws, the average's expectation; the 3 gaps; the worst case.
+    assert len(rows) == 4 * (6 + 3 * 11 * (1 + 2 + 1)) + 3 + 1
+    gaps = {row["left"]: row["value"] for row in rows if row["model"] == "gap"}
+    assert {m: gaps[m] for m in ("audio", "image")} == pytest.approx(metrics["gap_to_ceiling"])
+    predictions = pq.read_table(results / "predictions.parquet")
+    assert [name for name in predictions.column_names if name.startswith("group")] == ["group_image", "group_voice"]
+    assert json.loads((results / "information.json").read_text())["smallest_effect"] == 0.01
     table = list(csv.DictReader((results / "robustness.csv").read_text().splitlines()))
     assert [row["ratio"] for row in table[:11]] == [f"{i / 10:g}" for i in range(11)]
     assert table[10]["missing"] == "audio"
@@ -137,7 +142,7 @@ def test_asking_without_json_says_it_in_words(project, capsys):
     capsys.readouterr()
     assert umemma("evaluate-missing", "--missing", "image", "--ratio", "0.5") == 0
     text = capsys.readouterr().out
-    for word in ("image", "0.5", "95 % interval", "uni-modal ceiling", "a learned feature vector"):
+    for word in ("image", "0.5", "95 % interval", "uni-modal", "a learned feature vector"):
         assert word in text
 
 

@@ -239,7 +239,8 @@ class Evaluate(Plain):
     """The grid. ratios: shares of the test samples that lose a modality; draws: seeded draws beside the expectation.
 
     metrics: the first is the one that tables and curves show; null = what is usual for the task. calibrate: use the
-    temperature and bias of each subset that were fitted on validation, where they help.
+    temperature and bias of each subset that were fitted on validation, where they help. smallest_effect: the smallest
+    difference of the leading metric that the report gives advice on; 0.01 is one point.
     """
 
     split: Literal["train", "val", "test"] = "test"
@@ -249,6 +250,7 @@ class Evaluate(Plain):
     batch_size: Positive = 256
     metrics: Names | None = None
     calibrate: bool = True
+    smallest_effect: Share = 0.01
 
     def check_split(self) -> None:
         """UserError for a calibration on the samples that it was fitted on, where it can only look good."""

@@ -77,7 +77,8 @@ class Record:
 
     key: unique in the dataset, no dots (WebDataset splits names there). label: a class number; a sorted tuple of them
     where the task is multilabel; None only with a problem. group: samples of one group (an image paired with several
-    recordings, say) are not independent, so intervals are drawn over groups, and a group in two splits is a leak.
+    recordings, say) are not independent, so intervals are drawn over groups, and a group in two splits is a leak; several
+    groupings have names: {"image": "0012", "voice": "af"}. An empty group is none.
     problem: why this sample can't be used (its id, its label, its split, its row), as one of few fixed phrases; it becomes
     a failure with a row. What is wrong with one medium is no problem of the sample: that medium is Unreadable, or packing
     finds out. left_out: why the settings leave the sample out, likewise; that is no failure.
@@ -87,9 +88,15 @@ class Record:
     split: str
     label: int | tuple[int, ...] | None
     media: Mapping[str, Media]
-    group: str = ""
+    group: str | Mapping[str, str] = ""
     problem: str = ""
     left_out: str = ""
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """{grouping: group}; the name of an only one that has none is "group"."""
+        named = {"group": self.group} if isinstance(self.group, str) else self.group
+        return {name: group for name, group in sorted(named.items()) if group}
 
 
 # 2. DatasetSpec: what is known of a dataset, and where its files come from. -------------------------------------------
@@ -236,11 +243,11 @@ class Batch(NamedTuple):
 class ResultRow(NamedTuple):
     """One metric on one setting.
 
-    model: "ensemble", "unimodal" or "average" (of the uni-modal models' logits); missing: the modalities taken away, ""
-    for none, "any" for the worst of all subsets, sample by sample; left: those that remain; ratio: the share of samples
-    they are taken from; draw: the number of a seeded draw, -1 for the expectation over all draws; value with its 95 %
-    interval low..high, NaN where none is drawn; n: samples scored; refused: samples left out because nothing would have
-    remained of them.
+    model: "ensemble", "unimodal", "average" (of the uni-modal models' logits) or "gap" (the ensemble less the best uni-modal
+    model of what is left); missing: the modalities taken away, "" for none, "any" for the worst of all subsets, sample by
+    sample; left: those that remain; ratio: the share of samples they are taken from; draw: the number of a seeded draw, -1
+    for the expectation over all draws; value with its 95 % interval low..high, NaN where none is drawn; n: samples scored;
+    refused: samples left out because nothing would have remained of them.
     """
 
     model: str

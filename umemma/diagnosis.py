@@ -52,8 +52,9 @@ class Report:
     counts in each. unusable, left_out: samples by reason; broken: likewise, usable samples with a medium that can't be
     read. absent: {modality: {why: {split: usable samples without it}}}. soundless_files: files whose sound was asked for and
     which have none; not_looked_into: usable samples with media that a function makes. leaks: {"train and test": groups in
-    both}. same_content: sets of media files with the same bytes; across_splits: those whose samples are of different
-    splits. notes: what is worth knowing; needs: what the user has to do, in order.
+    both}, of several groupings {"train and test (voice)": ...}. same_content: sets of media files with the same bytes;
+    across_splits: those whose samples are of different splits. notes: what is worth knowing; needs: what the user has to
+    do, in order.
     """
 
     dataset: str

@@ -177,7 +177,10 @@ def _pack(record: Record, job: Job) -> tuple[dict[str, bytes], dict[str, Any]]:
             about = {"label": record.label, "group": record.group, "has": has}
             members = {**packed, "json": json.dumps(about).encode()}
     label = list(record.label) if isinstance(record.label, tuple) else record.label
-    row = {"key": record.key, "split": record.split, "label": label, "group": record.group}
+    row: dict[str, Any] = {"key": record.key, "split": record.split, "label": label}
+    row |= (
+        {"group": record.group} if isinstance(record.group, str) else {_column(n): g for n, g in record.group.items()}
+    )
     row |= {f"has_{name}": name in has for name in job.modalities} | {"status": status, "reason": reason}
     return members, row
 
@@ -185,9 +188,16 @@ def _pack(record: Record, job: Job) -> tuple[dict[str, bytes], dict[str, Any]]:
 def _schema(job: Job) -> pa.Schema:
     many = any(isinstance(record.label, tuple) for record in job.records)
     fields: list[tuple[str, pa.DataType]] = [("key", pa.string()), ("split", pa.string())]
-    fields += [("label", pa.list_(pa.int64()) if many else pa.int64()), ("group", pa.string())]
+    fields += [("label", pa.list_(pa.int64()) if many else pa.int64())]
+    named = {name for record in job.records if not isinstance(record.group, str) for name in record.group}
+    fields += [(column, pa.string()) for column in map(_column, sorted(named))] or [("group", pa.string())]
     fields += [(f"has_{name}", pa.bool_()) for name in job.modalities]
     return pa.schema([*fields, ("status", pa.string()), ("reason", pa.string())])
+
+
+def _column(grouping: str) -> str:
+    """Of the table of rows."""
+    return f"group_{grouping}"
 
 
 def _kept(job: Job) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]:

@@ -222,7 +222,7 @@ def _unpack(sample: Mapping[str, Any], split: str, index: Index, where: str) -> 
         label, group, has = about["label"], about["group"], about["has"]
         label = tuple(label) if isinstance(label, list) else label
         numbers = label if isinstance(label, tuple) else (label,)
-        well = all(isinstance(n, int) and 0 <= n < len(index.classes) for n in numbers) and isinstance(group, str)
+        well = all(isinstance(n, int) and 0 <= n < len(index.classes) for n in numbers) and _is_group(group)
     except (KeyError, ValueError, TypeError):
         well = False
     if not well or isinstance(label, tuple) != (index.task == "multilabel"):
@@ -231,6 +231,12 @@ def _unpack(sample: Mapping[str, Any], split: str, index: Index, where: str) -> 
     if sorted(media) != has or not media.keys() <= set(index.modalities):
         raise UserError(f"sample {key!r} has lost media", where, REMAKE)
     return Record(key, split, label, media, group)
+
+
+def _is_group(group: Any) -> bool:
+    """Whether it is a group as a Record has it: a text, or texts by name."""
+    named = group if isinstance(group, dict) else {"group": group}
+    return all(isinstance(one, str) for one in named.values())  # in JSON a name is always a text
 
 
 def rows_of(shard: Shard) -> str:

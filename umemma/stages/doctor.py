@@ -155,7 +155,7 @@ def _check_samples(
     report.classes = {name: {split: [0, 0] for split in spec.splits} for name in spec.classes}
     bits = {split: 1 << number for number, split in enumerate(spec.splits)}
     named: dict[Path, int] = {}
-    homes: dict[str, int] = {}  # of a group, likewise
+    homes: dict[tuple[str, str], int] = {}  # of a (grouping, group), likewise
     soundless: set[Path | str] = set()
 
     def look(record: Record) -> tuple[Record, Probe | None]:
@@ -167,16 +167,18 @@ def _check_samples(
         for record, found in rawfiles.parallel(look, storable(module.records(raw, options), spec, repeated)):
             _count(report, spec, record, found, section.broken, soundless)
             if found:
-                group = record.group or record.key
-                homes[group] = homes.get(group, 0) | bits[record.split]
+                for group in (record.groups or {"group": record.key}).items():
+                    homes[group] = homes.get(group, 0) | bits[record.split]
                 for path in filter(None, map(_path, record.media.values())):
                     named[path] = named.get(path, 0) | bits[record.split]
             bars.advance(bar)
     report.soundless_files = len(soundless)
     for pair in itertools.combinations(spec.splits, 2):
         both = bits[pair[0]] | bits[pair[1]]
-        for group in (group for group, home in homes.items() if home & both == both):
-            report.leaks.setdefault(" and ".join(pair), Some()).add(group)
+        for (name, member), home in homes.items():
+            if home & both == both:
+                grouping = f" ({name})" if name != "group" else ""
+                report.leaks.setdefault(" and ".join(pair) + grouping, Some()).add(member)
     return named
 
 

@@ -50,7 +50,9 @@ def run(params: Params) -> Outcome:
         return Outcome([], [], [], inputs.about)
     grid = _grid(params, predictions)
     rows = grid.rows(settings(params.modalities), params.evaluate.ratios)
-    outcome = Outcome(*rows, grid.metrics, inputs.about, analysis.bits(predictions, grid.bootstrap))
+    section = params.evaluate
+    information = analysis.bits(predictions, grid.bootstrap, grid.metrics[0], section.smallest_effect)
+    outcome = Outcome(*rows, grid.metrics, inputs.about, information)
     with new_files(params.paths.results) as folder:
         predictions.save(folder / KEPT, inputs.made_by)
         constants = {name: str(inputs.about[name]) for name in ("dataset", "variant", "split", "absent")}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from loguru import logger
 
 from umemma import analysis, checkpoint, distributed, metrics, report, shards
@@ -169,10 +170,14 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     data = Data(Store(params.paths.shards), index, specs, params.machine, params.seed)
     with contextlib.ExitStack() as stay, watched(), repeatable():
         split = data.load(section.split, stay, "evaluate")
-        logits, *alone = (one.numpy() for one in answers(several, split, section.batch_size, device))
-    ensemble = {joined(pattern): logits[:, s] for s, pattern in enumerate(patterns(names))}
+        probed = len(names) > 1
+        logits, *alone = (one.numpy() for one in answers(several, split, section.batch_size, device, probed))
+    subsets = patterns(names)
+    ensemble = {joined(pattern): logits[:, s] for s, pattern in enumerate(subsets)}
     unimodal = {m: one[:, 0] for m, one in zip(names, alone, strict=True)}
-    target, raw = split.target.numpy(), (ensemble, unimodal)
+    probes = {m: logits[:, len(subsets) + i] for i, m in enumerate(names) if probed}
+    probes = {m: one for m, one in probes.items() if not np.isnan(one).all()}  # else there was nothing to fit
+    target, raw = split.target.numpy(), (ensemble, unimodal, probes)
     return Predictions.calibrated(split.keys, split.groups, target, raw, index.classes, inputs.calibration)
 
 

@@ -143,8 +143,10 @@ def check(folder: Path, settings: Mapping[str, Any], hint: str) -> dict[str, Any
 
 
 def check_format(about: Mapping[str, Any], folder: Path, hint: str) -> None:
-    """UserError with `hint` for a model.json of another FORMAT."""
-    if (found := about.get("format", 1)) != FORMAT:
+    """UserError with `hint` for a model.json of another FORMAT; one that describes no model at all is no older one."""
+    found = about.get("format", 1)
+    is_model = "format" in about or isinstance(about.get("settings"), dict)
+    if is_model and found != FORMAT:
         what = f"trained by another version of umemma (format {found}, this one reads {FORMAT})"
         raise UserError(what, str(folder), hint)
 

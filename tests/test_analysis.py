@@ -271,7 +271,7 @@ def test_few_groups_give_no_advice():
     assert line == "There are only 9 independent groups of samples: too few for intervals, so no advice is given."
     assert told(groups=10, complementary=[("image", *CLEAR)])[0].startswith("Protect image")
     one = channels(n=400)
-    crossed = {"image": one.keys, "voice": [f"v{i % 9}" for i in range(400)]}
+    crossed = {"image": [f"i{i // 2}" for i in range(400)], "voice": [f"v{i % 9}" for i in range(400)]}
     both = Predictions(one.keys, crossed, one.target, one.ensemble, one.unimodal)
     assert "only 9 independent groups" in found(both).advice[0]
 

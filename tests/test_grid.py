@@ -85,6 +85,9 @@ def test_gaps_by_hand():
     assert rows["audio"].high == pytest.approx(-0.25 + few * 0.25, abs=1e-4)
     assert rows["audio+image"].value == 0.75 - 0.5  # the better of 1/2 and 1/3
     assert (rows["audio+image"].missing, rows["audio"].missing, rows["audio"].metric) == ("", "image", "accuracy")
+    one.unimodal["image"] = logits([1, 1, 1, None])
+    grid = Grid(one, 0, 0, 50)
+    assert next(grid.gaps(grid.metrics[0])).value == 0.75 - 1  # now the image's model is the better
     one.ensemble["audio"] = one.unimodal["audio"]
     same = next(row for row in Grid(one, 0, 0, 50).gaps(Grid(one, 0, 0, 50).metrics[0]) if row.left == "audio")
     assert (same.value, same.low, same.high) == (0, 0, 0)

@@ -87,6 +87,7 @@ def test_a_sample_may_be_in_several_groups(tmp_path):
     rows = pq.read_table(tmp_path / "s" / "train-000000.parquet").to_pylist()
     assert [(row["group_image"], row["group_voice"]) for row in rows] == [("7", "af"), ("7", None)]
     assert "group" not in rows[0]
+    assert pq.read_table(tmp_path / "s" / "test-000000.parquet")["group"].to_pylist() == ["g"]
     with tarfile.open(tmp_path / "s" / "test-000000.tar") as tar:  # as it was before there were names
         assert tar.extractfile("c.json").read() == b'{"label": 0, "group": "g", "has": ["image"]}'
     assert Record("a", "train", 0, {}, "g").groups == {"group": "g"}

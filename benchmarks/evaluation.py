@@ -89,7 +89,8 @@ def million(names: list[str], samples: int = 1_000_000, dim: int = 64) -> None:
     modules = {name: nn.Identity() for name in names}
     model = LateFusion(modules, dict.fromkeys(names, dim), {n: torch.zeros(dim) for n in names}, CLASSES).eval()
     with torch.no_grad():
-        model.head.weight.copy_(torch.cat([centres[name] for name in names], 1) / 9)
+        for name in names:
+            model.heads[name].weight.copy_(centres[name] / 9)
     started = time.perf_counter()
     made = rows(predictions(model, inputs, target))
     seconds = time.perf_counter() - started
@@ -109,7 +110,7 @@ def predictions(model: LateFusion, inputs: dict[str, Tensor], target: Tensor) ->
     logits = torch.cat([model.pattern_logits(batch, table) for batch in batches(inputs, target)]).numpy()
     tables = {joined(pattern): logits[:, s] for s, pattern in enumerate(patterns(model.modalities))}
     keys = [f"sample-{i}" for i in range(len(target))]
-    return Predictions(keys, keys, target.numpy(), tables, {m: tables[m] for m in model.modalities})
+    return Predictions(keys, {"sample": keys}, target.numpy(), tables, {m: tables[m] for m in model.modalities})
 
 
 def rows(found: Predictions) -> int:

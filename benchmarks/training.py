@@ -285,12 +285,13 @@ def frozen(kept: bool) -> float:
 
     learning.fit = timed
     epochs = 12 if kept else 2
-    how = params.pretrain.of_the_loop() | {"epochs": epochs, "batch_size": BATCH, "patience": epochs}
+    changes = {"epochs": epochs, "batch_size": BATCH, "patience": epochs}
     data = learning.Data(Store(params.paths.shards), index, specs, Machine(), 0)
     folder = Path(tempfile.mkdtemp())
     learning.learn(
-        model, data, Run(folder, "bench"), weights=np.ones(1), one_drawn=False, training=how,
-        folder=folder, device=torch.device("cpu"), title="bench",
+        model, data, Run(folder, "bench"), weights=np.ones(1), one_drawn=False,
+        training=params.pretrain.of("image").model_copy(update=changes), folder=folder,
+        device=torch.device("cpu"), title="bench",
     )  # fmt: skip
     return statistics.median(np.diff(ends)[1:])
 

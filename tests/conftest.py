@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from loguru import logger
+from safetensors.torch import save_file
 
 from umemma import config
 from umemma.stages import download, preprocess, pretrain
@@ -70,6 +72,31 @@ def messages():
     number = logger.add(said.append, format="{message}")
     yield said
     logger.remove(number)
+
+
+@pytest.fixture
+def bert(tmp_path) -> Path:
+    """The folder of a tiny model with the layout, the old names and the head of those on the hub."""
+    import transformers
+
+    folder = tmp_path / "bert"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdef"]
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+    )
+    config.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    settings = {"tokenizer_class": "BertTokenizer", "model_max_length": 16}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    published = transformers.BertForMaskedLM(config).state_dict()
+    names = {key: key.replace("LayerNorm.weight", "LayerNorm.gamma") for key in published}
+    save_file({names[key]: value.clone() for key, value in published.items()}, folder / "model.safetensors")
+    return folder
 
 
 def flac(samples: np.ndarray, rate: int = 8000) -> bytes:

@@ -10,7 +10,11 @@ from umemma.calibration import Calibration, _lower, fit, probabilities
 from umemma.metrics import correct, log_loss
 
 N = 6000
-GROUPS = [f"g{i // 3}" for i in range(N)]
+GROUPS = {"group": [f"g{i // 3}" for i in range(N)]}
+
+
+def first(count: int) -> dict[str, list[str]]:
+    return {name: own[:count] for name, own in GROUPS.items()}
 
 
 def source(task: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -65,12 +69,14 @@ def test_a_temperature_changes_no_answer():
 def test_the_order_of_samples_does_not_matter():
     logits, target = source("multiclass", shift=1.0)
     order = np.random.default_rng(0).permutation(N)
-    assert fit(logits[order], target[order], [GROUPS[i] for i in order], 7) == fit(logits, target, GROUPS, 7)
+    assert fit(logits[order], target[order], {"group": [GROUPS["group"][i] for i in order]}, 7) == fit(
+        logits, target, GROUPS, 7
+    )
 
 
 def test_samples_without_logits_do_not_count():
     logits, target = source("multiclass", shift=1.0)
-    whole = fit(logits[:3000], target[:3000], GROUPS[:3000], 0)
+    whole = fit(logits[:3000], target[:3000], first(3000), 0)
     logits[3000:] = np.nan
     assert fit(logits, target, GROUPS, 0) == whole != Calibration()
 
@@ -78,8 +84,8 @@ def test_samples_without_logits_do_not_count():
 def test_too_little_to_know_from():
     logits, target = source("multiclass", shift=2.0)
     assert fit(np.full_like(logits, np.nan), target, GROUPS, 0) == Calibration()
-    assert fit(logits[:49], target[:49], GROUPS[:49], 0) == Calibration()
-    assert fit(logits, target, ["one"] * N, 0) == Calibration()
+    assert fit(logits[:49], target[:49], first(49), 0) == Calibration()
+    assert fit(logits, target, {"group": ["one"] * N}, 0) == Calibration()
     assert fit(logits, target, GROUPS, 0) != Calibration()
 
 
@@ -91,7 +97,7 @@ def test_perfect_separation_and_a_class_that_never_occurs_end_somewhere(task, ma
     logits[:, 2] = 0.5
     if task == "multilabel":
         target = np.eye(3, dtype=np.float32)[target]
-    found = fit(logits, target, GROUPS[:many], 0)
+    found = fit(logits, target, first(many), 0)
     assert found != Calibration()
     assert 0.05 <= found.temperature <= 1
     assert np.abs(found.apply(logits)).max() < 10
@@ -105,17 +111,30 @@ def test_dependent_samples_are_not_counted_as_evidence():
     target = np.repeat(chance.integers(0, 3, 12), 500)
     alone = [str(i) for i in range(N)]
     grouped = [str(i // 500) for i in range(N)]
-    assert fit(logits, target, alone, 0).bias
-    assert not fit(logits, target, grouped, 0).bias
+    assert fit(logits, target, {"sample": alone}, 0).bias
+    assert not fit(logits, target, {"group": grouped}, 0).bias
+
+
+def test_of_several_groupings_the_one_that_says_least_decides():
+    """As before, crossed with a grouping of which each sample is a group of its own."""
+    chance = np.random.default_rng(3)
+    logits = np.repeat(chance.normal(size=(12, 3)).astype(np.float32), 500, axis=0)
+    target = np.repeat(chance.integers(0, 3, 12), 500)
+    both = {"image": [str(i) for i in range(N)], "voice": [str(i // 500) for i in range(N)]}
+    assert fit(logits, target, both, 0) == fit(logits, target, {"voice": both["voice"]}, 0)
+    assert not fit(logits, target, both, 0).bias
+    assert fit(logits, target, {"image": both["image"], "voice": ["one"] * N}, 0) == Calibration()
 
 
 def test_a_difference_is_weighed_against_that_of_groups_by_hand():
     """Group means -3 and 1: the mean is -1, its standard error sqrt(2 * 100**2 * 2**2) / 200 = 1.41; 0.14 of samples."""
     than = np.zeros(200)
     losses = np.repeat([-3.0, 1.0], 100)
-    assert not _lower(losses, than, np.repeat([0, 1], 100))
-    assert _lower(losses, than, np.arange(200))
-    assert not _lower(than, than, np.arange(200))
+    pairs, alone = np.repeat([0, 1], 100), np.arange(200)
+    assert not _lower(losses, than, [pairs])
+    assert _lower(losses, than, [alone])
+    assert not _lower(losses, than, [alone, pairs])  # whichever says least
+    assert not _lower(than, than, [alone])
 
 
 def test_json_there_and_back():

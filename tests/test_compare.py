@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from scipy import stats
 from test_pipeline import run, stages_run
 
-from umemma import cells, cli, config, metrics, processes, shards, standings
+from umemma import cells, checkpoint, cli, config, metrics, processes, shards, standings
 from umemma.cells import Cell
 from umemma.comparison import (
     ALONE,
@@ -61,7 +61,7 @@ def predictions(right: dict[str, str], alone: dict[str, str] | None = None, grou
         for one in (right, alone or {"audio": "yyyy", "image": "nnnn"})
     ]
     keys = [f"k{i}" for i in range(4)]
-    return Predictions(keys, list(groups), np.ones(4, np.int64), *tables, ["a", "b"])
+    return Predictions(keys, {"group": list(groups)}, np.ones(4, np.int64), *tables, ["a", "b"])
 
 
 ONE_OF = ((("audio",), ("image",)), 0.5)
@@ -410,7 +410,7 @@ class Toy:
 def model(folder: Path, settings: dict, weights: str, scores: dict[str, float]) -> None:
     started = {m: f"{m} alone" for m in settings.get("starts_from", {})}
     about = {"settings": settings, "weights_sha256": weights, "started_from": started, "scores": scores}
-    write_json(folder / "model.json", about | {"calibration": {}})
+    write_json(folder / "model.json", about | {"format": checkpoint.FORMAT, "calibration": {}, "hf": {}})
 
 
 def test_validation_chooses_the_learning_rate_and_what_is_done_stays(tmp_path, monkeypatch):

@@ -37,7 +37,9 @@ def test_presets_are_switches(preset):
 
 def test_a_switch_wins_over_the_preset_and_the_name_follows():
     assert config.load(PARAMS, ["finetune.mma=none"]).finetune.switches()["preset"] == "ume-finetune"
-    assert config.load(PARAMS, ["finetune.mma=drop"]).finetune.switches()["preset"] == "custom"
+    assert config.load(PARAMS, ["finetune.mma=drop"]).finetune.switches()["preset"] == "ume-dropout"
+    unnamed = ["finetune.mma=drop", "finetune.train=head"]
+    assert config.load(PARAMS, unnamed).finetune.switches()["preset"] == "custom"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -41,12 +42,16 @@ def test_shipped_recordings(raw):
 def test_splits_share_no_image_and_no_voice(records):
     images, voices = defaultdict(set), defaultdict(set)
     for record in records:
-        images[record.group].add(record.split)
-        family = record.key.split("-", 1)[1].rstrip("0123456789").lower()
-        voices[family].add(record.split)
+        images[record.groups["image"]].add(record.split)
+        voices[record.groups["voice"]].add(record.split)
+        assert record.key.startswith(record.groups["image"] + "-")
+        assert record.key.split("-", 1)[1].replace("_", " ").lower().startswith(record.groups["voice"])
     assert all(len(splits) == 1 for splits in images.values())
     assert all(len(splits) == 1 for splits in voices.values())
     assert len(images) == 1797
+    tested = {record.groups["voice"] for record in records if record.split == "test"}
+    assert len(tested) == 18
+    assert "f" in tested  # of which there are five
 
 
 def test_counts_and_classes(records):
@@ -77,6 +82,18 @@ def test_energy_is_kept_as_asked_and_fitted_on_train_only():
     np.testing.assert_array_equal(some[train], digits._keep_energy(other, train, 0.25)[train])
     kept = (some[train].reshape(30, 64) / 255.0).var(0).sum() / images[train].var(0).sum()
     assert 0.2 < kept < 0.4  # the fewest components that reach a quarter
+
+
+def test_what_is_not_train_does_not_matter_to_the_pictures_of_train(records, raw, tmp_path):
+    """Validation's and test's pictures made black: those of train are made as before."""
+    train = {int(record.key[:4]) for record in records if record.split == "train"}
+    table = pq.read_table(raw / "images.parquet").to_pylist()
+    black = [row if i in train else {**row, "pixels": bytes(64)} for i, row in enumerate(table)]
+    pq.write_table(pa.Table.from_pylist(black), tmp_path / "images.parquet")
+    (tmp_path / "speech.parquet").write_bytes((raw / "speech.parquet").read_bytes())
+    for before, after in zip(records, digits.records(tmp_path, digits.Options()), strict=True):
+        if before.split == "train":
+            np.testing.assert_array_equal(after.media["image"], before.media["image"])
 
 
 def test_noise_has_the_stated_ratio():

@@ -17,8 +17,9 @@ from media import film
 from PIL import Image
 
 from umemma import cli, config, datasets, modalities
-from umemma.contracts import Clip, Packing, Sound
+from umemma.contracts import Clip, Packing, Sound, Unreadable
 from umemma.errors import UserError
+from umemma.modalities.clips import CUT_OFF
 from umemma.modalities.probe import EMPTY, SOUNDLESS, probe
 from umemma.stages import doctor, download, preprocess
 
@@ -177,21 +178,23 @@ def counts(found: dict) -> dict[str, int]:
     return {name: some["count"] for name, some in found.items()}
 
 
+def both(reason: str) -> str:
+    """Of a clip whose sound and pictures can't be read alike."""
+    return f"audio: {reason}; video: {reason}"
+
+
 # A look agrees with packing. ------------------------------------------------------------------------------------------
 
 
-def packed(media) -> tuple[str, set[str]]:
-    """What packing says: the problem, and the modalities that turn out to be absent."""
-    try:
-        members = modalities.pack(media, P)
-    except ValueError as error:
-        return str(error), set()
-    return "", media.keys() - {name.split(".")[0] for name in members}
+def packed(media) -> tuple[dict[str, str], set[str]]:
+    """What packing says: why media can't be read, and the modalities that turn out to be absent."""
+    members, broken = modalities.pack_readable(media, P)
+    return broken, media.keys() - {name.split(".")[0] for name in members} - broken.keys()
 
 
-def looked(media) -> tuple[str, set[str]]:
+def looked(media) -> tuple[dict[str, str], set[str]]:
     found = probe(media, P)
-    return found.problem, set() if found.problem else set(found.absent)
+    return found.broken, set(found.absent)
 
 
 @pytest.fixture(scope="module")
@@ -226,51 +229,54 @@ def test_a_look_agrees_with_packing(clips, tmp_path):
     (tmp_path / "a.flac").write_bytes(flac(TONE.samples))
     stereo = flac(np.stack([TONE.samples, TONE.samples], 1))
     good, mute = clips / "end.mp4", clips / "mute.mp4"
+    noise = "not readable video or sound: Invalid data found when processing input"
+    missing, latin, half = "file is missing", "text that is not UTF-8", whole[: len(whole) // 2]
+    late, deaf = Clip(good, 8.0, 9.0), Clip(clips / "sound.mp4")
     cases = [
-        ({"audio": Clip(good), "video": Clip(good)}, "", set()),
-        ({"audio": good, "video": good}, "", set()),
-        ({"audio": Clip(mute), "video": Clip(mute)}, "", {"audio"}),
-        ({"audio": mute, "video": mute}, "", {"audio"}),
-        ({"audio": Clip(good, 1.0, 2.0), "video": Clip(good, 2.0, 3.0)}, "", set()),
-        ({"audio": Clip(clips / "sound.mp4"), "video": Clip(good)}, "", set()),
-        ({"audio": Clip(clips / "sound.mp4"), "video": Clip(clips / "sound.mp4")}, "a video with no frames", set()),
-        ({"video": clips / "nowhere.mp4"}, "file is missing", set()),
-        ({"audio": clips / "nowhere.wav"}, "file is missing", set()),
-        ({"video": clips}, "file can't be read: Is a directory", set()),
-        ({"video": Clip(good, 8.0, 9.0)}, "the event lies after the end of the file", set()),
+        ({"audio": Clip(good), "video": Clip(good)}, {}, set()),
+        ({"audio": good, "video": good}, {}, set()),
+        ({"audio": Clip(mute), "video": Clip(mute)}, {}, {"audio"}),
+        ({"audio": mute, "video": mute}, {}, {"audio"}),
+        ({"audio": Clip(good, 1.0, 2.0), "video": Clip(good, 2.0, 3.0)}, {}, set()),
+        ({"audio": deaf, "video": Clip(good)}, {}, set()),
+        ({"audio": deaf, "video": deaf}, {"video": "a video with no frames"}, set()),
+        ({"video": clips / "nowhere.mp4"}, {"video": missing}, set()),
+        ({"audio": clips / "nowhere.wav"}, {"audio": missing}, set()),
+        ({"audio": Clip(clips / "nowhere.mp4"), "image": GREY}, {"audio": missing}, set()),
+        ({"video": clips}, {"video": "file can't be read: Is a directory"}, set()),
+        ({"video": late}, {"video": "the event lies after the end of the file"}, set()),
         (
-            {"video": clips / "noise.mp4"},
-            "not readable video or sound: Invalid data found when processing input",
+            {"audio": late, "video": late},
+            dict.fromkeys(("audio", "video"), "the event lies after the end of the file"),
             set(),
         ),
-        (
-            {"audio": b"RIFF\x04\0\0\0????"},
-            "not readable video or sound: Invalid data found when processing input",
-            set(),
-        ),
-        ({"audio": b"RIFF\xff\0\0\0????"}, "cut off: it ends before its declared length", set()),
-        ({"video": "a text"}, "not a video", set()),
-        ({"audio": tmp_path / "a.wav"}, "", set()),
-        ({"audio": tmp_path / "a.flac"}, "", set()),
-        ({"audio": stereo}, "", set()),
-        ({"audio": flac(np.zeros(50))}, "", {"audio"}),
-        ({"audio": TONE, "image": GREY}, "", set()),
-        ({"audio": Sound(np.zeros(50, np.float32), 8000)}, "", {"audio"}),
-        ({"audio": Sound(np.zeros(0, np.float32), 8000)}, "no audio samples", set()),
-        ({"image": whole, "spectrogram": GREY}, "", set()),
-        ({"image": whole[: len(whole) // 2]}, "not a readable image: truncated", set()),
-        ({"image": b"no picture"}, "not a readable image: unknown format", set()),
-        ({"image": clips / "nowhere.jpg"}, "file is missing", set()),
-        ({"image": "a text"}, "not an image", set()),
-        ({"text": "  Grüße "}, "", set()),
-        ({"text": " \n"}, "", {"text"}),
-        ({"text": tmp_path / "latin.txt"}, "text that is not UTF-8", set()),
-        ({"text": b"\xff"}, "text that is not UTF-8", set()),
-        ({"image": whole[: len(whole) // 2], "text": b"\xff"}, "not a readable image: truncated", set()),
+        ({"video": clips / "noise.mp4"}, {"video": noise}, set()),
+        ({"audio": b"RIFF\x04\0\0\0????"}, {"audio": noise}, set()),
+        ({"audio": b"RIFF\xff\0\0\0????"}, {"audio": "cut off: it ends before its declared length"}, set()),
+        ({"video": "a text"}, {"video": "not a video"}, set()),
+        ({"audio": tmp_path / "a.wav"}, {}, set()),
+        ({"audio": tmp_path / "a.flac"}, {}, set()),
+        ({"audio": stereo}, {}, set()),
+        ({"audio": flac(np.zeros(50))}, {}, {"audio"}),
+        ({"audio": TONE, "image": GREY}, {}, set()),
+        ({"audio": Sound(np.zeros(50, np.float32), 8000)}, {}, {"audio"}),
+        ({"audio": Sound(np.zeros(0, np.float32), 8000)}, {"audio": "no audio samples"}, set()),
+        ({"image": whole, "spectrogram": GREY}, {}, set()),
+        ({"image": half}, {"image": "not a readable image: truncated"}, set()),
+        ({"image": b"no picture"}, {"image": "not a readable image: unknown format"}, set()),
+        ({"image": clips / "nowhere.jpg"}, {"image": missing}, set()),
+        ({"image": "a text"}, {"image": "not an image"}, set()),
+        ({"image": Unreadable("path outside of root"), "text": "hi"}, {"image": "path outside of root"}, set()),
+        ({"text": "  Grüße "}, {}, set()),
+        ({"text": " \n"}, {}, {"text"}),
+        ({"text": tmp_path / "latin.txt"}, {"text": latin}, set()),
+        ({"text": b"\xff"}, {"text": latin}, set()),
+        ({"image": half, "text": b"\xff"}, {"image": "not a readable image: truncated", "text": latin}, set()),
+        ({"audio": flac(np.zeros(50)), "image": half}, {"image": "not a readable image: truncated"}, {"audio"}),
     ]
-    for media, problem, absent in cases:
-        assert packed(media) == (problem, absent), media
-        assert looked(media) == (problem, absent), media
+    for media, broken, absent in cases:
+        assert packed(media) == (broken, absent), media
+        assert looked(media) == (broken, absent), media
 
 
 def test_what_only_packing_finds(clips, tmp_path):
@@ -280,18 +286,17 @@ def test_what_only_packing_finds(clips, tmp_path):
         data[place] ^= 0xFF
     (tmp_path / "damaged.avi").write_bytes(data)
     media = {"audio": tmp_path / "damaged.avi"}
-    assert packed(media)[0].startswith("not readable video or sound")
-    assert looked(media) == ("", set())
+    assert packed(media)[0]["audio"].startswith("not readable video or sound")
+    assert looked(media) == ({}, set())
     silent = {"audio": film(tmp_path / "silent.mp4", tone=0.0)}
-    assert (packed(silent), looked(silent)) == (("", {"audio"}), ("", set()))
+    assert (packed(silent), looked(silent)) == (({}, {"audio"}), ({}, set()))
     made = probe({"image": lambda: b"no picture", "text": "word"}, P)
-    assert (made.problem, made.unseen) == ("", {"image"})
+    assert (made.broken, made.unseen) == ({}, {"image"})
 
 
 def test_why_a_modality_is_absent(clips):
     assert probe({"audio": clips / "mute.mp4", "text": " "}, P).absent == {"audio": SOUNDLESS, "text": EMPTY}
     assert probe({"audio": flac(np.zeros(50))}, P).absent == {"audio": EMPTY}
-    assert probe({"image": GREY, "audio": Clip(clips / "nowhere.mp4")}, P).at == "audio"
 
 
 # What is found. -------------------------------------------------------------------------------------------------------
@@ -303,33 +308,35 @@ def test_everything_that_is_wrong_is_found_and_counted(toy, capsys):
     assert status == 1
     assert (found["dataset"], found["licence"], found["described"], found["to_get"]) == ("toy", "free", True, [])
     assert found["splits"] == {
-        "train": {"expected": 10, "listed": 13, "left_out": 1, "unusable": 10, "usable": 2},
+        "train": {"expected": 10, "listed": 13, "left_out": 1, "unusable": 9, "usable": 3},
         "val": {"expected": None, "listed": 1, "left_out": 0, "unusable": 0, "usable": 1},
         "test": {"expected": 1, "listed": 1, "left_out": 0, "unusable": 0, "usable": 1},
     }
     assert found["classes"] == {
         "cat": {"train": [5, 1], "val": [1, 1], "test": [0, 0]},
-        "[dog]": {"train": [3, 1], "val": [0, 0], "test": [1, 1]},
+        "[dog]": {"train": [3, 2], "val": [0, 0], "test": [1, 1]},
         "owl": {"train": [4, 0], "val": [0, 0], "test": [0, 0]},
     }
+    empty = packed({"video": Path("data/raw/toy/clips/empty.mp4")})[0]["video"]  # the reason is FFmpeg's
     assert counts(found["unusable"]) == {
         "duplicate id": 1,
-        "cut off: it ends before its declared length": 1,
-        packed({"video": Path("data/raw/toy/clips/empty.mp4")})[0]: 1,  # the reason is FFmpeg's
-        "file is missing": 1,
-        "not a readable image: truncated": 1,
-        "text that is not UTF-8": 1,
+        both(empty): 1,
+        both("file is missing"): 1,
+        "image: not a readable image: truncated": 1,
+        "text: text that is not UTF-8": 1,
         "no modality at all": 1,
         "zero-length event": 1,
-        "the event lies after the end of the file": 1,
+        both("the event lies after the end of the file"): 1,
         "an id with other characters than letters, digits, '_' and '-'": 1,
     }
-    assert found["unusable"]["file is missing"]["examples"] == ["e (data/raw/toy/clips/nowhere.mp4)"]
+    assert found["unusable"][both("file is missing")]["examples"] == ["e (data/raw/toy/clips/nowhere.mp4)"]
+    assert found["broken"] == {both(CUT_OFF): {"count": 1, "examples": ["c (data/raw/toy/clips/cut.mp4)"]}}
     assert counts(found["left_out"]) == {"not wanted": 1}
     assert found["duplicate_ids"] == {"count": 1, "examples": ["a"]}
     assert found["absent"] == {
-        "audio": {SOUNDLESS: {"train": 1, "val": 0, "test": 0}},
-        "text": {EMPTY: {"train": 1, "val": 0, "test": 0}, doctor.UNLISTED: {"train": 0, "val": 1, "test": 0}},
+        "audio": {SOUNDLESS: {"train": 1, "val": 0, "test": 0}, CUT_OFF: {"train": 1, "val": 0, "test": 0}},
+        "video": {CUT_OFF: {"train": 1, "val": 0, "test": 0}},
+        "text": {EMPTY: {"train": 1, "val": 0, "test": 0}, doctor.UNLISTED: {"train": 1, "val": 1, "test": 0}},
         "image": {doctor.UNLISTED: {"train": 0, "val": 1, "test": 0}},
     }
     assert (found["soundless_files"], found["not_looked_into"]) == (1, 0)
@@ -337,10 +344,12 @@ def test_everything_that_is_wrong_is_found_and_counted(toy, capsys):
     twins = "data/raw/toy/clips/good.mp4 = data/raw/toy/clips/copy.mp4"
     assert found["same_content"] == found["across_splits"] == {"count": 1, "examples": [twins]}
     assert [need.split(":")[0] for need in found["needs"]] == [
-        "10 of 14 samples can't be used, more than preprocess.max_failures",
+        "9 of 14 samples can't be used and 1 have a medium that can't be read, more than preprocess.max_failures",
         "Samples whose id another one has",
     ]
-    assert "preprocess.max_failures: 0.715" in found["needs"][0]
+    assert (
+        "preprocess.max_failures: 0.715 (the media count as absent then; preprocess.broken: fail" in found["needs"][0]
+    )
     assert found["notes"][:5] == [
         "train: 13 samples are listed; the official number is 10.",
         "train: classes without a usable sample: 1 (owl).",
@@ -350,18 +359,22 @@ def test_everything_that_is_wrong_is_found_and_counted(toy, capsys):
     ]
 
 
-def test_it_agrees_with_preprocess(toy, capsys):
+@pytest.mark.parametrize(("policy", "broken"), [("absent", 1), ("fail", 0)])
+def test_it_agrees_with_preprocess(toy, capsys, policy, broken):
     download.run("toy", {})
-    found = examined(capsys)[1]
-    index = preprocess.run(config.of("toy", ["preprocess.max_failures=1.0", "modalities=[text]"]), workers=1)
-    reasons = {}
+    sets = ["preprocess.max_failures=1.0", "modalities=[text]", f"preprocess.broken={policy}"]
+    found = examined(capsys, *sets)[1]
+    index = preprocess.run(config.of("toy", sets), workers=1)
+    failed, kept = {}, {}
     for split, shards in index.splits.items():
         assert found["splits"][split]["usable"] == index.samples(split)
         for shard in shards:
-            reasons |= shard.reasons
+            failed |= shard.reasons
+            kept |= shard.broken
             assert found["splits"][split]["unusable"] == shard.failed
             assert found["splits"][split]["left_out"] == shard.left_out
-    assert counts(found["unusable"]) == reasons
+    assert (counts(found["unusable"]), counts(found["broken"])) == (failed, kept)
+    assert (sum(kept.values()), sum(failed.values())) == (broken, 10 - broken)
 
 
 def test_leaks_and_losses_within_bounds_need_nobody(toy, capsys):
@@ -382,6 +395,39 @@ def test_leaks_and_losses_within_bounds_need_nobody(toy, capsys):
     assert "leaks: drop" not in printed(capsys, "preprocess.options.leaks=drop")
 
 
+def test_broken_media_alone_are_over_the_bound(toy, capsys):
+    rows = Path("data/raw/toy/rows.json")
+    torn = {"files": {"image": "pictures/cut.jpg"}, "texts": {"text": "hi"}}
+    whole = {"files": {"image": "pictures/good.jpg"}}
+    kept = [{"key": split, "split": split, "label": 0, **whole} for split in ("train", "val", "test")]
+    rows.write_text(json.dumps([*kept, {"key": "torn", "split": "train", "label": 0, **torn}]))
+    download.run("toy", {})
+    status, found = examined(capsys)
+    assert (status, len(found["needs"])) == (1, 1)
+    assert found["needs"][0].startswith(
+        "0 of 4 samples can't be used and 1 have a medium that can't be read, more than"
+    )
+    assert "preprocess.max_failures: 0.25 (" in found["needs"][0]
+    assert examined(capsys, "preprocess.max_failures=0.25")[1]["needs"] == []
+
+
+def test_each_grouping_is_looked_at(toy, capsys):
+    rows = Path("data/raw/toy/rows.json")
+    kept = [row for row in json.loads(rows.read_text()) if row["key"] in "bclm"]
+    groups = [
+        {"scene": "1", "voice": "af"},
+        {"scene": "2", "voice": "bm"},
+        {"scene": "3", "voice": "af"},
+        {"scene": "4"},
+    ]
+    rows.write_text(json.dumps([row | {"group": group} for row, group in zip(kept, groups, strict=True)]))
+    download.run("toy", {})
+    found = examined(capsys, "preprocess.max_failures=1.0")[1]
+    assert [row["split"] for row in kept] == ["train", "train", "val", "test"]
+    assert found["leaks"] == {"train and val (voice)": {"count": 1, "examples": ["af"]}}
+    assert any(note.startswith("Groups with samples in train and val (voice): 1 (af).") for note in found["notes"])
+
+
 def test_the_report_for_people(toy, capsys):
     download.run("toy", {})
     text = printed(capsys)
@@ -389,11 +435,12 @@ def test_the_report_for_people(toy, capsys):
         "toy: a [toy]\n",
         "  raw files data/raw/toy: 10 files, ",
         ", all as download.json says\n",
-        "│ [dog] │ 1 of 3 │   0 │    1 │\n",
+        "│ [dog] │ 2 of 3 │   0 │    1 │\n",
         f"│ audio: {SOUNDLESS} │     1 │   0 │    0 │\n",
-        "  1 x file is missing\n      e (data/raw/toy/clips/nowhere.mp4)\n",
+        f"  1 x {both('file is missing')}\n      e (data/raw/toy/clips/nowhere.mp4)\n",
+        f"Usable samples with a medium that can't be read\n  1 x {both(CUT_OFF)}\n      c (data/raw/toy/clips/cut.mp4)\n",
         "Left out by the settings\n  1 x not wanted\n      j\n",
-        "2 things need you:\n  1. 10 of 14 samples can't be used",
+        "2 things need you:\n  1. 9 of 14 samples can't be used and 1 have a medium that can't be read",
         "\n  2. Samples whose id another one has: 1 (a).\n",
     ):
         assert line in text
@@ -451,7 +498,7 @@ def test_before_download_files_are_examined_all_the_same(toy, capsys):
     status, found = examined(capsys)
     assert (status, found["described"], found["to_get"], found["files"]) == (1, False, [], 10)
     assert found["needs"][0] == "Put the raw files in place, or have them verified. Run: umemma download toy"
-    assert found["splits"]["train"]["usable"] == 2
+    assert found["splits"]["train"]["usable"] == 3
     assert found["across_splits"]["count"] == 1  # read here, as no download.json has the checksums
     Path("data/raw/toy/download.json").write_text("{}")
     assert "download.json: damaged: lists no files" in examined(capsys)[1]["needs"][0]
@@ -463,7 +510,8 @@ def test_a_name_that_no_disk_can_hold_spoils_one_sample(toy, capsys):
     rows.write_text(json.dumps([row, {**row, "key": "y", "clips": {}, "files": {"image": "x" * 300}}]))
     download.run("toy", {})
     found = examined(capsys)[1]
-    assert counts(found["unusable"]) == {"file can't be read: File name too long": 2}
+    reason = "file can't be read: File name too long"
+    assert counts(found["unusable"]) == {f"image: {reason}": 1, f"video: {reason}": 1}
     listed = json.loads(Path("data/raw/toy/download.json").read_text())
     listed["files"]["x" * 300] = {"sha256": "0" * 64, "size": 1, "media": True}
     Path("data/raw/toy/download.json").write_text(json.dumps(listed))
@@ -550,6 +598,6 @@ def test_the_lists_of_ave(tmp_path, monkeypatch, capsys):
         "test": 402,
     }
     assert counts(found["leaks"]) == {"train and val": 10, "train and test": 8}
-    assert counts(found["unusable"]) == {"file is missing": 4142, "zero-length event": 1}
+    assert counts(found["unusable"]) == {both("file is missing"): 4142, "zero-length event": 1}
     assert found["notes"][0].endswith("To leave them out: preprocess.options.leaks: drop")
     assert examined(capsys, "preprocess.options.leaks=drop", name="ave")[1]["leaks"] == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ def by_hand() -> Predictions:
         "image": logits([1, 1, 0, None]),
     }
     alone = {"audio": logits([1, 1, 0, 0]), "image": logits([1, 0, 0, None])}
-    return Predictions(list("abcd"), list("abcd"), np.ones(4, dtype=np.int64), ensemble, alone)
+    return Predictions(list("abcd"), {"sample": list("abcd")}, np.ones(4, dtype=np.int64), ensemble, alone)
 
 
 def ratios(
@@ -58,7 +59,7 @@ def test_subsets_by_hand():
     assert (
         rows["average", "audio+image"].value == 0.25
     )  # a is right, b and c are undecided (the first class), d is wrong
-    assert len(rows) == 7  # and the worst case
+    assert len(rows) == 7 + 3  # the gaps and the worst case
 
 
 def test_the_worst_case_by_hand():
@@ -68,8 +69,45 @@ def test_the_worst_case_by_hand():
     assert row.low == 0 < row.value < row.high
     target = np.array([[1, 0], [1, 1]], dtype=np.float32)
     tables = {"a": logits([0, 1]), "b": logits([1, 1]), "a+b": logits([0, 0])}  # F1: 1 2/3, 0 2/3, 1 2/3
-    sets = Predictions(list("xy"), list("xy"), target, tables, {m: tables[m] for m in "ab"})
+    sets = Predictions(list("xy"), {"sample": list("xy")}, target, tables, {m: tables[m] for m in "ab"})
     assert Grid(sets, 0, 0, 50).worst().value == pytest.approx((0 + 2 / 3) / 2)
+
+
+def test_gaps_by_hand():
+    """All samples lie in groups of one; only in b the ensemble with audio differs from audio's own model. So a resample's gap
+    is -k / 4, where b is drawn k times: -3/4 and 0 are the quantiles (k > 3 has 0.4 %, k > 2 has 5 %), the gap is -1/4."""
+    one = by_hand()
+    one.ensemble["audio"], one.unimodal["audio"] = logits([1, 0, 0, 0]), logits([1, 1, 0, 0])
+    rows = {row.left: row for row in Grid(one, 0, 0, 2000).rows([], [])[0] if row.model == "gap"}
+    few = (4 / 3) ** 0.5 * 3.18245 / 1.95996  # Student's t with 3 degrees of freedom
+    assert rows["audio"].value == -0.25
+    assert rows["audio"].low == -1.0  # -0.25 - few * 0.5 is less than a share can differ by
+    assert rows["audio"].high == pytest.approx(-0.25 + few * 0.25, abs=1e-4)
+    assert rows["audio+image"].value == 0.75 - 0.5  # the better of 1/2 and 1/3
+    assert (rows["audio+image"].missing, rows["audio"].missing, rows["audio"].metric) == ("", "image", "accuracy")
+    one.ensemble["audio"] = one.unimodal["audio"]
+    same = next(row for row in Grid(one, 0, 0, 50).gaps(Grid(one, 0, 0, 50).metrics[0]) if row.left == "audio")
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_intervals_of_the_grid_are_those_of_its_groups():
+    one = chance_answers(200)
+    groups = {"image": [f"i{n // 2}" for n in range(200)], "voice": [f"v{n % 20}" for n in range(200)]}
+    grouped = Predictions(one.keys, groups, one.target, one.ensemble, one.unimodal)
+    row = Grid(grouped, 0, 0, 300).rows([], [])[0][0]
+    right = score(one.ensemble["audio+image"], one.target)
+    assert (row.low, row.high) == pytest.approx(Bootstrap(groups, 0, 300).interval(right))
+    assert (row.low, row.high) != pytest.approx(Bootstrap({"sample": one.keys}, 0, 300).interval(right))
+
+
+def test_a_share_stays_a_share():
+    """Two groups tell so little that the interval is stretched ninefold."""
+    one = by_hand()
+    grouped = Predictions(one.keys, {"group": list("aabb")}, one.target, one.ensemble, one.unimodal)
+    rows = Grid(grouped, 0, 0, 200, ["accuracy", "log_loss"]).rows([], [])[0]
+    whole = {row.metric: row for row in rows if (row.model, row.missing) == ("ensemble", "")}
+    assert (whole["accuracy"].low, whole["accuracy"].high) == (0, 1)
+    assert whole["log_loss"].low < 0 < 1 < whole["log_loss"].high  # which is no share
 
 
 def test_ratios_by_hand():
@@ -96,7 +134,7 @@ def chance_answers(n: int, names: tuple[str, ...] = ("audio+image", "audio", "im
     keys = [f"k{i}" for i in range(n)]
     answers = {name: chance.normal(size=(n, 3)).astype(np.float32) for name in names}
     alone = {m: answers[m] for m in ("audio", "image")}
-    return Predictions(keys, keys, chance.integers(0, 3, n), answers, alone)
+    return Predictions(keys, {"sample": keys}, chance.integers(0, 3, n), answers, alone)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "top_2", "f1_macro", "f1_weighted", "log_loss", "ece", "map"])
@@ -114,7 +152,7 @@ def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):
             mixed = np.stack(
                 [predictions.ensemble["audio+image" if lost[i] >= share else left[i]][i] for i in range(300)]
             )
-            whole = Predictions(predictions.keys, predictions.keys, predictions.target,
+            whole = Predictions(predictions.keys, predictions.groups, predictions.target,
                                 {**predictions.ensemble, "audio+image": mixed}, predictions.unimodal)  # fmt: skip
             direct = next(r for r in Grid(whole, 0, 0, 10, names).rows([], [])[0] if r.metric == metric)
             assert row.value == pytest.approx(direct.value, abs=1e-9)
@@ -153,14 +191,15 @@ def test_fast_grid_is_the_slow_way(absent):
     fast = model.eval().pattern_logits(whole, torch.from_numpy(keep_table(NAMES)))
 
     def slow(keep: torch.Tensor, sample: int) -> torch.Tensor:
-        features = []
+        total = torch.zeros(5)
         for i, name in enumerate(NAMES):
             x = inputs[name][sample] if keep[i] else blanks[name]
-            feature = model.encoders[name](x[None])[0]
+            feature, head = model.encoders[name](x[None])[0], model.heads[name]
             if not keep[i] and absent != "blank":
                 feature = model.vectors[name] if absent == "learned" else torch.zeros(dim)
-            features.append(feature)
-        return model.head(torch.cat(features))
+            counts = keep[i] or absent == "blank"
+            total += head(feature) if counts else head.weight @ feature
+        return total / (len(NAMES) if absent == "blank" else keep.sum())
 
     with torch.no_grad():
         for s, pattern in enumerate(patterns(NAMES)):
@@ -187,11 +226,11 @@ def test_kept_predictions_come_back_and_belong_to_their_models(tmp_path):
 
 def test_bootstrap_resamples_groups():
     values = np.array([1.0, 1, 1, 1, 0, 0, 0, 0])
-    alone = Bootstrap([str(i) for i in range(8)], 0, 2000).interval(values)
-    grouped = Bootstrap(list("aaaabbbb"), 0, 2000).interval(values)
+    alone = Bootstrap({"sample": [str(i) for i in range(8)]}, 0, 2000).interval(values)
+    grouped = Bootstrap({"group": list("aaaabbbb")}, 0, 2000).interval(values)
     assert grouped == (0.0, 1.0)  # two groups: a quarter of the draws take the same one twice
     assert 0 < alone[0] < 0.5 < alone[1] < 1
-    assert Bootstrap(["a", "b"], 0, 50).interval(np.array([1.0, np.nan])) == (1.0, 1.0)
+    assert Bootstrap({"group": ["a", "b"]}, 0, 50).interval(np.array([1.0, np.nan])) == (1.0, 1.0)
 
 
 def test_sets_of_labels_are_scored_by_f1_per_sample():
@@ -205,11 +244,41 @@ def test_sets_of_labels_are_scored_by_f1_per_sample():
 def test_predictions_of_sets_of_labels_are_kept(tmp_path):
     target = np.array([[1, 0], [1, 1]], dtype=np.float32)
     tables = {"audio": logits([0, 1]), "image": logits([1, 1]), "audio+image": logits([0, 0])}
-    kept = Predictions(["a", "b"], ["a", "b"], target, tables, {m: tables[m] for m in ("audio", "image")})
+    kept = Predictions(["a", "b"], {"sample": ["a", "b"]}, target, tables, {m: tables[m] for m in ("audio", "image")})
     kept.save(tmp_path / "p.parquet", "x")
     loaded = Predictions.load(tmp_path / "p.parquet", "x")
     np.testing.assert_array_equal(loaded.target, target)
     assert Grid(loaded, 0, 1, 10).rows([], [])[0][0].metric == "f1_samples"
+
+
+def test_groupings_and_probes_are_kept(tmp_path):
+    one = by_hand()
+    groups = {"image": list("aabb"), "voice": list("xyxy")}
+    probes = {"audio": logits([1, 0, 1, 0]), "image": logits([1, 1, 1, None])}
+    whole = Predictions(one.keys, groups, one.target, one.ensemble, one.unimodal, ["x", "y"], {}, probes)
+    whole.save(tmp_path / "p.parquet", "x")
+    columns = pq.read_schema(tmp_path / "p.parquet").names
+    assert columns[:4] == ["key", "group_image", "group_voice", "target"]
+    assert columns[-2:] == ["probe/audio", "probe/image"]
+    kept = Predictions.load(tmp_path / "p.parquet", "x")
+    assert kept.groups == groups
+    np.testing.assert_array_equal(kept.probes["image"], probes["image"])
+    one.save(tmp_path / "p.parquet", "x")
+    assert pq.read_schema(tmp_path / "p.parquet").names[:3] == ["key", "group", "target"]
+    kept = Predictions.load(tmp_path / "p.parquet", "x")
+    assert (kept.groups, kept.probes) == ({"group": list("abcd")}, {})
+
+
+def test_a_probe_has_its_own_calibration():
+    raw = np.array([[1.0, 0.0], [np.nan, np.nan]], dtype=np.float32)
+    tables = ({"audio": raw}, {"audio": raw}, {"audio": raw})
+    applied = {"ensemble/audio": Calibration(0.1), "unimodal/audio": Calibration(0.25), "probe/audio": Calibration(0.5)}
+    made = Predictions.calibrated(list("ab"), {"sample": list("ab")}, np.zeros(2, int), tables, ["x", "y"], applied)
+    assert made.probes["audio"][0].tolist() == [2, 0]
+    assert made.unimodal["audio"][0].tolist() == [4, 0]
+    assert np.isnan(made.probes["audio"][1]).all()
+    made = Predictions.calibrated(list("ab"), {"sample": list("ab")}, np.zeros(2, int), tables[:2], ["x", "y"], applied)
+    assert made.probes == {}
 
 
 def test_an_answer_is_calibrated_by_what_is_there():
@@ -220,7 +289,7 @@ def test_an_answer_is_calibrated_by_what_is_there():
     ensemble = {"audio+image": raw, "audio": raw, "image": image}
     target = np.zeros(2, dtype=np.int64)
     made = Predictions.calibrated(
-        ["a", "b"], ["a", "b"], target, (ensemble, {"audio": raw, "image": image}), ["x", "y"], applied
+        ["a", "b"], {"sample": ["a", "b"]}, target, (ensemble, {"audio": raw, "image": image}), ["x", "y"], applied
     )
     assert made.ensemble["audio+image"].tolist() == [[1, 3], [2, 0]]
     assert made.ensemble["audio"].tolist() == [[2, 0], [2, 0]]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_shards import read, write
+from test_shards import GREY, read, write
 
 from umemma import loader, shards
 from umemma.contracts import AudioInput, DatasetSpec, ImageInput, Record, Span, TextInput
@@ -57,9 +57,24 @@ def test_decoding_fills_what_is_absent(tmp_path, stay):
     assert split.kept["audio"].shape == (3, 1, 8, 11)
     assert torch.equal(split.kept["audio"][1], audio.blank(SPECS["audio"]))
     assert torch.equal(split.kept["image"][2], image.blank(SPECS["image"]))
-    assert split.groups == ["a", "g", "d"]
+    assert split.groups == {"group": ["a", "g", "d"]}
     (batch,) = split.batches(cut(range(3), 3), CPU)
     assert torch.equal(batch.inputs["image"], image.finish(split.kept["image"], SPECS["image"]))
+
+
+def test_a_sample_without_a_group_is_one_by_itself(tmp_path, stay):
+    records = [
+        Record("a", "train", 0, {"image": GREY}, {"image": "7", "voice": "af"}),
+        Record("b", "train", 1, {"image": GREY}, {"image": "7"}),
+    ]
+    spec = DatasetSpec("toy", "", ("image",), ("no", "yes"), "", "", ("train",))
+    index = write(tmp_path / "named", records, spec=spec)
+    assert load(tmp_path / "named", stay, {"image": SPECS["image"]}, index).groups == {
+        "image": ["7", "7"],
+        "voice": ["af", "b"],
+    }
+    index = write(tmp_path / "none", [Record(k, "train", 0, {"image": GREY}) for k in "ab"], spec=spec)
+    assert load(tmp_path / "none", stay, {"image": SPECS["image"]}, index).groups == {"sample": ["a", "b"]}
 
 
 def test_unimodal_decoding_leaves_out_samples_that_lack_it(tmp_path, stay):

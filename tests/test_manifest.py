@@ -18,7 +18,7 @@ import pytest
 
 from umemma import config
 from umemma.checks import checked
-from umemma.contracts import AudioInput, Clip, Record, VideoInput
+from umemma.contracts import AudioInput, Clip, Record, Unreadable, VideoInput
 from umemma.datasets import manifest
 from umemma.errors import UserError
 
@@ -80,6 +80,14 @@ def problems(folder: Path, **changes) -> list[str]:
         assert record.split in splits
         assert not record.problem or (record.label is None and not record.media)
     return [found[key].problem for key in sorted(found)]
+
+
+def unreadable(folder: Path, modality: str, **changes) -> list[str]:
+    """Why the medium of each row, in the order of the table, can't be read; such a row keeps its label, and is no problem."""
+    found = read(folder, **changes)
+    media = [found[key].media[modality] for key in sorted(found)]
+    assert all(record.label is not None and not record.problem for record in found.values())
+    return [one.reason if isinstance(one, Unreadable) else "" for one in media]
 
 
 def clips(*names: str) -> list[dict]:
@@ -329,7 +337,7 @@ def test_event_times(tmp_path):
     write(tmp_path, [{"file": "a.mp4", "label": "l", "s": start, "e": end} for start, end in times + wrong])
     settings = {"columns": {"video": "file"}, "start": "s", "end": "e"}
     expected = [""] * 3 + ["zero-length event"] * 3 + ["event times unreadable"] * len(wrong)
-    assert problems(tmp_path, **settings) == expected
+    assert unreadable(tmp_path, "video", **settings) == expected
     found = read(tmp_path, **settings)
     events = [found[f"row-00000{n}"].media["video"] for n in (1, 2, 3)]
     assert [(clip.start, clip.end) for clip in events] == [(1, 2), (0, 2), (1, None)]
@@ -400,13 +408,24 @@ def test_settings_that_are_refused(settings, words):
     assert error.value.exit_status == 2
 
 
+def test_one_medium_that_is_wrong_leaves_the_others(tmp_path):
+    write(tmp_path, [{"file": "../1.png", "film": "a.mp4", "said": "two dogs", "label": "a", "s": "2", "e": "1"}])
+    columns = {"image": "file", "video": "film", "text": "said"}
+    assert read(tmp_path, columns=columns, start="s", end="e")["row-000001"].media == {
+        "image": Unreadable("path outside of root"),
+        "text": "two dogs",
+        "video": Unreadable("zero-length event"),
+    }
+
+
 # Where files may lie. -------------------------------------------------------------------------------------------------
 
 
 def test_paths_stay_beside_the_table(tmp_path):
     write(tmp_path, clips("inside/x", "../x", "inside/../x", str(tmp_path / "x"), "nul\0x"))
     outside = "path outside of root"
-    assert problems(tmp_path, columns={"video": "file"}) == ["", outside, outside, outside, outside]
+    found = unreadable(tmp_path, "video", columns={"video": "file"})
+    assert found == ["", outside, outside, outside, outside]
 
 
 def test_paths_stay_in_root(tmp_path):
@@ -420,7 +439,7 @@ def test_paths_stay_in_root(tmp_path):
     outside = ["../x", "link/x", "../clips-other/x", "/x", "nul\0x"]
     write(raw, clips(*inside, *outside))
     settings = {"columns": {"video": "file"}, "root": str(root)}
-    assert problems(raw, **settings) == [""] * 4 + ["path outside of root"] * 5
+    assert unreadable(raw, "video", **settings) == [""] * 4 + ["path outside of root"] * 5
     found = read(raw, **settings)
     paths = [found[f"row-00000{n}"].media["video"].path for n in (1, 2, 3, 4)]
     assert paths == [root / "x.mp4", root / "x.mp4", root / "x.mp4", root / "deep/y.mp4"]
@@ -484,6 +503,29 @@ def test_splits_are_drawn_by_group(tmp_path):
     assert [counts[split] / 1500 for split in ("train", "val", "test")] == pytest.approx([0.5, 0.3, 0.2], abs=0.06)
     assert manifest.spec(tmp_path, options(shares={"train": 0.5, "val": 0.5, "test": 0.0})).splits == ("train", "val")
     assert manifest.spec(tmp_path, options(shares={"train": 1.0, "val": 0.0, "test": 0.0})).splits == ("train",)
+
+
+def test_a_row_may_be_in_several_groups(tmp_path):
+    """Splits are drawn by the first column, as a row of each pair of groups would tie all of them together."""
+    rows = [{"file": f"{n}.png", "label": "a", "pack": f"g{n // 3}", "voice": f"v{n % 7}"} for n in range(600)]
+    write(tmp_path, [*rows, {"file": "x.png", "label": "a", "pack": "", "voice": ""}])
+    found = read(tmp_path, group=["pack", "voice"])
+    one = found["row-000009"]
+    assert one.group == {"pack": "g2", "voice": "v1"}
+    assert found["row-000601"].group == {"pack": "x.png", "voice": ""}  # the file, as where no group is given
+    packs = defaultdict(set)
+    for record in found.values():
+        packs[record.groups["pack"]].add(record.split)
+    assert all(len(splits) == 1 for splits in packs.values())
+    by_one = read(tmp_path, group="pack")
+    assert {key: record.split for key, record in found.items()} == {key: record.split for key, record in by_one.items()}
+    assert by_one["row-000009"].group == "g2"
+    with pytest.raises(UserError, match="unknown column 'speaker'") as error:
+        read(tmp_path, group=["pack", "speaker"])
+    assert (error.value.where, error.value.exit_status) == ("preprocess.options.group", 2)
+    for wrong, message in (["pack", "pack"], "each column once"), ([], "at least 1"):
+        with pytest.raises(UserError, match=message):
+            read(tmp_path, group=wrong)
 
 
 def test_rows_that_share_a_file_are_a_group(tmp_path):

@@ -11,7 +11,6 @@ from umemma.missing import (
     asked,
     draw,
     drawn,
-    fill,
     keep_table,
     lost,
     missing_sets,
@@ -107,19 +106,6 @@ def test_what_is_taken_away_is_written_and_read():
         asked("d|a", "abc", "it")
     with pytest.raises(UserError, match="nothing is left"):
         asked("a|a+b", "ab", "it")
-
-
-def test_fill_replaces_what_is_not_kept():
-    features = {"audio": torch.ones(2, 3), "image": torch.ones(2, 2)}
-    absent = {"audio": torch.zeros(3), "image": torch.tensor([7.0, 8.0])}
-    filled = fill(features, torch.tensor([[False, True], [True, False]]), absent)
-    assert filled["audio"].tolist() == [[0, 0, 0], [1, 1, 1]]
-    assert filled["image"].tolist() == [[1, 1], [7, 8]]
-
-
-def test_fill_lets_no_value_through_not_even_nan():
-    filled = fill({"a": torch.tensor([[float("nan")]])}, torch.tensor([[False]]), {"a": torch.zeros(1)})
-    assert filled["a"].tolist() == [[0.0]]
 
 
 def test_a_draw_is_by_key_and_even():

@@ -14,9 +14,19 @@ from media import RATE, film
 from PIL import Image
 
 from umemma import modalities
-from umemma.contracts import AudioInput, Clip, ImageInput, Packing, Sound, TextInput, VideoInput, WaveInput
+from umemma.contracts import (
+    AudioInput,
+    Clip,
+    ImageInput,
+    Packing,
+    Sound,
+    TextInput,
+    Unreadable,
+    VideoInput,
+    WaveInput,
+)
 from umemma.errors import UserError
-from umemma.modalities import audio, image, text, video
+from umemma.modalities import audio, clips, image, text, video
 
 P = Packing(side=32)
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -68,6 +78,42 @@ def test_an_event_is_cut_out_of_pictures_and_sound(tmp_path, name):
     assert soundfile.info(io.BytesIO(packed["audio.flac"])).duration == pytest.approx(1.0, abs=0.01)
     assert len(levels(both(path, Packing(frames=2, crop=False), start=2.0, end=3.0)["video.mjpeg"])) == 2
     assert levels(both(path, Packing(frames=2, crop=False), start=2.0, end=3.0)["video.mjpeg"]) == [5, 15]
+
+
+def test_sound_and_pictures_of_a_clip_are_read_together_and_of_a_broken_one_each_by_itself(tmp_path, monkeypatch):
+    passes = []
+    read = clips.read
+
+    def recorded(clip, packing, *, pictures, sound):
+        passes.append((pictures, sound))
+        return read(clip, packing, pictures=pictures, sound=sound)
+
+    monkeypatch.setattr(clips, "read", recorded)
+    whole = Clip(film(tmp_path / "whole.mp4"))
+    members, broken = modalities.pack_readable({"audio": whole, "video": whole}, P)
+    assert (sorted(members), broken, passes) == (["audio.flac", "video.mjpeg"], {}, [(True, True)])
+    passes.clear()
+    sound = Clip(film(tmp_path / "sound.mp4", pictures=False))
+    members, broken = modalities.pack_readable({"audio": sound, "video": sound}, P)
+    assert (sorted(members), broken) == (["audio.flac"], {"video": "a video with no frames"})
+    assert passes == [(True, True), (False, True), (True, False)]
+
+
+def test_a_medium_that_cannot_be_read_leaves_the_others(tmp_path):
+    def unlucky():
+        raise ValueError("values that are not finite")
+
+    media = {"text": "word", "image": tmp_path / "no.png", "spectrogram": unlucky, "audio": Unreadable("a reason")}
+    members, broken = modalities.pack_readable(media, P)
+    assert members == {"text.txt": b"word"}
+    assert list(broken.items()) == [
+        ("audio", "a reason"),
+        ("image", "file is missing"),
+        ("spectrogram", "values that are not finite"),
+    ]
+    assert modalities.reasons({"image": "x", "audio": "y"}) == ("audio: y", "image: x")
+    with pytest.raises(ValueError, match="a reason"):
+        modalities.pack(media, P)
 
 
 def test_one_pass_gives_what_two_give(tmp_path):

@@ -16,7 +16,7 @@ from umemma.shards import read, read_index
 from umemma.stages import doctor, download, preprocess
 from umemma.store import Store
 
-CUT = r"1 x (cut off|not readable video or sound)"  # as the cut falls between two packets or into one
+CUT = r"1 x audio: (cut off|not readable video or sound).*; video: cut off"  # as the cut falls between two packets or into one
 SETTINGS = """
 dataset: {name}
 modalities: {modalities}
@@ -39,14 +39,14 @@ def clips(folder: Path, names: list[str]) -> None:
 def packed(
     name: str, options: str, origin: Path, modalities: str = "[audio, video]"
 ) -> tuple[dict[str, list[str]], str, config.Params]:
-    """({key: the modalities that its sample has}, the reasons of the failures, the settings) of a run over `origin`."""
+    """({key: the modalities that its sample has}, the reasons of failures and of broken media, the settings) of a run."""
     Path("params.yaml").write_text(SETTINGS.format(name=name, options=options, modalities=modalities))
     params = config.load()
     download.run(name, params.preprocess.options, str(origin))
     index = preprocess.run(params, workers=1)
     store = Store(params.paths.shards)
     found = {record.key: sorted(record.media) for split in index.splits for record in read(store, index, split)}
-    return found, index.failures(), params
+    return found, f"{index.failures()} | {index.broken()}", params
 
 
 def test_ave(tmp_path, monkeypatch, capsys):
@@ -73,7 +73,7 @@ def test_ave(tmp_path, monkeypatch, capsys):
         f"test-{ids[2]}-01": ["video"],
         f"test-{ids[0]}-02": ["audio", "video"],
     }
-    for reason in (CUT, "1 x zero-length event", "1 x file is missing"):
+    for reason in (CUT, "1 x zero-length event", "1 x audio: file is missing; video: file is missing"):
         assert re.search(reason, failures)
     assert doctor.run(params, as_json=False) == 0
     said = capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_kinetics_sounds(tmp_path, monkeypatch, flat):
     whole = {names[0]: ["audio", "video"], names[1]: ["video"], names[2]: ["video"]}
     assert found == {**whole, "tested00001_000005_000015": ["audio", "video"]}
     assert re.search(CUT, failures)
-    assert "1 x file is missing" in failures
+    assert "1 x audio: file is missing; video: file is missing" in failures
 
 
 def poster(path: Path, cut: bool = False) -> None:
@@ -139,11 +139,12 @@ def test_mmimdb(tmp_path, monkeypatch):
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(top, "mmimdb")
     found, failures, params = packed("mmimdb", "{}", archive, "[image, text]")
-    assert found == {"0000001": ["image", "text"], "0000003": ["image"], "0000004": ["image", "text"]}
-    assert failures == "1 x not a readable image: truncated"
+    whole = {"0000001": ["image", "text"], "0000003": ["image"], "0000004": ["image", "text"]}
+    assert found == {**whole, "0000002": ["text"]}
+    assert failures == " | 1 x image: not a readable image: truncated"
     store = Store(params.paths.shards)
-    (film_,) = read(store, read_index(store), "train")
-    assert (film_.label, film_.media["text"]) == ((0,), b"A longer plot.")
+    films_ = {film_.key: film_ for film_ in read(store, read_index(store), "train")}
+    assert (films_["0000001"].label, films_["0000001"].media["text"]) == ((0,), b"A longer plot.")
 
 
 def test_food101(tmp_path, monkeypatch):
@@ -158,6 +159,9 @@ def test_food101(tmp_path, monkeypatch):
     (source / "texts" / "test_titles.csv").write_text("sushi_1.jpg,Sushi  at home,sushi\n")
     found, failures, _ = packed("food101", "{val_share: 0.4}", source, "[image, text]")
     titled = {f"apple_pie_{n}": ["image", "text"] for n in range(1, 7)}
-    assert found == {"apple_pie_0": ["image"], **titled, "sushi_1": ["image", "text"]}
-    assert "1 x not a readable image: truncated" in failures
-    assert "1 x file is missing" in failures
+    broken = {"apple_pie_7": ["text"], "apple_pie_99": ["text"]}
+    assert found == {"apple_pie_0": ["image"], **titled, **broken, "sushi_1": ["image", "text"]}
+    assert sorted(failures.removeprefix(" | ").split("; ")) == [
+        "1 x image: file is missing",
+        "1 x image: not a readable image: truncated",
+    ]

@@ -59,18 +59,20 @@ def saved(
     kept = {m: Encoder.model_validate(encoders.get(m, TOY[m])) for m in names.split("+")}
     classes = [f"class {i}" for i in range(len(head) or 3)]
     torch.manual_seed(0)
-    model = models.build(kept, models.input_specs(kept), classes, absent)
+    specs = models.input_specs(kept)
+    model = models.build(kept, specs, classes, absent)
     with torch.no_grad():
         for vector in model.vectors.values():
             vector.normal_()
         if head:
-            model.head.weight.zero_()
-            model.head.bias.copy_(torch.tensor(head))
+            for one in model.heads.values():
+                one.weight.zero_()
+                one.bias.copy_(torch.tensor(head))
     settings = {"kind": "ensemble", "modalities": sorted(kept), "finetune": {"absent": absent, "precision": "fp32"}}
     settings |= {"encoders": {m: one.model_dump(mode="json") for m, one in kept.items()}}
     fitted = {joined(one): Calibration().as_json() for one in patterns(sorted(kept))} | (calibration or {})
     answers = {"classes": classes, "task": task, "media": Packing().model_dump(mode="json"), "calibration": fitted}
-    checkpoint.save(folder, model, settings, {}, "", {}, answers)
+    checkpoint.save(folder, model, settings, {}, "", {}, answers, models.from_hub(kept, specs))
     return folder
 
 
@@ -118,7 +120,7 @@ def test_answers_are_those_of_the_evaluation(project):
     }
     model = umemma.load(saved(Path("m"), calibration=fitted, **params.encoders))
     weights = load_file("m/model.safetensors")
-    assert all(torch.equal(weights[name], x) for name, x in model.model.state_dict().items())
+    assert all(torch.equal(weights[n], x) for n, x in model.model.state_dict().items() if "probes" not in n)
     index = shards.read_index(Store(params.paths.shards), params.shard_settings())
     data = learning.Data(Store(params.paths.shards), index, model.specs, params.machine, 0)
     digits = datasets.get("digits")
@@ -151,11 +153,38 @@ def test_each_subset_has_its_own_calibration(tmp_path):
     assert image.probability == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("image", [b"no picture", "no.png", np.zeros((4, 4)), 3])
+def test_a_medium_that_cannot_be_read_is_absent(place, image):
+    """Of the wrong type too: what is given for one modality doesn't decide about the others."""
+    model = umemma.load("model")
+    audio = (noise(), RATE)
+    found, without = model.predict(image=image, audio=audio), model.predict(audio=audio)
+    assert (found.probabilities, found.present) == (without.probabilities, ("audio",))
+    assert ([reason.split(":")[0] for reason in found.broken], without.broken) == (["image"], ())
+    strict = umemma.load("model", broken="fail")
+    assert strict.predict(audio=audio) == without
+    with pytest.raises(UserError, match="image"):
+        strict.predict(image=image, audio=audio)
+
+
+def test_where_every_medium_is_broken_the_error_names_them(place):
+    with pytest.raises(UserError, match=r"^audio x\.png: not readable .*; image: file is missing$"):
+        umemma.load("model").predict(audio="x.png", image="no.png")
+
+
+def test_a_policy_that_is_not_known(place):
+    with pytest.raises(UserError, match="unknown policy 'absnt'") as error:
+        umemma.load("model", broken="absnt")
+    assert "'absent'" in error.value.hint
+
+
 def test_of_a_multilabel_task_every_label_over_a_half(tmp_path):
     model = umemma.load(saved(tmp_path / "m", "text", task="multilabel", head=(math.log(3), -1.0, 0.1)))
     found = model.predict(text="two dogs")
     assert found.label == ("class 0", "class 2")
     assert found.probability[0] == pytest.approx(3 / 4)
+    both = umemma.load(saved(tmp_path / "both", "image+text", task="multilabel", head=(math.log(3), -1.0, 0.1)))
+    assert both.predict(text="two dogs", image="no.png").broken == ("image: file is missing",)
     model = umemma.load(saved(tmp_path / "none", "text", task="multilabel", head=(-1.0, -1.0)))
     assert model.predict(text="two dogs").label == ()
 
@@ -328,25 +357,43 @@ def test_a_sample_on_the_command_line(place, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert answer["label"] == found.label
     assert answer["probabilities"] == pytest.approx(found.probabilities)
+    assert answer["broken"] == []
+
+
+def test_a_sample_with_a_broken_medium_is_answered_with_a_warning(place, capsys):
+    sample = ["predict", "--model", "model", "--image", "x.wav", "--audio", "x.wav", "--json"]
+    assert call(*sample) == 0
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert (answer["present"], answer["broken"]) == (["audio"], ["image: not a readable image: unknown format"])
+    assert said.err == "image x.wav: not a readable image: unknown format; answered without it\n"
+    assert call(*sample, "--broken", "fail") == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "Error: image x.wav: not a readable image: unknown format\n")
 
 
 def test_a_table_becomes_a_row_each(place, capsys, monkeypatch):
     monkeypatch.setattr("umemma.stages.predict.GROUP", 3)
     assert call("predict", "--model", "model", "--manifest", "table.csv", "--out", "out/p.parquet") == 0
-    assert "out/p.parquet: 4 answered, 4 failed" in capsys.readouterr().out.replace("\n", "")
+    assert capsys.readouterr().out.splitlines() == [
+        "out/p.parquet: 5 answered, 3 failed",
+        "  answered without a medium that can't be read: 1 x image: file is missing",
+        f"  failed: 1 x {NOTHING}",
+        "  failed: 1 x image: not a readable image: unknown format",
+        "  failed: 1 x unreadable row: wrong number of cells",
+    ]
     with pq.ParquetFile("out/p.parquet") as file:
         assert file.num_row_groups == 3
         assert json.loads(file.schema_arrow.metadata[b"classes"]) == ["class 0", "class 1", "class 2"]
         rows = file.read().to_pylist()
     assert [row["key"] for row in rows] == [*"abcdefg", "8"]  # the last row can't be read
-    assert [row["present"] for row in rows] == ["audio+image", "image", "audio", None, None, None, "image", None]
-    assert [row["reason"] for row in rows[3:6]] == [
-        NOTHING,
-        "image: file is missing",
-        "image: not a readable image: unknown format",
+    assert [row["present"] for row in rows] == ["audio+image", "image", "audio", None, "audio", None, "image", None]
+    assert [row["reason"] for row in rows] == [
+        *(None, None, None, NOTHING, "image: file is missing", "image: not a readable image: unknown format", None),
+        "unreadable row: wrong number of cells",
     ]
-    assert rows[7]["reason"] == "unreadable row: wrong number of cells"
-    assert [row["label"] is None for row in rows] == [row["reason"] is not None for row in rows]
+    assert [row["label"] is None for row in rows] == [row["present"] is None for row in rows]
+    assert rows[4] == rows[2] | {"key": "e", "reason": "image: file is missing"}  # as if no image had been named
     found = umemma.load("model").predict(image="x.png", audio="x.wav")
     assert rows[0]["label"] == found.label
     assert rows[0]["probabilities"] == pytest.approx(chances(found))
@@ -385,8 +432,34 @@ def test_columns_have_names_and_texts_are_words_or_files(place, capsys):
 def test_a_table_without_an_answer_is_a_failure(place, capsys):
     Path("t.csv").write_text("image\nno.png\n")
     assert call("predict", "--model", "model", "--manifest", "t.csv", "--out", "p.parquet", "--json") == 1
-    assert json.loads(capsys.readouterr().out) == {"answered": 0, "failed": {"image: file is missing": 1}}
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"answered": 0, "broken": {}, "failed": {"image: file is missing": 1}}
     assert pq.read_table("p.parquet").num_rows == 1
+
+
+def test_by_choice_a_row_with_a_broken_medium_fails(place, capsys):
+    Path("t.csv").write_text("key,image,audio\na,no.png,x.wav\nb,x.png,x.wav\nc,no.png,no.wav\n")
+    table = ["predict", "--model", "model", "--manifest", "t.csv", "--out", "p.parquet", "--json"]
+    assert call(*table, "--broken", "fail") == 0
+    two = "audio: file is missing; image: file is missing"
+    failed = {"image: file is missing": 1, two: 1}
+    assert json.loads(capsys.readouterr().out) == {"answered": 1, "broken": {}, "failed": failed}
+    assert call(*table) == 0
+    broken = {"image: file is missing": 1}
+    assert json.loads(capsys.readouterr().out) == {"answered": 2, "broken": broken, "failed": {two: 1}}
+    assert call(*table[:-1], "--broken", "drop") == 2
+    assert "'drop'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_keep_the_policy(place, workers):
+    for policy, answered in (("absent", 5), ("fail", 4)):
+        counts = predict.run_table(Path("model"), Path("table.csv"), Path("p.parquet"), workers=workers, broken=policy)
+        assert (counts.answered, sum(counts.broken.values()), sum(counts.failed.values())) == (
+            answered,
+            answered - 4,
+            8 - answered,
+        )
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from PIL import Image
 from test_shards import Quiet
 
 from umemma import cli, config, executors
-from umemma.contracts import DatasetSpec, Record
+from umemma.contracts import DatasetSpec, Record, Unreadable
+from umemma.datasets import manifest
 from umemma.errors import UserError
 from umemma.packing import storable, survey
 from umemma.shards import read, read_index
@@ -189,17 +190,51 @@ def test_failures_are_counted_summed_up_and_retried(table):
     for name in (7, 8):
         (table / f"{name}.png").write_bytes(good[:60])
     fetch()
-    with pytest.raises(UserError, match=r"2 of 30 samples could not be packed: 2 x not a readable image") as error:
-        run()
+    fail, some = "preprocess.broken=fail", "preprocess.max_failures=0.1"
+    truncated = "2 x image: not a readable image: truncated"
+    with pytest.raises(UserError, match=f"2 of 30 samples could not be packed: {truncated}") as error:
+        run(fail)
     assert "--retry-failed" in error.value.hint
+    assert "preprocess.broken" not in error.value.hint
     assert not (SHARDS / "index.json").exists()
     before = times()
-    index = run("preprocess.max_failures=0.1")
+    index = run(fail, some)
     assert touched(before) == set()
-    assert index.failures() == "2 x not a readable image: truncated"
+    assert (index.failures(), index.broken()) == (truncated, "")
     assert sum(map(index.samples, index.splits)) == 28
-    run("preprocess.max_failures=0.1", retry_failed=True)
+    run(fail, some, retry_failed=True)
     assert 1 <= len(touched(before)) <= 2
+
+
+def test_a_broken_medium_costs_no_sample_that_has_another(table, capsys):
+    good = (table / "7.png").read_bytes()
+    for name in (7, 9):  # the second has no words: nothing is left of it
+        (table / f"{name}.png").write_bytes(good[:60])
+    (table / "8.png").unlink()
+    fetch()
+    with pytest.raises(UserError, match="2 of 30 samples have a medium that can't be read"):
+        run()
+    before = times()
+    with pytest.raises(SystemExit):
+        cli.main(["preprocess", "--workers", "1", "--set", "preprocess.max_failures=0.1"])
+    assert capsys.readouterr().out.splitlines() == [
+        "Shards are in data/shards/manifest: train 17, val 6, test 6 samples",
+        "With a medium that can't be read, which counts as absent: 1 x image: not a readable image: truncated; "
+        "1 x image: file is missing",
+        "Failed: 1 x image: not a readable image: truncated",
+    ]
+    assert touched(before) == set()
+    index = read_index(Store(str(SHARDS)))
+    records = {record.key: sorted(record.media) for record in read(Store(str(SHARDS)), index, "train")}
+    assert (records["row-000008"], records["row-000009"]) == (["text"], ["text"])
+    assert "row-000010" not in records
+    run("preprocess.max_failures=0.1", retry_failed=True)
+    again = {shard.name for shards in index.splits.values() for shard in shards if shard.broken or shard.failed}
+    assert touched(before) == again
+    assert len(again) == 3
+    with pytest.raises(UserError, match=r"preprocess\.broken: 'absent' there, 'fail' here"):
+        verify.run(config.load(sets=["preprocess.broken=fail"]))
+    assert run("preprocess.max_failures=0.1", "preprocess.broken=fail").samples("train") == 15
 
 
 def test_a_split_without_samples_is_found_before_any_work():
@@ -278,6 +313,12 @@ def test_a_medium_left_in_place_is_known_by_its_content(table):
     assert len(touched(before)) == 1
 
 
+def test_why_a_medium_is_unreadable_is_part_of_what_a_shard_is_made_from(table):
+    of = preprocess.input_of(manifest, table, {}, {})
+    one, same, other = (Record("a", "train", 0, {"image": Unreadable(why)}) for why in ("x", "x", "y"))
+    assert of([one]) == of([same]) != of([other])
+
+
 def test_a_store_that_is_up_to_date_is_only_read(table):
     index = run()
     handler = functools.partial(Quiet, directory=".")
@@ -311,5 +352,5 @@ def test_clips_with_and_without_sound(tmp_path, monkeypatch):
     index = run(workers=2)
     found = [sorted(record.media) for split in ("train", "val") for record in read(Store(str(SHARDS)), index, split)]
     assert sorted(found) == [["audio", "video"], ["video"], ["video"]]
-    assert index.failures().startswith("1 x not readable video or sound")
+    assert index.failures().startswith("1 x audio: not readable video or sound")
     assert json.loads((SHARDS / "index.json").read_text())["dataset"] == "manifest"

@@ -43,7 +43,7 @@ def by_hand() -> Predictions:
     used = {"ensemble/audio": Calibration(2.0, (0.25, 0.0))}
     ensemble["audio"] = used["ensemble/audio"].apply(ensemble["audio"])
     keys = list("abcd")
-    return Predictions(keys, keys, np.ones(4, dtype=np.int64), ensemble, alone, ["toad", EVIL], used)
+    return Predictions(keys, {"sample": keys}, np.ones(4, dtype=np.int64), ensemble, alone, ["toad", EVIL], used)
 
 
 def made_up(names: str, classes: int, n: int, several: bool = False) -> Predictions:
@@ -60,7 +60,7 @@ def made_up(names: str, classes: int, n: int, several: bool = False) -> Predicti
         ensemble[joined(one)] = np.where(nothing, np.nan, sum(np.nan_to_num(told[m]) for m in one)).astype(np.float32)
     keys = [f"k{i}" for i in range(n)]
     target = target.astype(np.float32) if several else target
-    return Predictions(keys, keys, target, ensemble, told, [f"class {c}" for c in range(classes)])
+    return Predictions(keys, {"sample": keys}, target, ensemble, told, [f"class {c}" for c in range(classes)])
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -88,6 +88,19 @@ def test_numbers_by_hand(written):
     assert metrics["accuracy"] == {"audio+image": 0.75, "audio": 0.25, "image": 0.5}
     assert metrics["unimodal"] == {"audio": 0.5, "image": 0.25}
     assert metrics["gap_to_ceiling"] == {"audio": -0.25, "image": 0.25}
+    assert {left: gap["value"] for left, gap in metrics["gaps"].items()} == {
+        "audio+image": 0.25,
+        "audio": -0.25,
+        "image": 0.25,
+    }
+    assert metrics["gaps"]["audio"]["low"] == -1 < -0.25 < metrics["gaps"]["audio"]["high"]
+    text = (written / "report.md").read_text()
+    assert "Accuracy by the modalities present (one training, seed 0)" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| audio+image | 75.0 % |")]
+    assert "| +25.0 |" in line
+    assert "evaluate.smallest_effect" in text
+    assert "chosen on these same numbers" in text
+    assert "a probe tells why" not in text  # there is none
     assert metrics["worst_case"]["value"] == 0.25  # only a is right under every subset
     assert metrics["worst_case"]["low"] <= 0.25 <= metrics["worst_case"]["high"]
     assert metrics["hurts_most"] == "audio"
@@ -265,6 +278,21 @@ def test_sets_of_labels_and_absences(tmp_path):
     assert (tmp_path / "confusion.csv").read_text() == "modalities,right,answered,n\n"
 
 
+def test_probes_are_shown_with_how_to_read_them(tmp_path):
+    predictions = made_up("ab", 3, 60)
+    predictions.probes["a"] = np.roll(predictions.unimodal["a"], 1, axis=0)
+    report.write(tmp_path, outcome(predictions), predictions, "umemma evaluate-missing")
+    text = (tmp_path / "report.md").read_text()
+    assert "fitted on the training split's features with its strength chosen on validation" in text
+    start = text.index("The encoder: the probe, less the uni-modal model")
+    (line,) = [
+        line for line in text[start : text.index("The fusion: ", start)].splitlines() if line.startswith("| a |")
+    ]
+    known = json.loads((tmp_path / "information.json").read_text())["encoder_gaps"][0]
+    assert f"| {100 * known['score']:+.1f} |" in line
+    assert known["score"] < 0
+
+
 def test_one_modality(tmp_path):
     predictions = made_up("a", 3, 30)
     report.write(tmp_path, outcome(predictions), predictions, "umemma evaluate-missing")
@@ -282,7 +310,13 @@ def test_the_terminal(capsys):
     for part in ("75.0 %", "uni-modal ceiling", "-25.0", "56.2 %", "log-loss", "in accuracy: 25.0 %"):
         assert part in text
     assert "audio alone hurts most" in text
-    assert "- Only 4 independent groups" in text
+    assert "- There are only 4 independent groups" in text
+    assert "accuracy per modality subset; one training, seed 0" in text
+    assert "-25.0 (-100.0 to 21.9)" in text  # as in test_grid
+    assert (
+        "differences in accuracy of at least 1.0 points (evaluate.smallest_effect) whose 95 % interval excludes 0"
+        in text
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -322,7 +356,12 @@ def test_a_class_that_is_never_there_without_a_modality_has_not_lost_it():
     target = np.array([0, 1, 1, 1])
     tables = {"audio+image": one, "audio": logits([1, 1, 1, 1]), "image": image}
     made = Predictions(
-        list("abcd"), list("abcd"), target, tables, {m: tables[m] for m in ("audio", "image")}, ["toad", "frog"]
+        list("abcd"),
+        {"sample": list("abcd")},
+        target,
+        tables,
+        {m: tables[m] for m in ("audio", "image")},
+        ["toad", "frog"],
     )
     _, table_ = classes(outcome(made), made)
     losses = {row[0]: row[-1] for row in table_.rows}

@@ -31,13 +31,14 @@ from umemma.trainer import fit
 
 
 def fusion(audio: nn.Module, image: nn.Module, dim: int = 1) -> LateFusion:
-    """Two classes; audio alone speaks for class 0 with 3 : 1 per unit of its feature, image for class 1."""
+    """Two classes; audio's share of the logits speaks for class 0 with 3 : 1 per unit of its feature, image's for class 1."""
     encoders = {"audio": audio, "image": image}
     model = LateFusion(encoders, dict.fromkeys(encoders, dim), dict.fromkeys(encoders, torch.zeros(dim)), 2)
     with torch.no_grad():
-        model.head.weight.zero_()
-        model.head.weight[0, 0] = model.head.weight[1, dim] = math.log(3)
-        model.head.bias.zero_()
+        for i, m in enumerate(("audio", "image")):
+            model.heads[m].weight.zero_()
+            model.heads[m].weight[i, 0] = 2 * math.log(3)  # of which the mean of two takes a half
+            model.heads[m].bias.zero_()
     return model
 
 
@@ -50,7 +51,8 @@ def batch(audio: list, image: list, target: list, present: list | None = None) -
 def test_what_a_modality_alone_answers():
     model = fusion(nn.Identity(), nn.Identity())
     with torch.no_grad():
-        model.head.bias[0] = 2 * math.log(2)  # of which each modality gets a half
+        for head in model.heads.values():
+            head.bias[0] = 2 * math.log(2)
     given = batch([[1.0], [1.0]], [[1.0], [1.0]], [0, 1])
     expected = torch.tensor([[6 / 7, 2 / 5], [1 / 7, 3 / 5]])  # odds of 3 * 2 : 1, and of 2 : 3
     torch.testing.assert_close(right_answers(model, given.inputs, given.target), expected)
@@ -99,7 +101,8 @@ def test_gradients_of_encoders_are_multiplied_and_those_of_the_head_are_not():
     for i, m in enumerate(plain.modalities):
         assert torch.equal(held.encoders[m].weight.grad, plain.encoders[m].weight.grad * k[i])
         assert torch.equal(held.encoders[m].bias.grad, plain.encoders[m].bias.grad)  # of one dimension
-    assert torch.equal(held.head.weight.grad, plain.head.weight.grad)
+    for m in plain.modalities:
+        assert torch.equal(held.heads[m].weight.grad, plain.heads[m].weight.grad)
 
 
 def test_parts_whose_gradients_are_added_up_have_each_their_own():
@@ -138,9 +141,9 @@ class Times(nn.Module):
 
 
 def test_a_teachers_loss_by_hand():
-    """The student's features are the inputs, audio's teacher doubles them, image's trebles them."""
+    """The student's features are the inputs, audio's teacher doubles them, image's trebles them; what is absent is 0."""
     teachers = {m: fusion(Times(factor), Times(factor), 2) for m, factor in (("audio", 2.0), ("image", 3.0))}
-    given = batch([[1.0, 3.0], [9.0, 9.0]], [[1.0, 1.0], [1.0, 0.0]], [0, 1], [[True, True], [False, True]])
+    given = batch([[1.0, 3.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 0.0]], [0, 1], [[True, True], [False, True]])
     audio = (1 + 9) / 2 / 2  # over two features; the second of the two samples lacks it
     image = (4 + (4 + 4) / 2 - 4 + 4 / 2) / 2
     assert Teachers(teachers, 10.0)(given.inputs, given).item() == pytest.approx(10 * (audio + image))
@@ -205,7 +208,7 @@ def test_being_taught_in_parts_is_being_taught_the_whole_batch(tmp_path):
     whole, _ = train(tmp_path / "a", "umt")
     parts, _ = train(tmp_path / "b", "umt", micro_batch=5)
     for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(parts.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(parts.state_dict()[name], tensor, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def test_taught_from_scratch_by_the_unimodal_models(project):
@@ -216,7 +219,7 @@ def test_taught_from_scratch_by_the_unimodal_models(project):
     assert about["settings"]["starts_from"] == {m: one["fingerprint"] for m, one in alone.items()}
     assert about["started_from"] == {f"teacher of {m}": one["weights_sha256"] for m, one in alone.items()}
     saved = load_file(params.paths.ensemble / "model.safetensors")
-    assert {name.split(".")[0] for name in saved} == {"encoders", "head", "vectors"}
+    assert {name.split(".")[0] for name in saved} == {"encoders", "heads", "probes", "vectors"}
     before = torch.get_rng_state()
     finetune._unimodal(params, "audio", shards.read_index(Store(params.paths.shards), params.shard_settings()))
     assert torch.equal(torch.get_rng_state(), before)  # initial weights are those of late fusion

@@ -75,6 +75,24 @@ def test_what_goes_in_comes_out(tmp_path):
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(found[0].media["image"]))), GREY)
 
 
+def test_a_sample_may_be_in_several_groups(tmp_path):
+    named = {"image": "7", "voice": "af"}
+    records = [
+        Record("a", "train", 0, {"image": GREY}, named),
+        Record("b", "train", 0, {"image": GREY}, {"image": "7"}),
+    ]
+    records += [Record("c", "test", 0, {"image": GREY}, "g")]
+    index = write(tmp_path / "s", records)
+    assert [record.group for record in read(tmp_path / "s", index)] == [named, {"image": "7"}]
+    rows = pq.read_table(tmp_path / "s" / "train-000000.parquet").to_pylist()
+    assert [(row["group_image"], row["group_voice"]) for row in rows] == [("7", "af"), ("7", None)]
+    assert "group" not in rows[0]
+    with tarfile.open(tmp_path / "s" / "test-000000.tar") as tar:  # as it was before there were names
+        assert tar.extractfile("c.json").read() == b'{"label": 0, "group": "g", "has": ["image"]}'
+    assert Record("a", "train", 0, {}, "g").groups == {"group": "g"}
+    assert Record("a", "train", 0, {}).groups == Record("a", "train", 0, {}, {"image": ""}).groups == {}
+
+
 def test_every_sample_has_a_row_failures_with_a_reason(tmp_path):
     write(tmp_path / "s")
     rows = pq.read_table(tmp_path / "s" / "train-000001.parquet").to_pylist()
@@ -113,7 +131,7 @@ def test_the_format_goes_up_when_the_bytes_change(tmp_path):
 
 
 def test_too_many_failures_end_it_with_the_reasons(tmp_path):
-    with pytest.raises(UserError, match=r"2 of 6 samples could not be packed: 1 x not a readable image"):
+    with pytest.raises(UserError, match=r"2 of 6 samples could not be packed: 1 x image: not a readable image"):
         write(tmp_path / "s", max_failures=0.1)
     assert not (tmp_path / "s" / "index.json").exists()
 
@@ -163,6 +181,8 @@ STRANGE = {
     "description": {"a.image.png": b"x", "a.json": b"[1]"},
     "makes no sense": {"a.image.png": b"x", "a.json": b'{"label": 7, "group": "", "has": ["image"]}'},
     "or one that": {"a.image.png": b"x", "a.json": b'{"label": [0], "group": "", "has": ["image"]}'},
+    "has no description, or one": {"a.image.png": b"x", "a.json": b'{"label": 0, "group": {"v": 1}, "has": ["image"]}'},
+    "one that makes": {"a.image.png": b"x", "a.json": b'{"label": 0, "group": ["g"], "has": ["image"]}'},
     "lost media": {"a.image.png": b"x", "a.json": b'{"label": 0, "group": "", "has": ["audio", "image"]}'},
 }
 
@@ -212,11 +232,106 @@ def test_retrying_packs_only_what_failed_and_ends_with_the_bytes_of_a_fresh_run(
     sound.write_bytes(flac(TONE.samples))
     records = [Record("c", "train", 0, {"image": picture}), Record("d", "train", 1, {"audio": sound})]
     (job,) = packing.jobs(records, SPEC, Store(str(tmp_path / "s")), Packing(), 2, lambda records: "f")
-    assert packing.make(job).reasons == {"file is missing": 1}
+    assert packing.make(job).reasons == {"image: file is missing": 1}
     picture.write_bytes(image.pack(GREY, Packing()).data)
     sound.unlink()  # the kept sample isn't packed again
     retried = packing.make(replace(job, retry=True))
     assert (retried.samples, retried.failed) == (2, 0)
+    sound.write_bytes(flac(TONE.samples))
+    assert packing.make(replace(job, store=Store(str(tmp_path / "fresh")))) == retried
+    for name in ("train-000000.tar", "train-000000.parquet", "train-000000.json"):
+        assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+
+
+def torn(folder: Path) -> list[Record]:
+    """Of three samples the first has no image file, the second neither, nor anything else; the third is whole."""
+    lost = {"image": folder / "no.png"}
+    return [
+        Record("a", "train", 0, {"audio": TONE, **lost}, group="g"),
+        Record("b", "train", 1, lost),
+        Record("c", "train", 1, {"audio": TONE, "image": GREY}),
+        Record("e", "test", 1, {"audio": TONE, "image": GREY}),
+    ]
+
+
+def test_a_medium_that_cannot_be_read_is_absent_and_its_sample_says_why(tmp_path):
+    index = write(tmp_path / "s", torn(tmp_path), max_failures=2 / 4)
+    assert [(r.key, sorted(r.media), r.label, r.group) for r in read(tmp_path / "s", index)] == [
+        ("a", ["audio"], 0, "g"),
+        ("c", ["audio", "image"], 1, ""),
+    ]
+    rows = pq.read_table(tmp_path / "s" / "train-000000.parquet").to_pylist()
+    assert [(r["key"], r["status"], r["reason"], r["has_audio"], r["has_image"]) for r in rows] == [
+        ("a", "ok", "image: file is missing", True, False),
+        ("b", "failed", "image: file is missing", False, True),
+    ]
+    first, second = index.splits["train"]
+    assert (first.samples, first.failed, first.reasons, first.broken, first.broken_samples) == (
+        *(1, 1, {"image: file is missing": 1}, {"image: file is missing": 1}, 1),
+    )
+    assert (second.samples, second.reasons, second.broken) == (1, {}, {})
+    assert (index.failures(), index.broken()) == ("1 x image: file is missing", "1 x image: file is missing")
+    with tarfile.open(tmp_path / "s" / "train-000000.tar") as tar:
+        assert tar.getnames() == ["a.audio.flac", "a.json"]
+
+
+def test_by_choice_it_fails_its_sample(tmp_path):
+    jobs = packing.jobs(torn(tmp_path), SPEC, Store(str(tmp_path / "s")), Packing(), 9, lambda records: "f", "fail")
+    train, _ = map(packing.make, jobs)
+    assert (train.samples, train.failed, train.broken) == (1, 2, {})
+    assert train.reasons == {"image: file is missing": 2}
+
+
+def test_several_broken_media_of_a_sample_are_one_reason(tmp_path):
+    media = {"audio": b"not a sound", "image": b"not a picture", "text": "word"}
+    three = replace(SPEC, modalities=("audio", "image", "text"), splits=("train",))
+    index = write(tmp_path / "s", [Record("a", "train", 0, media)], 1.0, three)
+    (shard,) = index.splits["train"]
+    (reason,) = shard.broken
+    assert [one.split(": ")[0] for one in reason.split("; ")] == ["audio", "image"]
+    assert (shard.broken_samples, index.samples("train")) == (1, 1)
+
+
+def test_samples_with_a_broken_medium_are_bounded_with_those_that_fail(tmp_path):
+    """One of four samples fails, another lacks a medium that was listed."""
+    with pytest.raises(UserError) as error:
+        write(tmp_path / "s", torn(tmp_path), 0.49)
+    for part in (
+        "1 of 4 samples could not be packed: 1 x image: file is missing\n",
+        "1 of 4 samples have a medium that can't be read: 1 x image: file is missing\n",
+        "They are a, b; ",
+    ):
+        assert part in error.value.what
+    for part in ("preprocess.max_failures: 0.5", "preprocess.broken: fail", "--retry-failed", "umemma doctor toy"):
+        assert part in error.value.hint
+    assert not (tmp_path / "s" / "index.json").exists()
+    assert write(tmp_path / "s", torn(tmp_path), 0.5).samples("train") == 2
+
+
+def test_of_many_broken_samples_the_first_few_are_named(tmp_path):
+    records = [Record(f"r{i}", "train", 0, {"audio": TONE, "image": tmp_path / "no.png"}) for i in range(7)]
+    with pytest.raises(UserError, match=r"They are r0, r1, r2, r3, r4, \.\.\.; ") as error:
+        write(tmp_path / "s", [*records, Record("e", "test", 1, {"audio": TONE})], 0.1)
+    assert "could not be packed" not in error.value.what
+    assert "preprocess.max_failures: 0.875" in error.value.hint
+
+
+def test_retrying_packs_samples_with_a_broken_medium_again(tmp_path):
+    picture, sound = tmp_path / "c.png", tmp_path / "d.flac"
+    sound.write_bytes(flac(TONE.samples))
+    records = [
+        Record("c", "train", 0, {"image": picture, "text": "word"}),
+        Record("d", "train", 1, {"audio": sound}),
+    ]
+    spec = replace(SPEC, modalities=("audio", "image", "text"))
+    (job,) = packing.jobs(records, spec, Store(str(tmp_path / "s")), Packing(), 2, lambda records: "f")
+    assert packing.make(job).broken == {"image: file is missing": 1}
+    assert packing.has_failures(job)
+    picture.write_bytes(image.pack(GREY, Packing()).data)
+    sound.unlink()  # what is well is kept
+    retried = packing.make(replace(job, retry=True))
+    assert (retried.samples, retried.failed, retried.broken) == (2, 0, {})
+    assert not packing.has_failures(job)
     sound.write_bytes(flac(TONE.samples))
     assert packing.make(replace(job, store=Store(str(tmp_path / "fresh")))) == retried
     for name in ("train-000000.tar", "train-000000.parquet", "train-000000.json"):

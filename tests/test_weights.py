@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -313,31 +312,6 @@ def test_bundles_load_with_and_without_their_wrapping():
         x = torch.randn(2, 50)
         torch.testing.assert_close(module(x), published(x))
     assert torchaudio.source("MMS_FA").url.startswith("https://dl.fbaipublicfiles.com/")
-
-
-@pytest.fixture
-def bert(tmp_path) -> Path:
-    """The folder of a tiny model with the layout, the old names and the head of those on the hub."""
-    import transformers
-
-    folder = tmp_path / "bert"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdef"]
-    config = transformers.BertConfig(
-        vocab_size=len(words),
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=16,
-    )
-    config.save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(words))
-    settings = {"tokenizer_class": "BertTokenizer", "model_max_length": 16}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    published = transformers.BertForMaskedLM(config).state_dict()
-    names = {key: key.replace("LayerNorm.weight", "LayerNorm.gamma") for key in published}
-    saved({names[key]: value.clone() for key, value in published.items()}, str(folder / "model.safetensors"))
-    return folder
 
 
 def test_a_model_of_the_hub_loads_from_a_folder(bert):

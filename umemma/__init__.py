@@ -3,8 +3,9 @@
 __version__ = "0.1.0"
 
 
-def load(folder, trust=False, device=""):  # type: ignore[no-untyped-def]  # what has types is torch, imported only here
+# What has types is torch, imported only here.
+def load(folder, trust=False, device="", broken="absent"):  # type: ignore[no-untyped-def]
     """A trained model that answers from new media: predictor.load."""
     import importlib
 
-    return importlib.import_module(".predictor", __name__).load(folder, trust, device)
+    return importlib.import_module(".predictor", __name__).load(folder, trust, device, broken)

@@ -52,32 +52,36 @@ class Calibration:
         return np.array(self.bias) if self.bias else np.zeros(1)
 
 
-def fit(logits: np.ndarray, target: np.ndarray, groups: Sequence[str], seed: int) -> Calibration:
+def fit(logits: np.ndarray, target: np.ndarray, groups: Mapping[str, Sequence[str]], seed: int) -> Calibration:
     """The calibration of (N, C) logits, rows with NaN left out; the one that changes nothing where none is seen to help.
 
     Candidates, simplest first: nothing, a temperature, a temperature with a bias per class. One displaces a simpler one
     only if its log-loss on groups that it wasn't fitted to is lower by more than `CLEAR` standard errors of the difference
     (one, in the rule of Breiman et al., Classification and Regression Trees, 1984; more here, as there are many subsets
-    and samples depend on one another in more ways than groups say). What is kept is fitted to all samples.
+    and samples depend on one another in more ways than groups say). What is kept is fitted to all samples. Of several
+    groupings the folds are those of the one with the fewest groups, and the standard error is the largest of any.
     Less than `LEAST` samples or `FEW` groups say too little. The order of the samples doesn't matter.
     """
     there = np.isfinite(logits).all(1)
     logits, target = logits[there].astype(np.float32), target[there]
-    names, group = np.unique(np.asarray(groups)[there], return_inverse=True)
+    numbered = [np.unique(np.asarray(own)[there], return_inverse=True) for _, own in sorted(groups.items())]
+    numbered.sort(key=lambda found: len(found[0]))
+    names, group = numbered[0]
     if len(target) < LEAST or len(names) < FEW:
         return Calibration()
     # Sorted by what the data are: groups by hash, their samples by content. So sums round the same for any given order.
     group = np.argsort(np.argsort(mixed(hashes(names.tolist()), seed, "calibration")))[group]
     order = np.lexsort((logits[:, -1], logits[:, 0], target.reshape(len(target), -1)[:, 0], group))
-    logits, target, group = logits[order], target[order], group[order]
+    logits, target = logits[order], target[order]
     some = slice(MOST // logits.shape[1])  # of a very large set enough to choose by: groups stand in random order
+    several = [own[order][some] for own in (group, *(number for _, number in numbered[1:]))]
     data = logits[some], target[some]
     chosen = _identity(1)
     least = _terms(chosen, *data)[0]
     for size in (1, 1 + logits.shape[1]):
         found = _minimum(chosen[0] * _identity(size), *data)
-        losses = _held_out(found, *data, group[some])
-        if _lower(losses, least, group[some]):
+        losses = _held_out(found, *data, several[0])
+        if _lower(losses, least, several):
             chosen, least = found, losses
     if chosen.tolist() == [1.0]:
         return Calibration()
@@ -110,12 +114,13 @@ def _held_out(start: np.ndarray, logits: np.ndarray, target: np.ndarray, group: 
     return losses
 
 
-def _lower(losses: np.ndarray, than: np.ndarray, group: np.ndarray) -> bool:
-    """Whether the mean of the paired differences, resampled by groups, is below 0 by more than `CLEAR` standard errors."""
+def _lower(losses: np.ndarray, than: np.ndarray, groupings: Sequence[np.ndarray]) -> bool:
+    """Whether the mean of the paired differences is below 0 by more than `CLEAR` standard errors, by whichever of the
+    `groupings`, each (N,), makes them largest."""
     difference = losses - than
     mean = difference.mean()
-    sums = np.bincount(group, difference - mean)  # a group without samples adds nothing
-    return bool(mean < -CLEAR * np.sqrt((sums**2).sum()) / len(difference))
+    sums = [np.bincount(group, difference - mean) for group in groupings]  # a group without samples adds nothing
+    return bool(mean < -CLEAR * np.sqrt(max((one**2).sum() for one in sums)) / len(difference))
 
 
 def _minimum(start: np.ndarray, logits: np.ndarray, target: np.ndarray) -> np.ndarray:

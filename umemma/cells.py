@@ -43,6 +43,7 @@ class Cell(NamedTuple):
 def planned(params: Params) -> list[Cell]:
     """All cells. UserError where the settings don't make a comparison."""
     section = params.compare
+    params.evaluate.check_split()
     for preset in section.presets:
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS, "compare.presets")

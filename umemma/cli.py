@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -134,7 +134,9 @@ def doctor(
 @app.command()
 def preprocess(
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 = one per core.")] = 0,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the samples again that failed.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the samples again that failed or have a broken medium.")
+    ] = False,
     num_tasks: Annotated[int, typer.Option(min=1, help="Share the shards among so many tasks (a Slurm array).")] = 1,
     task_index: Annotated[int, typer.Option(min=0, help="Which of the tasks this is, from 0.")] = 0,
     executor: Annotated[str, typer.Option(help="local, or ray.")] = "local",
@@ -168,6 +170,8 @@ def preprocess(
     )
     counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
     print(f"Shards are in {settings.paths.shards}: {counts} samples")
+    if broken := index.broken():
+        print(f"With a medium that can't be read, which counts as absent: {broken}")
     if lost := index.failures():
         print(f"Failed: {lost}")
 
@@ -346,6 +350,10 @@ def predict(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that decode a table's media; by default as it pays.")
     ] = None,
+    broken: Annotated[
+        Literal["absent", "fail"],
+        typer.Option(help="A medium that can't be read is absent, or its sample gets no answer."),
+    ] = "absent",
     model: ModelFolder = "",
     trust: Trust = False,
     as_json: AsJson = False,
@@ -354,7 +362,8 @@ def predict(
 ) -> None:
     """Answer from whatever is there of a sample, or of each sample of a table.
 
-    A row of a table without an answer says why; exit status 1 where no row has one. Paths are relative to the table.
+    A medium that can't be read is absent, with a warning or, in a table, a reason. A row without an answer says why; exit
+    status 1 where no row has one. Paths are relative to the table.
 
     Creates: with --manifest the file --out: key, label, probability, probabilities, present, reason.
     """
@@ -368,10 +377,12 @@ def predict(
     from umemma.stages import predict as stage
 
     if not manifest:
-        answer = stage.run(folder, given, text_files, trust)
+        answer = stage.run(folder, given, text_files, trust, broken)
         print(stage.as_json(answer)) if as_json else output.print(stage.shown(answer, top), highlight=False)
         return
-    counts = stage.run_table(folder, Path(manifest), Path(out), columns or [], text_files, workers, batch_size, trust)
+    counts = stage.run_table(
+        folder, Path(manifest), Path(out), columns or [], text_files, workers, batch_size, trust, broken
+    )
     print(stage.as_json(counts) if as_json else f"{out}: {counts}")
     sys.exit(not counts.answered)
 

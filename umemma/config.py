@@ -11,7 +11,7 @@ from ruamel.yaml import YAML  # YAML 1.2 as DVC reads it, where 1e-3 is a number
 from ruamel.yaml.error import YAMLError
 
 from umemma.checks import checked, fingerprint
-from umemma.contracts import InputSpec, Packing, Plain, alternatives
+from umemma.contracts import BrokenPolicy, InputSpec, Packing, Plain, alternatives
 from umemma.errors import UserError, unknown
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -23,7 +23,8 @@ class Preprocess(Plain):
     """Records -> shards. `options` belong to the dataset, which checks them itself."""
 
     shard_size: Positive = 1000  # samples per shard
-    max_failures: Share = 0.0  # the share of samples that may fail before the stage does
+    max_failures: Share = 0.0  # the share of samples that may fail or have a broken medium before the stage fails
+    broken: BrokenPolicy = "absent"  # a medium that can't be read: its modality is absent, or its sample fails
     media: Packing = Packing()
     options: dict[str, Any] = {}
 
@@ -60,11 +61,38 @@ class Encoder(Plain):
         return checked(type(spec), spec.model_dump() | self.input, "settings", f"encoders.{modality}.input")
 
 
-class Training(Plain):
+class Step(Plain):
+    """A learning rate of its own; null = that of the section which this stands in."""
+
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+
+class Rate(Step):
+    """A learning rate and a weight decay of its own; null = that of the section which this stands in."""
+
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+
+class Parts(Plain):
+    """What the parts of a model have of their own: the encoders, the low-rank adapters in them (tune: lora), the heads, and
+    the learned vectors that stand in for what is absent (which never decay)."""
+
+    encoder: Rate = Rate()
+    adapters: Rate = Rate()
+    head: Rate = Rate()
+    absence: Step = Step()
+
+
+class ModalityRates(Rate, Parts):
+    """What one modality has of its own in fine-tuning, for all of it or for a part."""
+
+
+class Training(Parts):
     """What one run of the training loop needs. learning_rate is AdamW's peak, after `warmup` (a share of all steps).
 
     batch_size: samples of a step over all processes; a process takes them `micro_batch` at a time. ema: decay per step of
-    a moving average of the weights, 0 = none. precision: what the encoders compute in.
+    a moving average of the weights, 0 = none. precision: what the encoders compute in. Weight decay is for matrices only:
+    biases, norms and absence vectors have none.
     """
 
     epochs: Positive = 20
@@ -82,7 +110,40 @@ class Training(Plain):
 
     def of_the_loop(self) -> dict[str, Any]:
         """What the loop takes of it; the rest is the model's."""
-        return {n: getattr(self, n) for n in Training.model_fields if n not in ("channels_last", "compile")}
+        of_the_model = {"channels_last", "compile", *Parts.model_fields}
+        return {n: getattr(self, n) for n in Training.model_fields if n not in of_the_model}
+
+    def rate(self, part: str, modality: str) -> tuple[float, float]:
+        """(learning rate, weight decay) of a part of a modality's model; the nearest setting wins."""
+        places = [getattr(self, part), self]
+        if own := self._own(modality):
+            places = [getattr(own, part), own, *places]
+        learning_rate = next(place.learning_rate for place in places if place.learning_rate is not None)
+        decays = [getattr(place, "weight_decay", None) for place in places]
+        decay = next(decay for decay in decays if decay is not None)
+        return learning_rate, 0.0 if part == "absence" else decay
+
+    def _own(self, modality: str) -> ModalityRates | None:
+        return None
+
+
+class Pretrain(Training):
+    """Uni-modal training. modalities: {modality: any of these settings}, which it has of its own."""
+
+    modalities: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Pretrain:
+        for modality in self.modalities:
+            self.of(modality)
+        return self
+
+    def of(self, modality: str) -> Training:
+        """The settings of one modality. UserError for one that isn't known."""
+        data = self.model_dump(exclude={"modalities"})
+        for name, value in self.modalities.get(modality, {}).items():
+            data[name] = data[name] | value if isinstance(value, dict) and name in data else value
+        return checked(Training, data, "settings", f"pretrain.modalities.{modality}")
 
 
 class Ogm(Plain):
@@ -114,22 +175,28 @@ Train = Literal["all", "head", "none"]
 Balance = Literal["none", "ogm-ge", "umt"]
 
 # The method and its baselines are four switches: where the encoders start, how missing modalities are shown in
-# training, what is trained, and what keeps one modality from learning at the cost of the others.
+# training, what is trained, and what keeps one modality from learning at the cost of the others. All six corners of
+# (scratch, unimodal) x (none, drop, all) have a name, so that two methods can differ by one switch.
 PRESETS: dict[str, tuple[Init, Mma, Train, Balance]] = {
     "late-fusion": ("scratch", "none", "all", "none"),
     "modality-dropout": ("scratch", "drop", "all", "none"),
+    "late-fusion-mma": ("scratch", "all", "all", "none"),
     "ogm-ge": ("scratch", "none", "all", "ogm-ge"),
     "umt": ("scratch", "none", "all", "umt"),
     "ume": ("unimodal", "none", "none", "none"),
     "ume-finetune": ("unimodal", "none", "all", "none"),
+    "ume-dropout": ("unimodal", "drop", "all", "none"),
+    "frozen-complete": ("unimodal", "none", "head", "none"),
     "frozen": ("unimodal", "all", "head", "none"),
     "ume-mma": ("unimodal", "all", "all", "none"),
 }
 
 
 class Finetune(Training):
-    """The ensemble. A switch that is null is as `preset` says; one that is set wins over the preset."""
+    """The ensemble. A switch that is null is as `preset` says; one that is set wins over the preset. modalities: {modality:
+    the rates that it has of its own}."""
 
+    modalities: dict[str, ModalityRates] = {}
     preset: str = "ume-mma"
     init: Init | None = None
     mma: Mma | None = None
@@ -140,6 +207,9 @@ class Finetune(Training):
     pattern_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None  # {"audio+image": 2}; null = uniform
     absent: Literal["zero", "blank", "learned"] = "learned"
     scratch: Budget = Budget()
+
+    def _own(self, modality: str) -> ModalityRates | None:
+        return self.modalities.get(modality)
 
     def switches(self) -> dict[str, str]:
         """{"preset", "init", "mma", "train", "balance"} as they will be; preset is "custom" where a switch departs from all."""
@@ -169,7 +239,8 @@ class Evaluate(Plain):
     """The grid. ratios: shares of the test samples that lose a modality; draws: seeded draws beside the expectation.
 
     metrics: the first is the one that tables and curves show; null = what is usual for the task. calibrate: use the
-    temperature and bias of each subset that were fitted on validation, where they help.
+    temperature and bias of each subset that were fitted on validation, where they help. smallest_effect: the smallest
+    difference of the leading metric that the report gives advice on; 0.01 is one point.
     """
 
     split: Literal["train", "val", "test"] = "test"
@@ -179,6 +250,17 @@ class Evaluate(Plain):
     batch_size: Positive = 256
     metrics: Names | None = None
     calibrate: bool = True
+    smallest_effect: Share = 0.01
+
+    def check_split(self) -> None:
+        """UserError for a calibration on the samples that it was fitted on, where it can only look good."""
+        if self.split == "val" and self.calibrate:
+            raise UserError(
+                "the calibration was fitted on val, so it flatters answers to val",
+                "evaluate.split",
+                "Set evaluate.calibrate=false, or evaluate another split.",
+                usage=True,
+            )
 
 
 class Compare(Plain):
@@ -196,9 +278,11 @@ class Compare(Plain):
 
 class Missing(Plain):
     """What is taken away on purpose. train: {modality: the share of the training samples that lose it}; "audio|image": the
-    share that loses one of the two, "audio+image": that loses both."""
+    share that loses one of the two, "audio+image": that loses both. val: the same of the validation samples, which choose
+    the epoch and the calibration; null = as train, {} = nothing."""
 
     train: dict[str, Share] = {}
+    val: dict[str, Share] | None = None
 
 
 class Machine(Plain):
@@ -206,12 +290,15 @@ class Machine(Plain):
 
     memory: GiB of decoded samples that a process may keep of each split; a larger one is decoded for each batch. workers:
     processes that decode, per training process; null = as it pays. checkpoint: seconds between two; keep: so many.
+    deterministic: true = only kernels that repeat to the bit, warn = others too, with a warning, false = any; with the
+    latter two, runs on the same machine may differ in rounding.
     """
 
     memory: Annotated[float, Field(ge=0)] = 4.0
     workers: Annotated[int, Field(ge=0)] | None = None
     checkpoint: Annotated[float, Field(ge=0)] = 60.0
     keep: Positive = 2
+    deterministic: bool | Literal["warn"] = True
 
 
 class Params(Plain):
@@ -225,7 +312,7 @@ class Params(Plain):
     encoders: dict[str, Encoder] = {}
     augment: dict[str, dict[str, Any]] = {}  # {modality: its own options}, checked by the modality
     missing: Missing = Missing()
-    pretrain: Training = Training()
+    pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
     compare: Compare = Compare()
@@ -248,6 +335,9 @@ class Params(Plain):
             ("encoders", self.encoders),
             ("augment", self.augment),
             ("missing.train", [m for text in self.missing.train for one in alternatives(text) for m in one]),
+            ("missing.val", [m for text in self.missing.val or {} for one in alternatives(text) for m in one]),
+            ("pretrain.modalities", self.pretrain.modalities),
+            ("finetune.modalities", self.finetune.modalities),
         ):
             for name in names:
                 if name not in known:
@@ -272,7 +362,7 @@ class Params(Plain):
             "encoders": {modality: self.encoder(modality).model_dump(mode="json")},
             **self._shown([modality]),
             "seed": self.seed,
-            "pretrain": self.pretrain.model_dump(mode="json"),
+            "pretrain": self.pretrain.of(modality).model_dump(mode="json"),
         }
 
     def ensemble_settings(self, shards: str) -> dict[str, Any]:
@@ -292,13 +382,15 @@ class Params(Plain):
         }
 
     def _shown(self, names: Sequence[str]) -> dict[str, Any]:
-        """What training sees of its samples."""
-        missing = {
-            text: ratio
-            for text, ratio in self.missing.train.items()
-            if ratio and any(m in names for one in alternatives(text) for m in one)
-        }
+        """What training and validation see of their samples."""
+        val = self.missing.train if self.missing.val is None else self.missing.val
+        missing = {"train": self._of(self.missing.train, names), "val": self._of(val, names)}
         return {"augment": {m: self.augment[m] for m in names if self.augment.get(m)}, "missing": missing}
+
+    def _of(self, missing: dict[str, float], names: Sequence[str]) -> dict[str, float]:
+        """What of it concerns these modalities."""
+        taken = {text: {m for one in alternatives(text) for m in one} for text in missing}
+        return {text: ratio for text, ratio in missing.items() if ratio and taken[text] & set(names)}
 
 
 class Paths:

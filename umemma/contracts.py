@@ -45,6 +45,13 @@ class Clip:
     end: float | None = None
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a medium that the dataset itself knows can't be read. reason: one of few fixed phrases."""
+
+    reason: str
+
+
 class Span(NamedTuple):
     """A stretch of a file, in bytes: encoded media where they lie in a shard."""
 
@@ -56,7 +63,12 @@ class Span(NamedTuple):
 # Encoded bytes, a file, a stretch of one, a text, a sound, an image as an (H, W[, 3]) uint8 array, encoded frames; or a
 # function that gives one of these. It is called where the sample is packed and so has to be picklable: a
 # `functools.partial` of a module's function.
-Media: TypeAlias = "bytes | Path | Clip | Span | str | Sound | np.ndarray | list[bytes] | Callable[[], Media]"
+Media: TypeAlias = (
+    "bytes | Path | Clip | Span | str | Sound | np.ndarray | list[bytes] | Unreadable | Callable[[], Media]"
+)
+
+# What becomes of a sample with a medium that can't be read: it lacks that modality, or it fails.
+BrokenPolicy: TypeAlias = Literal["absent", "fail"]
 
 
 @dataclass(frozen=True)
@@ -65,18 +77,26 @@ class Record:
 
     key: unique in the dataset, no dots (WebDataset splits names there). label: a class number; a sorted tuple of them
     where the task is multilabel; None only with a problem. group: samples of one group (an image paired with several
-    recordings, say) are not independent, so intervals are drawn over groups, and a group in two splits is a leak.
-    problem: why this sample can't be used, as one of few fixed phrases; it becomes a failure with a row. left_out: why
-    the settings leave it out, likewise; that is no failure.
+    recordings, say) are not independent, so intervals are drawn over groups, and a group in two splits is a leak; several
+    groupings have names: {"image": "0012", "voice": "af"}. An empty group is none.
+    problem: why this sample can't be used (its id, its label, its split, its row), as one of few fixed phrases; it becomes
+    a failure with a row. What is wrong with one medium is no problem of the sample: that medium is Unreadable, or packing
+    finds out. left_out: why the settings leave the sample out, likewise; that is no failure.
     """
 
     key: str
     split: str
     label: int | tuple[int, ...] | None
     media: Mapping[str, Media]
-    group: str = ""
+    group: str | Mapping[str, str] = ""
     problem: str = ""
     left_out: str = ""
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """{grouping: group}; the name of an only one that has none is "group"."""
+        named = {"group": self.group} if isinstance(self.group, str) else self.group
+        return {name: group for name, group in sorted(named.items()) if group}
 
 
 # 2. DatasetSpec: what is known of a dataset, and where its files come from. -------------------------------------------
@@ -207,9 +227,9 @@ InputSpec = ImageInput | AudioInput | WaveInput | VideoInput | TextInput
 
 
 class Batch(NamedTuple):
-    """inputs: {modality: (B, ...)}, an absent one filled with the blank input; present: (B, M) bool; target: (B,) classes
-    or (B, C) sets of labels; chance: (B,) uint64 numbers that belong to the seed, the epoch and the sample, for what
-    training draws; None outside of it."""
+    """inputs: {modality: (B, ...)}, an absent one filled with the blank input; present: (B, M) bool, always on the CPU, as
+    it decides what enters an encoder; target: (B,) classes or (B, C) sets of labels; chance: (B,) uint64 numbers that
+    belong to the seed, the epoch and the sample, for what training draws; None outside of it."""
 
     inputs: dict[str, Tensor]
     present: Tensor
@@ -223,11 +243,11 @@ class Batch(NamedTuple):
 class ResultRow(NamedTuple):
     """One metric on one setting.
 
-    model: "ensemble", "unimodal" or "average" (of the uni-modal models' logits); missing: the modalities taken away, ""
-    for none, "any" for the worst of all subsets, sample by sample; left: those that remain; ratio: the share of samples
-    they are taken from; draw: the number of a seeded draw, -1 for the expectation over all draws; value with its 95 %
-    interval low..high, NaN where none is drawn; n: samples scored; refused: samples left out because nothing would have
-    remained of them.
+    model: "ensemble", "unimodal", "average" (of the uni-modal models' logits) or "gap" (the ensemble less the best uni-modal
+    model of what is left); missing: the modalities taken away, "" for none, "any" for the worst of all subsets, sample by
+    sample; left: those that remain; ratio: the share of samples they are taken from; draw: the number of a seeded draw, -1
+    for the expectation over all draws; value with its 95 % interval low..high, NaN where none is drawn; n: samples scored;
+    refused: samples left out because nothing would have remained of them.
     """
 
     model: str

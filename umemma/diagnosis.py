@@ -49,9 +49,10 @@ class Report:
     """What was found; --json prints it as it stands.
 
     to_get: sources that aren't in place. classes: {class: {split: [samples listed, usable]}}; a sample of several classes
-    counts in each. unusable, left_out: samples by reason. absent: {modality: {why: {split: usable samples without it}}}.
-    soundless_files: files whose sound was asked for and which have none; not_looked_into: usable samples with media that
-    a function makes. leaks: {"train and test": groups in both}. same_content: sets of media files with the same bytes;
+    counts in each. unusable, left_out: samples by reason; broken: likewise, usable samples with a medium that can't be
+    read. absent: {modality: {why: {split: usable samples without it}}}. soundless_files: files whose sound was asked for and
+    which have none; not_looked_into: usable samples with media that a function makes. leaks: {"train and test": groups in
+    both}, of several groupings {"train and test (voice)": ...}. same_content: sets of media files with the same bytes;
     across_splits: those whose samples are of different splits. notes: what is worth knowing; needs: what the user has to
     do, in order.
     """
@@ -70,6 +71,7 @@ class Report:
     splits: dict[str, Split] = field(default_factory=dict)
     classes: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     unusable: dict[str, Some] = field(default_factory=dict)
+    broken: dict[str, Some] = field(default_factory=dict)
     left_out: dict[str, Some] = field(default_factory=dict)
     duplicate_ids: Some = field(default_factory=Some)
     absent: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
@@ -144,7 +146,11 @@ def _show_samples(report: Report) -> None:
         for why, splits in reasons.items()
     ]
     _show_table("Usable samples that lack a modality", ("modality", *report.splits), rows)
-    for title, found in (("Unusable samples", report.unusable), ("Left out by the settings", report.left_out)):
+    for title, found in (
+        ("Unusable samples", report.unusable),
+        ("Usable samples with a medium that can't be read", report.broken),
+        ("Left out by the settings", report.left_out),
+    ):
         if found:
             _say(f"\n{title}", "bold")
         for reason, some in sorted(found.items(), key=lambda item: -item[1].count):

@@ -11,15 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from loguru import logger
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from umemma import __version__, distributed
 from umemma.checks import fingerprint
-from umemma.files import new_file
+from umemma.files import new_file, save_tensors
 from umemma.fusion import LateFusion
 from umemma.loader import Split, cut
 
@@ -59,7 +60,8 @@ def kept(
         replaced[name] = split.on_features(_features(model, split, where, batch_size, device))
     with torch.no_grad():
         model.eval()
-        blanks = {m: model.encode_one(m, model.get_buffer(f"blank_{m}"))[0] for m in names}
+        one = torch.ones(1, dtype=torch.bool)
+        blanks = {m: model.encode_one(m, model.get_buffer(f"blank_{m}"), one)[0] for m in names}
     with model.on_features(blanks):
         yield replaced
 
@@ -71,25 +73,33 @@ def _features(
     found = {m: _read(path) for m, path in where.items()}
     if all(distributed.everyone(all(x is not None for x in found.values()))):
         return {m: x for m, x in found.items() if x is not None}
-    some = split.of(where.keys())
-    chunks: dict[str, list[Tensor]] = {m: [torch.empty(0, model.dims[m])] for m in where}
-    model.eval()
-    with torch.no_grad():
-        for batch in some.batches(cut(distributed.share(len(split)), batch_size), device):
-            for m in where:
-                chunks[m].append(model.encode_one(m, batch.inputs[m]).cpu())
-    features = {m: distributed.rows(torch.cat(parts), len(split)) for m, parts in chunks.items()}
+    features = encode(model, split.of(where.keys()), sorted(where), np.arange(len(split)), batch_size, device)
     if distributed.is_main():
         try:
             for m, path in where.items():
                 with new_file(path) as aside:
-                    save_file({"features": features[m].contiguous()}, aside)
+                    save_tensors({"features": features[m].contiguous()}, aside)
         except (OSError, SafetensorError) as error:
             logger.warning(f"Features can't be kept on the disk: {error}. Training goes on with those in memory.")
         logger.debug(
             f"features of {', '.join(where)}: {len(split)} samples, kept in {next(iter(where.values())).parent}"
         )
     return features
+
+
+def encode(
+    model: LateFusion, split: Split, names: Sequence[str], numbers: np.ndarray, batch_size: int, device: torch.device
+) -> dict[str, Tensor]:
+    """{modality: (n, D_m)} on the CPU, of the samples `numbers` (n,), from one pass shared among the processes. names: the
+    modalities of the split, sorted."""
+    chunks: dict[str, list[Tensor]] = {m: [torch.empty(0, model.dims[m])] for m in names}
+    model.eval()
+    mine = numbers[np.array(distributed.share(len(numbers)), dtype=np.int64)]
+    with torch.no_grad():
+        for batch in split.batches(cut(mine, batch_size), device):
+            for i, m in enumerate(names):
+                chunks[m].append(model.encode_one(m, batch.inputs[m], batch.present[:, i]).cpu())
+    return {m: distributed.rows(torch.cat(parts), len(numbers)) for m, parts in chunks.items()}
 
 
 def _read(path: Path) -> Tensor | None:

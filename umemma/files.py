@@ -9,13 +9,17 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from umemma.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def sha256(path: Path) -> str:
@@ -90,6 +94,16 @@ def _beside(path: Path, kind: str) -> Path:
 
 def _host() -> str:
     return platform.node().replace(".", "-")
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None) -> None:
+    """Write a .safetensors file with the mode that any new file has here; safetensors itself lets only the owner read."""
+    from safetensors.torch import save_file  # imports torch, which --help does without
+
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)  # what the umask, or the folder's access list, makes of it
+    save_file(dict(tensors), path, None if about is None else dict(about))
+    path.chmod(mode)
 
 
 def write_json(path: Path, data: Any) -> None:

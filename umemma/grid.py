@@ -9,6 +9,7 @@ the metric of the mixture, which draws on many samples come to. No torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from umemma.contracts import ResultRow, joined
 from umemma.errors import UserError
 from umemma.files import new_file
-from umemma.metrics import USUAL, Bootstrap, Metric, Stats, chosen, quantiles, score
+from umemma.metrics import USUAL, Bootstrap, Metric, Stats, chosen, score
 from umemma.missing import Missing, drawn, patterns, written
 from umemma.predictions import Predictions
 from umemma.seeds import hashes
@@ -30,8 +31,8 @@ KEPT = 2**28  # bytes of statistics that are kept for the next setting
 
 
 class Grid:
-    """Scores predictions by some metrics. The interval of a value is over samples of the split (see Bootstrap), not over
-    seeds."""
+    """Scores predictions by some metrics. The interval of a value is over groups of samples of the split (see Bootstrap),
+    not over seeds."""
 
     def __init__(
         self, predictions: Predictions, seed: int, draws: int, bootstrap: int, names: Sequence[str] | None = None
@@ -47,12 +48,12 @@ class Grid:
         self.there = {subset: ~np.isnan(logits[:, 0]) for subset, logits in predictions.ensemble.items()}
 
     def rows(self, asked: Sequence[Missing], ratios: Sequence[float]) -> tuple[list[ResultRow], list[ResultRow]]:
-        """Of every metric the `subsets`, and the `ratios`; after the subsets the `worst` case."""
+        """Return the `subsets` of every metric, the `gaps` of the first and the `worst` case; and the `ratios`."""
         subsets, mixed = list[ResultRow](), list[ResultRow]()
         for metric in self.metrics:
             subsets += self.subsets(metric)
             mixed += self.ratios(metric, asked, ratios)
-        return [*subsets, self.worst()], mixed
+        return [*subsets, *self.gaps(self.metrics[0]), self.worst()], mixed
 
     def subsets(self, metric: Metric) -> Iterator[ResultRow]:
         """The ensemble with every subset of the modalities; each uni-modal model alone: the ceilings; and the average of
@@ -61,6 +62,26 @@ class Grid:
             for pattern in patterns(self.modalities):
                 if model == "ensemble" or (model == "unimodal") == (len(pattern) == 1):
                     yield self._subset(metric, model, joined(pattern))
+
+    def gaps(self, metric: Metric) -> Iterator[ResultRow]:
+        """Yield for every subset the ensemble less its ceiling, which is the best uni-modal model of what is left. The
+        interval is of the difference, both resampled together; the best is chosen on these same numbers. Of a metric that
+        is a mean or is made from sums, and where more is better, as the first one is."""
+        assert metric.value
+        alone = {m: self._sums(metric, "unimodal", m, self.there[m], []) for m in self.modalities}
+        scores = {m: float(metric.value(sums.total)) for m, sums in alone.items()}
+        for pattern in patterns(self.modalities):
+            left = joined(pattern)
+            best = max(pattern, key=lambda m: scores[m])
+            ours = self._sums(metric, "ensemble", left, self.there[left], [])
+            gap = float(metric.value(ours.total)) - scores[best]
+            low, high = self.bootstrap.bounds(metric.value(ours.resampled) - metric.value(alone[best].resampled), gap)
+            low, high = max(low, -1.0), min(high, 1.0)
+            missing = joined({*self.modalities} - {*pattern})
+            n = int(self.there[left].sum())
+            ratio = 1.0 if missing else 0.0
+            refused = len(self.predictions.keys) - n
+            yield ResultRow("gap", missing, left, ratio, -1, metric.name, gap, low, high, n, refused)
 
     def worst(self) -> ResultRow:
         """The exact worst case: what a sample's answer is worth (right or wrong; its F1) under the subset that hurts it
@@ -107,7 +128,7 @@ class Grid:
         resampled = np.mean([one.resampled for one in parts], 0)
         for r, ratio in enumerate(ratios):
             value = float(metric.value((1 - ratio) * whole.total + ratio * part))
-            low, high = quantiles(metric.value((1 - ratio) * whole.resampled + ratio * resampled))
+            low, high = self._bounds(metric, metric.value((1 - ratio) * whole.resampled + ratio * resampled), value)
             yield row(ratio, -1, value, low, high)
             for number in range(len(draws)):
                 kept = whole.total - whole.lost[number, r]
@@ -145,19 +166,34 @@ class Grid:
         if metric.ranked:
             logits, target = np.nan_to_num(self._logits(model, subset)), self.predictions.target
             value = float(metric.ranked(logits, target, where.astype(np.float64)))
-            parts = np.array_split(self.bootstrap.weights, -(-len(self.bootstrap.weights) // AT_ONCE))
-            spread = [metric.ranked(logits, target, part[:, self.bootstrap.member] * where) for part in parts]
-            low, high = quantiles(np.concatenate(spread))
+            low, high = self._bounds(metric, self._ranked_draws(metric, logits, where), value)
         else:
             assert metric.value
             sums = self._sums(metric, model, subset, where, [])
             value = float(metric.value(sums.total))
-            low, high = quantiles(metric.value(sums.resampled))
+            low, high = self._bounds(metric, metric.value(sums.resampled), value)
         missing = joined({*self.modalities} - {*subset.split("+")})
         ratio = 1.0 if missing else 0.0
         return ResultRow(
             model, missing, subset, ratio, -1, metric.name, value, low, high, n, len(self.predictions.keys) - n
         )
+
+    def _ranked_draws(self, metric: Metric, logits: np.ndarray, where: np.ndarray) -> np.ndarray:
+        """(R, times): a metric that needs the samples in order, of the samples `where` it is scored in each resample."""
+        assert metric.ranked
+        draws = []
+        for one in self.bootstrap.clusterings:
+            parts = np.array_split(one.weights, math.ceil(len(one.weights) / AT_ONCE))
+            values = [metric.ranked(logits, self.predictions.target, part[:, one.member] * where) for part in parts]
+            draws.append(np.concatenate(values))
+        return np.stack(draws)
+
+    def _bounds(self, metric: Metric, draws: np.ndarray, value: float) -> tuple[float, float]:
+        """The interval of a value, from (R, times) resamples; a share stays within 0..1."""
+        low, high = self.bootstrap.bounds(draws, value)
+        if metric.percent:
+            low, high = float(np.clip(low, 0.0, 1.0)), float(np.clip(high, 0.0, 1.0))
+        return low, high
 
     def _sums(
         self,
@@ -197,7 +233,7 @@ class Grid:
 
 
 class _Sums(NamedTuple):
-    """total: (K,) over all samples; resampled: (times, K); lost: (draws, ratios, K) over those that a draw takes."""
+    """total: (K,) over all samples; resampled: (R, times, K); lost: (draws, ratios, K) over those that a draw takes."""
 
     total: np.ndarray
     resampled: np.ndarray

@@ -1,6 +1,7 @@
 """What a user gives to be answered -> batches of decoded samples, the way that training samples went.
 
-Media are packed as the shards were and decoded as the encoders ask. What can't be read is a Failure in its place.
+Media are packed as the shards were and decoded as the encoders ask. A medium that can't be read is absent, and said to be
+broken; a sample of which nothing is left is a Failure in its place.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from umemma import modalities
-from umemma.contracts import Clip, InputSpec, Media, Packing, Sound
+from umemma.contracts import BrokenPolicy, Clip, InputSpec, Media, Packing, Sound
 from umemma.errors import UserError, unknown
 
 NOTHING = "nothing is there of any modality"
@@ -28,17 +29,18 @@ MOST_RATE = 655350  # Hz that FLAC can say
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no answer: a fixed phrase after the modality, "image: file is missing"."""
+    """Why there is no answer: fixed phrases after their modalities, "image: file is missing; text: not a text"."""
 
     reason: str
 
 
 class Decoded(NamedTuple):
-    """A batch of the B' samples that could be decoded: inputs {modality: (B', ...)}, compact; present: (B', M) bool.
-    failures: B, None for those that could."""
+    """A batch of the B' samples that could be decoded: inputs {modality: (B', ...)}, compact; present: (B', M) bool; broken:
+    B' times the reasons why media can't be read. failures: B, None for those that could."""
 
     inputs: dict[str, Tensor]
     present: Tensor
+    broken: list[tuple[str, ...]]
     failures: list[Failure | None]
 
 
@@ -50,6 +52,7 @@ class Batches(IterableDataset[Any]):
     size: int
     packing: Packing
     specs: Mapping[str, InputSpec]
+    policy: BrokenPolicy = "absent"
 
     def __iter__(self) -> Iterator[Decoded | UserError]:
         info, rest = get_worker_info(), iter(self.samples)
@@ -61,34 +64,42 @@ class Batches(IterableDataset[Any]):
             yield error
 
     def _decoded(self, batch: list[Mapping[str, Any] | Failure]) -> Decoded:
-        found = [one if isinstance(one, Failure) else decode(one, self.packing, self.specs) for one in batch]
+        found = [
+            one if isinstance(one, Failure) else decode(one, self.packing, self.specs, self.policy) for one in batch
+        ]
         good = [one for one in found if not isinstance(one, Failure)]
-        inputs = {m: torch.stack([x[m] for x, _ in good]) for m in self.specs} if good else {}
+        inputs = {m: torch.stack([x[m] for x, _, _ in good]) for m in self.specs} if good else {}
         return Decoded(
             inputs,
-            torch.tensor([there for _, there in good]).reshape(-1, len(self.specs)),
+            torch.tensor([there for _, there, _ in good]).reshape(-1, len(self.specs)),
+            [reasons for _, _, reasons in good],
             [one if isinstance(one, Failure) else None for one in found],
         )
 
 
 def decode(
-    sample: Mapping[str, Any], packing: Packing, specs: Mapping[str, InputSpec]
-) -> tuple[dict[str, Tensor], list[bool]] | Failure:
-    """({modality: (...)} compact, M times whether it is there) of one sample. UserError for an unknown modality."""
+    sample: Mapping[str, Any], packing: Packing, specs: Mapping[str, InputSpec], policy: BrokenPolicy = "absent"
+) -> tuple[dict[str, Tensor], list[bool], tuple[str, ...]] | Failure:
+    """({modality: (...)} compact, M times whether it is there, why media can't be read) of one sample; a Failure where
+    nothing is there or, by `policy`, where a medium can't be read. UserError for an unknown modality."""
     for m in sample:
         if m not in specs:
             raise unknown("modality", m, specs, "the model")
-    inputs, present = {}, []
-    for m, spec in sorted(specs.items()):
-        modality, packed = modalities.get(m), dict[str, bytes]()
-        try:
-            if sample.get(m) is not None:
-                packed = modalities.pack({m: _media(m, sample[m], packing)}, packing)
-            inputs[m] = modality.decode(*packed.values(), spec) if packed else modality.blank(spec)
-        except ValueError as error:
-            return Failure(f"{m}: {error}")
-        present.append(bool(packed))
-    return (inputs, present) if any(present) else Failure(NOTHING)
+    inputs: dict[str, Tensor] = {}
+    broken: dict[str, str] = {}
+    for m, spec in specs.items():
+        if sample.get(m) is not None:
+            try:
+                for data in modalities.pack({m: _media(m, sample[m], packing)}, packing).values():
+                    inputs[m] = modalities.get(m).decode(data, spec)
+            except ValueError as error:
+                broken[m] = str(error)
+    reasons = modalities.reasons(broken)
+    if not inputs or (broken and policy == "fail"):
+        return Failure("; ".join(reasons) or NOTHING)
+    present = [m in inputs for m in sorted(specs)]
+    blanks = {m: modalities.get(m).blank(spec) for m, spec in specs.items() if m not in inputs}
+    return inputs | blanks, present, reasons
 
 
 def _media(modality: str, given: Any, packing: Packing) -> Media:

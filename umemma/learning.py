@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from umemma import calibration, features, loader
-from umemma.config import Machine
+from umemma import calibration, features, linear_probe, loader, models
+from umemma.config import Machine, Training
 from umemma.contracts import InputSpec, Plain, joined
 from umemma.errors import UserError
 from umemma.fusion import LateFusion
 from umemma.loader import Split
 from umemma.log import progress
 from umemma.missing import keep_table, patterns
-from umemma.patterns import PatternStep, pattern_logits, validation
+from umemma.patterns import PatternStep, answers, validation
 from umemma.rivals import Rival
 from umemma.runs import Figure, Run
 from umemma.shards import Index
 from umemma.store import Store
-from umemma.trainer import fit
+from umemma.trainer import fit, repeatable
 
 
 @dataclass(frozen=True)
 class Data:
-    """Shards, and how they are looked at. augments and missing ({what: share that loses it}) are for training only."""
+    """Shards, and how they are looked at. augments are for training only; missing: {split: {what: share that loses it}}."""
 
     store: Store
     index: Index
@@ -37,13 +37,13 @@ class Data:
     machine: Machine
     seed: int
     augments: Mapping[str, Plain] = field(default_factory=dict)
-    missing: Mapping[str, float] = field(default_factory=dict)
+    missing: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def load(
         self, split: str, stay: contextlib.ExitStack, title: str, once: Collection[str] = (), training: bool = False
     ) -> Split:
         """A split, decoded or ready to be; a bar shows the progress."""
-        augments, missing = (self.augments, self.missing) if training else ({}, {})
+        augments, missing = self.augments if training else {}, self.missing.get(split, {})
         memory, workers = self.machine.memory, self.machine.workers
         with progress() as bars:
             bar = bars.add_task(f"{title}: {split}", total=self.index.samples(split), note="decode")
@@ -76,7 +76,7 @@ def learn(
     *,
     weights: np.ndarray,
     one_drawn: bool,
-    training: Mapping[str, Any],
+    training: Training,
     folder: Path,
     device: torch.device,
     title: str,
@@ -84,13 +84,14 @@ def learn(
 ) -> Learned:
     """Train `model` and leave it with its best weights; without a `run` it is only validated.
 
-    weights: (S,) over the patterns, one_drawn, rival: as PatternStep; training: what `fit` takes; folder: for kept features.
-    UserError where there is only one class to learn, and as `fit`.
+    weights: (S,) over the patterns, one_drawn, rival: as PatternStep; folder: for kept features. UserError where there is
+    only one class to learn, for a kernel that can't repeat where it has to, and as `fit`.
     """
     fixed = features.unchanging(model, data.augments)
-    names = ("train", "val") if run else ("val",)
-    batch_size, figures = training["batch_size"], list[Figure]()
-    with contextlib.ExitStack() as stay, loader.watched():
+    probed = len(model.modalities) > 1
+    names = ("train", "val") if run or probed else ("val",)
+    batch_size, figures = training.batch_size, list[Figure]()
+    with contextlib.ExitStack() as stay, loader.watched(), repeatable():
         splits = {name: data.load(name, stay, title, fixed, training=name == "train") for name in names}
         if run:
             _check_classes(splits["train"])
@@ -99,10 +100,13 @@ def learn(
         validate = validation(model, splits["val"], weights, batch_size, device)
         if run:
             step = PatternStep(model, weights, one_drawn, rival)
+            how = training.of_the_loop() | {"rates": models.rates(model, training)}
             figures = fit(
-                step, model, splits["train"], validate, run, **training, seed=data.seed, device=device, title=title
+                step, model, splits["train"], validate, run, **how, seed=data.seed, device=device, title=title
             )
         scores = {f"val_{name}": value for name, value in validate().items()}
+        if probed:
+            linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
         calibrations = _calibrations(model, splits["val"], batch_size, device, data.seed)
     settings = data.index.settings.get("preprocess", {})
     answers = {"classes": data.index.classes, "task": data.index.task, "media": settings.get("media", {})}
@@ -112,13 +116,17 @@ def learn(
 def _calibrations(
     model: LateFusion, val: Split, batch_size: int, device: torch.device, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Of every subset, fitted on the samples of validation that have all of it."""
-    logits = pattern_logits(model, val, torch.from_numpy(keep_table(model.modalities)), batch_size, device).numpy()
+    """Of every subset, and of every probe ("probe/audio"), fitted on the samples of validation that have all of it."""
+    names, probed = model.modalities, bool(model.probes)
+    table = torch.from_numpy(keep_table(names))
+    logits = answers([(model, table)], val, batch_size, device, probed)[0].numpy()
+    fitted = {joined(pattern): (i, pattern) for i, pattern in enumerate(patterns(names))}
+    fitted |= {f"probe/{m}": (len(table) + i, (m,)) for i, m in enumerate(names if probed else ())}
     target, found = val.target.numpy(), {}
-    for i, pattern in enumerate(patterns(model.modalities)):
-        whole = val.present[:, [model.modalities.index(m) for m in pattern]].all(1).numpy()
+    for name, (i, pattern) in fitted.items():
+        whole = val.present[:, [names.index(m) for m in pattern]].all(1).numpy()
         own = np.where(whole[:, None], logits[:, i], np.nan)
-        found[joined(pattern)] = calibration.fit(own, target, val.groups, seed).as_json()
+        found[name] = calibration.fit(own, target, val.groups, seed).as_json()
     return found
 
 

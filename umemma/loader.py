@@ -40,14 +40,14 @@ WORTH = 10.0  # s of decoding from which on further processes pay: one takes sec
 @dataclass(frozen=True)
 class Split:
     """The samples of a split. kept: {modality: (N, ...)} decoded; present: (N, M) bool; target: (N,) int64 classes, or
-    (N, C) float32 of 0 and 1 where samples have sets of labels; keys, groups: N; specs: what the encoders of `kept` and
-    `streamed` see; streamed: the modalities that are decoded for each batch."""
+    (N, C) float32 of 0 and 1 where samples have sets of labels; keys: N; groups: {grouping: N groups}; specs: what the
+    encoders of `kept` and `streamed` see; streamed: the modalities that are decoded for each batch."""
 
     kept: dict[str, Tensor]
     present: Tensor
     target: Tensor
     keys: list[str]
-    groups: list[str]
+    groups: dict[str, list[str]]
     specs: Mapping[str, InputSpec] = field(default_factory=dict)
     augments: Mapping[str, Plain] = field(default_factory=dict)
     streamed: Streamed | None = None
@@ -91,7 +91,7 @@ class Split:
                     drawn = modality.draw(self.augments[m], mixed(chance, 0, "augment", m), spec)
                     inputs[m] = modality.augment(inputs[m], spec, self.augments[m], drawn)
                 inputs[m] = modality.finish(inputs[m], spec)
-            yield Batch(inputs, _to(self.present[chosen], device), _to(self.target[chosen], device), chance)
+            yield Batch(inputs, self.present[chosen], _to(self.target[chosen], device), chance)
 
 
 def cut(numbers: np.ndarray | range, size: int) -> list[np.ndarray]:
@@ -272,7 +272,7 @@ def load(
         present,
         _targets([record.label for record in records], len(index.classes)),
         [record.key for record in records],
-        [record.group or record.key for record in records],
+        _groups(records),
         dict(specs),
         augments or {},
         streamed,
@@ -314,6 +314,16 @@ def _cores() -> int:
     """Of this machine, for each of its training processes."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", 1)))
     return max(1, len(os.sched_getaffinity(0)) // local)
+
+
+def _groups(records: Sequence[Record]) -> dict[str, list[str]]:
+    """{grouping: the group of each record}. A record without a group is one by itself; so is each where there is no grouping,
+    which is called "sample"."""
+    own = [record.groups for record in records]
+    names = sorted(set().union(*own))
+    if not names:
+        return {"sample": [record.key for record in records]}
+    return {name: [groups.get(name, r.key) for groups, r in zip(own, records, strict=True)] for name in names}
 
 
 def _targets(labels: Sequence[int | tuple[int, ...] | None], classes: int) -> Tensor:

@@ -77,9 +77,18 @@ def draw(weights: Tensor, numbers: Tensor) -> Tensor:
     return below.int().argmax(1)
 
 
-def fill(features: Mapping[str, Tensor], keep: Tensor, absent: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The rule: where keep is False the feature is replaced by the absent vector (D_m,), so its input can't matter."""
-    return {m: f.where(keep[:, i, None], absent[m]) for i, (m, f) in enumerate(sorted(features.items()))}
+def average(answers: Mapping[str, Tensor], instead: Mapping[str, Tensor], keep: Tensor, imputed: bool) -> Tensor:
+    """The rule: the mean of the answers of the modalities that `keep` leaves, so that nothing absent can matter.
+
+    answers: {modality: (B, C)}; instead: {modality: (C,)}, which an absent modality adds. imputed: it then counts as
+    present. keep: (B, M) bool gives (B, C); (B, S, M), of S patterns, gives (B, S, C). Of nothing it is the sum of instead.
+    """
+    parts = []
+    for i, (m, answer) in enumerate(sorted(answers.items())):
+        of_patterns = answer.reshape(len(answer), *[1] * (keep.ndim - 2), -1)
+        parts.append(of_patterns.where(keep[..., i, None], instead[m]))
+    count = len(answers) if imputed else keep.sum(-1, keepdim=True).clamp(min=1)
+    return sum(parts[1:], parts[0]) / count
 
 
 def asked(text: str, modalities: Sequence[str], where: str) -> Missing:

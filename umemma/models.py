@@ -11,7 +11,7 @@ import torch
 from umemma import distributed, encoders, modalities
 from umemma.checks import checked
 from umemma.config import Encoder, Training
-from umemma.contracts import InputSpec, Plain
+from umemma.contracts import InputSpec, Plain, TextInput
 from umemma.fusion import LateFusion
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,6 +20,15 @@ PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 def input_specs(chosen: Mapping[str, Encoder]) -> dict[str, InputSpec]:
     """What each modality's encoder wants to see. UserError for an unknown encoder or a change it doesn't know."""
     return {m: encoder.adapt(encoders.input_spec(encoder.name, m), m) for m, encoder in sorted(chosen.items())}
+
+
+def from_hub(chosen: Mapping[str, Encoder], specs: Mapping[str, InputSpec]) -> dict[str, bool]:
+    """Every NAME of an hf:NAME among the encoders and the tokenizers -> whether it names an encoder, which needs its
+    configuration too."""
+    models = {encoder.name for encoder in chosen.values()}
+    tokenizers = {spec.tokenizer for spec in specs.values() if isinstance(spec, TextInput)}
+    names = sorted(name for name in models | tokenizers if name.startswith("hf:"))
+    return {name.removeprefix("hf:"): name in models for name in names}
 
 
 def augments(options: Mapping[str, Mapping[str, Any]], specs: Mapping[str, InputSpec]) -> dict[str, Plain]:
@@ -63,6 +72,22 @@ def build(
     model = LateFusion(modules, dims, blanks, len(classes), absent)
     model.freeze(m for m, encoder in chosen.items() if encoder.tune == "frozen")
     return model
+
+
+def rates(model: LateFusion, training: Training) -> dict[str, tuple[float, float]]:
+    """{name of a parameter: (learning rate, weight decay)}: of encoders, their adapters, heads and absence vectors, as
+    `training` says. What an encoder of timm declares free of decay (position embeddings, say) is."""
+    parts = {"encoders": "encoder", "heads": "head", "vectors": "absence"}
+    found = {}
+    for name, parameter in model.named_parameters():
+        kind, modality, *rest = name.split(".", 2)
+        if parameter.requires_grad:
+            part = "adapters" if kind == "encoders" and "lora_" in name else parts[kind]
+            learning_rate, decay = training.rate(part, modality)
+            encoder: Any = model.encoders[modality]
+            free = encoder.no_weight_decay() if kind == "encoders" and hasattr(encoder, "no_weight_decay") else ()
+            found[name] = learning_rate, 0.0 if ".".join(rest) in free else decay
+    return found
 
 
 def ready(model: LateFusion, training: Training, device: torch.device) -> LateFusion:

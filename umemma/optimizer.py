@@ -17,6 +17,8 @@ Weights = dict[str, Tensor]
 class Optimizer:
     """AdamW on a model, with linear warm-up and cosine to 0 over `steps`.
 
+    rates: {name of a parameter: (learning rate, weight decay)}, of those that don't have `learning_rate` and
+    `weight_decay`. Vectors (biases, norms) never decay.
     ema: decay per step of a moving average of the weights, which then is what is validated and kept; 0 = none.
     precision: fp16 scales the loss, so that small gradients don't vanish.
     """
@@ -33,11 +35,25 @@ class Optimizer:
         ema: float,
         precision: str,
         device: torch.device,
+        rates: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self.model, self.steps, self.warmup, self.clip_norm, self.ema = model, steps, warmup, clip_norm, ema
         self.peak = self.rate = learning_rate
-        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.adamw = torch.optim.AdamW(self.trained.values(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+        groups: dict[tuple[float, float], Weights] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                peak, decay = (rates or {}).get(name, (learning_rate, weight_decay))
+                groups.setdefault((peak, decay if parameter.ndim > 1 else 0.0), {})[name] = parameter
+        self.trained: Weights = {}  # in the order in which AdamW counts them
+        for parameters in groups.values():
+            self.trained |= parameters
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": list(parameters.values()), "lr": peak, "peak": peak, "weight_decay": decay}
+                for (peak, decay), parameters in groups.items()
+            ],
+            fused=True,
+        )
         self.scaler = torch.GradScaler(device.type, enabled=precision == "fp16")
         self.best = _copy(model)
         self.average: Weights = _copy(model) if ema else {}
@@ -47,9 +63,10 @@ class Optimizer:
 
     def step(self, done: int) -> None:
         """Use the gradients that there are for step number `done` (from 0), and clear them."""
-        self.rate = self.peak * _warmup_cosine(done / self.steps, self.warmup)
+        share = _warmup_cosine(done / self.steps, self.warmup)
+        self.rate = self.peak * share
         for group in self.adamw.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = group["peak"] * share
         self.scaler.unscale_(self.adamw)
         nn.utils.clip_grad_norm_(self.trained.values(), self.clip_norm)
         self.scaler.step(self.adamw)

@@ -26,27 +26,27 @@ class PatternStep(nn.Module):
 
     one_drawn: one pattern per sample, drawn (`drop`); else the weighted loss of every pattern from one encoder pass
     (`all`), which is the expectation of `drop` over its draws. All weight on the complete pattern is plain training.
-    rival: what it says of the features is added.
+    rival: what it says of the features is added; it sees the batch as it was drawn.
     """
 
     def __init__(self, model: LateFusion, weights: np.ndarray, one_drawn: bool, rival: Rival | None = None) -> None:
         super().__init__()
         self.model, self.one_drawn, self.rival = model, one_drawn, rival
-        self.table, self.shares = (x.to(model.head.weight.device) for x in _used(model, weights))
+        self.table, self.shares = _used(model, weights)
 
     def forward(self, batch: Batch) -> Tensor:
-        features, absent = self.model.encode(batch.inputs)
-        loss = self._loss(features, absent, batch)
-        return loss + self.rival(features, batch) if self.rival else loss
-
-    def _loss(self, features: dict[str, Tensor], absent: dict[str, Tensor], batch: Batch) -> Tensor:
-        table, per_sample = self.table, sample_weights(batch.present, self.table, self.shares)
-        if self.one_drawn:
+        per_sample = sample_weights(batch.present, self.table, self.shares)
+        if self.one_drawn:  # before anything is encoded: what is dropped is absent
             assert batch.chance is not None
-            drawn = draw(per_sample, torch.from_numpy(unit(mixed(batch.chance, 0, "mma"))).to(table.device))
-            return losses(self.model.fuse(features, absent, batch.present & table[drawn]), batch.target).mean()
-        logits = torch.stack([self.model.fuse(features, absent, batch.present & row) for row in table], 1)
-        return (losses(logits, batch.target) * per_sample).sum(1).mean()
+            drawn = draw(per_sample, torch.from_numpy(unit(mixed(batch.chance, 0, "mma"))))
+            batch = batch._replace(present=batch.present & self.table[drawn])
+        features, absent = self.model.encode(batch.inputs, batch.present)
+        if self.one_drawn:
+            loss = losses(self.model.fuse(features, absent, batch.present), batch.target).mean()
+        else:
+            logits = self.model.fuse(features, absent, batch.present[:, None] & self.table)
+            loss = (losses(logits, batch.target) * per_sample.to(logits.device)).sum(1).mean()
+        return loss + self.rival(features, batch) if self.rival else loss
 
 
 def validation(
@@ -72,18 +72,24 @@ def pattern_logits(model: LateFusion, split: Split, table: Tensor, batch_size: i
 
 
 def answers(
-    models: Sequence[tuple[LateFusion, Tensor]], split: Split, batch_size: int, device: torch.device
+    models: Sequence[tuple[LateFusion, Tensor]],
+    split: Split,
+    batch_size: int,
+    device: torch.device,
+    probes: bool = False,
 ) -> list[Tensor]:
     """As `pattern_logits`, of several models, each over its own modalities, in one pass over the split. The first has all of
-    the split's."""
+    the split's; with `probes` its patterns are followed by its probes, in the order of the modalities."""
     names, chunks = models[0][0].modalities, list[list[Tensor]]()
-    for model, table in models:
+    for i, (model, table) in enumerate(models):
         model.eval()
-        chunks.append([torch.empty(0, len(table), model.head.out_features)])
+        rows = len(table) + (len(names) if probes and not i else 0)
+        chunks.append([torch.empty(0, rows, model.classes)])
     for batch in split.batches(cut(distributed.share(len(split)), batch_size), device):
-        for (model, table), parts in zip(models, chunks, strict=True):
+        for i, (model, table) in enumerate(models):
             own = batch._replace(present=batch.present[:, [names.index(m) for m in model.modalities]])
-            parts.append(model.pattern_logits(own, table.to(device)).cpu())
+            forward = model.pattern_and_probe_logits if probes and not i else model.pattern_logits
+            chunks[i].append(forward(own, table).cpu())
     return [distributed.rows(torch.cat(parts), len(split)) for parts in chunks]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,20 +19,23 @@ from umemma.missing import patterns
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits of a split. ensemble: {subset: (N, C)} for every non-empty subset; unimodal: {modality: (N, C)}; both float32
-    and as they are scored, so after `calibration` {"ensemble/<subset>": ...}, whose `undo` gives those of the model.
+    """Logits of a split. ensemble: {subset: (N, C)} for every non-empty subset; unimodal: {modality: (N, C)}; probes:
+    {modality: (N, C)}, of a linear classifier on the ensemble's own features of the modality, empty where none was fitted;
+    all float32 and as they are scored, so after `calibration` {"ensemble/<subset>": ...}, whose `undo` gives those of the
+    model.
 
-    A row is NaN where nothing of the subset is present in the sample. keys, groups: N; target: (N,) classes or
-    (N, C) sets of labels; classes: C names.
+    A row is NaN where nothing of the subset is present in the sample. keys: N; groups: {grouping: N groups}; target: (N,)
+    classes or (N, C) sets of labels; classes: C names.
     """
 
     keys: list[str]
-    groups: list[str]
+    groups: dict[str, list[str]]
     target: np.ndarray
     ensemble: dict[str, np.ndarray]
     unimodal: dict[str, np.ndarray]
     classes: list[str] = field(default_factory=list)
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    probes: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def modalities(self) -> list[str]:
@@ -46,20 +49,21 @@ class Predictions:
     def calibrated(
         cls,
         keys: list[str],
-        groups: list[str],
+        groups: dict[str, list[str]],
         target: np.ndarray,
-        raw: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
+        raw: Sequence[Mapping[str, np.ndarray]],
         classes: list[str],
         calibration: Mapping[str, Calibration],
     ) -> Predictions:
-        """From the models' own logits, (ensemble, unimodal). A sample's answer is calibrated by what is there of the subset,
-        as it is where a single sample is predicted."""
-        ensemble, unimodal = (dict(tables) for tables in raw)
-        made = cls(keys, groups, target, ensemble, unimodal, classes, calibration)
+        """From the models' own logits, (ensemble, unimodal) or (ensemble, unimodal, probes). A sample's answer is calibrated
+        by what is there of the subset, as it is where a single sample is predicted."""
+        ensemble, unimodal, probes = (dict(tables) for tables in (*raw, {})[:3])
+        made = cls(keys, groups, target, ensemble, unimodal, classes, calibration, probes)
         for subset, table in ensemble.items():
             ensemble[subset] = made._by_what_is_there(subset, table, Calibration.apply)
-        for m, table in unimodal.items():
-            unimodal[m] = calibration.get(f"unimodal/{m}", Calibration()).apply(table)
+        for model, tables in (("unimodal", unimodal), ("probe", probes)):
+            for m, table in tables.items():
+                tables[m] = calibration.get(f"{model}/{m}", Calibration()).apply(table)
         return made
 
     def uncalibrated(self, subset: str) -> np.ndarray:
@@ -78,10 +82,13 @@ class Predictions:
         return changed
 
     def save(self, path: Path, made_by: str) -> None:
-        """key, group, target, and one column of logits per model and subset; the rest in the file's metadata."""
-        columns: dict[str, pa.Array] = {"key": pa.array(self.keys), "group": pa.array(self.groups)}
+        """key, group (of several groupings group_<name>), target, and one column of logits per model and subset; the rest
+        in the file's metadata."""
+        columns: dict[str, pa.Array] = {"key": pa.array(self.keys)}
+        for name, groups in self.groups.items():
+            columns[f"group_{name}" if len(self.groups) > 1 else "group"] = pa.array(groups)
         columns["target"] = _column(self.target)
-        for model, tables in (("ensemble", self.ensemble), ("unimodal", self.unimodal)):
+        for model, tables in (("ensemble", self.ensemble), ("unimodal", self.unimodal), ("probe", self.probes)):
             for subset, logits in tables.items():
                 columns[f"{model}/{subset}"] = _column(logits.astype(np.float32))
         applied = {name: one.as_json() for name, one in self.calibration.items()}
@@ -99,19 +106,23 @@ class Predictions:
         about = table.schema.metadata or {}
         if about.get(b"made_by") != made_by.encode():
             return None
-        logits: dict[str, dict[str, np.ndarray]] = {"ensemble": {}, "unimodal": {}}
+        logits: dict[str, dict[str, np.ndarray]] = {"ensemble": {}, "unimodal": {}, "probe": {}}
+        groups = {}
         for name in table.column_names:
-            model, slash, subset = name.partition("/")
-            if slash:
+            model, _, subset = name.partition("/")
+            if model in logits:
                 logits[model][subset] = _array(table[name])
+            elif name.startswith("group"):
+                groups[name.removeprefix("group_")] = table[name].to_pylist()
         return cls(
             table["key"].to_pylist(),
-            table["group"].to_pylist(),
+            groups,
             _array(table["target"]),
             logits["ensemble"],
             logits["unimodal"],
             json.loads(about[b"classes"]),
             {name: Calibration.of(one) for name, one in json.loads(about[b"calibration"]).items()},
+            logits["probe"],
         )
 
 

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from umemma import checkpoint, modalities, models
 from umemma.calibration import Calibration, probabilities
 from umemma.config import Encoder, Training
-from umemma.contracts import InputSpec, Packing, Plain, joined
-from umemma.errors import UserError
+from umemma.contracts import BrokenPolicy, InputSpec, Packing, Plain, TextInput, joined
+from umemma.errors import UserError, unknown
 from umemma.files import read_json
 from umemma.fusion import LateFusion
 from umemma.incoming import Batches, Decoded, Failure, calm, same
@@ -35,12 +35,14 @@ AGAIN = "Copy the folder again, or train it: umemma finetune-ensemble --again"
 @dataclass(frozen=True)
 class Prediction:
     """label: the likeliest class or, of a multilabel task, those whose probability is over 0.5; probability: of each such;
-    present: the modalities that it was answered from."""
+    present: the modalities that it was answered from; broken: those given that can't be read, each with the reason, as
+    "image: file is missing"."""
 
     label: str | tuple[str, ...]
     probability: float | tuple[float, ...]
     probabilities: dict[str, float]
     present: tuple[str, ...]
+    broken: tuple[str, ...] = ()
 
 
 # What a folder says of its model. -------------------------------------------------------------------------------------
@@ -74,6 +76,7 @@ class About(_Known):
     task: Literal["multiclass", "multilabel"]
     media: Packing
     calibration: dict[str, dict[str, Any]]
+    hf: dict[str, checkpoint.Carried]
 
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """(2**M, 1) temperatures and (2**M, C) biases. A subset's row is the number whose bit i says that modality i is
@@ -91,6 +94,7 @@ def read(folder: Path) -> About:
     """model.json of a folder. UserError where there is none, or where it doesn't say all that answering takes."""
     path = folder / checkpoint.ABOUT
     data = read_json(path, HINT)
+    checkpoint.check_format(data, folder, AGAIN)
     try:
         about = About.model_validate(data)
         names = about.settings.modalities
@@ -109,9 +113,12 @@ def read(folder: Path) -> About:
     raise UserError(f"damaged, or of another version: {reason}", str(path), AGAIN)
 
 
-def load(folder: str | Path, trust: bool = False, device: str = "") -> Predictor:
-    """The model in `folder`, of one modality or more, on the GPU if there is one. UserError for a folder that is not
-    whole, and for one that would run code of its own (an encoder `import:...`) unless `trust` says that it may."""
+def load(folder: str | Path, trust: bool = False, device: str = "", broken: BrokenPolicy = "absent") -> Predictor:
+    """The model in `folder`, of one modality or more, on the GPU if there is one. broken: a medium that can't be read is
+    absent, or its sample fails. UserError for a folder that is not whole, and for one that would run code of its own (an
+    encoder `import:...`) unless `trust` says that it may."""
+    if broken not in ("absent", "fail"):
+        raise unknown("policy", broken, ("absent", "fail"), "broken")
     folder = Path(folder)
     about = read(folder)
     chosen = about.settings.encoders
@@ -120,25 +127,47 @@ def load(folder: str | Path, trust: bool = False, device: str = "") -> Predictor
             what = f"the {m} encoder {encoder.name!r} runs code of whoever wrote it"
             raise UserError(what, str(folder), "If you trust that code: --trust, or umemma.load(folder, trust=True).")
     trained = about.settings.finetune if "finetune" in about.settings.model_fields_set else about.settings.pretrain
+    carried = checkpoint.hf_folders(folder, about.hf, AGAIN)
+    chosen = {m: one.model_copy(update={"name": _carried(one.name, carried, folder)}) for m, one in chosen.items()}
     specs = models.input_specs(chosen)
+    for m, spec in specs.items():
+        if isinstance(spec, TextInput):
+            specs[m] = spec.model_copy(update={"tokenizer": _carried(spec.tokenizer, carried, folder)})
     with torch.random.fork_rng(devices=[]):  # initial weights, which nobody sees
         model = models.build(chosen, specs, about.classes, trained.absent)
     checkpoint.load(folder, model, read_json(folder / checkpoint.ABOUT, HINT)["settings"], AGAIN)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     how = Training(precision=trained.precision, channels_last=trained.channels_last)
-    return Predictor(about, models.ready(model, how, where).eval(), specs, where)
+    return Predictor(about, models.ready(model, how, where).eval(), specs, where, broken)
+
+
+def _carried(name: str, carried: Mapping[str, str], folder: Path) -> str:
+    """An encoder or a tokenizer, where it is an hf:NAME as it lies in the model's folder. UserError where it doesn't."""
+    if not name.startswith("hf:") or name in carried.values():
+        return name
+    if name not in carried:
+        raise UserError(f"damaged: no tokenizer of {name} in it", str(folder), AGAIN)
+    return carried[name]
 
 
 class Predictor:
     """A trained model that answers from new media. Nothing of it changes in use, so threads may share one."""
 
-    def __init__(self, about: About, model: LateFusion, specs: Mapping[str, InputSpec], device: torch.device) -> None:
-        self.about, self.model, self.specs, self.device = about, model, specs, device
+    def __init__(
+        self,
+        about: About,
+        model: LateFusion,
+        specs: Mapping[str, InputSpec],
+        device: torch.device,
+        broken: BrokenPolicy = "absent",
+    ) -> None:
+        self.about, self.model, self.specs, self.device, self.broken = about, model, specs, device, broken
         self.modalities, self.classes, self.task = model.modalities, about.classes, about.task
         self.temperature, self.bias = about.tables()
 
     def predict(self, **media: Any) -> Prediction:
-        """The answer to one sample, {modality: media}; None and what isn't named is absent. UserError where there is none.
+        """The answer to one sample, {modality: media}; None and what isn't named is absent. UserError where there is none:
+        nothing is left, or a medium can't be read and `broken` says that its sample fails.
 
         Text is a str; any other str is a path. All: a Path, or encoded bytes. Image: an (H, W[, 3]) uint8 array or a PIL
         image too; audio: a contracts.Sound or (samples (T,), rate) too.
@@ -160,7 +189,7 @@ class Predictor:
         workers: processes that decode ahead; each goes through `samples` by itself, which then have to be picklable and
         give the same each time. UserError for a modality that the model doesn't know.
         """
-        batches = Batches(samples, batch_size, self.about.media, self.specs)
+        batches = Batches(samples, batch_size, self.about.media, self.specs, self.broken)
         found: Iterable[Decoded | UserError] = batches
         if workers:
             found = DataLoader(
@@ -185,7 +214,7 @@ class Predictor:
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], present: Tensor) -> np.ndarray:
         """(B, C) float32, calibrated, from what encoders see, {modality: (B, ...)}, and present (B, M) bool."""
-        raw = self.model.fuse(*self.model.encode(inputs), present.to(self.device)).cpu().numpy()
+        raw = self.model.fuse(*self.model.encode(inputs, present), present).cpu().numpy()
         row = present.numpy() @ (2 ** np.arange(len(self.modalities)))
         return (raw / self.temperature[row] + self.bias[row]).astype(np.float32)
 
@@ -195,15 +224,15 @@ class Predictor:
             compact = {m: x.to(self.device) for m, x in batch.inputs.items()}
             seen = {m: modalities.get(m).finish(x, self.specs[m]) for m, x in compact.items()}
             chances = probabilities(self.logits(seen, batch.present), self.task)
-            answers = map(self._answer, chances, batch.present.tolist())
+            answers = map(self._answer, chances, batch.present.tolist(), batch.broken)
         for failure in batch.failures:
             yield failure or next(answers)
 
-    def _answer(self, chances: np.ndarray, present: list[bool]) -> Prediction:
+    def _answer(self, chances: np.ndarray, present: list[bool], broken: tuple[str, ...]) -> Prediction:
         by_class = dict(zip(self.classes, chances.tolist(), strict=True))
         there = tuple(itertools.compress(self.modalities, present))
         if self.task == "multiclass":
             label = self.classes[int(chances.argmax())]
-            return Prediction(label, by_class[label], by_class, there)
+            return Prediction(label, by_class[label], by_class, there, broken)
         labels = tuple(label for label, chance in by_class.items() if chance > 0.5)
-        return Prediction(labels, tuple(by_class[label] for label in labels), by_class, there)
+        return Prediction(labels, tuple(by_class[label] for label in labels), by_class, there, broken)

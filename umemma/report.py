@@ -11,25 +11,41 @@ import numpy as np
 from rich.table import Table
 
 from umemma import analysis, answers, figures, page
+from umemma.analysis import what_counts
 from umemma.files import new_file, write_json
 from umemma.log import table
 from umemma.predictions import Predictions
 from umemma.sections import ABSENCE, sections
 from umemma.sections.robustness import panels
-from umemma.summary import Outcome, by_setting, ceiling, finite, headline, interval, spread, summary, worst_label
+from umemma.summary import (
+    Outcome,
+    by_setting,
+    ceiling,
+    extent,
+    finite,
+    gap,
+    headline,
+    interval,
+    spread,
+    summary,
+    worst_label,
+)
 
 
 def subset_table(outcome: Outcome) -> Table:
     """The metric per modality subset beside the uni-modal ceilings, for the terminal."""
-    metric = outcome.metrics[0]
+    metric, gaps = outcome.metrics[0], outcome.lead("gap")
     unimodal = {m: row.value for m, row in outcome.lead("unimodal").items()}
     rows = []
     for left, row in outcome.lead().items():
         best = ceiling(left, unimodal)
-        alone = metric.shown(best) + ("" if left in unimodal else " (best alone)")
-        rows.append([left, metric.shown(row.value), interval(row), alone, f"{100 * (row.value - best):+.1f}"])
-    headings = ["modalities present", metric.label, "95 % interval", "uni-modal ceiling", "gap"]
-    return table(f"{outcome.title}: {metric.label} per modality subset", headings, rows)
+        apart = f"{gap(gaps[left])} ({extent(100 * gaps[left].low, 100 * gaps[left].high, 1)})"
+        rows.append([left, metric.shown(row.value), interval(row), metric.shown(best), apart.removesuffix(" ()")])
+    headings = ["present", metric.label, "95 % interval", "uni-modal ceiling", "gap (95 %)"]
+    made = table(f"{outcome.title}: {metric.label} per modality subset; {outcome.trained}", headings, rows)
+    for column in (made.columns[2], made.columns[-1]):  # intervals
+        column.no_wrap = True
+    return made
 
 
 def ratio_table(outcome: Outcome) -> Table:
@@ -47,13 +63,15 @@ def ratio_table(outcome: Outcome) -> Table:
 
 
 def remarks(outcome: Outcome) -> Iterator[str]:
-    """The worst case, what absence was, and the advice: lines for the terminal."""
+    """The worst case, what the ceiling and absence were, and the advice: lines for the terminal."""
     worst, hurts = outcome.worst, summary(outcome)["hurts_most"]
     most = f"; {hurts} alone hurts most" if hurts else ""
     yield f"worst case, sample by sample, in {worst_label(outcome)}: {100 * worst.value:.1f} % ({interval(worst)}){most}"
+    yield "ceiling: the best uni-modal model of what is present; of several the best is chosen on these same numbers"
     yield f"absence: {ABSENCE[outcome.about['absent']]}"
     if outcome.information:
-        yield from (f"- {line}" for line in outcome.information.advice)
+        yield what_counts(outcome.information)
+        yield from (f"- {line}" for line in outcome.information.advice or ["There is nothing to advise."])
 
 
 def write(folder: Path, outcome: Outcome, predictions: Predictions, command: str) -> None:

@@ -48,7 +48,7 @@ class GradientModulation:
     def __call__(self, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """0: what it changes are the gradients of this batch."""
         right = right_answers(self.model, features, batch.target)
-        self.k = coefficients(right, batch.present, self.alpha)
+        self.k = coefficients(right, batch.present.to(right.device), self.alpha)
         return right.new_zeros(())
 
     def _change(self, i: int) -> Callable[[Tensor], Tensor]:
@@ -60,11 +60,10 @@ class GradientModulation:
 
 
 def right_answers(model: LateFusion, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
-    """(B, M): the probability that each modality alone gives the right answer, by its columns of the head and its share
-    of the bias. For sets of labels it is the geometric mean over the labels, those that are not there included."""
-    columns = model.head.weight.split(list(model.dims.values()), 1)
-    logits = [functional.linear(features[m], own) for m, own in zip(model.dims, columns, strict=True)]
-    return losses(torch.stack(logits, 1) + model.head.bias / len(columns), target).neg().exp()
+    """(B, M): the probability that each modality alone gives the right answer, by what its head adds to the logits of a
+    complete sample. For sets of labels it is the geometric mean over the labels, those that are not there included."""
+    logits = [model.heads[m](features[m]) / len(model.modalities) for m in model.modalities]
+    return losses(torch.stack(logits, 1), target).neg().exp()
 
 
 def coefficients(right: Tensor, present: Tensor, alpha: float) -> Tensor:
@@ -94,11 +93,10 @@ class Teachers:
 
     def __call__(self, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """What is added to the mean loss of the batch."""
-        total = batch.present.new_zeros((), dtype=torch.float32)
+        total = batch.target.new_zeros((), dtype=torch.float32)
         for i, m in enumerate(sorted(features)):
             if m in self.teachers:
                 with torch.no_grad():
-                    taught = self.teachers[m].encode_one(m, batch.inputs[m])
-                own = features[m].where(batch.present[:, i, None], taught)  # no distance where there is nothing to see
-                total = total + functional.mse_loss(own, taught)
+                    taught = self.teachers[m].encode_one(m, batch.inputs[m], batch.present[:, i])
+                total = total + functional.mse_loss(features[m], taught)  # both are 0 where there is nothing to see
         return self.weight * total

@@ -19,14 +19,13 @@ from typing import Any
 
 from loguru import logger
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from umemma import __version__, distributed
+from umemma import __version__, checkpoint, distributed
 from umemma.checks import fingerprint
 from umemma.config import Machine
 from umemma.errors import UserError
-from umemma.files import new_file, sweep
+from umemma.files import new_file, save_tensors, sweep
 
 Figure = tuple[int, int, str, str, float]  # step, epoch, split, name, value
 METRICS = "metrics.csv"
@@ -55,7 +54,8 @@ class Run:
     ) -> Run:
         """The run `name` of a training with `settings` that starts from weights with these checksums; others have folders
         of their own."""
-        made_from = fingerprint({**settings, "started_from": dict(started_from), "umemma": __version__})
+        code = {"umemma": __version__, "format": checkpoint.FORMAT}  # a checkpoint of other code may not fit
+        made_from = fingerprint({**settings, "started_from": dict(started_from), **code})
         place = folder / f"{name}-{made_from[:8]}"
         return cls(place, made_from, keep=machine.keep, seconds=machine.checkpoint, tensorboard=tensorboard)
 
@@ -90,7 +90,7 @@ class Run:
                 apart = {
                     name: x.detach().to("cpu", copy=True).contiguous() for name, x in tensors.items()
                 }  # tied ones too
-                save_file(apart, aside, about)
+                save_tensors(apart, aside, about)
                 with aside.open("rb") as file:
                     os.fsync(file.fileno())
         except (OSError, SafetensorError) as error:

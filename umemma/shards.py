@@ -30,8 +30,8 @@ NAME = re.compile(r"[A-Za-z0-9]+-\d{6,}\.tar", re.ASCII)
 class Shard(Plain):
     """A marker. `samples` are in the tar; `failed` and those `left_out` by the settings have a row only.
 
-    reasons: {why a sample failed: how many}; made_from: the fingerprint of everything that went in; itself: that of
-    the marker's other fields.
+    reasons: {why a sample failed: how many}; broken: {which media of a sample in the tar couldn't be read, and why: how
+    many such samples}; made_from: the fingerprint of everything that went in; itself: that of the marker's other fields.
     """
 
     name: str
@@ -39,11 +39,16 @@ class Shard(Plain):
     failed: int
     left_out: int
     reasons: dict[str, int]
+    broken: dict[str, int] = {}
     size: int
     sha256: str
     rows_sha256: str
     made_from: str
     itself: str = ""
+
+    @property
+    def broken_samples(self) -> int:
+        return sum(self.broken.values())
 
     def identity(self) -> str:
         """What `itself` has to be."""
@@ -81,11 +86,16 @@ class Index(Plain):
 
     def failures(self) -> str:
         """Why samples failed and how many: "3 x file is missing; 1 x a video with no frames"."""
-        return summary(shard for shards in self.splits.values() for shard in shards)
+        return summary(shard.reasons for shards in self.splits.values() for shard in shards)
+
+    def broken(self) -> str:
+        """Which media can't be read, and of how many samples: "2 x image: file is missing"."""
+        return summary(shard.broken for shards in self.splits.values() for shard in shards)
 
 
-def summary(made: Iterable[Shard]) -> str:
-    reasons = sum((Counter(shard.reasons) for shard in made), Counter[str]())
+def summary(counts: Iterable[Mapping[str, int]]) -> str:
+    """The commonest of all reasons in `counts` {reason: how many}: "3 x file is missing; 1 x a video with no frames"."""
+    reasons = sum(map(Counter, counts), Counter[str]())
     return "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(8))
 
 
@@ -212,7 +222,7 @@ def _unpack(sample: Mapping[str, Any], split: str, index: Index, where: str) -> 
         label, group, has = about["label"], about["group"], about["has"]
         label = tuple(label) if isinstance(label, list) else label
         numbers = label if isinstance(label, tuple) else (label,)
-        well = all(isinstance(n, int) and 0 <= n < len(index.classes) for n in numbers) and isinstance(group, str)
+        well = all(isinstance(n, int) and 0 <= n < len(index.classes) for n in numbers) and _is_group(group)
     except (KeyError, ValueError, TypeError):
         well = False
     if not well or isinstance(label, tuple) != (index.task == "multilabel"):
@@ -221,6 +231,12 @@ def _unpack(sample: Mapping[str, Any], split: str, index: Index, where: str) -> 
     if sorted(media) != has or not media.keys() <= set(index.modalities):
         raise UserError(f"sample {key!r} has lost media", where, REMAKE)
     return Record(key, split, label, media, group)
+
+
+def _is_group(group: Any) -> bool:
+    """Whether it is a group as a Record has it: a text, or texts by name."""
+    named = group if isinstance(group, dict) else {"group": group}
+    return all(isinstance(one, str) for one in named.values())  # in JSON a name is always a text
 
 
 def rows_of(shard: Shard) -> str:

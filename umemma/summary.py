@@ -32,6 +32,11 @@ class Outcome:
         return f"{self.about['dataset']}{variant} {self.about['split']}, {self.about['preset']}"
 
     @property
+    def trained(self) -> str:
+        """How many trainings the numbers are of."""
+        return f"one training, seed {self.about['seed']}"
+
+    @property
     def worst(self) -> ResultRow:
         """The worst of all subsets, sample by sample."""
         return next(row for row in self.subsets if row.missing == "any")
@@ -67,8 +72,9 @@ def _rank(row: ResultRow) -> tuple[int, float]:
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
-    """{metric, say "accuracy": {subset: value}, "unimodal": {modality: value}, "gap_to_ceiling": {modality: difference}},
-    the worst case with its interval, the subset that hurts most, and the bits that each subset tells."""
+    """{metric, say "accuracy": {subset: value}, "unimodal": {modality: value}, "gap_to_ceiling": {modality: difference},
+    "gaps": {subset: that difference with its interval}}, the worst case with its interval, the subset that hurts most, and
+    the bits that each subset tells."""
     found: dict[str, Any] = {}
     for row in outcome.subsets:
         if row.model == "ensemble" and row.missing != "any":
@@ -78,6 +84,8 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     complete, *lesser = outcome.lead().values()
     values = found[complete.metric]
     found["gap_to_ceiling"] = {m: values[m] - alone for m, alone in found["unimodal"].items()}
+    gaps = outcome.lead("gap")
+    found["gaps"] = {left: {"value": row.value, "low": row.low, "high": row.high} for left, row in gaps.items()}
     worst = outcome.worst
     found["worst_case"] = {"value": worst.value, "low": worst.low, "high": worst.high}
     found["hurts_most"] = min(lesser, key=lambda row: row.value, default=complete).left if lesser else ""
@@ -111,7 +119,7 @@ def headline(outcome: Outcome) -> str:
     said += f"; with {least.left} alone, the subset that hurts most, {metric.shown(least.value)} ({interval(least)}). "
     value = f"{100 * worst.value:.1f} % ({interval(worst)})"
     if worst.metric == "accuracy":
-        return f"{said}Whatever is missing, {value} of the samples are answered rightly."
+        return f"{said}Of the samples {value} are answered correctly whatever is missing."
     return f"{said}Where each sample loses what hurts it most, {worst_label(outcome)} is {value}."
 
 
@@ -126,6 +134,11 @@ def interval(row: ResultRow, percent: bool = True) -> str:
     if math.isnan(row.low):
         return ""
     return f"{100 * row.low:.1f} - {100 * row.high:.1f}" if percent else f"{row.low:.3f} - {row.high:.3f}"
+
+
+def gap(row: ResultRow) -> str:
+    """A difference in points."""
+    return f"{100 * row.value:+.1f}"
 
 
 def percent(value: float | None) -> str:

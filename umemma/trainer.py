@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,14 +40,31 @@ ASK = 4  # steps between two questions to all processes; each costs a switch or 
 EVERY = 50  # steps between two figures of the loss within an epoch
 
 
-def prepare(seed: int, *names: str) -> torch.device:
-    """Join the other processes, seed what can't be handed a generator (initial weights), ask for repeatable kernels."""
+def prepare(seed: int, *names: str, deterministic: bool | Literal["warn"] = True) -> torch.device:
+    """Join the other processes, seed what can't be handed a generator (initial weights), ask for repeatable kernels.
+
+    deterministic: as machine.deterministic.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not repeatable
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     torch.manual_seed(derive(seed, *names))
     _hold_memory()
     return distributed.start()
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """In the block a kernel that can't repeat to the bit, where that is asked for, is a UserError that names the switch."""
+    try:
+        yield
+    except RuntimeError as error:
+        what, found, _ = str(error).partition(" does not have a deterministic implementation")
+        if not found and "CuBLAS" not in what:
+            raise
+        reason = f"{what} has no deterministic form" if found else "CuBLAS isn't deterministic here"
+        hint = "Set machine.deterministic to warn or false: runs may then differ in rounding. Or take another encoder."
+        raise UserError(reason, "machine.deterministic", hint) from error
 
 
 def _hold_memory() -> None:

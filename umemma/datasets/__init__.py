@@ -7,7 +7,8 @@
     records(folder, options) -> Iterator[Record]            the samples, in an order that mixes the classes
 
 `folder` is the raw folder, data/raw/<name>/. A module decodes no media and never imports torch; listing is cheap and may
-be done twice. What is wrong with one sample is that Record's `problem`; what is wrong with the whole is a UserError.
+be done twice. What is wrong with one medium is found by packing, or an Unreadable stands in its place; what is wrong with
+one sample is that Record's `problem`; what is wrong with the whole is a UserError.
 """
 
 from __future__ import annotations

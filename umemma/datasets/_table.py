@@ -59,13 +59,14 @@ class Row(NamedTuple):
         return clean if clean == name else f"{clean}-{derive(0, 'manifest', 'key', name) % 2**32:08x}"
 
     def group(self, files: Sequence[str]) -> str:
-        """The group cell, else the first of `files`, since rows that share one are not independent; "" for neither."""
+        """The (first) group cell, else the first of `files`, since rows that share one are not independent; "" for neither."""
         paths = (posixpath.normpath(self.cells[name]) for name in files if name in self.cells)
         return self.cells.get("group") or next(paths, "")
 
 
 def rows(path: Path, roles: Mapping[str, str], modalities: Collection[str], separator: str) -> Iterator[Row]:
-    """The rows of a table in their order. roles: {"label", "key", a modality, ...: its column}.
+    """The rows of a table in their order. roles: {"label", "key", a modality, ...: its column}; "group", "group/2", ... are
+    columns of one option.
 
     UserError where the table is damaged, has no rows, or lacks a column or has it twice.
     """
@@ -73,7 +74,7 @@ def rows(path: Path, roles: Mapping[str, str], modalities: Collection[str], sepa
     def needed(header: Collection[str]) -> list[str]:
         for role, column in roles.items():
             if column not in header:
-                where = f"preprocess.options.{'columns.' if role in modalities else ''}{role}"
+                where = f"preprocess.options.{'columns.' if role in modalities else ''}{role.partition('/')[0]}"
                 raise unknown("column", column, header, where)
             if list(header).count(column) > 1:
                 raise UserError(f"column {column!r} stands there twice", str(path), "Rename one of them.")

@@ -13,7 +13,8 @@ TIDIGITS recordings are public, so numbers on other versions of AV-MNIST don't c
   share a fold. ESC-50 has 2,000 clips (.wav); ESC-10 is its part of 10 classes, 400 clips (.ogg), and serves as well, but
   makes another dataset, so the variant says which it was.
 
-An image stands in one sample, a recording in many, which are therefore one group.
+An image stands in one sample, a recording in many, which are therefore one group. (A grouping by image would have a group
+per sample, all within groups of recordings, and so change nothing.)
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ AGAIN = "Get it again: umemma download avmnist-multibench"
 
 
 class Options(Plain):
-    """outside: what becomes of values outside 0..255: the sample is refused, or they are clipped."""
+    """outside: what becomes of values outside 0..255: the picture counts as one that can't be read, or they are clipped."""
 
     outside: Literal["refuse", "clip"] = "refuse"
 

@@ -5,7 +5,8 @@ Audio: espeak-ng voices (scripts/make_digits_speech.py), 8 kHz mono.
 As in AV-MNIST (Vielzeuf et al., CentralNet, 2018) each modality is made imperfect on purpose, so that both together are
 clearly better than each alone: the images keep part of their energy (PCA fitted on the training images, mean added
 back), and the recordings get white noise at a stated signal-to-noise ratio. Images and voices are disjoint between
-splits; voices of one family (iven, iven2, ...) stay on one side.
+splits; voices of one family (iven, iven2, ...) stay on one side. An image stands in `utterances` samples and a voice in
+many, so samples are grouped by image and by voice. A group of voices is a family, as its members aren't independent.
 """
 
 from __future__ import annotations
@@ -82,15 +83,16 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     voice_split = dict(zip(families, _cut_families(families), strict=True))
     for number, (label, image, split) in enumerate(zip(labels, images, image_split, strict=True)):
         choices = [
-            clip
+            (clip, family)
             for clip, family in zip(speech, families, strict=True)
             if clip["digit"] == label and voice_split[family] == split
         ]
-        choices.sort(key=lambda clip: uniform(0, "digits", "pair", number, clip["voice"]))
-        for clip in choices[: options.utterances]:
+        choices.sort(key=lambda choice: uniform(0, "digits", "pair", number, choice[0]["voice"]))
+        for clip, family in choices[: options.utterances]:
             key = f"{number:04d}-{clip['voice'].replace(' ', '_')}"
             sound = _add_noise(_decode(clip["flac"]), options.snr_db, derive(0, "digits", "noise", key))
-            yield Record(key, split, int(label), {"audio": Sound(sound, RATE), "image": image}, group=f"{number:04d}")
+            group = {"image": f"{number:04d}", "voice": family}
+            yield Record(key, split, int(label), {"audio": Sound(sound, RATE), "image": image}, group)
 
 
 def _images(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -10,13 +10,16 @@ where whole numbers of JSON and Parquet count as 1 (not 1.0), their booleans as 
 A quote that isn't closed in a CSV costs its own line, not those after it.
 
 Paths are relative to the table, in data/raw/manifest/; with `root` the media stay where they are. Samples of one group
-stay on one side when splits are drawn; where no group is given, rows that name the same file are a group.
+stay on one side when splits are drawn; where no group is given, rows that name the same file are a group. With several
+columns for `group` (scene and speaker, say) splits are drawn by the first: those of the others may stand on both sides,
+which `umemma doctor` tells.
 Splits: a row is on the side that its split cell names. An empty cell takes the side of its group's other rows; where
 there are none, a hash of the group draws it in `shares`. If no row is marked val, those marked train are drawn
 into train and val in the ratio of these two shares, again by group; test stays as it is.
 
-A row that can't be used becomes a Record with a problem. Rows are kept as JSON until their turn in the mixed order comes:
-a million short ones take about 300 MB.
+A row that can't be used becomes a Record with a problem. A path that leads elsewhere and an event whose times make no sense
+are media that can't be read. Rows are kept as JSON until their turn in the mixed order comes: a million short ones take
+about 300 MB.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from umemma.contracts import Clip, DatasetSpec, Media, Plain, Record, Source
+from umemma.contracts import Clip, DatasetSpec, Media, Plain, Record, Source, Unreadable
 from umemma.datasets import _table
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError
@@ -82,7 +85,7 @@ class Options(Plain):
     label: Name = "label"
     key: Name | None = None  # null = the number of the row: row-000001
     split: Name | None = None
-    group: Name | None = None
+    group: Name | Annotated[tuple[Name, ...], Field(strict=False, min_length=1)] | None = None  # one column, or several
     start: Name | None = None  # s, of the event in a sound or video
     end: Name | None = None  # s
     multilabel: bool = False
@@ -106,10 +109,23 @@ class Options(Plain):
             raise ValueError("has to name each class once")
         return value
 
+    @field_validator("group")
+    @classmethod
+    def _each_once(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(value, tuple) and len(value) > len(set(value)):
+            raise ValueError("has to name each column once")
+        return value
+
     @property
     def files(self) -> list[str]:
         """The modalities whose cells are paths."""
         return sorted(name for name in self.columns if name != "text" or self.text_files)
+
+    @property
+    def groupings(self) -> dict[str, str]:
+        """{what a column is for, as Row has it: the column} of `group`."""
+        columns = (self.group,) if isinstance(self.group, str) else self.group or ()
+        return {f"group/{i}" if i > 1 else "group": column for i, column in enumerate(columns, 1)}
 
 
 # The interface of a dataset. ------------------------------------------------------------------------------------------
@@ -144,7 +160,7 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     place = functools.partial(_place, folder=folder, root=_root(options))
     numbers = {name: number for number, name in enumerate(table.classes)}
     for row in table.mixed():
-        split, group = table.split(row), row.group(options.files)
+        split, group = table.split(row), _group(row, options)
         side = split if split in table.splits else table.splits[0]  # a failure has to stand somewhere
         try:
             media = _media(row, place, options)
@@ -159,21 +175,37 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
 # A row. ---------------------------------------------------------------------------------------------------------------
 
 
+def _group(row: Row, options: Options) -> str | dict[str, str]:
+    """As a Record has it: by the columns' names where there is a list of them."""
+    first = row.group(options.files)
+    if not isinstance(options.group, tuple):
+        return first
+    return {column: row.cells.get(role, first if role == "group" else "") for role, column in options.groupings.items()}
+
+
 def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> dict[str, Media]:
     if row.problem:
         raise Problem(row.problem)
-    start, end = _times(row.cells)
     media: dict[str, Media] = {}
     for name in sorted(options.columns.keys() & row.cells.keys()):
         if name not in options.files:
             media[name] = row.cells[name]
-        elif (path := place(row.cells[name])) is None:
-            raise Problem("path outside of root")
-        else:
-            media[name] = Clip(path, start, end) if name in ("audio", "video") else path
+            continue
+        try:
+            media[name] = _file(name, row.cells, place)
+        except Problem as problem:
+            media[name] = Unreadable(str(problem))
     if not media:
         raise Problem("no modality at all")
     return media
+
+
+def _file(name: str, cells: dict[str, str], place: Callable[[str], Path | None]) -> Path | Clip:
+    """The file of a modality, or the event in it. Problem for a path outside, and for times that make no sense."""
+    path = place(cells[name])
+    if path is None:
+        raise Problem("path outside of root")
+    return Clip(path, *_times(cells)) if name in ("audio", "video") else path
 
 
 def _times(cells: dict[str, str]) -> tuple[float, float | None]:
@@ -290,5 +322,6 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
     if not path.is_file():
         raise UserError("no such file", str(path), STEPS.format(table=options.table))
     roles = dict[str, str](label=options.label, **options.columns)
-    roles |= {name: column for name in ("key", "split", "group", "start", "end") if (column := getattr(options, name))}
+    roles |= {name: column for name in ("key", "split", "start", "end") if (column := getattr(options, name))}
+    roles |= options.groupings
     return _table.rows(path, roles, options.columns, options.separator)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-from umemma.contracts import DatasetSpec, Media, Plain, Record, Source
+from umemma.contracts import DatasetSpec, Media, Plain, Record, Source, Unreadable
 from umemma.errors import UserError
 from umemma.files import read_json
 from umemma.seeds import uniform
@@ -108,14 +108,21 @@ def _records(folder: Path, film: str, split: str, options: Options) -> Iterator[
     label = tuple(number for number, genre in enumerate(CLASSES) if genre in genres)
     left_out = "" if label else "no genre of the 23"
     poster: dict[str, Media] = {"image": folder / f"{film}.jpeg"}
-    # The first of the longest, as the authors'; a film without a plot lacks its text.
-    chosen = plots if per_plot else [max(plots, key=len)] if plots else []
-    for number, media in enumerate([{**poster, "text": plot} for plot in chosen] or [poster]):
+    texts: list[Media] = []
+    if plots is None:
+        texts.append(Unreadable("plots that are not a list of texts"))
+    elif per_plot:
+        texts += plots
+    elif plots:
+        texts.append(max(plots, key=len))  # the first of the longest, as the authors'
+    # A film without a plot lacks its text.
+    for number, media in enumerate([{**poster, "text": text} for text in texts] or [poster]):
         yield Record(f"{film}-{number}" if per_plot else film, split, label, media, film, left_out=left_out)
 
 
-def _read_film(path: Path) -> tuple[list[str], list[str]]:
-    """The genres and those plots that aren't blank. ValueError, a fixed phrase, where they can't be read."""
+def _read_film(path: Path) -> tuple[list[str], list[str] | None]:
+    """The genres and those plots that aren't blank; None for plots that can't be read. ValueError, a fixed phrase, where the
+    file or its genres can't be read."""
     try:
         entry: Any = json.loads(path.read_bytes().decode())
     except FileNotFoundError:
@@ -128,7 +135,7 @@ def _read_film(path: Path) -> tuple[list[str], list[str]]:
     if not _are_texts(genres):
         raise ValueError("genres that are not a list of names")
     if plots is not None and not _are_texts(plots):
-        raise ValueError("plots that are not a list of texts")
+        return genres, None
     return genres, [plot for plot in plots or [] if plot.strip()]
 
 

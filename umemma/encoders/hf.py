@@ -1,6 +1,7 @@
 """`hf:NAME`: a text model of Hugging Face, by name or folder; one feature as the mean over the tokens.
 
-Code that comes with a model is never run, and only .safetensors files are read.
+Code that comes with a model is never run, and only .safetensors files are read. A trained model's folder holds the
+tokenizer and the configuration that it needs (`save`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from umemma.contracts import InputSpec, TextInput
 from umemma.encoders.weights import Upstream, online, without
 from umemma.errors import UserError
+from umemma.files import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 MODALITIES = ("text",)
 PRETRAINED = True
 LENGTH = 128  # tokens, at most, unless settings say otherwise
+SUFFIXES = (".json", ".txt", ".model")  # of the files that a tokenizer and a configuration are made of
+# What transformers writes of where a tokenizer or a configuration came from: it differs from machine to machine.
+ORIGINS = {"name_or_path", "_name_or_path", "is_local", "local_files_only"}
+ORIGINS |= {"vocab_file", "tokenizer_file", "special_tokens_map_file"}
 
 
 def names() -> None:
@@ -81,6 +87,20 @@ def convert(state: dict[str, Tensor], module: nn.Module, variant: str, spec: Inp
     return {f"model.{key}": value for key, value in found.items()}
 
 
+def save(name: str, folder: Path, with_config: bool) -> None:
+    """Write the tokenizer of `name`, and its configuration if `with_config`, into `folder`: no weights, no code, and the
+    same bytes wherever they came from. UserError where they can't be had."""
+    tokenizer = _loaded(library().AutoTokenizer, name)
+    tokenizer.save_pretrained(folder)
+    if with_config:
+        _loaded(library().AutoConfig, name).save_pretrained(folder)
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in SUFFIXES:
+            path.unlink()  # a template of chats, say
+        elif path.name in ("config.json", "tokenizer_config.json"):
+            write_json(path, {key: value for key, value in read_json(path, "").items() if key not in ORIGINS})
+
+
 def library() -> ModuleType:
     """transformers. UserError where it isn't installed."""
     try:
@@ -124,6 +144,7 @@ def _model(config: Any, variant: str) -> Any:
         kind = auto._model_mapping[type(config)]
     except KeyError:
         raise UserError(f"{config.model_type} is no text encoder", f"hf:{variant}", usage=True) from None
+    config._attn_implementation = config._experts_implementation = None  # a config may name code on the hub here
     return auto.from_config(config, **_without_pooler(kind))
 
 

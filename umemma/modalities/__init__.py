@@ -6,6 +6,7 @@ pack(media, packing) -> Packed | None       encoded, encoder-neutral, byte-stabl
 decode(data, spec) -> Tensor                compact: uint8 pixels, float32 sound, int64 tokens; ValueError likewise
 blank(spec) -> Tensor                       what "nothing there" looks like, compact: black, silence, the empty text
 finish(x, spec) -> Tensor                   a compact batch (B, ...) -> what the encoder asked for in its InputSpec
+recipe(spec, packing) -> dict               how a file becomes the same without umemma, as JSON: numbers, then `steps` in words
 Augment                                     how samples of it are changed in training; by default not at all
 check(options, spec)                        UserError for an option that the input has no use for
 draw(options, numbers, spec) -> Drawn       chance first: what is done to each of B samples, from its own number, (B,) uint64
@@ -17,11 +18,12 @@ Packing never imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Mapping
 from types import ModuleType
 
-from umemma.contracts import Clip, Media, Packing
+from umemma.contracts import Clip, Media, Packing, Unreadable
 from umemma.errors import unknown
 
 NAMES = {
@@ -41,22 +43,47 @@ def get(name: str) -> ModuleType:
 
 
 def pack(media: Mapping[str, Media], packing: Packing) -> dict[str, bytes]:
-    """{"audio.flac": ..., "video.mjpeg": ...}: the tar members of one sample, without the modalities that aren't there.
+    """Return the tar members of one sample as `pack_readable` does; ValueError where a medium can't be read."""
+    members, broken = pack_readable(media, packing)
+    for reason in broken.values():
+        raise ValueError(reason)
+    return members
 
-    Modalities that name the same clip share one decoding pass. ValueError, a fixed phrase, for media that can't be read.
+
+def pack_readable(media: Mapping[str, Media], packing: Packing) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the tar members of one sample and why a modality's medium can't be read, a fixed phrase:
+    ({"audio.flac": ..., "video.mjpeg": ...}, {"image": "file is missing"}). A modality in neither isn't there.
+
+    Sound and pictures of the same clip share one decoding pass.
     """
-    given = {name: one() if callable(one) else one for name, one in sorted(media.items())}
-    members = {}
-    for name in given:
-        one: Media | None = given[name]
-        if isinstance(one, Clip):
-            from umemma.modalities import clips
+    given: dict[str, Media | None] = {}
+    members: dict[str, bytes] = {}
+    broken: dict[str, str] = {}
+    for name, one in media.items():
+        try:
+            given[name] = one() if callable(one) else one
+        except ValueError as error:
+            broken[name] = str(error)
+    audio, video = given.get("audio"), given.get("video")
+    if isinstance(audio, Clip) and isinstance(video, Clip) and audio == video:
+        from umemma.modalities import clips
 
-            wanted = [other for other, its in given.items() if isinstance(its, Clip) and its == one]
-            if wanted[0] == name:
-                stretch = clips.read(one, packing, pictures="video" in wanted, sound="audio" in wanted)
-            one = stretch.frames if name == "video" else stretch.sound
-        packed = None if one is None else get(name).pack(one, packing)
+        with contextlib.suppress(ValueError):  # one of the two may be whole: below each is read by itself
+            stretch = clips.read(audio, packing, pictures=True, sound=True)
+            given |= {"audio": stretch.sound, "video": stretch.frames}
+    for name, medium in sorted(given.items()):
+        try:
+            if isinstance(medium, Unreadable):
+                raise ValueError(medium.reason)
+            packed = None if medium is None else get(name).pack(medium, packing)
+        except ValueError as error:
+            broken[name] = str(error)
+            continue
         if packed is not None:
             members[f"{name}.{packed.suffix}"] = packed.data
-    return members
+    return members, dict(sorted(broken.items()))
+
+
+def reasons(broken: Mapping[str, str]) -> tuple[str, ...]:
+    """Return {"image": "file is missing"} as it is told: ("image: file is missing",), in the order of the modalities."""
+    return tuple(f"{name}: {reason}" for name, reason in sorted(broken.items()))

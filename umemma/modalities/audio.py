@@ -6,7 +6,7 @@ import functools
 import io
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import soundfile
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SUFFIXES = ("flac",)
 UNREAL = "audio holds values that are not finite"
 FLOOR = 1e-5  # added to the mel power before the logarithm: about -50 dB, the quietest that is told from silence
+STEADY = 1e-3  # added to the standard deviation, so that silence isn't divided by 0
 
 
 def pack(media: Media, packing: Packing) -> Packed | None:
@@ -158,6 +159,27 @@ def finish(x: torch.Tensor, spec: AudioInput | WaveInput) -> torch.Tensor:
     return x
 
 
+def recipe(spec: AudioInput | WaveInput, packing: Packing) -> dict[str, Any]:
+    """How a file of sound becomes the input without umemma."""
+    numbers: dict[str, Any] = {"packed_rate": packing.sample_rate, "silence": packing.silence, "samples": _length(spec)}
+    steps = [
+        "Decode the file to mono, the mean of its channels, 16 bits a sample. Where its rate is over "
+        f"{packing.sample_rate} Hz, resample it to that (FFmpeg's swresample, as PyAV's AudioResampler does).",
+        f"As float32, divided by 32768. A sound whose root mean square is below {packing.silence} is absent.",
+        f"Where the rate isn't {spec.sample_rate} Hz: torchaudio.functional.resample(samples, rate, {spec.sample_rate}).",
+        f"Cut it to {_length(spec)} samples, or add zeros at the end.",
+    ]
+    if isinstance(spec, AudioInput):
+        numbers |= {"spectrogram": _spectrogram(spec), "window_function": "hann", "floor": FLOOR, "steady": STEADY}
+        steps += [
+            "torchaudio.transforms.MelSpectrogram(**spectrogram): |STFT| ** power under a periodic Hann window that zeros on "
+            "both sides make n_fft long, the ends of the sound mirrored; then triangular filters on HTK's mel scale.",
+            f"log(power + {FLOOR}), the natural one.",
+            f"(x - mean) / (std + {STEADY}), mean and std (over n - 1) of all bins of this sound; shape (1, mels, T).",
+        ]
+    return numbers | {"steps": steps}
+
+
 def _length(spec: AudioInput | WaveInput) -> int:
     return round(spec.seconds * spec.sample_rate)
 
@@ -169,17 +191,33 @@ def _heard(samples: torch.Tensor, spec: AudioInput | WaveInput) -> torch.Tensor:
     if isinstance(spec, WaveInput):
         return samples
     loud = torch.log(_mel(spec)(samples) + FLOOR)
-    return ((loud - loud.mean()) / (loud.std() + 1e-3))[None]
+    return ((loud - loud.mean()) / (loud.std() + STEADY))[None]
 
 
 @functools.cache
 def _mel(spec: AudioInput) -> torchaudio.transforms.MelSpectrogram:
     import torchaudio.transforms
 
-    fft = 2 ** math.ceil(math.log2(spec.window))
-    return torchaudio.transforms.MelSpectrogram(
-        spec.sample_rate, n_fft=fft, win_length=spec.window, hop_length=spec.hop, n_mels=spec.mels
-    )
+    return torchaudio.transforms.MelSpectrogram(**_spectrogram(spec))
+
+
+def _spectrogram(spec: AudioInput) -> dict[str, Any]:
+    """What MelSpectrogram takes, its defaults too; its window is Hann's."""
+    own: dict[str, Any] = {
+        "sample_rate": spec.sample_rate,
+        "win_length": spec.window,
+        "hop_length": spec.hop,
+        "n_mels": spec.mels,
+    }
+    own |= {"n_fft": 2 ** math.ceil(math.log2(spec.window)), "f_min": 0.0, "f_max": float(spec.sample_rate // 2)}
+    return own | {
+        "power": 2.0,
+        "normalized": False,
+        "center": True,
+        "pad_mode": "reflect",
+        "norm": None,
+        "mel_scale": "htk",
+    }
 
 
 def _read(data: bytes) -> tuple[Sound, int]:

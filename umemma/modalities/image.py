@@ -7,7 +7,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIXES = ("jpg", "png")
+RESAMPLING, GAP = Image.Resampling.BICUBIC, 3.0  # how pictures are made smaller; the gap is Pillow's, for the shards
+DRAFT = 2  # times the side that is wanted: a JPEG whose shorter side is larger is decoded at a lower resolution
 KEPT = {"JPEG": "jpg", "PNG": "png"}  # formats that are copied as they are where the picture is small enough
 
 
@@ -41,7 +43,7 @@ def pack(media: Media, packing: Packing) -> Packed:
         return Packed(kept, media)
     if scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        picture = picture.resize(size, RESAMPLING, reducing_gap=GAP)
     if isinstance(media, bytes) and scale < 1:
         return Packed("jpg", to_jpeg(np.asarray(picture), packing.quality))
     file = io.BytesIO()
@@ -65,7 +67,7 @@ def decode(data: bytes, spec: ImageInput) -> torch.Tensor:
     if picture.size != (spec.size, spec.size):
         left, top = ((length - min(picture.size)) / 2 for length in picture.size)
         box = (left, top, picture.width - left, picture.height - top) if spec.crop else None
-        picture = picture.resize((spec.size, spec.size), Image.Resampling.BICUBIC, box)
+        picture = picture.resize((spec.size, spec.size), RESAMPLING, box)
     return torch.from_numpy(np.array(picture)).reshape(spec.size, spec.size, -1).permute(2, 0, 1).contiguous()
 
 
@@ -103,6 +105,32 @@ def finish(x: torch.Tensor, spec: ImageInput) -> torch.Tensor:
     return pictures.finish(x, spec)
 
 
+def recipe(spec: ImageInput, packing: Packing) -> dict[str, Any]:
+    """How a file of a picture becomes the input without umemma."""
+    numbers: dict[str, Any] = {"side": packing.side, "quality": packing.quality, "draft": DRAFT}
+    numbers |= {"resampling": RESAMPLING.name.lower(), "reducing_gap": GAP}
+    steps = [
+        f"Open the file with Pillow. A JPEG whose shorter side is over {DRAFT * packing.side} pixels is opened with "
+        f"draft(None, size), size being its own, scaled so that the shorter side is {DRAFT * packing.side}, and rounded.",
+        "Turn it upright with ImageOps.exif_transpose; shift 16-bit grey right by 8 bits; make RGB of all but L and RGB.",
+        f"Where the shorter side is over {packing.side} pixels: resize(size, BICUBIC, reducing_gap={GAP}) to a shorter side "
+        f"of {packing.side}, both rounded, then save it as a JPEG of quality {packing.quality} and open that.",
+        *decoding(spec),
+    ]
+    return numbers | {"steps": steps}
+
+
+def decoding(spec: ImageInput) -> list[str]:
+    """The steps of `recipe` from a packed picture on."""
+    mode, part = ("L" if spec.channels == 1 else "RGB"), ("its middle square" if spec.crop else "all of it")
+    return [
+        f"Of a JPEG whose shorter side is over {DRAFT * spec.size} pixels by now: draft, as in the first step, to "
+        f"{DRAFT * spec.size}. Then convert({mode!r}).",
+        f"Unless it has {spec.size} x {spec.size} pixels: resize(({spec.size}, {spec.size}), BICUBIC, box), box being {part}.",
+        "As float32, channels first: (pixel / 255 - mean) / std.",
+    ]
+
+
 def _open(data: bytes, side: int) -> tuple[Image.Image, str]:
     """The decoded picture, upright, grey or RGB, and its suffix where its bytes can be kept as they are.
 
@@ -113,7 +141,7 @@ def _open(data: bytes, side: int) -> tuple[Image.Image, str]:
         if picture.width * picture.height > MOST_PIXELS:
             raise Image.DecompressionBombError
         kept = KEPT.get(picture.format or "", "")
-        scale = 2 * side / min(picture.size)
+        scale = DRAFT * side / min(picture.size)
         if scale < 1:
             picture.draft(None, (round(picture.width * scale), round(picture.height * scale)))
         picture.load()

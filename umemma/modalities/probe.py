@@ -7,12 +7,13 @@ sound stream, and what is wrong with media that a function of the dataset makes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from umemma import modalities
-from umemma.contracts import Clip, Media, Packing
+from umemma.contracts import Clip, Media, Packing, Unreadable
 from umemma.modalities import image
 from umemma.modalities.packed import read_file
 
@@ -24,44 +25,47 @@ EMPTY = "nothing in it"
 
 
 class Probe(NamedTuple):
-    """problem: what packing would say, "" for nothing, and `at` the modality that it is about.
+    """broken: {modality whose medium can't be read: why, as packing would say}; absent: {modality with nothing there:
+    SOUNDLESS or EMPTY}; unseen: modalities whose media a function makes, which isn't called here."""
 
-    absent: {modality with nothing there: SOUNDLESS or EMPTY}; unseen: modalities whose media a function makes, which
-    isn't called here.
-    """
-
-    problem: str
-    at: str
+    broken: dict[str, str]
     absent: dict[str, str]
     unseen: frozenset[str]
 
 
 def probe(media: Mapping[str, Media], packing: Packing) -> Probe:
-    """Goes in the order of packing and, like it, stops at the first problem.
+    """Look at every medium of a sample.
 
     For threads: reading an image changes the warning filters of the whole process, so start them inside of
     `warnings.catch_warnings` with everything ignored.
     """
     unseen = frozenset(name for name, one in media.items() if callable(one))
-    clips: dict[Clip, Stretch] = {}
+    broken: dict[str, str] = {}
     absent: dict[str, str] = {}
+    both = None
+    audio, video = media.get("audio"), media.get("video")
+    if isinstance(audio, Clip) and isinstance(video, Clip) and audio == video:
+        with contextlib.suppress(ValueError):  # as in packing, each is looked at by itself then
+            both = _look(audio, packing, {"audio", "video"})
     for name in sorted(media.keys() - unseen):
         try:
-            why = _why_absent(name, media, packing, clips)
+            why = _why_absent(name, media[name], packing, both)
         except ValueError as error:
-            return Probe(str(error), name, absent, unseen)
-        if why:
-            absent[name] = why
-    return Probe("", "", absent, unseen)
+            broken[name] = str(error)
+        else:
+            absent |= {name: why} if why else {}
+    return Probe(broken, absent, unseen)
 
 
-def _why_absent(name: str, media: Mapping[str, Media], packing: Packing, clips: dict[Clip, Stretch]) -> str:
-    """SOUNDLESS, EMPTY or, for what is there, "". `clips` keeps what several modalities share. ValueError as packing's."""
-    kind, one = modalities.get(name), media[name]
-    if isinstance(one, Clip):
-        if one not in clips:
-            clips[one] = _look(one, packing, {other for other in media if _same(media[other], one)})
-        stretch = clips[one]
+def _why_absent(name: str, one: Media, packing: Packing, both: Stretch | None) -> str:
+    """SOUNDLESS, EMPTY or, for what is there, "". both: of a clip that sound and pictures share. ValueError as packing's."""
+    kind = modalities.get(name)
+    if isinstance(one, Unreadable):
+        raise ValueError(one.reason)
+    if both and name in ("audio", "video"):
+        stretch = both
+    elif name in ("audio", "video") and isinstance(one, Clip):
+        stretch = _look(one, packing, {name})
     elif name == "video" and isinstance(one, Path):
         stretch = _look(Clip(one), packing, {name})
     elif name == "audio" and isinstance(one, (Path, bytes)) and _read(one)[:4] != b"fLaC":
@@ -80,10 +84,6 @@ def _look(clip: Clip | bytes, packing: Packing, wanted: set[str]) -> Stretch:
     from umemma.modalities import clips
 
     return clips.read(clip, packing, pictures="video" in wanted, sound="audio" in wanted, decode=False)
-
-
-def _same(one: Media, clip: Clip) -> bool:
-    return isinstance(one, Clip) and one == clip  # an array compares element by element
 
 
 def _read(one: Path | bytes) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from umemma.contracts import Media, Packing, Plain, TextInput
 from umemma.errors import UserError, unknown
+from umemma.files import write_json
 from umemma.modalities.chance import Drawn, Share, uniform
 from umemma.modalities.packed import Packed, read_file
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 SUFFIXES = ("txt",)
 MOST_BYTES = 2**20
+# What a text goes through before CLIP's byte pairs, in Python, and the words that they are then looked for in. The pattern
+# is open_clip's, in which case doesn't count: so the long s, U+017F, is an s, and the mark U+0345 is in none.
+CLEAN = ["ftfy.fix_text", "html.unescape", "html.unescape", "' '.join(text.split())", "str.lower"]
+WORDS = r"'[s\u017f]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\u0345]+"
 
 
 def pack(media: Media, packing: Packing) -> Packed | None:
@@ -138,3 +144,94 @@ def _open_clip(model: str) -> Callable[[str, int], list[int]]:
         return found
 
     return tokens
+
+
+# For whoever tokenizes without umemma. --------------------------------------------------------------------------------
+
+
+def recipe(spec: TextInput, packing: Packing) -> dict[str, Any]:
+    """How a text becomes the input without umemma; `write_tokenizer` gives the files."""
+    library, _, model = spec.tokenizer.partition(":")
+    steps = ["Strip the white space around the text. An empty text is absent."]
+    if library == "hf":
+        steps += [
+            "transformers.AutoTokenizer.from_pretrained(tokenizer_files)"
+            f"(text, truncation=True, max_length={spec.length})['input_ids'].",
+            f"Fill it up to {spec.length} numbers with {spec.padding}.",
+        ]
+        return {"tokenizer": "hf", "steps": steps}
+    if library == "open_clip":
+        steps += [
+            f"open_clip.get_tokenizer({model!r})(text, context_length={spec.length}).",
+            f"Its own filling at the end, if it has any, becomes {spec.padding}.",
+        ]
+        return {"steps": steps}
+    steps += [
+        "Clean it with the Python functions of `clean`, one after another; ftfy is a package.",
+        "tokenizers.Tokenizer.from_file(tokenizer_files + '/tokenizer.json').encode(text).ids, which sets the marks, cuts and "
+        f"fills up to {spec.length} numbers.",
+    ]
+    return {"clean": CLEAN, "steps": steps}
+
+
+def write_tokenizer(spec: TextInput, folder: Path) -> bool:
+    """Write the tokenizer's own files into a new `folder`; False for one that open_clip alone can make."""
+    library, _, place = spec.tokenizer.partition(":")
+    if library == "hf":
+        shutil.copytree(place, folder)  # where predictor.load found it: in the model's folder
+    elif library == "clip":
+        folder.mkdir()
+        write_json(folder / "tokenizer.json", _clip_json(spec))
+    return library != "open_clip"
+
+
+def _clip_json(spec: TextInput) -> dict[str, Any]:
+    """open_clip's tokenizer, from the cleaned text on, as the library `tokenizers` reads it. The same numbers, except where a
+    text spells out a mark right behind a sign, "!<end_of_text>", which here is a mark too."""
+    import open_clip
+
+    own = open_clip.SimpleTokenizer()
+    marks = [own.decoder[number] for number in (own.sot_token_id, own.eot_token_id)]
+    split = {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Removed", "invert": True}
+    as_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    start, end = ({"SpecialToken": {"id": mark, "type_id": 0}} for mark in marks)
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    ids = {mark: {"id": mark, "ids": [own.encoder[mark]], "tokens": [mark]} for mark in marks}
+    merges = sorted(own.bpe_ranks, key=own.bpe_ranks.__getitem__)
+    return {
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": spec.length, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": {"Fixed": spec.length},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": spec.padding,
+            "pad_type_id": 0,
+            "pad_token": own.decoder[spec.padding],
+        },
+        "added_tokens": [
+            {"id": own.encoder[mark], "content": mark, "special": True, "normalized": False}
+            | {"single_word": False, "lstrip": False, "rstrip": False}
+            for mark in marks
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, as_bytes]},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [start, text, end],
+            "pair": [start, text, end, {"Sequence": {"id": "B", "type_id": 0}}, end],
+            "special_tokens": ids,
+        },
+        "decoder": None,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": "</w>",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": own.encoder,
+            "merges": [list(pair) for pair in merges],
+        },
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from umemma.contracts import Clip, Media, Packing, VideoInput
 from umemma.modalities import image, pictures
@@ -70,3 +70,21 @@ def augment(x: torch.Tensor, spec: VideoInput, options: Augment, drawn: Drawn) -
 def finish(x: torch.Tensor, spec: VideoInput) -> torch.Tensor:
     """(B, frames, channels, size, size) float32, each frame normalised with the spec's mean and std."""
     return pictures.finish(x, spec)
+
+
+def recipe(spec: VideoInput, packing: Packing) -> dict[str, Any]:
+    """How a video file becomes the input without umemma."""
+    numbers: dict[str, Any] = {"packed_frames": packing.frames, "fps": packing.fps, "side": packing.side}
+    numbers |= {"quality": packing.quality, "draft": image.DRAFT, "resampling": image.RESAMPLING.name.lower()}
+    times = f"(i + 0.5) / {packing.frames} of its length, for i from 0 to {packing.frames - 1}"
+    if packing.fps:
+        times = f"(i + 0.5) / {packing.fps} s, as many as fall into its length, at least 1 and at most {packing.frames}"
+    steps = [
+        f"Take the frames that are on the screen at {times}.",
+        f"Scale each, where its shorter side is over {packing.side} pixels, to {packing.side} there (FFmpeg's swscale, as "
+        f"PyAV's reformat does to rgb24), turn it as the file says, and make a JPEG of quality {packing.quality} of it.",
+        f"Of n JPEGs, k = min(n, {spec.frames}), take those with the numbers int((i + 0.5) * n / k); then of each:",
+        *image.decoding(spec.picture),
+        f"Where there are fewer than {spec.frames}, black pictures (pixel 0) follow, (0 - mean) / std.",
+    ]
+    return numbers | {"steps": steps}

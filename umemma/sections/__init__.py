@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from umemma.analysis import what_counts
 from umemma.contracts import joined
 from umemma.page import Block, Code, Points, Section, Table, Terms, Text
 from umemma.predictions import Predictions
@@ -20,8 +21,10 @@ ABSENCE = {
 def sections(outcome: Outcome, predictions: Predictions, command: str) -> Iterator[Section]:
     """In the order of a reader who has little time."""
     yield Section("Results", list(robustness.results(outcome)))
-    if outcome.information and outcome.information.advice:
-        yield Section("Advice", [Points(outcome.information.advice)])
+    if outcome.information:
+        counts = what_counts(outcome.information)
+        advice = outcome.information.advice
+        yield Section("Advice", [Text(counts), Points(advice) if advice else Text("There is nothing to advise.")])
     yield Section("When modalities go missing", list(robustness.ratios(outcome)))
     if found := list(classes.classes(outcome, predictions)):
         yield Section("Classes", found)
@@ -50,7 +53,11 @@ def _terms(outcome: Outcome) -> dict[str, str]:
         "uni-modal model, ceiling": "A model trained on one modality alone. The best of those that are left is what an "
         "ensemble should not fall below.",
         "worst case": "Each sample is scored under the subset that hurts it most: a lower bound for any way to go missing.",
-        "95 % interval": "From resampling whole groups of samples (bootstrap); about this split, not about another training.",
+        "95 % interval": "From resampling whole groups of samples (bootstrap), of several groupings each of them; about this "
+        "split, not about another training.",
+        "gap": "The ensemble less the ceiling, in points; the interval is of the difference, both resampled together.",
+        "probe": "A linear classifier on the features that the ensemble's own encoder makes of one modality, fitted on the "
+        "training split with its strength chosen on validation.",
         "recall": "Of a class's samples the share that is found.",
         "F1": "The harmonic mean of recall and of the share of such answers that are right.",
         "log-loss": "The mean of minus the logarithm of the probability that was given to what is right; lower is better.",

@@ -11,7 +11,7 @@ import numpy as np
 from umemma import answers, figures
 from umemma.calibration import Calibration
 from umemma.figures import Bar, Curve
-from umemma.metrics import USUAL, get, task
+from umemma.metrics import get, task
 from umemma.page import Block, Figure, Table, Text, sentence
 from umemma.predictions import Predictions
 from umemma.summary import Outcome, extent, left_out, percent
@@ -56,10 +56,19 @@ def information(outcome: Outcome) -> Iterator[Block]:
         for r in found.bounds
     ]
     yield Table("Bits per model", headings, rows, 2)
-    name = get(USUAL[found.task][0], found.task, 0).label
+    if found.fusion_gaps:
+        yield Text(
+            "Where the ensemble with one modality is below that modality's own model, a probe tells why: a linear classifier "
+            "on the ensemble's own features of it, fitted on the training split's features with its strength chosen on "
+            "validation. A probe below the uni-modal model means that the ensemble's encoder learnt less; the ensemble below "
+            "the probe means that the fusion loses what the encoder knows. The two differences add up to the whole gap."
+        )
+    name = found.metric.label
     for caption, differences in (
         ("What a modality adds, estimated: all modalities, less all but this one", found.complementary),
         ("The ensemble with only this modality, less its uni-modal model", found.gaps),
+        ("The encoder: the probe, less the uni-modal model", found.encoder_gaps),
+        ("The fusion: the ensemble with only this modality, less the probe", found.fusion_gaps),
     ):
         cells = [
             [

@@ -11,28 +11,32 @@ from umemma import figures
 from umemma.contracts import ResultRow
 from umemma.figures import Curve
 from umemma.page import Block, Figure, Table, Text, sentence
-from umemma.summary import Outcome, ceiling, interval, percent, shown_sets, summary, without, worst_label
+from umemma.summary import Outcome, ceiling, extent, gap, interval, percent, shown_sets, summary, without, worst_label
 
 
 def results(outcome: Outcome) -> Iterator[Block]:
     """A line per subset."""
     metric, alone, average = outcome.metrics[0], outcome.lead("unimodal"), outcome.lead("average")
+    gaps = outcome.lead("gap")
     ceilings = {m: row.value for m, row in alone.items()}
     rows = []
     for row in outcome.lead().values():
         best = ceiling(row.left, ceilings)
         mean = metric.shown(average[row.left].value) if row.left in average else ""
-        gap = f"{100 * (row.value - best):+.1f}"
-        rows.append([row.left, metric.shown(row.value), interval(row), metric.shown(best), gap, mean, str(row.n)])
-    headings = ["modalities present", metric.label, "95 % interval", "ceiling", "gap", "average", "samples"]
-    yield Table(sentence(f"{metric.label} by the modalities present"), headings, rows)
+        apart = [gap(gaps[row.left]), extent(100 * gaps[row.left].low, 100 * gaps[row.left].high, 1)]
+        rows.append([row.left, metric.shown(row.value), interval(row), metric.shown(best), *apart, mean, str(row.n)])
+    headings = ["modalities present", metric.label, "95 % interval", "ceiling", "gap", "95 % interval", "average"]
+    caption = sentence(f"{metric.label} by the modalities present ({outcome.trained})")
+    yield Table(caption, [*headings, "samples"], rows)
     worst = outcome.worst
     hurts = summary(outcome)["hurts_most"]
     yield Text(
         f"Worst case, sample by sample, in {worst_label(outcome)}: {100 * worst.value:.1f} % ({interval(worst)}). "
         + (f"The subset that hurts most: {hurts}. " if hurts else "")
-        + "The ceiling is the best uni-modal model of what is left, the gap is to it, in points; the average is that of the "
-        "uni-modal models' logits. Intervals resample groups of dependent samples; they don't cover another training."
+        + "The ceiling is the best uni-modal model of what is left, and the gap is the ensemble less it, in points, both "
+        "resampled together. Where several modalities are left, the best is chosen on these same numbers, which flatters "
+        "it a little. The average is that of the uni-modal models' logits. Intervals resample groups of dependent samples; "
+        "they don't cover another training."
     )
     if others := outcome.metrics[1:]:
         found = {(row.left, row.metric): row for row in outcome.subsets if row.model == "ensemble"}

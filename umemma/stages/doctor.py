@@ -18,11 +18,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from umemma import datasets, rawfiles
+from umemma import datasets, modalities, rawfiles
 from umemma.archives import wanted
 from umemma.checks import checked
-from umemma.config import Params
-from umemma.contracts import Clip, DatasetSpec, Media, Packing, Plain, Record, Source
+from umemma.config import Params, Preprocess
+from umemma.contracts import BrokenPolicy, Clip, DatasetSpec, Media, Plain, Record, Source
 from umemma.diagnosis import Report, Some, Split, show
 from umemma.errors import UserError
 from umemma.files import sha256
@@ -57,7 +57,7 @@ def examine(params: Params) -> Report:
     try:
         spec = module.spec(raw, options)
         report.variant = spec.variant
-        named = _check_samples(report, module, spec, raw, options, section.media)
+        named = _check_samples(report, module, spec, raw, options, section)
     except UserError as error:
         if error.usage:
             raise
@@ -147,7 +147,7 @@ def _to_get(module: ModuleType, raw: Path, options: Plain) -> list[dict[str, Any
 
 
 def _check_samples(
-    report: Report, module: ModuleType, spec: DatasetSpec, raw: Path, options: Plain, packing: Packing
+    report: Report, module: ModuleType, spec: DatasetSpec, raw: Path, options: Plain, section: Preprocess
 ) -> dict[Path, int]:
     """Every record, and a look at its media. {media file: the splits whose samples name it, bit i for the i-th}."""
     counts, repeated = survey(module.records(raw, options))
@@ -155,43 +155,55 @@ def _check_samples(
     report.classes = {name: {split: [0, 0] for split in spec.splits} for name in spec.classes}
     bits = {split: 1 << number for number, split in enumerate(spec.splits)}
     named: dict[Path, int] = {}
-    homes: dict[str, int] = {}  # of a group, likewise
+    homes: dict[tuple[str, str], int] = {}  # of a (grouping, group), likewise
     soundless: set[Path | str] = set()
 
     def look(record: Record) -> tuple[Record, Probe | None]:
-        return record, None if record.problem or record.left_out else probe(record.media, packing)
+        return record, None if record.problem or record.left_out else probe(record.media, section.media)
 
     with warnings.catch_warnings(), progress() as bars:
         warnings.simplefilter("ignore")
         bar = bars.add_task("doctor: samples", total=counts.total(), note="")
         for record, found in rawfiles.parallel(look, storable(module.records(raw, options), spec, repeated)):
-            _count(report, spec, record, found, soundless)
+            _count(report, spec, record, found, section.broken, soundless)
             if found:
-                group = record.group or record.key
-                homes[group] = homes.get(group, 0) | bits[record.split]
+                for group in (record.groups or {"group": record.key}).items():
+                    homes[group] = homes.get(group, 0) | bits[record.split]
                 for path in filter(None, map(_path, record.media.values())):
                     named[path] = named.get(path, 0) | bits[record.split]
             bars.advance(bar)
     report.soundless_files = len(soundless)
     for pair in itertools.combinations(spec.splits, 2):
         both = bits[pair[0]] | bits[pair[1]]
-        for group in (group for group, home in homes.items() if home & both == both):
-            report.leaks.setdefault(" and ".join(pair), Some()).add(group)
+        for (name, member), home in homes.items():
+            if home & both == both:
+                grouping = f" ({name})" if name != "group" else ""
+                report.leaks.setdefault(" and ".join(pair) + grouping, Some()).add(member)
     return named
 
 
-def _count(report: Report, spec: DatasetSpec, record: Record, found: Probe | None, soundless: set[Path | str]) -> None:
+def _count(
+    report: Report,
+    spec: DatasetSpec,
+    record: Record,
+    found: Probe | None,
+    policy: BrokenPolicy,
+    soundless: set[Path | str],
+) -> None:
     """Put one sample into the tallies. found: None where it isn't looked at."""
     if record.split not in report.splits:
         raise UserError(f"the split {record.split!r} is not one of the dataset's", spec.name)
     split, example, problem = report.splits[record.split], record.key, record.problem
     if problem == "duplicate id":
         report.duplicate_ids.add(record.key)
-    if found and found.problem:
-        problem = found.problem
-        example += f" ({path})" if (path := _path(record.media[found.at])) else ""
-    elif found and not record.media.keys() - found.absent.keys():
-        problem = "no modality at all"
+    reason = ""
+    if found:
+        reason = "; ".join(modalities.reasons(found.broken))
+        paths = dict.fromkeys(str(path) for path in map(_path, map(record.media.__getitem__, found.broken)) if path)
+        example += f" ({', '.join(paths)})" if paths else ""
+        left = record.media.keys() - found.absent.keys() - found.broken.keys()
+        if not left or (reason and policy == "fail"):
+            problem = reason or "no modality at all"
     usable = found is not None and not problem
     split.listed += 1
     split.usable += usable
@@ -207,9 +219,13 @@ def _count(report: Report, spec: DatasetSpec, record: Record, found: Probe | Non
         split.left_out += 1
         report.left_out.setdefault(record.left_out, Some()).add(example)
     else:
+        if reason:
+            report.broken.setdefault(reason, Some()).add(example)
         report.not_looked_into += bool(found.unseen)
+        lacking = dict.fromkeys(spec.modalities, UNLISTED) | dict.fromkeys(record.media, "")
+        lacking |= found.absent | found.broken
         for name in spec.modalities:
-            if why := found.absent.get(name, "") if name in record.media else UNLISTED:
+            if why := lacking[name]:
                 reasons = report.absent.setdefault(name, {})
                 reasons.setdefault(why, dict.fromkeys(spec.splits, 0))[record.split] += 1
             if why == SOUNDLESS:
@@ -276,12 +292,17 @@ def _conclude(report: Report, spec: DatasetSpec, max_failures: float, options: P
     if report.not_looked_into:
         notes.append(f"Samples with media that only preprocess makes, not looked into: {report.not_looked_into:,}.")
     failed = sum(split.unusable for split in report.splits.values())
+    broken = sum(some.count for some in report.broken.values())
     total = failed + sum(split.usable for split in report.splits.values())
-    if failed > max_failures * total:
-        accept = f", or accept it with preprocess.max_failures: {math.ceil(1000 * failed / total) / 1000:g}"
+    if failed + broken > max_failures * total:
+        share = math.ceil(1000 * (failed + broken) / total) / 1000
+        accept = f", or accept it with preprocess.max_failures: {share:g}" if failed < total else ""
+        if broken:
+            accept += " (the media count as absent then; preprocess.broken: fail drops their samples)"
+        besides = f" and {broken:,} have a medium that can't be read" if broken else ""
         needs.append(
-            f"{failed:,} of {total:,} samples can't be used, more than preprocess.max_failures: {max_failures:g} allows. "
-            f"The reasons are above: mend them{accept if failed < total else ''}."
+            f"{failed:,} of {total:,} samples can't be used{besides}, more than preprocess.max_failures: {max_failures:g} "
+            f"allows. The reasons are above: mend them{accept}."
         )
     if report.duplicate_ids.count:
         needs.append(f"Samples whose id another one has: {report.duplicate_ids.count:,} ({report.duplicate_ids}).")

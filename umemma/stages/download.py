@@ -192,7 +192,7 @@ class _Job:
         text = f"{count:,} of {source.files:,} files are there"
         if not source.media:
             return [text]
-        logger.warning(f"{source.path}: {text}; samples whose files lack will be failures")
+        logger.warning(f"{source.path}: {text}; to the samples that name the others these are media that can't be read")
         return None
 
     def _places(self, source: Source) -> list[str]:

@@ -50,7 +50,9 @@ def run(params: Params) -> Outcome:
         return Outcome([], [], [], inputs.about)
     grid = _grid(params, predictions)
     rows = grid.rows(settings(params.modalities), params.evaluate.ratios)
-    outcome = Outcome(*rows, grid.metrics, inputs.about, analysis.bits(predictions, grid.bootstrap))
+    section = params.evaluate
+    information = analysis.bits(predictions, grid.bootstrap, grid.metrics[0], section.smallest_effect)
+    outcome = Outcome(*rows, grid.metrics, inputs.about, information)
     with new_files(params.paths.results) as folder:
         predictions.save(folder / KEPT, inputs.made_by)
         constants = {name: str(inputs.about[name]) for name in ("dataset", "variant", "split", "absent")}
@@ -117,13 +119,16 @@ def _command(params: Params) -> str:
 
 
 def _inputs(params: Params) -> _Inputs:
+    params.evaluate.check_split()
     index = shards.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities)
     lead = metrics.chosen(params.evaluate.metrics, index.task, len(index.classes))[0]
     own = params.ensemble_settings(index.fingerprint)
     ensemble = checkpoint.check(params.paths.ensemble, own, ENSEMBLE)
     weights = {"ensemble": [ensemble["weights_sha256"], fingerprint(own)]}  # settings: what absence becomes, say
-    fitted = {f"ensemble/{subset}": one for subset, one in ensemble["calibration"].items()}
+    fitted = {
+        name if name.startswith("probe/") else f"ensemble/{name}": one for name, one in ensemble["calibration"].items()
+    }
     for m in sorted(params.modalities):
         expected = params.unimodal_settings(m, index.fingerprint)
         alone = checkpoint.check(params.paths.pretrain(m), expected, _pretrain(m))
@@ -133,7 +138,7 @@ def _inputs(params: Params) -> _Inputs:
     about = {name: finetune[name] for name in ("preset", "init", "mma", "train", "balance", "absent")}
     about |= {"dataset": params.dataset, "variant": index.variant, "metric": lead.name}
     about |= {"split": split, "samples": index.samples(split), "seed": params.seed}
-    about |= {"train_missing": own["missing"], "calibrated": params.evaluate.calibrate}
+    about |= {"train_missing": own["missing"]["train"], "calibrated": params.evaluate.calibrate}
     applied = {name: Calibration.of(one) for name, one in fitted.items() if params.evaluate.calibrate}
     made_from = {"shards": index.fingerprint, "split": split, "weights": weights}
     made_from |= {"calibration": {name: one.as_json() for name, one in applied.items()}}
@@ -148,21 +153,21 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     from umemma.learning import Data
     from umemma.loader import watched
     from umemma.patterns import answers
-    from umemma.trainer import prepare
+    from umemma.trainer import prepare, repeatable
 
     section, index, names = params.evaluate, inputs.index, sorted(params.modalities)
     chosen = {m: params.encoder(m) for m in names}
     specs = models.input_specs(chosen)
-    device = prepare(params.seed, "evaluate")
+    device = prepare(params.seed, "evaluate", deterministic=params.machine.deterministic)
     model = models.build(chosen, specs, index.classes, params.finetune.absent)
     checkpoint.load(params.paths.ensemble, model, params.ensemble_settings(index.fingerprint), ENSEMBLE)
     several = [(models.ready(model, params.finetune, device), torch.from_numpy(keep_table(names)))]
     for m in names:
         model = models.build({m: chosen[m]}, {m: specs[m]}, index.classes)
         checkpoint.load(params.paths.pretrain(m), model, params.unimodal_settings(m, index.fingerprint), _pretrain(m))
-        several.append((models.ready(model, params.pretrain, device), torch.ones(1, 1, dtype=torch.bool)))
+        several.append((models.ready(model, params.pretrain.of(m), device), torch.ones(1, 1, dtype=torch.bool)))
     data = Data(Store(params.paths.shards), index, specs, params.machine, params.seed)
-    with contextlib.ExitStack() as stay, watched():
+    with contextlib.ExitStack() as stay, watched(), repeatable():
         split = data.load(section.split, stay, "evaluate")
         logits, *alone = (one.numpy() for one in answers(several, split, section.batch_size, device))
     ensemble = {joined(pattern): logits[:, s] for s, pattern in enumerate(patterns(names))}

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from umemma import modalities, predictor
 from umemma.calibration import probabilities
-from umemma.contracts import InputSpec, Media, Packing, Sound, joined
+from umemma.contracts import InputSpec, Media, Packing, Sound, TextInput, joined
 from umemma.errors import UserError
 from umemma.files import new_folder, sha256, write_json
-from umemma.missing import fill, patterns
+from umemma.fusion import fuse
+from umemma.missing import patterns
 from umemma.predictor import Predictor
 
 CLOSE = 1e-4  # of the largest logit: what ONNX may differ from PyTorch
@@ -51,7 +52,8 @@ def run(folder: Path, out: Path, trust: bool = False) -> str:
             names = [*(f"features_{m}" for m in model.modalities), "present"]
             _export(fusion, (*features, present), names, ["logits", "probabilities"], aside / FUSION, "the fusion")
             worst = _compare(model, inputs, aside)
-            write_json(aside / ABOUT, _about(model, inputs, sha256(folder / "model.safetensors")))
+            recipes = {m: _recipe(m, spec, model.about.media, aside) for m, spec in model.specs.items()}
+            write_json(aside / ABOUT, _about(model, inputs, recipes, sha256(folder / "model.safetensors")))
     except OSError as error:
         raise UserError(f"can't be written: {error.strerror or error}", str(out), "Write elsewhere.") from error
     return f"{len(patterns(model.modalities))} subsets differ from PyTorch by {worst:.1e} of the largest logit at most"
@@ -69,9 +71,11 @@ class Fusion(nn.Module):
 
     def __init__(self, model: Predictor) -> None:
         super().__init__()
-        self.head, self.modalities, self.task = model.model.head, model.modalities, model.task
+        self.heads, self.modalities, self.task = model.model.heads, model.modalities, model.task
+        self.absent = model.model.absent
         with torch.no_grad():  # of the blank inputs: with absent = blank their features are what stands in
-            _, absent = model.model.encode({m: model.model.get_buffer(f"blank_{m}") for m in model.modalities})
+            blanks = {m: model.model.get_buffer(f"blank_{m}") for m in model.modalities}
+            _, absent = model.model.encode(blanks, torch.ones(1, len(blanks), dtype=torch.bool))
         for m in model.modalities:
             self.register_buffer(f"absent_{m}", absent[m].detach().clone())
         self.register_buffer("bits", 2 ** torch.arange(len(model.modalities)))
@@ -81,8 +85,7 @@ class Fusion(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         *features, present = inputs
         absent = {m: self.get_buffer(f"absent_{m}") for m in self.modalities}
-        filled = fill(dict(zip(self.modalities, features, strict=True)), present, absent)
-        logits = self.head(torch.cat([filled[m] for m in self.modalities], 1))
+        logits = fuse(self.heads, dict(zip(self.modalities, features, strict=True)), absent, present, self.absent)
         row = (present.long() * self.bits).sum(1)
         logits = logits / self.temperature[row] + self.bias[row]
         return logits, logits.softmax(1) if self.task == "multiclass" else logits.sigmoid()
@@ -204,14 +207,26 @@ def _made(modality: str, chance: np.random.Generator) -> Media:
     return pixels[0]
 
 
-def _about(model: Predictor, inputs: Mapping[str, Tensor], weights: str) -> dict[str, Any]:
+def _recipe(modality: str, spec: InputSpec, packing: Packing, folder: Path) -> dict[str, Any]:
+    """How media become the input; the files of a text's tokenizer are written into `folder`."""
+    made_as = {"kind": type(spec).__name__, **spec.model_dump(mode="json")}
+    made_as |= modalities.get(modality).recipe(spec, packing)
+    name = f"tokenizer-{modality}"
+    if isinstance(spec, TextInput) and modalities.get(modality).write_tokenizer(spec, folder / name):
+        made_as["tokenizer_files"] = name
+    return made_as
+
+
+def _about(
+    model: Predictor, inputs: Mapping[str, Tensor], recipes: Mapping[str, Mapping[str, Any]], weights: str
+) -> dict[str, Any]:
     """What whoever feeds the files has to know."""
     encoders = {
         m: {
             "file": _file(m),
             "input": {"name": "input", "shape": ["batch", *x.shape[1:]], "type": str(x.dtype).removeprefix("torch.")},
             "output": {"name": "features", "shape": ["batch", model.model.dims[m]]},
-            "made_as": {"kind": type(model.specs[m]).__name__, **model.specs[m].model_dump(mode="json")},
+            "made_as": recipes[m],
         }
         for m, x in inputs.items()
     }

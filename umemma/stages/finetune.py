@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from umemma import checkpoint, models, shards
-from umemma.config import Finetune, Params
+from umemma.config import Finetune, Params, Training
 from umemma.files import sha256
 from umemma.fusion import LateFusion
 from umemma.learning import Data, learn
@@ -41,7 +41,7 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
     weights = pattern_weights(list(chosen), section.pattern_weights)
     if switches["mma"] == "none":
         weights = np.eye(len(weights))[0]  # the complete pattern only
-    device = prepare(params.seed, "finetune")
+    device = prepare(params.seed, "finetune", deterministic=params.machine.deterministic)
     unimodal = switches["init"] == "unimodal"
     pretrained = {} if unimodal else models.find_weights(chosen)
     started_from = {m: sha256(path) for m, path in pretrained.items()}
@@ -52,13 +52,13 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
             started_from[m if unimodal else f"teacher of {m}"] = str(its["weights_sha256"])
     if not again and (about := checkpoint.done(folder, settings, started_from)):
         return float(about["scores"]["val_score"])
-    training = section.of_the_loop()
+    training: Training = section
     if unimodal:
         model = models.build(chosen, specs, index.classes, section.absent)
         model.start_from(alone)
     else:
         model = models.build(chosen, specs, index.classes, section.absent, pretrained)
-        training |= section.scratch.model_dump()
+        training = section.model_copy(update=section.scratch.model_dump())
     if switches["train"] == "head":
         model.freeze(chosen)
     under_way = None
@@ -76,7 +76,8 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
         title=f"finetune {switches['preset']}",
         rival=_rival(switches["balance"], section, model, alone, device),
     )
-    checkpoint.save(folder, model, settings, learned.scores, as_csv(learned.figures), started_from, learned.answers)
+    figures, from_hub = as_csv(learned.figures), models.from_hub(chosen, specs)
+    checkpoint.save(folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub)
     if under_way:
         under_way.end()
     return learned.scores["val_score"]

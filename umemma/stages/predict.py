@@ -14,12 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from loguru import logger
 from rich.markup import escape
 from rich.table import Column
 from rich.table import Table as Shown
 
 from umemma import log, predictor
-from umemma.contracts import joined
+from umemma.contracts import BrokenPolicy, joined
 from umemma.datasets import _table
 from umemma.datasets._table import Row
 from umemma.errors import UserError, unknown
@@ -31,13 +32,24 @@ GROUP = 4096  # rows that are written together
 MANY = 1000  # rows from which on further processes pay: one takes seconds to start
 
 
-def run(folder: Path, media: Mapping[str, str], text_files: bool = False, trust: bool = False) -> Prediction:
-    """The answer to one sample. UserError for media that can't be read, and where there are none."""
+def run(
+    folder: Path,
+    media: Mapping[str, str],
+    text_files: bool = False,
+    trust: bool = False,
+    broken: BrokenPolicy = "absent",
+) -> Prediction:
+    """The answer to one sample, with a warning for each medium that can't be read. UserError where none is left, and where
+    `broken` says that the sample fails."""
     if not media:
         hint = "Name what there is of a sample, as --image FILE, or a table of samples, --manifest TABLE --out FILE."
         raise UserError("nothing to predict from", "umemma predict", hint, usage=True)
     given = {m: Path(value) if m == "text" and text_files else value for m, value in media.items()}
-    return predictor.load(folder, trust).predict(**given)
+    answer = predictor.load(folder, trust, broken=broken).predict(**given)
+    for reason in answer.broken:
+        modality, _, why = reason.partition(": ")
+        logger.warning(f"{modality} {given[modality]}: {why}; answered without it")
+    return answer
 
 
 def as_json(result: Prediction | Counts) -> str:
@@ -57,14 +69,19 @@ def shown(prediction: Prediction, top: int) -> Shown:
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows that were answered, and {reason: rows} of those that weren't."""
+    """Rows that were answered, {reason: rows} of those among them with media that can't be read, and of those that failed."""
 
     answered: int
+    broken: dict[str, int]
     failed: dict[str, int]
 
     def __str__(self) -> str:
-        reasons = "".join(f"; {reason} {count:,}" for reason, count in self.failed.items())
-        return f"{self.answered:,} answered, {sum(self.failed.values()):,} failed{reasons}"
+        lines = [f"{self.answered:,} answered, {sum(self.failed.values()):,} failed"]
+        lines += [
+            f"answered without a medium that can't be read: {n:,} x {reason}" for reason, n in self.broken.items()
+        ]
+        lines += [f"failed: {n:,} x {reason}" for reason, n in self.failed.items()]
+        return "\n  ".join(lines)
 
 
 def run_table(
@@ -76,11 +93,13 @@ def run_table(
     workers: int | None = None,
     batch_size: int = 64,
     trust: bool = False,
+    broken: BrokenPolicy = "absent",
 ) -> Counts:
     """An answer, or why there is none, to every row of `manifest`, in its order -> `out`.
 
     columns: "image=COLUMN"; by default those that are named as the model's modalities. workers: processes that decode;
-    None = as it pays. UserError for a table that lacks what is needed or is damaged, and where `out` can't be written.
+    None = as it pays. broken: a row with a medium that can't be read is answered from the rest, or fails. UserError for a
+    table that lacks what is needed or is damaged, and where `out` can't be written.
     """
     if manifest.suffix.lower() not in _table.READERS:
         hint = f"It has to be a table: {', '.join(_table.READERS)}."
@@ -90,13 +109,13 @@ def run_table(
     if out.suffix != ".parquet" or out.resolve() == manifest.resolve():
         hint = "Name another file, that ends in .parquet."
         raise UserError("can't be the predictions' file", f"--out {out}", hint, usage=True)
-    model = predictor.load(folder, trust)
+    model = predictor.load(folder, trust, broken=broken)
     samples = _samples(manifest, columns, text_files, model.modalities)
     total = _length(manifest)
     if workers is None:
         cores = len(os.sched_getaffinity(0))
         workers = cores if total >= MANY and cores > 1 else 0
-    reasons: Counter[str | None] = Counter()
+    counts: Counter[tuple[bool, str | None]] = Counter()  # (whether there is an answer, reason)
     try:
         with (
             new_file(out) as aside,
@@ -108,13 +127,16 @@ def run_table(
             answers = itertools.starmap(_row, zip(samples.rows(), found, strict=True))
             while rows := list(itertools.islice(answers, GROUP)):
                 writer.write_table(pa.Table.from_pylist(rows, schema))
-                reasons.update(row["reason"] for row in rows)
-            bars.update(bar, total=reasons.total())
+                counts.update(("label" in row, row["reason"]) for row in rows)
+            bars.update(bar, total=counts.total())
     except OSError as error:
         hint = "Make room, or write elsewhere."
         raise UserError(f"can't be written: {error.strerror or error}", str(out), hint) from error
-    answered = reasons.pop(None, 0)
-    return Counts(answered, {str(reason): count for reason, count in reasons.most_common()})
+    whole = counts.pop((True, None), 0)
+    rest = counts.most_common()
+    without = {str(reason): count for (answered, reason), count in rest if answered}
+    failed = {str(reason): count for (answered, reason), count in rest if not answered}
+    return Counts(whole + sum(without.values()), without, failed)
 
 
 def _schema(model: Predictor) -> pa.Schema:
@@ -132,7 +154,7 @@ def _row(row: Row, found: Prediction | Failure) -> dict[str, Any]:
     if isinstance(found, Failure):
         return key | {"reason": found.reason}
     answer = {"label": found.label, "probability": found.probability, "probabilities": [*found.probabilities.values()]}
-    return key | answer | {"present": joined(found.present), "reason": None}
+    return key | answer | {"present": joined(found.present), "reason": "; ".join(found.broken) or None}
 
 
 # The table that is asked about. ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from loguru import logger
 from umemma import datasets, executors, packing, rawfiles, shards
 from umemma.checks import checked, difference, fingerprint
 from umemma.config import Params
-from umemma.contracts import Clip, DatasetSpec, Media, Record
+from umemma.contracts import Clip, DatasetSpec, Media, Record, Unreadable
 from umemma.errors import UserError
 from umemma.files import sha256
 from umemma.log import progress
@@ -53,7 +53,8 @@ def run(
     """Make every shard that isn't there yet, and the index when none is missing. workers: 0 = all cores.
 
     UserError where the raw files are missing or differ from download.json, for options the dataset doesn't know, where
-    too many samples fail, and while shards are missing: those of other tasks, and those whose worker died every time.
+    too many samples fail or have broken media, and while shards are missing: those of other tasks, and those whose worker
+    died every time.
     """
     # 1. What there is to do.
     module, section, raw = datasets.get(params.dataset), params.preprocess, params.paths.raw
@@ -77,7 +78,7 @@ def run(
         bar = bars.add_task(f"preprocess {params.dataset}", total=total, note="")
 
         def todo() -> Iterator[Job]:
-            listed = packing.jobs(records, spec, store, section.media, section.shard_size, made_from)
+            listed = packing.jobs(records, spec, store, section.media, section.shard_size, made_from, section.broken)
             for number, job in enumerate(listed):
                 expected[job.name] = replace(job, records=())
                 made = packing.is_made(job, thorough=True)
@@ -91,13 +92,17 @@ def run(
 
         workers = min(workers or len(os.sched_getaffinity(0)), math.ceil(total / section.shard_size))
         workers = 1 if store.url.startswith("memory://") else workers  # which each process has for itself
-        started, done, failed = time.perf_counter(), 0, 0
+        started, done, failed, broken = time.perf_counter(), 0, 0, 0
         for shard in executor(packing.make, todo(), workers):
             bars.advance(bar, shard.samples + shard.failed + shard.left_out)
-            done, failed = done + shard.samples, failed + shard.failed
-            speed = done / (time.perf_counter() - started)
-            bars.update(bar, note=f"{speed:,.0f}/s" + (f"  {failed:,} failed" if failed else ""))
-            logger.debug(f"{shard.name}: {shard.samples} samples, {shard.failed} failed, {shard.left_out} left out")
+            done, failed, broken = done + shard.samples, failed + shard.failed, broken + shard.broken_samples
+            note = f"{done / (time.perf_counter() - started):,.0f}/s"
+            note += (f"  {failed:,} failed" if failed else "") + (f"  {broken:,} with broken media" if broken else "")
+            bars.update(bar, note=note)
+            logger.debug(
+                f"{shard.name}: {shard.samples} samples, {shard.broken_samples} of them with broken media, "
+                f"{shard.failed} failed, {shard.left_out} left out"
+            )
 
     # 3. List again what is missing.
     made: dict[str, list[Shard]] = {split: [] for split in spec.splits}
@@ -156,6 +161,8 @@ def input_of(
             if name in files:
                 return [name, files[name].sha256, *stretch]
             return [name, _content(path), *stretch]
+        if isinstance(one, Unreadable):
+            return ["unreadable", one.reason]
         return one if isinstance(one, str) else ""
 
     def of(records: Iterable[Record]) -> str:

@@ -31,7 +31,8 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
     settings, folder = params.unimodal_settings(modality, index.fingerprint), params.paths.pretrain(modality)
     specs = models.input_specs({m: params.encoder(m) for m in params.modalities})  # all: fail before the first trains
     augments = models.augments(settings["augment"], specs)
-    device = prepare(params.seed, "pretrain", modality)
+    device = prepare(params.seed, "pretrain", modality, deterministic=params.machine.deterministic)
+    training = params.pretrain.of(modality)
     chosen, specs = {modality: params.encoder(modality)}, {modality: specs[modality]}
     weights = models.find_weights(chosen)
     started_from = {m: sha256(path) for m, path in weights.items()}
@@ -40,16 +41,17 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
     model = models.build(chosen, specs, index.classes, weights=weights)
     under_way = Run.of(params.paths.runs, f"pretrain-{modality}", settings, started_from, params.machine, tensorboard)
     learned = learn(
-        models.ready(model, params.pretrain, device),
+        models.ready(model, training, device),
         Data(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
         under_way,
         weights=np.ones(1),
         one_drawn=False,
-        training=params.pretrain.of_the_loop(),
+        training=training,
         folder=params.paths.runs / "features",
         device=device,
         title=f"pretrain {modality}",
     )
-    checkpoint.save(folder, model, settings, learned.scores, as_csv(learned.figures), started_from, learned.answers)
+    figures, from_hub = as_csv(learned.figures), models.from_hub(chosen, specs)
+    checkpoint.save(folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub)
     under_way.end()
     return learned.scores["val_score"]

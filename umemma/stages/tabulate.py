@@ -29,7 +29,7 @@ def run(params: Params) -> Standings:
     found, groups, samples = list[Cell](), dict[str, list[str]](), 0
     for cell in plan:  # one after another: predictions of all of them may not fit into memory
         answers = cells.predictions(params, cell)
-        groups, samples = {"group": answers.groups}, len(answers.keys)
+        groups, samples = answers.groups, len(answers.keys)
         also = _asked(params, cell.train)
         found.append(
             comparison.boil_down(

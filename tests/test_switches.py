@@ -156,6 +156,7 @@ def test_the_ensemble_that_is_only_an_average_is_one_for_every_subset(project):
     finetune.run(params)
     evaluate.run(params)
     table = pq.read_table("results/digits/predictions.parquet")
+    assert table["key"].to_pylist() == pq.read_table("data/shards/digits/test-000000.parquet")["key"].to_pylist()
     logits = {name: np.stack(table[name].to_numpy()) for name in table.column_names if "/" in name}
     for m in ("audio", "image"):
         np.testing.assert_allclose(logits[f"ensemble/{m}"], logits[f"unimodal/{m}"], rtol=1e-6, atol=1e-6)

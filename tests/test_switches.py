@@ -312,3 +312,8 @@ def test_the_probe_of_each_modality_is_fitted_and_belongs_to_the_model(project):
     assert not any(x.isnan().any() for x in found.values())
     about = json.loads(Path("models/digits/ensemble/model.json").read_text())
     assert {"probe/audio", "probe/image"} < about["calibration"].keys()
+    evaluate.run(quick("finetune.preset=ume"))
+    information = json.loads(Path("results/digits/information.json").read_text())
+    assert [row["modality"] for row in information["encoder_gaps"]] == ["audio", "image"]
+    gaps = [[row["score"] for row in information[name]] for name in ("gaps", "encoder_gaps", "fusion_gaps")]
+    np.testing.assert_allclose(np.add(gaps[1], gaps[2]), gaps[0])

@@ -93,7 +93,7 @@ def test_every_modality_and_family(tmp_path, monkeypatch, capfd):
 
 def fed(model: Any, modality: str, media: Any) -> np.ndarray:
     """What umemma itself gives to the encoder."""
-    (decoded, _) = incoming.decode({modality: media}, model.about.media, model.specs)
+    decoded, *_ = incoming.decode({modality: media}, model.about.media, model.specs)
     return modalities.get(modality).finish(decoded[modality][None], model.specs[modality]).numpy()
 
 

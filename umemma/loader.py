@@ -192,9 +192,15 @@ class Streamed:
             raise _killed() from error
 
     def close(self) -> None:
-        """End the processes, whoever still holds on to this: torch itself does so only when nobody does."""
+        """End the processes, whoever still holds on to this: torch itself does so only when nobody does. One that a busy
+        machine keeps from ending when it is asked to is killed, as it only reads."""
         if self.workers and self.loader._iterator is not None:
+            processes = self.loader._iterator._workers  # type: ignore[attr-defined]
             self.loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            for process in processes:
+                if process.is_alive():
+                    process.kill()
+                    process.join()
             self.loader._iterator = None
 
 

@@ -39,7 +39,8 @@ def main() -> int:
     listed = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text(encoding="utf-8"))["mutant"]
     mutants = [one for one in listed if asked.only in one["name"] or asked.only in one["file"]]
     with tempfile.TemporaryDirectory() as folder:
-        if asked.unbroken and not passes(copy(Path(folder) / "unbroken"), sorted({one["test"] for one in mutants})):
+        tests = sorted({one["test"] for one in mutants})
+        if asked.unbroken and run(copy(Path(folder) / "unbroken"), tests) != SURVIVED:
             print("these tests fail on the code as it is")
             return 1
         with concurrent.futures.ThreadPoolExecutor(asked.jobs) as pool:
@@ -60,7 +61,7 @@ def judge(mutant: dict[str, Any], place: Path) -> str:
     copy(place)
     (place / mutant["file"]).write_text(text.replace(mutant["old"], mutant["new"]), encoding="utf-8")
     try:
-        return SURVIVED if passes(place, [mutant["test"]]) else KILLED
+        return run(place, [mutant["test"]])
     finally:
         shutil.rmtree(place)
 
@@ -77,14 +78,15 @@ def copy(place: Path) -> Path:
     return place
 
 
-def passes(place: Path, tests: list[str]) -> bool:
-    """Whether all of them pass. One that isn't there, or can't run, has not failed: that ends everything."""
+def run(place: Path, tests: list[str]) -> str:
+    """SURVIVED if all of them pass, KILLED if one fails or the process crashes, UNFIT if pytest can't run them."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {"PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 1):  # pytest's own: 0 passed, 1 failed
-        raise SystemExit(f"{' '.join(tests)}: pytest could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.returncode == 0
+    if done.returncode > 1:  # pytest's own: 0 passed, 1 failed; below 0 is a signal
+        print(f"pytest can't run {' '.join(tests)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}", flush=True)
+        return UNFIT
+    return KILLED if done.returncode else SURVIVED
 
 
 if __name__ == "__main__":

@@ -248,8 +248,8 @@ def test_advice_tells_the_fusion_from_the_encoder():
     (fusion,) = told(**whole, fusion_gaps=[("audio", *HARM)], encoder_gaps=[("audio", *NOTHING)])
     assert fusion == (
         "The fusion loses part of audio: given only audio, the ensemble's accuracy is 10.0 points (5.0 to 20.0) below that of "
-        "a linear probe on its own audio features. Train with every subset (finetune.mma: all), give audio more weight in "
-        "finetune.pattern_weights, and keep evaluate.calibrate on."
+        "a linear probe on its own audio features. Give audio more weight in finetune.pattern_weights, with "
+        "finetune.mma: all or drop, and keep evaluate.calibrate on."
     )
     (encoder,) = told(**whole, fusion_gaps=[("audio", *NOTHING)], encoder_gaps=[("audio", *HARM)])
     assert encoder.startswith(

@@ -268,8 +268,8 @@ def _blames(found: Information, gap: Difference) -> Iterator[str]:
     for row in fusion:
         yield (
             f"The fusion loses part of {m}: given only {m}, the ensemble's {metric} is {_points(row, -1)} below that of a "
-            f"linear probe on its own {m} features. Train with every subset (finetune.mma: all), give {m} more weight in "
-            "finetune.pattern_weights, and keep evaluate.calibrate on."
+            f"linear probe on its own {m} features. Give {m} more weight in finetune.pattern_weights, with "
+            "finetune.mma: all or drop, and keep evaluate.calibrate on."
         )
     for row in encoder:
         yield (

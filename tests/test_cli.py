@@ -42,6 +42,13 @@ def test_help_answers_at_once(tmp_path, command):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("stage", ["compare", "doctor", "evaluate", "preprocess", "tabulate"])
+def test_a_stage_that_can_do_without_torch_does(tmp_path, stage):
+    """A question to kept predictions, say, is answered before torch is there."""
+    code = f"import sys, umemma.stages.{stage}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
 def test_version_and_datasets(tmp_path):
     assert run("--version", folder=tmp_path).stdout == f"umemma {umemma.__version__}\n"
     assert "digits" in run("datasets", folder=tmp_path).stdout

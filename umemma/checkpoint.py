@@ -18,7 +18,6 @@ from umemma import distributed
 from umemma.calibration import Calibration
 from umemma.checks import difference, fingerprint
 from umemma.contracts import Plain
-from umemma.encoders import hf
 from umemma.errors import UserError
 from umemma.files import new_folder, read_json, save_tensors, sha256, write_json
 
@@ -77,6 +76,8 @@ def save(
 def _carry(name: str, with_config: bool, folder: Path) -> dict[str, Any]:
     """Put a tokenizer of transformers into the model's folder, under a name that is the content's: whoever keeps one in
     memory by its path never has that of an older training."""
+    from umemma.encoders import hf  # imports torch, which a question to kept predictions does without
+
     made = folder / "hf" / "made"
     made.mkdir(parents=True)
     hf.save(name, made, with_config)

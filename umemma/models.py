@@ -78,15 +78,17 @@ def rates(model: LateFusion, training: Training) -> dict[str, tuple[float, float
     """{name of a parameter: (learning rate, weight decay)}: of encoders, their adapters, heads and absence vectors, as
     `training` says. What an encoder of timm declares free of decay (position embeddings, say) is."""
     parts = {"encoders": "encoder", "heads": "head", "vectors": "absence"}
+    free: set[str] = set()
+    for m, encoder in model.encoders.items():
+        declared: Any = getattr(encoder, "no_weight_decay", set)
+        free |= {f"encoders.{m}.{name}" for name in declared()}
     found = {}
     for name, parameter in model.named_parameters():
-        kind, modality, *rest = name.split(".", 2)
+        kind, modality = name.split(".")[:2]
         if parameter.requires_grad:
             part = "adapters" if kind == "encoders" and "lora_" in name else parts[kind]
             learning_rate, decay = training.rate(part, modality)
-            encoder: Any = model.encoders[modality]
-            free = encoder.no_weight_decay() if kind == "encoders" and hasattr(encoder, "no_weight_decay") else ()
-            found[name] = learning_rate, 0.0 if ".".join(rest) in free else decay
+            found[name] = learning_rate, 0.0 if name in free else decay
     return found
 
 

@@ -9,11 +9,12 @@ import pytest
 import typer
 from conftest import ROOT
 
-from umemma import __version__, config, datasets
-from umemma.checks import checked
+from umemma import config, datasets
+from umemma._version import __version__
 from umemma.cli import app
 from umemma.config import PRESETS
-from umemma.models import input_specs
+from umemma.models.factory import input_specs
+from umemma.validation import checked
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    ")]
@@ -22,7 +23,9 @@ COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("   
 def test_ci_runs_the_two_commands_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
     for words in ("dvc repro", "pytest"):
-        (command,) = [line for line in COMMANDS if line.startswith("pip install") and line.endswith(words)]
+        (command,) = [
+            line for line in COMMANDS if line.startswith("pip install") and line.endswith(words)
+        ]
         assert f"{command} || exit 1" in script.splitlines()
 
 
@@ -57,7 +60,11 @@ def test_the_shipped_settings_are_those_of_the_digits():
 
 
 def test_constraints_pin_versions_only():
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+]+", line) for line in lines)
 
 

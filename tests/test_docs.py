@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 import typer
-from conftest import ROOT
+from toys.project import ROOT
 
 from umemma import config, datasets
 from umemma._version import __version__

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from umemma.evaluation.metrics import get, task
-from umemma.missing import patterns
+from umemma.evaluation.metrics import get, task_of
+from umemma.missing import list_patterns
 from umemma.models.late_fusion import LateFusion
 from umemma.training import linear_probe
 from umemma.types import Batch
@@ -78,11 +78,11 @@ def ensemble(seed: int, many: bool, metric: str) -> dict[tuple[str, str], float]
     )
     together.start_from(alone)
     test = {m: x[half:] for m, x in inputs.items()}
-    scored = get(metric, task(target), 23)
+    scored = get(metric, task_of(target), 23)
     assert scored.stats
     assert scored.value
     found = {}
-    for pattern in patterns(list(inputs)):
+    for pattern in list_patterns(list(inputs)):
         present = torch.tensor([[m in pattern for m in sorted(inputs)]]).expand(half, -1)
         with torch.no_grad():
             now = together(Batch(test, present, y[half:]))

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from umemma.encoders import build
 from umemma.evaluation.grid import Grid
-from umemma.evaluation.metrics import correct
+from umemma.evaluation.metrics import score_correct
 from umemma.evaluation.predictions import Predictions
-from umemma.missing import keep_table, patterns, settings
+from umemma.missing import list_conditions, list_patterns, make_keep_table
 from umemma.models.late_fusion import LateFusion
-from umemma.types import Batch, ImageInput, joined
+from umemma.types import Batch, ImageInput, format_pattern
 
 RATIOS = [i / 10 for i in range(11)]
 CLASSES, BATCH = 10, 256
@@ -62,7 +62,7 @@ def beside_a_pass(names: list[str], samples: int, rounds: int) -> None:
     def plain() -> float:
         with torch.no_grad():
             logits = torch.cat([model(batch) for batch in batches(inputs, target)])
-        return float(correct(logits.numpy(), target.numpy()).mean())
+        return float(score_correct(logits.numpy(), target.numpy()).mean())
 
     def grid() -> int:
         return rows(predictions(model, inputs, target))
@@ -115,11 +115,14 @@ def batches(inputs: dict[str, Tensor], target: Tensor) -> list[Batch]:
 
 def predictions(model: LateFusion, inputs: dict[str, Tensor], target: Tensor) -> Predictions:
     """The uni-modal columns are those of the ensemble: what the ceilings cost is another pass, and not the grid's."""
-    table = torch.from_numpy(keep_table(model.modalities))
+    table = torch.from_numpy(make_keep_table(model.modalities))
     logits = torch.cat(
         [model.pattern_logits(batch, table) for batch in batches(inputs, target)]
     ).numpy()
-    tables = {joined(pattern): logits[:, s] for s, pattern in enumerate(patterns(model.modalities))}
+    tables = {
+        format_pattern(pattern): logits[:, s]
+        for s, pattern in enumerate(list_patterns(model.modalities))
+    }
     keys = [f"sample-{i}" for i in range(len(target))]
     return Predictions(
         keys, {"sample": keys}, target.numpy(), tables, {m: tables[m] for m in model.modalities}
@@ -128,7 +131,7 @@ def predictions(model: LateFusion, inputs: dict[str, Tensor], target: Tensor) ->
 
 def rows(found: Predictions) -> int:
     grid = Grid(found, 0, 5, 1000)
-    return sum(map(len, grid.rows(settings(found.modalities), RATIOS)))
+    return sum(map(len, grid.rows(list_conditions(found.modalities), RATIOS)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri, stdtr
 
-from umemma.evaluation.comparison import Tested, holm, paired
+from umemma.evaluation.comparison import Tested, adjust_holm, run_paired_test
 
 SAMPLES, METHODS, LEVEL = 800, 8, 0.05
 SEEDS, GROUPS, SPREADS = (3, 5, 10), (25, 400), (0.0, 0.5, 1.0, 3.0)
@@ -203,7 +203,7 @@ def power(count: int, better: float = 2.0) -> None:
                 50, 5, METHODS - 1
             )
             for one in p:
-                found.append([one[0, 0], holm(one[:, 0])[0], holm(one.ravel())[0]])
+                found.append([one[0, 0], adjust_holm(one[:, 0])[0], adjust_holm(one.ravel())[0]])
         line(f"{kind.what} | {spread:g} | {runs}", 100 * (np.array(found) < LEVEL).mean(0))
 
 
@@ -255,12 +255,14 @@ def compared(apart: np.ndarray, groups: dict[str, list[str]] | None = None) -> T
     """Of (S, N, K) differences that weigh the same, by the code of the command; without groupings each by itself."""
     n = apart.shape[1]
     values = apart.mean(1, dtype=np.float64)
-    return paired(values, (apart - values[:, None]) / n, np.full((n, 1), 1 / n), groups or {})
+    return run_paired_test(
+        values, (apart - values[:, None]) / n, np.full((n, 1), 1 / n), groups or {}
+    )
 
 
 def smallest(p: np.ndarray, tables: int) -> np.ndarray:
     """(tables,): the smallest adjusted p of each, of (tables * columns, ...) ones."""
-    return np.array([min(holm(own)) for own in p.reshape(tables, -1)])
+    return np.array([min(adjust_holm(own)) for own in p.reshape(tables, -1)])
 
 
 def before(columns: np.ndarray, chance: np.random.Generator, times: int = 999) -> np.ndarray:

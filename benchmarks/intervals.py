@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from scipy.special import ndtri
 
-from umemma.evaluation.metrics import Bootstrap, Stats, quantiles
+from umemma.evaluation.metrics import Bootstrap, Stats, interval_95
 
 IMAGES, VOICES, UTTERANCES, ACCURACY = 450, 25, 3, 0.72
 FAMILIES = (5, 3, 2, *[1] * 15)  # voices of each
@@ -105,11 +105,11 @@ def by_rule(
         draws = sums[..., number] / sums[..., -1]
         larger = int(draws[:2].var(1).argmax())
         estimate, stretch = float(right[:, number].mean()), bootstrap.stretches[larger]
-        low, high = quantiles(draws[larger])
+        low, high = interval_95(draws[larger])
         yield {
-            "images": quantiles(draws[0]),
-            "voices": quantiles(draws[1]),
-            "product": quantiles(product[:, number] / product[:, -1]),
+            "images": interval_95(draws[0]),
+            "voices": interval_95(draws[1]),
+            "product": interval_95(product[:, number] / product[:, -1]),
             "larger": (
                 estimate + stretch * (low - estimate),
                 estimate + stretch * (high - estimate),

@@ -260,14 +260,14 @@ def reading(samples: int, rounds: int, workers: int) -> None:
 
     specs = {"audio": AudioInput(sample_rate=8000, seconds=0.8, mels=40, window=256, hop=200)}
     specs["image"] = ImageInput(size=16, channels=1)
-    store = Store(config.load().paths.shards)
+    store = Store(config.load_params().paths.shards)
     index = shard_reader.read_index(store)
 
     def ours() -> None:
         with contextlib.ExitStack() as stay:
-            assert len(loader.load(store, index, "train", specs, stay, workers=0)) == index.samples(
-                "train"
-            )
+            assert len(
+                loader.load_split(store, index, "train", specs, stay, workers=0)
+            ) == index.samples("train")
 
     def plain() -> None:
         import torch
@@ -294,7 +294,8 @@ def reading(samples: int, rounds: int, workers: int) -> None:
 
 TOY = """
 import resource, sys
-from umemma import config, datasets, rawfiles
+from umemma import config, datasets
+    from umemma.data import raw_folder
 from umemma.types import DatasetSpec, Plain, Record
 from umemma.system.files import write_json
 from umemma.stages import preprocess

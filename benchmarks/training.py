@@ -115,7 +115,7 @@ def setting() -> tuple[Any, Any, Any]:
     from umemma.data.storage import Store
     from umemma.models import factory
 
-    params = config.load()
+    params = config.load_params()
     index = shard_reader.read_index(Store(params.paths.shards))
     return params, index, factory.input_specs({m: params.encoder(m) for m in params.modalities})
 
@@ -128,7 +128,7 @@ def unpack() -> None:
     store = Store("data/shards/digits")
     Path("files").mkdir()
     lines = []
-    for record in shard_reader.read(store, shard_reader.read_index(store), "train"):
+    for record in shard_reader.read_split(store, shard_reader.read_index(store), "train"):
         for m, suffix in (("audio", "flac"), ("image", "png")):
             Path(f"files/{record.key}.{suffix}").write_bytes(record.media[m])  # type: ignore[arg-type]
         lines.append(f"{record.key} {record.label}")
@@ -239,7 +239,7 @@ def load(params: Any, stay: contextlib.ExitStack, memory: float) -> Any:
     from umemma.data.storage import Store
 
     _, index, specs = setting()
-    return loader.load(Store(params.paths.shards), index, "train", specs, stay, memory=memory)
+    return loader.load_split(Store(params.paths.shards), index, "train", specs, stay, memory=memory)
 
 
 def ours(memory: float) -> float:
@@ -303,7 +303,7 @@ def frozen(kept: bool) -> float:
     torch.manual_seed(0)
     model = factory.build({"image": encoder}, specs, index.classes)
     if not kept:
-        feature_cache.unchanging = lambda model, augments: []  # type: ignore[assignment]
+        feature_cache.find_frozen = lambda model, augments: []  # type: ignore[assignment]
     ends: list[float] = []
     note = train_module.fit
 
@@ -319,9 +319,9 @@ def frozen(kept: bool) -> float:
     train_module.fit = timed
     epochs = 12 if kept else 2
     changes = {"epochs": epochs, "batch_size": BATCH, "patience": epochs}
-    data = train_module.Data(Store(params.paths.shards), index, specs, Machine(), 0)
+    data = train_module.DataSource(Store(params.paths.shards), index, specs, Machine(), 0)
     folder = Path(tempfile.mkdtemp())
-    train_module.learn(
+    train_module.train_model(
         model, data, Run(folder, "bench"), weights=np.ones(1), one_drawn=False,
         training=params.pretrain.of("image").model_copy(update=changes), folder=folder,
         device=torch.device("cpu"), title="bench",

@@ -15,7 +15,7 @@ PARAMS = ROOT / "params.yaml"
 
 
 def test_the_shipped_file_is_read_and_its_numbers_are_numbers():
-    params = config.load(PARAMS)
+    params = config.load_params(PARAMS)
     assert params.dataset == "digits"
     assert params.pretrain.learning_rate == 2e-3  # YAML 1.1 would read a string here
     switches = {
@@ -29,7 +29,7 @@ def test_the_shipped_file_is_read_and_its_numbers_are_numbers():
 
 
 def test_set_changes_one_value():
-    params = config.load(
+    params = config.load_params(
         PARAMS, ["finetune.learning_rate=1e-5", "evaluate.ratios=[0.5]", "encoders.image=cnn:small"]
     )
     assert params.finetune.learning_rate == 1e-5
@@ -39,7 +39,7 @@ def test_set_changes_one_value():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_switches(preset):
-    switches = config.load(PARAMS, [f"finetune.preset={preset}"]).finetune.switches()
+    switches = config.load_params(PARAMS, [f"finetune.preset={preset}"]).finetune.switches()
     assert switches == dict(
         zip(("preset", "init", "mma", "train", "balance"), (preset, *PRESETS[preset]), strict=True)
     )
@@ -47,11 +47,15 @@ def test_presets_are_switches(preset):
 
 def test_a_switch_wins_over_the_preset_and_the_name_follows():
     assert (
-        config.load(PARAMS, ["finetune.mma=none"]).finetune.switches()["preset"] == "ume-finetune"
+        config.load_params(PARAMS, ["finetune.mma=none"]).finetune.switches()["preset"]
+        == "ume-finetune"
     )
-    assert config.load(PARAMS, ["finetune.mma=drop"]).finetune.switches()["preset"] == "ume-dropout"
+    assert (
+        config.load_params(PARAMS, ["finetune.mma=drop"]).finetune.switches()["preset"]
+        == "ume-dropout"
+    )
     unnamed = ["finetune.mma=drop", "finetune.train=head"]
-    assert config.load(PARAMS, unnamed).finetune.switches()["preset"] == "custom"
+    assert config.load_params(PARAMS, unnamed).finetune.switches()["preset"] == "custom"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_a_switch_wins_over_the_preset_and_the_name_follows():
 )
 def test_wrong_settings_are_one_message_and_usage(change, message):
     with pytest.raises(UserError) as error:
-        config.load(PARAMS, [change])
+        config.load_params(PARAMS, [change])
     assert message in str(error.value)
     assert error.value.exit_status == 2
 
@@ -93,21 +97,23 @@ def test_files_that_are_no_settings(tmp_path, content):
     file = tmp_path / "params.yaml"
     file.write_text(content)
     with pytest.raises(UserError) as error:
-        config.load(file)
+        config.load_params(file)
     assert error.value.exit_status == 2
     assert str(file) in str(error.value)
 
 
 def test_no_file():
     with pytest.raises(UserError, match="no such file"):
-        config.load(Path("nowhere.yaml"))
+        config.load_params(Path("nowhere.yaml"))
 
 
 def test_presets_that_make_no_sense():
     with pytest.raises(UserError, match="Did you mean 'ume-mma'"):
-        config.load(PARAMS, ["finetune.preset=umemma"]).finetune.switches()
+        config.load_params(PARAMS, ["finetune.preset=umemma"]).finetune.switches()
     with pytest.raises(UserError, match="leaves the encoders untrained"):
-        config.load(PARAMS, ["finetune.init=scratch", "finetune.train=head"]).finetune.switches()
+        config.load_params(
+            PARAMS, ["finetune.init=scratch", "finetune.train=head"]
+        ).finetune.switches()
 
 
 def test_modalities_are_checked_against_the_dataset():
@@ -118,11 +124,13 @@ def test_modalities_are_checked_against_the_dataset():
         ("encoders.video=cnn:small", "unknown modality 'video'"),
     ):
         with pytest.raises(UserError, match=message):
-            config.load(PARAMS, [change]).check_modalities(["audio", "image"])
+            config.load_params(PARAMS, [change]).check_modalities(["audio", "image"])
 
 
 def test_difference_names_the_path():
-    assert validation.difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == [
+    assert validation.list_differences(
+        {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}
+    ) == [
         "a.c: 2 there, 3 here",
         "d: None there, 4 here",
     ]

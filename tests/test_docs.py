@@ -14,7 +14,7 @@ from umemma._version import __version__
 from umemma.cli import app
 from umemma.config import PRESETS
 from umemma.models.factory import input_specs
-from umemma.validation import checked
+from umemma.validation import validate
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    ")]
@@ -45,10 +45,10 @@ def test_the_readme_lists_every_command_and_preset():
 
 @pytest.mark.parametrize("name", datasets.NAMES)
 def test_every_dataset_has_a_recipe_that_fits_it(name):
-    params = config.load(ROOT / "recipes" / f"{name}.yaml")
-    module = datasets.get(name)
+    params = config.load_params(ROOT / "recipes" / f"{name}.yaml")
+    module = datasets.get_module(name)
     assert params.dataset == module.SPEC.name == name
-    checked(module.Options, params.preprocess.options, "settings")
+    validate(module.Options, params.preprocess.options, "settings")
     params.check_modalities(module.SPEC.modalities)
     assert set(params.encoders) == set(params.modalities)
     input_specs({m: params.encoder(m) for m in params.modalities})
@@ -56,7 +56,9 @@ def test_every_dataset_has_a_recipe_that_fits_it(name):
 
 
 def test_the_shipped_settings_are_those_of_the_digits():
-    assert config.load(ROOT / "params.yaml") == config.load(ROOT / "recipes" / "digits.yaml")
+    assert config.load_params(ROOT / "params.yaml") == config.load_params(
+        ROOT / "recipes" / "digits.yaml"
+    )
 
 
 def test_constraints_pin_versions_only():

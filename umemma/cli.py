@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from umemma._version import __version__
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 from umemma.system import distributed
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except UserError as error:
-        if distributed.first_to_say(str(error)):
+        if distributed.is_first_to_report(str(error)):
             print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     finally:
-        distributed.finish()
+        distributed.shutdown()
 
 
 def _version(wanted: bool) -> None:
@@ -94,7 +94,7 @@ def datasets() -> None:
         Column("name", no_wrap=True), "modalities", Column("classes", justify="right"), "what"
     )
     for name in datasets.NAMES:
-        spec = datasets.get(name).SPEC
+        spec = datasets.get_module(name).SPEC
         table.add_row(
             name, ", ".join(spec.modalities), str(len(spec.classes) or "yours"), spec.summary
         )
@@ -183,7 +183,7 @@ def preprocess(
     from umemma.system import executors
 
     if executor not in ("local", "ray"):
-        raise unknown("executor", executor, ("local", "ray"), "--executor")
+        raise unknown_name("executor", executor, ("local", "ray"), "--executor")
     if ray_address and executor != "ray":
         raise UserError("goes with --executor ray", "--ray-address", usage=True)
     if task_index >= num_tasks:
@@ -198,7 +198,9 @@ def preprocess(
         workers,
         retry_failed=retry_failed,
         share=stage.Share(num_tasks, task_index),
-        executor=executors.local if executor == "local" else executors.ray(ray_address),
+        executor=executors.run_locally
+        if executor == "local"
+        else executors.run_on_ray(ray_address),
     )
     counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
     print(f"Shards are in {settings.paths.shards}: {counts} samples")
@@ -382,7 +384,7 @@ def compare(
         stage.run(settings, jobs, preset, seed, train, modality)
     if not some:
         outcome = compare_table.run(settings)
-        for one in comparison.tables(outcome):
+        for one in comparison.format_tables(outcome):
             output.print(one)
         output.print(*outcome.notes, sep="\n", highlight=False)
         if costs := stage.costs(settings):
@@ -523,7 +525,7 @@ def _model(command: str, folder: str, params: Path, sets: list[str] | None) -> P
 
     if not folder:
         return _start(command, params, sets).paths.ensemble
-    log.start(command)
+    log.start_logging(command)
     return Path(folder)
 
 
@@ -535,10 +537,12 @@ def _start(command: str, file: Path, sets: list[str] | None, name: str = "") -> 
     if name:
         datasets.check(name)
     if name and not file.exists() and file == Path("params.yaml"):
-        params = config.of(name, sets or [])
+        params = config.default_params(name, sets or [])
     else:
-        params = config.load(file, sets or [])
-        params = config.of(name, sets or []) if name not in ("", params.dataset) else params
+        params = config.load_params(file, sets or [])
+        params = (
+            config.default_params(name, sets or []) if name not in ("", params.dataset) else params
+        )
     datasets.check(params.dataset)
-    log.start(command)
+    log.start_logging(command)
     return params

@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from ruamel.yaml import YAML  # YAML 1.2 as DVC reads it, where 1e-3 is a number
 from ruamel.yaml.error import YAMLError
 
-from umemma.errors import UserError, unknown
-from umemma.types import BrokenPolicy, InputSpec, Packing, Plain, alternatives
-from umemma.validation import checked, fingerprint
+from umemma.errors import UserError, unknown_name
+from umemma.types import BrokenPolicy, InputSpec, Packing, Plain, parse_alternatives
+from umemma.validation import fingerprint, validate
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -62,7 +62,7 @@ class Encoder(Plain):
 
     def adapt(self, spec: InputSpec, modality: str) -> InputSpec:
         """The encoder's own InputSpec with the changes of `input`. UserError for a change it doesn't know."""
-        return checked(
+        return validate(
             type(spec), spec.model_dump() | self.input, "settings", f"encoders.{modality}.input"
         )
 
@@ -151,7 +151,7 @@ class Pretrain(Training):
         data = self.model_dump(exclude={"modalities"})
         for name, value in self.modalities.get(modality, {}).items():
             data[name] = data[name] | value if isinstance(value, dict) and name in data else value
-        return checked(Training, data, "settings", f"pretrain.modalities.{modality}")
+        return validate(Training, data, "settings", f"pretrain.modalities.{modality}")
 
 
 class Ogm(Plain):
@@ -224,7 +224,7 @@ class Finetune(Training):
     def switches(self) -> dict[str, str]:
         """{"preset", "init", "mma", "train", "balance"} as they will be; preset is "custom" where a switch departs from all."""
         if self.preset not in PRESETS:
-            raise unknown("preset", self.preset, PRESETS, "finetune.preset")
+            raise unknown_name("preset", self.preset, PRESETS, "finetune.preset")
         init, mma, train, balance = PRESETS[self.preset]
         chosen = (self.init or init, self.mma or mma, self.train or train, self.balance or balance)
         if chosen[0] == "scratch" and chosen[2] != "all":
@@ -352,18 +352,23 @@ class Params(Plain):
             ("augment", self.augment),
             (
                 "missing.train",
-                [m for text in self.missing.train for one in alternatives(text) for m in one],
+                [m for text in self.missing.train for one in parse_alternatives(text) for m in one],
             ),
             (
                 "missing.val",
-                [m for text in self.missing.val or {} for one in alternatives(text) for m in one],
+                [
+                    m
+                    for text in self.missing.val or {}
+                    for one in parse_alternatives(text)
+                    for m in one
+                ],
             ),
             ("pretrain.modalities", self.pretrain.modalities),
             ("finetune.modalities", self.finetune.modalities),
         ):
             for name in names:
                 if name not in known:
-                    raise unknown("modality", name, known, where)
+                    raise unknown_name("modality", name, known, where)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise UserError(
                 f"{list(self.modalities)} has to name each modality once", "modalities", usage=True
@@ -418,7 +423,7 @@ class Params(Plain):
 
     def _of(self, missing: dict[str, float], names: Sequence[str]) -> dict[str, float]:
         """What of it concerns these modalities."""
-        taken = {text: {m for one in alternatives(text) for m in one} for text in missing}
+        taken = {text: {m for one in parse_alternatives(text) for m in one} for text in missing}
         return {
             text: ratio for text, ratio in missing.items() if ratio and taken[text] & set(names)
         }
@@ -447,7 +452,7 @@ class Paths:
         return self.models / "pretrain" / modality
 
 
-def load(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> Params:
+def load_params(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> Params:
     """Read and check a params file; `sets` are one-off changes written `a.b=value`, the value being YAML."""
     try:
         data = _yaml().load(file.read_text(encoding="utf-8"))
@@ -473,7 +478,7 @@ def load(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> Params:
     return _with(data, sets, str(file))
 
 
-def of(dataset: str, sets: Sequence[str] = ()) -> Params:
+def default_params(dataset: str, sets: Sequence[str] = ()) -> Params:
     """The default settings of a dataset, where no file is about it."""
     return _with({"dataset": dataset, "modalities": []}, sets, "settings")
 
@@ -503,7 +508,7 @@ def _with(data: dict[str, Any], sets: Sequence[str], where: str) -> Params:
                     f"{parent!r} holds a value, not a section", f"--set {path}", usage=True
                 )
         node[last] = value
-    return checked(Params, data, where if not sets else f"{where} with --set")
+    return validate(Params, data, where if not sets else f"{where} with --set")
 
 
 def _yaml() -> YAML:

@@ -25,7 +25,7 @@ class UserError(Exception):
         return "\n".join([*lines, self.hint] if self.hint else lines)
 
 
-def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> UserError:
+def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> UserError:
     """The error for a name that stands in no table: the nearest known one, and all of them."""
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

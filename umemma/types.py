@@ -269,12 +269,12 @@ class ResultRow(NamedTuple):
     refused: int
 
 
-def joined(modalities: Iterable[str]) -> str:
+def format_pattern(modalities: Iterable[str]) -> str:
     """The written name of a set of modalities, sorted: "audio+image"."""
     return "+".join(sorted(modalities))
 
 
-def alternatives(text: str) -> tuple[tuple[str, ...], ...]:
+def parse_alternatives(text: str) -> tuple[tuple[str, ...], ...]:
     """What is taken away, as it is written: "audio" (that one), "audio+image" (both), "audio|image" (one of the two, each
     as likely): the sets of which a sample loses one."""
     return tuple(

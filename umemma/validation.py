@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def checked(model: type[Model], data: Mapping[str, Any], where: str, prefix: str = "") -> Model:
+def validate(model: type[Model], data: Mapping[str, Any], where: str, prefix: str = "") -> Model:
     """`data` as a `model`, or one UserError that lists everything wrong with it by path."""
     try:
         return model.model_validate(dict(data))
@@ -41,8 +41,8 @@ def _problem(model: type[BaseModel], path: list[str], error: Any, prefix: str) -
     known = (
         section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
     )
-    wrong = unknown("key", name, (), "")
-    return f"{wrong.what} ({unknown('key', path[-1], known).hint.rstrip('.')})"
+    wrong = unknown_name("key", name, (), "")
+    return f"{wrong.what} ({unknown_name('key', path[-1], known).hint.rstrip('.')})"
 
 
 def _field(model: Any, name: str) -> Any:
@@ -60,13 +60,15 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def difference(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+def list_differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
     """What two settings differ in, as ["a.b: 1 there, 2 here"], for the error that refuses one of them."""
     lines = []
     for key in sorted(there.keys() | here.keys()):
         left, right = there.get(key), here.get(key)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += difference(left, right, f"{prefix}{key}.")
+            lines += list_differences(left, right, f"{prefix}{key}.")
         elif left != right:
             lines.append(f"{prefix}{key}: {left!r} there, {right!r} here")
     return lines

@@ -15,10 +15,10 @@ from toys.project import ROOT, TESTS
 from toys.shards import GREY, read, write
 
 from umemma.data import loader, shard_reader
-from umemma.data.loader import Reader, Split, Streamed, cut
+from umemma.data.loader import LoadedSplit, Reader, Streamed, cut_batches
 from umemma.data.storage import Store
 from umemma.errors import UserError
-from umemma.missing import lost
+from umemma.missing import draw_training_absences
 from umemma.modalities import audio, image
 from umemma.types import AudioInput, DatasetSpec, ImageInput, Record, Span, TextInput
 
@@ -35,8 +35,8 @@ def stay():
         yield stack
 
 
-def load(folder, stay, specs=SPECS, index=None, split="train", **how) -> Split:
-    return loader.load(Store(str(folder)), index or write(folder), split, specs, stay, **how)
+def load(folder, stay, specs=SPECS, index=None, split="train", **how) -> LoadedSplit:
+    return loader.load_split(Store(str(folder)), index or write(folder), split, specs, stay, **how)
 
 
 def many(folder, count: int = 40) -> shard_reader.Index:
@@ -61,7 +61,7 @@ def test_decoding_fills_what_is_absent(tmp_path, stay):
     assert torch.equal(split.kept["audio"][1], audio.blank(SPECS["audio"]))
     assert torch.equal(split.kept["image"][2], image.blank(SPECS["image"]))
     assert split.groups == {"group": ["a", "g", "d"]}
-    (batch,) = split.batches(cut(range(3), 3), CPU)
+    (batch,) = split.batches(cut_batches(range(3), 3), CPU)
     assert torch.equal(batch.inputs["image"], image.finish(split.kept["image"], SPECS["image"]))
 
 
@@ -97,7 +97,7 @@ def test_a_modality_that_no_sample_has(tmp_path, stay):
 
 def test_batches_see_every_sample_once(tmp_path, stay):
     split = load(tmp_path, stay)
-    batches = list(split.batches(cut(np.array([2, 0, 1]), 2), CPU))
+    batches = list(split.batches(cut_batches(np.array([2, 0, 1]), 2), CPU))
     assert [batch.target.tolist() for batch in batches] == [[1, 0], [1]]
     assert torch.equal(
         batches[0].inputs["image"][1], image.finish(split.kept["image"][:1], SPECS["image"])[0]
@@ -128,7 +128,7 @@ def test_streamed_batches_are_those_of_kept_samples(tmp_path, stay, how, workers
     assert streamed.streamed is not None
     assert set(streamed.kept) == set(MANY) - set(how.get("once", MANY))
     for epoch in range(2):
-        plan = cut(np.random.default_rng(epoch).permutation(40), 7)
+        plan = cut_batches(np.random.default_rng(epoch).permutation(40), 7)
         for one, other in zip(
             kept.batches(plan, CPU, epoch), streamed.batches(plan, CPU, epoch), strict=True
         ):
@@ -147,7 +147,7 @@ def test_several_processes_decode_what_is_kept_alike(tmp_path, stay):
 def test_chance_belongs_to_the_sample_and_the_epoch(tmp_path, stay):
     split = load(tmp_path, stay, MANY, many(tmp_path))
     (whole,) = split.batches([np.arange(40)], CPU, seed=5)
-    turned = list(split.batches(cut(np.arange(40)[::-1], 3), CPU, seed=5))
+    turned = list(split.batches(cut_batches(np.arange(40)[::-1], 3), CPU, seed=5))
     assert (
         np.concatenate([batch.chance for batch in turned])[::-1].tolist() == whole.chance.tolist()
     )
@@ -162,7 +162,7 @@ def test_augmentation_is_for_training_only_and_the_same_in_any_batch(tmp_path, s
     (whole,) = split.batches([np.arange(40)], CPU, seed=1)
     assert not torch.equal(whole.inputs["image"], plain.inputs["image"])
     parts = torch.cat(
-        [batch.inputs["image"] for batch in split.batches(cut(range(40), 3), CPU, seed=1)]
+        [batch.inputs["image"] for batch in split.batches(cut_batches(range(40), 3), CPU, seed=1)]
     )
     assert torch.equal(parts, whole.inputs["image"])
 
@@ -171,7 +171,7 @@ def test_what_is_taken_away_is_never_decoded(tmp_path, stay):
     """A sample loses what the hash of its key says; its media could as well be broken."""
     index = many(tmp_path)
     keys = [f"k{i}" for i in range(40)]
-    gone = lost(keys, 0, {"image": 0.5})["image"]
+    gone = draw_training_absences(keys, 0, {"image": 0.5})["image"]
     split = load(tmp_path, stay, MANY, index, missing={"image": 0.5})
     had_text = {f"k{i}" for i in range(40) if i % 3}
     assert split.keys == [
@@ -199,16 +199,16 @@ import contextlib, os, pathlib, signal, sys, time
 import torch
 from data.test_loader import CPU, MANY, load, many
 from umemma.errors import UserError
-from umemma.data.loader import cut, watched
+from umemma.data.loader import cut_batches, watch_workers
 
 if __name__ == "__main__":
     with contextlib.ExitStack() as stay:
         folder = pathlib.Path(sys.argv[1])
         split = load(folder, stay, MANY, many(folder), memory=0.0, workers=1)
-        batches = split.batches(cut(range(40), 1), CPU)
+        batches = split.batches(cut_batches(range(40), 1), CPU)
         next(batches)
         try:
-            with watched():
+            with watch_workers():
                 os.kill(split.streamed.loader._iterator._workers[0].pid, signal.SIGKILL)
                 for _ in batches:
                     time.sleep(0.1)
@@ -245,7 +245,7 @@ class Reset:
 
 def test_a_signal_to_the_whole_group_is_left_to_the_training(tmp_path, stay):
     split = load(tmp_path, stay, MANY, many(tmp_path), memory=0.0, workers=1)
-    batches = split.batches(cut(range(40), 1), CPU)
+    batches = split.batches(cut_batches(range(40), 1), CPU)
     next(batches)
     (worker,) = split.streamed.loader._iterator._workers
     os.kill(worker.pid, signal.SIGTERM)
@@ -264,7 +264,7 @@ def test_a_decoding_process_does_not_outlive_a_signal_for_long():
 def test_decoding_processes_end_with_the_block_whoever_holds_on_to_them(tmp_path):
     with contextlib.ExitStack() as stay:
         split = load(tmp_path, stay, MANY, many(tmp_path), memory=0.0, workers=1)
-        batches = split.batches(cut(range(40), 1), CPU)
+        batches = split.batches(cut_batches(range(40), 1), CPU)
         next(batches)
         (worker,) = split.streamed.loader._iterator._workers
         assert worker.is_alive()

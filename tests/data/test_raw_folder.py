@@ -27,7 +27,9 @@ def test_a_name_that_no_disk_can_hold_is_missing(tmp_path):
     name = "x" * 300
     assert files.find_mismatch(tmp_path / name, Source(name)) == "is missing"
     with pytest.raises(UserError, match="is missing or differs"):
-        raw_folder.check(tmp_path, {name: raw_folder.RawFile(sha256="0" * 64, size=1)}, "")
+        raw_folder.check_raw_files(
+            tmp_path, {name: raw_folder.RawFile(sha256="0" * 64, size=1)}, ""
+        )
 
 
 def test_matches_says_what_is_wrong(tmp_path):
@@ -75,9 +77,9 @@ def test_raw_files_and_check(tmp_path):
         "list.txt": {"sha256": sha, "size": 3, "media": False},
     }
     (tmp_path / "download.json").write_text(json.dumps({"dataset": "toy", "files": files}))
-    listed = raw_folder.raw_files(tmp_path, "Run: again")
+    listed = raw_folder.read_raw_files(tmp_path, "Run: again")
     assert listed["list.txt"] == raw_folder.RawFile(sha256=sha, size=3)
-    raw_folder.check(tmp_path, listed, "Run: again")  # media by size only
+    raw_folder.check_raw_files(tmp_path, listed, "Run: again")  # media by size only
     for name, content in (
         ("list.txt", b"abd"),
         ("clip.mp4", b"shorter"),
@@ -90,7 +92,7 @@ def test_raw_files_and_check(tmp_path):
         with pytest.raises(
             UserError, match=r"raw file is missing or differs from download\.json"
         ) as error:
-            raw_folder.check(tmp_path, listed, "Run: again")
+            raw_folder.check_raw_files(tmp_path, listed, "Run: again")
         assert (error.value.where, error.value.hint) == (str(path), "Run: again")
         path.write_bytes(whole)
 
@@ -101,7 +103,7 @@ def test_raw_files_and_check(tmp_path):
 def test_a_damaged_list_is_refused(tmp_path, content):
     (tmp_path / "download.json").write_text(content)
     with pytest.raises(UserError, match="damaged") as error:
-        raw_folder.raw_files(tmp_path, "Run: again")
+        raw_folder.read_raw_files(tmp_path, "Run: again")
     assert error.value.hint == "Run: again"
 
 
@@ -109,12 +111,12 @@ def test_tree_is_sorted_and_leaves_out_what_is_hidden(tmp_path):
     for name in ("b/z", "b/a", "a.txt", ".done/x", "b/.part"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    assert raw_folder.tree(tmp_path) == ["a.txt", "b/a", "b/z"]
+    assert raw_folder.list_files(tmp_path) == ["a.txt", "b/a", "b/z"]
 
 
 def test_parallel_keeps_the_order_and_takes_few_at_a_time():
     taken = []
-    answers = raw_folder.parallel(str, (taken.append(n) or n for n in range(1000)))
+    answers = raw_folder.map_in_threads(str, (taken.append(n) or n for n in range(1000)))
     assert next(answers) == "0"
     assert len(taken) < 100
     assert list(answers) == [str(n) for n in range(1, 1000)]

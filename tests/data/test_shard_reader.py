@@ -209,31 +209,33 @@ def test_a_well_made_checksum_does_not_make_a_well_made_sample(tmp_path, message
 def test_verifying_finds_what_is_wrong_with_any_file_of_a_shard(tmp_path):
     index, store = write(tmp_path / "s"), Store(str(tmp_path / "s"))
     shard = index.splits["train"][0]
-    assert shard_reader.verify(store, index, "train", shard) == []
+    assert shard_reader.verify_shard(store, index, "train", shard) == []
     for name in ("train-000000.tar", "train-000000.parquet"):
         path = tmp_path / "s" / name
         whole = path.read_bytes()
         for cut in range(0, len(whole), max(1, len(whole) // 40)):
             path.write_bytes(whole[:cut])
-            assert shard_reader.verify(store, index, "train", shard) == [
+            assert shard_reader.verify_shard(store, index, "train", shard) == [
                 f"{name} is truncated or altered"
             ]
             path.write_bytes(whole[:cut] + bytes([whole[cut] ^ 1]) + whole[cut + 1 :])
-            assert shard_reader.verify(store, index, "train", shard) == [
+            assert shard_reader.verify_shard(store, index, "train", shard) == [
                 f"{name} is truncated or altered"
             ]
         path.unlink()
-        assert shard_reader.verify(store, index, "train", shard) == [f"{name} is missing"]
+        assert shard_reader.verify_shard(store, index, "train", shard) == [f"{name} is missing"]
         path.write_bytes(whole)
     forged = shard.model_copy(update={"samples": 3})
     wrong = "train-000000.json is missing or differs from the index"
-    assert shard_reader.verify(store, index, "train", forged) == [wrong]
+    assert shard_reader.verify_shard(store, index, "train", forged) == [wrong]
     marker = tmp_path / "s" / "train-000000.json"
     marker.write_text(forged.model_dump_json())
-    assert shard_reader.marker(store, "train-000000") is None  # a marker vouches for itself as well
+    assert (
+        shard_reader.find_marker(store, "train-000000") is None
+    )  # a marker vouches for itself as well
     forged = forged.model_copy(update={"itself": forged.identity()})
     marker.write_text(forged.model_dump_json())
-    assert shard_reader.verify(store, index, "train", forged) == [
+    assert shard_reader.verify_shard(store, index, "train", forged) == [
         "train-000000.tar: 2 samples in the shard, 3 in the index"
     ]
 
@@ -245,16 +247,16 @@ def test_retrying_packs_only_what_failed_and_ends_with_the_bytes_of_a_fresh_run(
         Record("c", "train", 0, {"image": picture}),
         Record("d", "train", 1, {"audio": sound}),
     ]
-    (job,) = shard_writer.jobs(
+    (job,) = shard_writer.plan_shards(
         records, SPEC, Store(str(tmp_path / "s")), Packing(), 2, lambda records: "f"
     )
-    assert shard_writer.make(job).reasons == {"image: file is missing": 1}
+    assert shard_writer.write_shard(job).reasons == {"image: file is missing": 1}
     picture.write_bytes(image.pack(GREY, Packing()).data)
     sound.unlink()  # the kept sample isn't packed again
-    retried = shard_writer.make(replace(job, retry=True))
+    retried = shard_writer.write_shard(replace(job, retry=True))
     assert (retried.samples, retried.failed) == (2, 0)
     sound.write_bytes(flac(TONE.samples))
-    assert shard_writer.make(replace(job, store=Store(str(tmp_path / "fresh")))) == retried
+    assert shard_writer.write_shard(replace(job, store=Store(str(tmp_path / "fresh")))) == retried
     for name in ("train-000000.tar", "train-000000.parquet", "train-000000.json"):
         assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
 
@@ -295,10 +297,10 @@ def test_a_medium_that_cannot_be_read_is_absent_and_its_sample_says_why(tmp_path
 
 
 def test_by_choice_it_fails_its_sample(tmp_path):
-    jobs = shard_writer.jobs(
+    jobs = shard_writer.plan_shards(
         torn(tmp_path), SPEC, Store(str(tmp_path / "s")), Packing(), 9, lambda records: "f", "fail"
     )
-    train, _ = map(shard_writer.make, jobs)
+    train, _ = map(shard_writer.write_shard, jobs)
     assert (train.samples, train.failed, train.broken) == (1, 2, {})
     assert train.reasons == {"image: file is missing": 2}
 
@@ -352,18 +354,18 @@ def test_retrying_packs_samples_with_a_broken_medium_again(tmp_path):
         Record("d", "train", 1, {"audio": sound}),
     ]
     spec = replace(SPEC, modalities=("audio", "image", "text"))
-    (job,) = shard_writer.jobs(
+    (job,) = shard_writer.plan_shards(
         records, spec, Store(str(tmp_path / "s")), Packing(), 2, lambda records: "f"
     )
-    assert shard_writer.make(job).broken == {"image: file is missing": 1}
+    assert shard_writer.write_shard(job).broken == {"image: file is missing": 1}
     assert shard_writer.has_failures(job)
     picture.write_bytes(image.pack(GREY, Packing()).data)
     sound.unlink()  # what is well is kept
-    retried = shard_writer.make(replace(job, retry=True))
+    retried = shard_writer.write_shard(replace(job, retry=True))
     assert (retried.samples, retried.failed, retried.broken) == (2, 0, {})
     assert not shard_writer.has_failures(job)
     sound.write_bytes(flac(TONE.samples))
-    assert shard_writer.make(replace(job, store=Store(str(tmp_path / "fresh")))) == retried
+    assert shard_writer.write_shard(replace(job, store=Store(str(tmp_path / "fresh")))) == retried
     for name in ("train-000000.tar", "train-000000.parquet", "train-000000.json"):
         assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
 
@@ -448,7 +450,8 @@ def test_shards_behind_http_are_read(tmp_path):
         assert shard_reader.read_index(Store(f"{url}/s"), SETTINGS) == index
         assert [r.key for r in read(f"{url}/s", index)] == ["a", "b", "d"]
         assert (
-            shard_reader.verify(Store(f"{url}/s"), index, "train", index.splits["train"][1]) == []
+            shard_reader.verify_shard(Store(f"{url}/s"), index, "train", index.splits["train"][1])
+            == []
         )
         with pytest.raises(UserError, match="not there yet"):
             shard_reader.read_index(Store(f"{url}/nowhere"))

@@ -13,7 +13,7 @@ from umemma import config
 from umemma.datasets import ave
 from umemma.errors import UserError
 from umemma.types import Clip
-from umemma.validation import checked
+from umemma.validation import validate
 
 REAL = ROOT.parent / "shared" / "mirror" / "ave"
 HEADER = "Category&VideoID&Quality&StartTime&EndTime\n"
@@ -158,9 +158,9 @@ def test_the_clip_is_the_file_of_the_official_layout(raw):
 
 
 def test_the_recipe_is_valid():
-    params = config.load(ROOT / "recipes" / "ave.yaml")
+    params = config.load_params(ROOT / "recipes" / "ave.yaml")
     assert params.dataset == ave.SPEC.name
-    assert checked(ave.Options, params.preprocess.options, "recipe") == ave.Options()
+    assert validate(ave.Options, params.preprocess.options, "recipe") == ave.Options()
     params.check_modalities(ave.SPEC.modalities)
 
 

@@ -20,7 +20,7 @@ from umemma.datasets import _digits_av as parts
 from umemma.datasets import avmnist, avmnist_multibench, avmnist_smil
 from umemma.errors import UserError
 from umemma.types import AudioInput, ImageInput
-from umemma.validation import checked
+from umemma.validation import validate
 
 REAL = ROOT.parent / "shared" / "mirror"
 SPEAKERS, TAKES = ("jackson", "lucas", "nicolas", "theo"), (0, 4, 5, 9, 10, 15, 20)
@@ -481,11 +481,11 @@ def test_multibench_source():
 
 @pytest.mark.parametrize("name", ["avmnist", "avmnist-smil", "avmnist-multibench"])
 def test_recipes_are_settings(name):
-    params = config.load(ROOT / "recipes" / f"{name}.yaml")
-    module = datasets.get(params.dataset)
+    params = config.load_params(ROOT / "recipes" / f"{name}.yaml")
+    module = datasets.get_module(params.dataset)
     assert (params.dataset, module.SPEC.name) == (name, name)
     params.check_modalities(module.SPEC.modalities)
-    options = checked(module.Options, params.preprocess.options, "settings", "preprocess.options")
+    options = validate(module.Options, params.preprocess.options, "settings", "preprocess.options")
     assert options == module.Options()  # a recipe is the protocol, and so are the defaults
     assert params.preprocess.options.keys() == module.Options.model_fields.keys()
     for modality in params.modalities:

@@ -119,5 +119,5 @@ def test_records_are_the_same_every_time(records, raw):
 
 def test_unknown_dataset_names_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'digits'") as error:
-        datasets.get("digit")
+        datasets.get_module("digit")
     assert error.value.exit_status == 2

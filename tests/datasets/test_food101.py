@@ -17,7 +17,7 @@ from umemma import config, modalities
 from umemma.datasets import food101
 from umemma.errors import UserError
 from umemma.types import Packing, Record
-from umemma.validation import checked
+from umemma.validation import validate
 
 REAL = ROOT.parent / "shared" / "mirror" / "food101"
 
@@ -324,13 +324,13 @@ def test_the_variant_says_where_validation_comes_from(tmp_path):
 
 
 def test_the_recipe_is_valid():
-    params = config.load(ROOT / "recipes" / "food101.yaml")
+    params = config.load_params(ROOT / "recipes" / "food101.yaml")
     assert params.dataset == food101.SPEC.name
-    assert checked(food101.Options, params.preprocess.options, "recipe") == food101.Options()
+    assert validate(food101.Options, params.preprocess.options, "recipe") == food101.Options()
     params.check_modalities(food101.SPEC.modalities)
     for wrong in ({"val_share": 0.0}, {"val_share": 1.0}, {"val": "file"}):
         with pytest.raises(UserError, match="val"):
-            checked(food101.Options, wrong, "recipe")
+            validate(food101.Options, wrong, "recipe")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real split isn't at hand")

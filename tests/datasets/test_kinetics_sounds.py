@@ -14,7 +14,7 @@ from umemma import config
 from umemma.datasets import kinetics_sounds as ks
 from umemma.errors import UserError
 from umemma.types import Clip
-from umemma.validation import checked
+from umemma.validation import validate
 
 REAL = ROOT.parent / "shared" / "mirror" / "kinetics-sounds"
 KINETICS = "https://s3.amazonaws.com/kinetics/400"
@@ -180,7 +180,7 @@ def test_variants_and_their_expected_counts(raw):
 
 def test_ogm_ge_has_no_32_classes():
     with pytest.raises(UserError, match="the lists of ogm-ge have 31 classes") as error:
-        checked(ks.Options, {"variant": "ks32"}, "settings")
+        validate(ks.Options, {"variant": "ks32"}, "settings")
     assert error.value.exit_status == 2
 
 
@@ -285,9 +285,9 @@ def test_the_clip_is_the_file_of_the_official_layout(kinetics):
 
 
 def test_the_recipe_is_valid():
-    params = config.load(ROOT / "recipes" / "kinetics-sounds.yaml")
+    params = config.load_params(ROOT / "recipes" / "kinetics-sounds.yaml")
     assert params.dataset == ks.SPEC.name
-    assert checked(ks.Options, params.preprocess.options, "recipe") == ks.Options()
+    assert validate(ks.Options, params.preprocess.options, "recipe") == ks.Options()
     params.check_modalities(ks.SPEC.modalities)
 
 

@@ -21,7 +21,7 @@ from umemma import config
 from umemma.datasets import manifest
 from umemma.errors import UserError
 from umemma.types import AudioInput, Clip, Record, Unreadable, VideoInput
-from umemma.validation import checked
+from umemma.validation import validate
 
 FIGHTS = ROOT.parent / "shared" / "mirror" / "fight_av"
 CELLS = "unreadable row: wrong number of cells"
@@ -46,7 +46,7 @@ ALL = {
 
 
 def options(**changes) -> manifest.Options:
-    return checked(
+    return validate(
         manifest.Options, {"columns": {"image": "file"}} | changes, "settings", "preprocess.options"
     )
 
@@ -724,11 +724,11 @@ def test_a_long_table_stays_small_in_memory(tmp_path):
 
 
 def test_the_recipe_is_whole():
-    params = config.load(ROOT / "recipes" / "manifest.yaml")
+    params = config.load_params(ROOT / "recipes" / "manifest.yaml")
     assert (params.dataset, params.modalities) == ("manifest", ("audio", "video"))
     assert (params.preprocess.media.frames, params.preprocess.media.side) == (8, 224)
     assert set(params.preprocess.options) == set(manifest.Options.model_fields)
-    chosen = checked(manifest.Options, params.preprocess.options, "recipe")
+    chosen = validate(manifest.Options, params.preprocess.options, "recipe")
     assert (chosen.table, chosen.columns, chosen.group) == (
         "labels.csv",
         {"audio": "file", "video": "file"},
@@ -742,7 +742,7 @@ def test_the_recipe_is_whole():
 
 @pytest.mark.skipif(not FIGHTS.is_dir(), reason="the real table is not here")
 def test_the_real_table():
-    settings = config.load(ROOT / "recipes" / "manifest.yaml").preprocess.options
+    settings = config.load_params(ROOT / "recipes" / "manifest.yaml").preprocess.options
     found = read(FIGHTS, **settings)
     assert len(found) == 300
     assert not any(record.problem for record in found.values())

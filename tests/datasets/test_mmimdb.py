@@ -17,7 +17,7 @@ from umemma import config, modalities
 from umemma.datasets import mmimdb
 from umemma.errors import UserError
 from umemma.types import Packing, Record, Unreadable
-from umemma.validation import checked
+from umemma.validation import validate
 
 REAL = ROOT.parent / "shared" / "mirror" / "mmimdb"
 
@@ -259,12 +259,12 @@ def test_the_variant_says_what_a_sample_is(tmp_path):
 
 
 def test_the_recipe_is_valid():
-    params = config.load(ROOT / "recipes" / "mmimdb.yaml")
+    params = config.load_params(ROOT / "recipes" / "mmimdb.yaml")
     assert params.dataset == mmimdb.SPEC.name
-    assert checked(mmimdb.Options, params.preprocess.options, "recipe") == mmimdb.Options()
+    assert validate(mmimdb.Options, params.preprocess.options, "recipe") == mmimdb.Options()
     params.check_modalities(mmimdb.SPEC.modalities)
     with pytest.raises(UserError, match="plots"):
-        checked(mmimdb.Options, {"plots": "shortest"}, "recipe")
+        validate(mmimdb.Options, {"plots": "shortest"}, "recipe")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real split isn't at hand")

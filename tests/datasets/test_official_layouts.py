@@ -12,7 +12,7 @@ from PIL import Image
 from toys.media import film
 
 from umemma import config
-from umemma.data.shard_reader import read, read_index
+from umemma.data.shard_reader import read_index, read_split
 from umemma.data.storage import Store
 from umemma.stages import doctor, download, preprocess
 
@@ -43,14 +43,14 @@ def packed(
     Path("params.yaml").write_text(
         SETTINGS.format(name=name, options=options, modalities=modalities)
     )
-    params = config.load()
+    params = config.load_params()
     download.run(name, params.preprocess.options, str(origin))
     index = preprocess.run(params, workers=1)
     store = Store(params.paths.shards)
     found = {
         record.key: sorted(record.media)
         for split in index.splits
-        for record in read(store, index, split)
+        for record in read_split(store, index, split)
     }
     return found, f"{index.failures()} | {index.broken()}", params
 
@@ -155,7 +155,7 @@ def test_mmimdb(tmp_path, monkeypatch):
     assert found == {**whole, "0000002": ["text"]}
     assert failures == " | 1 x image: not a readable image: truncated"
     store = Store(params.paths.shards)
-    films_ = {film_.key: film_ for film_ in read(store, read_index(store), "train")}
+    films_ = {film_.key: film_ for film_ in read_split(store, read_index(store), "train")}
     assert (films_["0000001"].label, films_["0000001"].media["text"]) == ((0,), b"A longer plot.")
 
 

@@ -294,7 +294,7 @@ def test_the_page_shows_an_encoder_of_one_s_own_that_works(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_encoder.py").write_text(code)
     (tmp_path / "params.yaml").write_text(f"dataset: digits\nmodalities: [image]\n{settings}")
-    encoder = config.load(tmp_path / "params.yaml").encoder("image")
+    encoder = config.load_params(tmp_path / "params.yaml").encoder("image")
     spec = encoder.adapt(encoders.input_spec(encoder.name, "image"), "image")
     module, width = encoders.build(encoder.name, "image", spec)
     assert module(torch.rand(2, spec.channels, spec.size, spec.size)).shape == (2, width)

@@ -93,12 +93,12 @@ def test_without_a_network_one_error_names_the_file_to_place(name, modality, pla
 def test_an_unreachable_hub_is_asked_once(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    assert not weights.online()
+    assert not weights.is_online()
 
 
 def test_a_hub_that_is_switched_off_is_not_asked(monkeypatch):
     monkeypatch.setattr("requests.head", lambda *_, **__: pytest.fail("asked"))
-    assert not weights.online()
+    assert not weights.is_online()
 
 
 def test_a_file_of_the_hub_s_cache_is_taken(tmp_path):
@@ -136,10 +136,10 @@ def test_a_state_dict_is_unwrapped():
     plain = {"a.weight": torch.ones(2), "b": torch.zeros(1)}
     wrapped = {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in plain.items()}}
     for name in ("one.pt", "two.pth"):
-        state = weights.read(saved(wrapped, name))
+        state = weights.read_state(saved(wrapped, name))
         assert state.keys() == plain.keys()
     torch.save(plain, "old.bin", _use_new_zipfile_serialization=False)
-    assert torch.equal(weights.read(Path("old.bin"))["a.weight"], torch.ones(2))
+    assert torch.equal(weights.read_state(Path("old.bin"))["a.weight"], torch.ones(2))
 
 
 class Code:
@@ -150,7 +150,7 @@ class Code:
 def test_code_in_a_file_is_refused_and_does_not_run():
     torch.save({"a": torch.ones(1), "b": Code()}, "evil.pt")
     with pytest.raises(UserError, match="can't be loaded safely"):
-        weights.read(Path("evil.pt"))
+        weights.read_state(Path("evil.pt"))
     assert not Path("harm").exists()
 
 
@@ -159,7 +159,7 @@ def test_code_in_a_file_is_refused_and_does_not_run():
 def test_a_damaged_file_is_an_error_of_one_line(name, data):
     Path(name).write_bytes(data)
     with pytest.raises(UserError) as caught:
-        weights.read(Path(name))
+        weights.read_state(Path(name))
     assert caught.value.where == name
     assert "\n" not in caught.value.what
 
@@ -171,7 +171,7 @@ def test_a_script_and_a_file_without_weights_are_refused():
     torch.save({"epoch": 3}, "empty.pt")
     for name, said in (("script.pt", "can't be loaded safely"), ("empty.pt", "holds no weights")):
         with pytest.raises(UserError, match=said):
-            weights.read(Path(name))
+            weights.read_state(Path(name))
 
 
 def test_weights_of_another_encoder_are_refused_with_what_differs():
@@ -373,14 +373,14 @@ def test_padding_makes_no_difference_to_a_model_of_the_hub(bert):
 
 
 def test_weights_that_a_model_of_the_hub_lacks_are_listed(bert):
-    state = weights.read(bert / "model.safetensors")
+    state = weights.read_state(bert / "model.safetensors")
     del state["bert.encoder.layer.0.attention.self.query.weight"]
     module, _ = encoders.build(f"hf:{bert}", "text", TextInput(length=8))
     with pytest.raises(
         UserError, match=r"missing: model\.encoder\.layer\.0\.attention\.self\.query\.weight"
     ):
         encoders.load_weights(module, f"hf:{bert}", "text", TextInput(length=8), saved(state))
-    state = weights.read(bert / "model.safetensors")
+    state = weights.read_state(bert / "model.safetensors")
     state["bert.embeddings.word_embeddings.weight"] = torch.ones(3, 8)
     with pytest.raises(
         UserError, match=r"other shape: model\.embeddings\.word_embeddings\.weight \(3, 8\) instead"
@@ -398,7 +398,7 @@ def test_a_model_of_the_hub_that_can_t_be_had(bert):
 def test_transformers_is_asked_for_where_it_is_needed(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"pip install 'umemma\[transformers\]'"):
-        hf.library()
+        hf.import_transformers()
 
 
 # Low-rank adapters. ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 
 from umemma.evaluation.calibration import Calibration, _lower, fit, probabilities
-from umemma.evaluation.metrics import correct, log_loss
+from umemma.evaluation.metrics import log_loss, score_correct
 
 N = 6000
 GROUPS = {"group": [f"g{i // 3}" for i in range(N)]}
@@ -56,7 +56,7 @@ def test_what_is_calibrated_stays(task):
 def test_probabilities_after_it_are_shares():
     logits, target = source("multiclass")
     sure = probabilities(fit(4 * logits, target, GROUPS, 0).apply(4 * logits), "multiclass").max(1)
-    assert sure.mean() == pytest.approx(correct(logits, target).mean(), abs=0.01)
+    assert sure.mean() == pytest.approx(score_correct(logits, target).mean(), abs=0.01)
 
 
 def test_a_temperature_changes_no_answer():

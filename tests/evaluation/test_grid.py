@@ -15,10 +15,10 @@ from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.metrics import Bootstrap, sample_f1, score
 from umemma.evaluation.predictions import Predictions
-from umemma.missing import asked, drawn, keep_table, patterns
+from umemma.missing import draw_test_absences, list_patterns, make_keep_table, parse_missing
 from umemma.models.late_fusion import LateFusion
-from umemma.system.seeds import hashes
-from umemma.types import Batch, ImageInput, joined
+from umemma.system.seeds import hash_keys
+from umemma.types import Batch, ImageInput, format_pattern
 
 NAMES = ["audio", "image", "video"]
 
@@ -46,7 +46,7 @@ def ratios(
 ):
     """The rows of the ensemble."""
     grid = Grid(predictions, seed, draws, 50, names)
-    _, rows = grid.rows([asked(what, predictions.modalities, "it")], shares)
+    _, rows = grid.rows([parse_missing(what, predictions.modalities, "it")], shares)
     return [row for row in rows if row.model == "ensemble"]
 
 
@@ -187,7 +187,7 @@ def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):
     names = ["accuracy", metric] if metric != "accuracy" else ["accuracy"]
     rows = [row for row in ratios(predictions, what, shares, 2, 3, names) if row.metric == metric]
     for number in range(2):
-        lost, which = drawn(hashes(predictions.keys), 3, number, 2)
+        lost, which = draw_test_absences(hash_keys(predictions.keys), 3, number, 2)
         for share, row in zip(shares, [row for row in rows if row.draw == number], strict=True):
             left = np.where(which == 0, "image", "audio") if "|" in what else np.full(300, "audio")
             mixed = np.stack(
@@ -234,7 +234,7 @@ def test_fast_grid_is_the_slow_way(absent):
     present = torch.rand(12, 3) > 0.3
     present[:, 0] |= ~present.any(1)
     whole = Batch(inputs, present, torch.zeros(12, dtype=torch.int64))
-    fast = model.eval().pattern_logits(whole, torch.from_numpy(keep_table(NAMES)))
+    fast = model.eval().pattern_logits(whole, torch.from_numpy(make_keep_table(NAMES)))
 
     def slow(keep: torch.Tensor, sample: int) -> torch.Tensor:
         total = torch.zeros(5)
@@ -248,12 +248,12 @@ def test_fast_grid_is_the_slow_way(absent):
         return total / (len(NAMES) if absent == "blank" else keep.sum())
 
     with torch.no_grad():
-        for s, pattern in enumerate(patterns(NAMES)):
+        for s, pattern in enumerate(list_patterns(NAMES)):
             for sample in range(12):
                 keep = present[sample] & torch.tensor([name in pattern for name in NAMES])
                 if keep.any():
-                    assert torch.allclose(fast[sample, s], slow(keep, sample), atol=1e-5), joined(
-                        pattern
+                    assert torch.allclose(fast[sample, s], slow(keep, sample), atol=1e-5), (
+                        format_pattern(pattern)
                     )
                 else:
                     assert fast[sample, s].isnan().all()

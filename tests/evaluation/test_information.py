@@ -11,7 +11,13 @@ import pytest
 from scipy.special import entr, log_softmax
 
 from umemma.evaluation import error_analysis, information
-from umemma.evaluation.information import Bound, Difference, Information, advise, bits
+from umemma.evaluation.information import (
+    Bound,
+    Difference,
+    Information,
+    advise,
+    estimate_information,
+)
 from umemma.evaluation.metrics import Bootstrap, get
 from umemma.evaluation.predictions import Predictions
 
@@ -82,7 +88,7 @@ def channels(
 
 
 def found(predictions: Predictions) -> Information:
-    return bits(predictions, Bootstrap(predictions.groups, 0, 200))
+    return estimate_information(predictions, Bootstrap(predictions.groups, 0, 200))
 
 
 def test_the_closed_forms_agree():
@@ -196,11 +202,11 @@ def test_absent_modalities_by_hand():
 
 
 def test_surprise_by_hand():
-    assert information.surprise(np.array([0, 0, 3, 0])) == pytest.approx(
+    assert information.label_surprise(np.array([0, 0, 3, 0])) == pytest.approx(
         [np.log2(4 / 3)] * 2 + [2, np.log2(4 / 3)]
     )
     labels = np.array([[1, 1, 0], [1, 0, 0]], dtype=np.float32)  # always, half of the time, never
-    assert information.surprise(labels) == pytest.approx([1, 1])
+    assert information.label_surprise(labels) == pytest.approx([1, 1])
 
 
 def test_gap_by_hand():
@@ -415,14 +421,14 @@ def test_the_leading_metric_is_what_advice_follows():
     alone = {"audio": sure, "image": common}
     made = Predictions(one.keys, {"sample": one.keys}, rare, ensemble, alone, ["x", "y"])
     bootstrap = Bootstrap(made.groups, 0, 100)
-    by_f1 = bits(made, bootstrap, get("f1_macro", "multiclass", 2))
+    by_f1 = estimate_information(made, bootstrap, get("f1_macro", "multiclass", 2))
     assert by_f1.complementary[0].score == pytest.approx(
         1 - 0.5 * 2 * 0.99 / 1.99, abs=1e-6
     )  # recall 1 and 0
-    assert bits(made, bootstrap).complementary[0].score == pytest.approx(0.01)
+    assert estimate_information(made, bootstrap).complementary[0].score == pytest.approx(0.01)
     assert by_f1.as_json()["metric"] == "f1_macro"
     assert by_f1.advice[0].startswith("Protect audio most: F1 (macro) falls by 50.3 points")
-    assert bits(made, bootstrap, smallest=0.02).advice == []
+    assert estimate_information(made, bootstrap, smallest=0.02).advice == []
     everything = by_f1.singles[1]  # all less the ensemble with only image
     assert everything.score == by_f1.complementary[0].score
 
@@ -470,7 +476,7 @@ def small() -> Predictions:
 
 
 def test_selective_by_hand():
-    rows = error_analysis.selective(small(), points=4)
+    rows = error_analysis.selective_scores(small(), points=4)
     assert [row.n for row in rows] == [1, 2, 3, 4]
     assert [row.score for row in rows] == pytest.approx(
         [1, 0.75, 2 / 3, 0.5]
@@ -482,7 +488,7 @@ def test_selective_by_hand():
 
 def test_confident_answers_of_a_true_posterior_are_better():
     one = channels(n=2000)
-    rows = error_analysis.selective(one, points=10)
+    rows = error_analysis.selective_scores(one, points=10)
     assert len(rows) == 30
     scores = [row.score for row in rows if row.modalities == "audio+image"]
     assert scores[0] > scores[-1]
@@ -492,7 +498,7 @@ def test_confident_answers_of_a_true_posterior_are_better():
 
 
 def test_reliability_by_hand():
-    rows = error_analysis.reliability(
+    rows = error_analysis.reliability_bins(
         small()
     )  # 15 bins: 0.6 falls into the 10th, 0.8 into the 13th, 0.9 into the 14th
     assert [row.n for row in rows] == [1, 2, 1]
@@ -502,13 +508,13 @@ def test_reliability_by_hand():
 
 def test_classes_by_hand():
     one = small()
-    assert [(row.name, row.n, row.score) for row in error_analysis.per_class(one)] == [
+    assert [(row.name, row.n, row.score) for row in error_analysis.score_classes(one)] == [
         ("u", 2, 1.0),
         ("v", 2, 0.0),
     ]
-    matrix = error_analysis.confusion(one.ensemble["x"], one.target)
+    matrix = error_analysis.confusion_matrix(one.ensemble["x"], one.target)
     assert matrix.tolist() == [[2, 0], [2, 0]]
-    assert error_analysis.confused(matrix, one.classes) == [("v", "u", 2, 1.0)]
+    assert error_analysis.list_confusions(matrix, one.classes) == [("v", "u", 2, 1.0)]
 
 
 def test_labels_by_hand():
@@ -518,5 +524,7 @@ def test_labels_by_hand():
     one = Predictions(
         list("ab"), {"sample": list("ab")}, target, {"x": logits}, {"x": logits}, ["u", "v", "w"]
     )
-    assert [row.score for row in error_analysis.per_class(one)] == pytest.approx([2 / 3, 0, None])
-    assert sum(row.n for row in error_analysis.reliability(one)) == 6
+    assert [row.score for row in error_analysis.score_classes(one)] == pytest.approx(
+        [2 / 3, 0, None]
+    )
+    assert sum(row.n for row in error_analysis.reliability_bins(one)) == 6

@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 
 from umemma.errors import UserError
 from umemma.evaluation import metrics
-from umemma.evaluation.metrics import Bootstrap, Stats, chosen, get
+from umemma.evaluation.metrics import Bootstrap, Stats, get, select_metrics
 
 CHANCE = np.random.default_rng(0)
 LOGITS = CHANCE.normal(size=(200, 4)).astype(np.float32)
@@ -18,7 +18,7 @@ LABELS = (CHANCE.random((200, 4)) < 0.4).astype(np.float32)
 
 
 def value(name: str, logits: np.ndarray, target: np.ndarray) -> float:
-    metric = get(name, metrics.task(target), logits.shape[1])
+    metric = get(name, metrics.task_of(target), logits.shape[1])
     if metric.ranked:
         return float(metric.ranked(logits, target, np.ones(len(target))))
     return float(metric.value(metric.stats(logits, target).total(np.ones(len(target)))))
@@ -92,18 +92,18 @@ def test_a_class_that_neither_occurs_nor_is_found_does_not_count():
 )
 def test_a_metric_that_does_not_fit_is_refused(names, task, message):
     with pytest.raises(UserError, match=message) as error:
-        chosen(names, task, 4)
+        select_metrics(names, task, 4)
     assert error.value.exit_status == 2
 
 
 def test_what_is_usual():
-    assert [m.name for m in chosen(None, "multiclass", 4)] == [
+    assert [m.name for m in select_metrics(None, "multiclass", 4)] == [
         "accuracy",
         "f1_macro",
         "log_loss",
         "ece",
     ]
-    assert chosen(None, "multilabel", 4)[0].name == "f1_samples"
+    assert select_metrics(None, "multilabel", 4)[0].name == "f1_samples"
     assert get("log_loss", "multiclass", 4).shown(0.5) == "0.500"
     assert get("f1_macro", "multiclass", 4).shown(0.5) == "50.0 %"
 

@@ -9,13 +9,13 @@ import torch
 from umemma import modalities
 from umemma.errors import UserError
 from umemma.modalities import audio, image, sampling, spec_augment, text, video, vision
-from umemma.system.seeds import hashes, mixed
+from umemma.system.seeds import hash_keys, mix
 from umemma.types import AudioInput, ImageInput, TextInput, VideoInput, WaveInput
-from umemma.validation import checked
+from umemma.validation import validate
 
 SEEDED = torch.Generator().manual_seed(0)
-NUMBERS = mixed(hashes([f"sample{i}" for i in range(6)]), 0, "augment")
-MANY = mixed(hashes([f"sample{i}" for i in range(4000)]), 0, "augment")
+NUMBERS = mix(hash_keys([f"sample{i}" for i in range(6)]), 0, "augment")
+MANY = mix(hash_keys([f"sample{i}" for i in range(4000)]), 0, "augment")
 
 PICTURE, GREY = ImageInput(size=12), ImageInput(size=12, channels=1)
 CLIP = VideoInput(frames=3, size=12)
@@ -66,7 +66,7 @@ def augmented(modality, x, spec, numbers=NUMBERS, **options):
 
 @pytest.mark.parametrize(("name", "spec", "x", "options"), CASES, ids=NAMED)
 def test_a_batch_is_augmented_as_its_items_one_by_one(name, spec, x, options):
-    modality, before = modalities.get(name), x.clone()
+    modality, before = modalities.get_module(name), x.clone()
     modality.check(modality.Augment(**options), spec)
     whole = augmented(modality, x, spec, **options)
     one_by_one = [
@@ -96,7 +96,7 @@ def test_a_batch_is_augmented_as_its_items_one_by_one(name, spec, x, options):
     ],
 )
 def test_without_options_nothing_is_done(name, spec, x):
-    modality = modalities.get(name)
+    modality = modalities.get_module(name)
     assert modality.draw(modality.Augment(), NUMBERS, spec) == {}
     assert torch.equal(augmented(modality, x, spec), x)
 
@@ -114,7 +114,7 @@ def test_without_options_nothing_is_done(name, spec, x):
 )
 def test_options_are_checked(name, wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
-        checked(modalities.get(name).Augment, wrong, "settings", f"augment.{name}")
+        validate(modalities.get_module(name).Augment, wrong, "settings", f"augment.{name}")
 
 
 def test_options_that_the_input_has_no_use_for():
@@ -125,12 +125,13 @@ def test_options_that_the_input_has_no_use_for():
 
 
 def test_chance_belongs_to_the_sample_and_is_uniform():
-    numbers = sampling.uniform(MANY, "it", 3)
+    numbers = sampling.sample_uniform(MANY, "it", 3)
     assert numbers.shape == (4000, 3)
-    np.testing.assert_array_equal(numbers[7:9], sampling.uniform(MANY[7:9], "it", 3))
+    np.testing.assert_array_equal(numbers[7:9], sampling.sample_uniform(MANY[7:9], "it", 3))
     np.testing.assert_allclose(np.histogram(numbers, 10, (0, 1))[0] / 12000, 0.1, atol=0.01)
     assert (
-        np.abs(np.corrcoef([*numbers.T, sampling.uniform(MANY, "else")]) - np.eye(4)).max() < 0.05
+        np.abs(np.corrcoef([*numbers.T, sampling.sample_uniform(MANY, "else")]) - np.eye(4)).max()
+        < 0.05
     )
 
 
@@ -259,12 +260,12 @@ def test_noise_has_the_spread_that_is_asked_for():
 
 def test_masks_cover_what_is_drawn():
     drawn = {"freq_masks": np.array([[[0, 1]]]), "time_masks": np.array([[[1, 2], [3, 3]]])}
-    found = spec_augment.masked(torch.ones(1, 1, 2, 4), drawn, torch.tensor(0.0))
+    found = spec_augment.apply_masks(torch.ones(1, 1, 2, 4), drawn, torch.tensor(0.0))
     assert found[0, 0].tolist() == [[0, 0, 0, 0], [1, 0, 1, 1]]
 
 
 def test_masks_have_all_widths_and_places():
-    drawn = spec_augment.draw(spec_augment.Masks(time_masks=1, time_width=0.5), MANY, 8, 6)
+    drawn = spec_augment.draw_masks(spec_augment.Masks(time_masks=1, time_width=0.5), MANY, 8, 6)
     assert list(drawn) == ["time_masks"]
     pairs, counts = np.unique(drawn["time_masks"][:, 0], axis=0, return_counts=True)
     assert {tuple(pair) for pair in pairs.tolist()} == {

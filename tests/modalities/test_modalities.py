@@ -139,7 +139,7 @@ def test_a_medium_that_cannot_be_read_leaves_the_others(tmp_path):
         ("image", "file is missing"),
         ("spectrogram", "values that are not finite"),
     ]
-    assert modalities.reasons({"image": "x", "audio": "y"}) == ("audio: y", "image: x")
+    assert modalities.format_reasons({"image": "x", "audio": "y"}) == ("audio: y", "image: x")
     with pytest.raises(ValueError, match="a reason"):
         modalities.pack(media, P)
 

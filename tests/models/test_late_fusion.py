@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from umemma.missing import average, keep_table, patterns
+from umemma.missing import average_present, list_patterns, make_keep_table
 from umemma.models.late_fusion import LateFusion
 from umemma.training.step import PatternStep
 from umemma.types import Batch
@@ -69,7 +69,9 @@ def test_an_absent_input_changes_nothing(absent, poison):
 def test_pattern_logits_are_each_pattern_run_alone(absent):
     fusion = model(absent)
     one = batch([1.0, 2.0], [3.0, 4.0], [[True, True], [True, False]])
-    logits = fusion.eval().pattern_logits(one, torch.from_numpy(keep_table(["audio", "image"])))
+    logits = fusion.eval().pattern_logits(
+        one, torch.from_numpy(make_keep_table(["audio", "image"]))
+    )
     for s, row in enumerate([[True, True], [True, False], [False, True]]):
         alone = fusion(one._replace(present=one.present & torch.tensor(row)))
         assert torch.equal(logits[0, s], alone[0])
@@ -100,7 +102,7 @@ def started(absent: str, classes: int = 5) -> tuple[LateFusion, dict[str, LateFu
 
 
 @pytest.mark.parametrize("absent", ["zero", "learned"])
-@pytest.mark.parametrize("pattern", patterns(list(SIZES)))
+@pytest.mark.parametrize("pattern", list_patterns(list(SIZES)))
 def test_the_untrained_ensemble_answers_every_subset_as_the_average_of_its_unimodal_models(
     absent, pattern
 ):
@@ -111,10 +113,10 @@ def test_the_untrained_ensemble_answers_every_subset_as_the_average_of_its_unimo
     ones, target = torch.ones(9, 1, dtype=torch.bool), torch.zeros(9, dtype=torch.int64)
     average = sum(alone[m](Batch({m: inputs[m]}, ones, target)) for m in pattern) / len(pattern)
     torch.testing.assert_close(fusion(Batch(inputs, present, target)), average, rtol=0, atol=1e-6)
-    table = torch.from_numpy(keep_table(list(SIZES)))
+    table = torch.from_numpy(make_keep_table(list(SIZES)))
     whole = Batch(inputs, torch.ones(9, 3, dtype=torch.bool), target)
     torch.testing.assert_close(
-        fusion.pattern_logits(whole, table)[:, patterns(list(SIZES)).index(pattern)], average
+        fusion.pattern_logits(whole, table)[:, list_patterns(list(SIZES)).index(pattern)], average
     )
 
 
@@ -139,13 +141,13 @@ def test_the_average_of_answers_by_hand():
     answers = {"a": torch.tensor([[3.0], [5.0]]), "b": torch.tensor([[float("nan")], [9.0]])}
     instead = {"a": torch.tensor([1.0]), "b": torch.tensor([1.0])}
     keep = torch.tensor([[True, False], [True, True]])
-    assert average(answers, instead, keep, imputed=False).tolist() == [
+    assert average_present(answers, instead, keep, imputed=False).tolist() == [
         [4.0],
         [7.0],
     ]  # 3 + 1; (5 + 9) / 2
-    assert average(answers, instead, keep, imputed=True).tolist() == [[2.0], [7.0]]
+    assert average_present(answers, instead, keep, imputed=True).tolist() == [[2.0], [7.0]]
     several = torch.stack([keep, torch.tensor([[False, False], [False, True]])], 1)
-    assert average(answers, instead, several, imputed=False).tolist() == [
+    assert average_present(answers, instead, several, imputed=False).tolist() == [
         [[4.0], [2.0]],
         [[7.0], [10.0]],
     ]

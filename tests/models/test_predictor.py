@@ -26,16 +26,16 @@ from toys.project import quick
 import umemma
 from umemma import datasets
 from umemma.data import shard_reader
-from umemma.data.loader import cut
+from umemma.data.loader import cut_batches
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation.calibration import Calibration, probabilities
-from umemma.missing import keep_table, patterns
-from umemma.models.predict_inputs import NOTHING, Failure, decode
+from umemma.missing import list_patterns, make_keep_table
+from umemma.models.predict_inputs import NOTHING, Failure, decode_sample
 from umemma.models.predictor import Prediction
 from umemma.stages import predict
 from umemma.training import train
-from umemma.types import ImageInput, Packing, Sound, joined
+from umemma.types import ImageInput, Packing, Sound, format_pattern
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -77,18 +77,18 @@ def test_answers_are_those_of_the_evaluation(project):
         torch.equal(weights[n], x) for n, x in model.model.state_dict().items() if "probes" not in n
     )
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
-    data = train.Data(Store(params.paths.shards), index, model.specs, params.machine, 0)
-    digits = datasets.get("digits")
+    data = train.DataSource(Store(params.paths.shards), index, model.specs, params.machine, 0)
+    digits = datasets.get_module("digits")
     options = digits.Options(**params.preprocess.options)
     media = {record.key: record.media for record in digits.records(params.paths.raw, options)}
     with contextlib.ExitStack() as stay:
         split = data.load("test", stay, "test")
-        (batch,) = split.batches(cut(range(12), 12), torch.device("cpu"))
+        (batch,) = split.batches(cut_batches(range(12), 12), torch.device("cpu"))
     logits = model.model.pattern_logits(
-        batch, torch.from_numpy(keep_table(model.modalities))
+        batch, torch.from_numpy(make_keep_table(model.modalities))
     ).numpy()
-    for i, pattern in enumerate(patterns(model.modalities)):
-        calibrated = Calibration.of(fitted[joined(pattern)]).apply(logits[:, i])
+    for i, pattern in enumerate(list_patterns(model.modalities)):
+        calibrated = Calibration.of(fitted[format_pattern(pattern)]).apply(logits[:, i])
         found = list(
             model.predict_many([{m: media[key][m] for m in pattern} for key in split.keys[:12]])
         )
@@ -544,7 +544,7 @@ def test_the_ensemble_of_the_settings_is_the_default(place, capsys):
 
 
 def test_a_path_that_cannot_be_looked_at_is_a_failure_of_its_row():
-    found = decode({"image": "a" * 300}, Packing(), {"image": ImageInput(size=8)})
+    found = decode_sample({"image": "a" * 300}, Packing(), {"image": ImageInput(size=8)})
     assert found == Failure("image: file can't be read")
 
 

@@ -66,7 +66,7 @@ def trained(tokenizer: str) -> None:
         f"encoders={encoders_ % tokenizer}",
         "modalities=[image, text]",
     ]
-    params = config.of("manifest", [*sets, "pretrain.epochs=1", "finetune.epochs=1"])
+    params = config.default_params("manifest", [*sets, "pretrain.epochs=1", "finetune.epochs=1"])
     download.run("manifest", params.preprocess.options, str(raw))
     preprocess.run(params, workers=1)
     for modality in params.modalities:
@@ -241,14 +241,14 @@ def test_a_tokenizer_that_is_not_whole_is_one_error(place, harm, capsys):
     folder = saved(place / "m", "text", text={"name": "hf:bert", "input": {"length": 8}})
     about = json.loads((folder / "model.json").read_text())
     settings = about["settings"]
-    assert saved_model.done(folder, settings, {})
+    assert saved_model.find_current(folder, settings, {})
     harm(folder / about["hf"]["bert"]["folder"])
     with pytest.raises(
         UserError, match="the tokenizer of hf:bert is missing, truncated or altered"
     ) as caught:
         umemma.load(folder)
     assert caught.value.hint == predictor.AGAIN
-    assert saved_model.done(folder, settings, {}) is None  # so that it is trained again
+    assert saved_model.find_current(folder, settings, {}) is None  # so that it is trained again
     assert call("export", "--model", "m") == 1
     assert "Copy the folder again" in capsys.readouterr().err
 

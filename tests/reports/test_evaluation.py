@@ -20,12 +20,12 @@ from umemma.evaluation import information
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.predictions import Predictions
-from umemma.evaluation.results import CURVES, Outcome, finite, summary
-from umemma.missing import patterns, settings
+from umemma.evaluation.results import CURVES, Outcome, replace_nan, summarize
+from umemma.missing import list_conditions, list_patterns
 from umemma.reports import evaluation, figures, html
 from umemma.reports.classes import classes
 from umemma.stages import evaluate
-from umemma.types import joined
+from umemma.types import format_pattern
 
 EVIL = "<script>alert('1')</script> & $x^2$ | 日本"
 FILES = {
@@ -67,9 +67,9 @@ def made_up(names: str, classes: int, n: int, several: bool = False) -> Predicti
     for m in list(names)[1:] if several else []:
         told[m][chance.random(n) < 1 / 3] = np.nan
     ensemble = {}
-    for one in patterns(names):
+    for one in list_patterns(names):
         nothing = np.logical_and.reduce([np.isnan(told[m]) for m in one])
-        ensemble[joined(one)] = np.where(
+        ensemble[format_pattern(one)] = np.where(
             nothing, np.nan, sum(np.nan_to_num(told[m]) for m in one)
         ).astype(np.float32)
     keys = [f"k{i}" for i in range(n)]
@@ -98,8 +98,10 @@ def outcome(predictions: Predictions, ratios=(0.0, 0.5, 1.0), metrics=None) -> O
         "train_missing": {"audio": 0.5},
         "calibrated": True,
     }
-    rows = grid.rows(settings(predictions.modalities), ratios)
-    return Outcome(*rows, grid.metrics, about, information.bits(predictions, grid.bootstrap))
+    rows = grid.rows(list_conditions(predictions.modalities), ratios)
+    return Outcome(
+        *rows, grid.metrics, about, information.estimate_information(predictions, grid.bootstrap)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +159,12 @@ def test_numbers_by_hand(written):
 
 
 def test_what_has_no_number_is_null():
-    assert finite({"a": [float("nan"), 1.0], "b": (float("inf"), "x")}) == {
+    assert replace_nan({"a": [float("nan"), 1.0], "b": (float("inf"), "x")}) == {
         "a": [None, 1.0],
         "b": [None, "x"],
     }
-    found = summary(outcome(by_hand(), metrics=["accuracy", "map"]))
-    json.dumps(finite(found), allow_nan=False)
+    found = summarize(outcome(by_hand(), metrics=["accuracy", "map"]))
+    json.dumps(replace_nan(found), allow_nan=False)
 
 
 def test_the_answer_for_machines_by_hand():

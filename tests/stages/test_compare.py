@@ -33,18 +33,18 @@ from umemma.evaluation.comparison import (
     AVERAGE,
     LESSER,
     WORST,
-    Difference,
+    MethodDifference,
     Score,
-    boil_down,
-    columns,
-    contributions,
-    differences,
-    holm,
-    paired,
-    points,
-    scores,
+    adjust_holm,
+    compare_methods,
+    curve_points,
+    list_columns,
+    run_paired_test,
+    sample_contributions,
+    summarize_experiment,
+    summarize_scores,
 )
-from umemma.evaluation.experiments import Cell
+from umemma.evaluation.experiments import Experiment
 from umemma.evaluation.predictions import Predictions
 from umemma.models import saved_model
 from umemma.reports import comparison
@@ -77,13 +77,17 @@ THEIRS = {"audio+image": "yyyy", "audio": "ynnn", "image": "nn-n"}
 
 
 def cell(method: str, seed: int, right: dict[str, str]):
-    return boil_down("complete", method, seed, predictions(right), ["accuracy"], [0.0, 1.0], ONE_OF)
+    return summarize_experiment(
+        "complete", method, seed, predictions(right), ["accuracy"], [0.0, 1.0], ONE_OF
+    )
 
 
 def test_columns_by_hand():
     """One of the two missing from half of the samples: of samples 0, 1 and 3, which have both, complete 2/3 right, with audio
     1/3, with image 1/3; half of 2/3 and a quarter of each of the others."""
-    found = {s.column: s.mean for s in scores([cell("ours", 0, OURS)]) if s.method == "ours"}
+    found = {
+        s.column: s.mean for s in summarize_scores([cell("ours", 0, OURS)]) if s.method == "ours"
+    }
     assert list(found) == [
         WORST,
         "audio+image",
@@ -92,7 +96,7 @@ def test_columns_by_hand():
         "audio|image missing from 50 %",
         LESSER,
     ]
-    assert set(found) == set(columns(["image", "audio"], ONE_OF))
+    assert set(found) == set(list_columns(["image", "audio"], ONE_OF))
     expected = [1 / 2, 3 / 4, 1 / 2, 1 / 3, 1 / 2, 5 / 12]
     assert list(found.values()) == pytest.approx(expected)
 
@@ -107,26 +111,28 @@ def test_a_column_is_the_weighted_sum_of_its_parts():
 
 def test_means_and_spread_over_seeds_and_the_models_that_all_share():
     found = {
-        (s.method, s.column): s for s in scores([cell("ours", 0, OURS), cell("ours", 1, THEIRS)])
+        (s.method, s.column): s
+        for s in summarize_scores([cell("ours", 0, OURS), cell("ours", 1, THEIRS)])
     }
     both = found["ours", "audio+image"]
     assert (both.mean, both.seeds) == (7 / 8, 2)
     assert both.std == pytest.approx(1 / 8 * 2**0.5)
     assert found[ALONE, "audio"].mean == found[AVERAGE, "audio"].mean == 1
     assert (ALONE, "audio+image") not in found
-    (whole, lost) = (p for p in points([cell("ours", 0, OURS)]) if p.missing == "audio")
+    (whole, lost) = (p for p in curve_points([cell("ours", 0, OURS)]) if p.missing == "audio")
     assert (whole.ratio, lost.ratio, lost.score) == (0, 1, pytest.approx(1 / 3))
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert adjust_holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert adjust_holm([0.5, 0.9]) == [1.0, 1.0]
 
 
 def tried(apart: list, groups: dict[str, str] | None = None):
     """Of (S, N) differences in one column; groups: {grouping: a letter per sample}."""
-    found = paired(
-        *contributions(np.array(apart, float)[..., None], np.ones((1, 1))), groups_of(groups or {})
+    found = run_paired_test(
+        *sample_contributions(np.array(apart, float)[..., None], np.ones((1, 1))),
+        groups_of(groups or {}),
     )
     return type(found)(*(float(one[0]) for one in found))
 
@@ -226,14 +232,14 @@ def test_a_column_of_two_means_over_different_samples():
     """Half of each mean: of samples 0 and 1, and of all four. What sample 1 adds: half of its distance to the first
     mean in two, and half of that to the second in four."""
     apart = np.array([[[1, 1], [0, 1], [np.nan, 0], [np.nan, -1]]])
-    values, beyond, share = contributions(apart, np.array([[0.5, 0.5]]))
+    values, beyond, share = sample_contributions(apart, np.array([[0.5, 0.5]]))
     assert values.tolist() == [[0.5 * 0.5 + 0.5 * 0.25]]
     assert beyond[0, :, 0] == pytest.approx(
         [0.25 / 2 + 0.375 / 4, -0.25 / 2 + 0.375 / 4, -0.125 / 4, -0.625 / 4]
     )
     assert share[:, 0] == pytest.approx([3 / 8, 3 / 8, 1 / 8, 1 / 8])
     lost = np.array([[[1, np.nan], [0, np.nan]]])
-    assert np.isnan(contributions(lost, np.array([[1, 0], [0.5, 0.5]]))[0]).tolist() == [
+    assert np.isnan(sample_contributions(lost, np.array([[1, 0], [0.5, 0.5]]))[0]).tolist() == [
         [False, True]
     ]
 
@@ -248,10 +254,11 @@ def test_nothing_is_surer_than_its_groups_are_many():
     assert (single.difference, single.p, math.isnan(single.low)) == (0.75, 1, True)
 
 
-def found_in(made: list, baseline: str | None = None) -> dict[tuple[str, str], Difference]:
+def found_in(made: list, baseline: str | None = None) -> dict[tuple[str, str], MethodDifference]:
     groups = {"group": [f"k{i}" for i in range(4)]}
     return {
-        (d.baseline, d.column): d for d in differences(made, "ours", "multiclass", groups, baseline)
+        (d.baseline, d.column): d
+        for d in compare_methods(made, "ours", "multiclass", groups, baseline)
     }
 
 
@@ -335,7 +342,9 @@ def test_what_the_table_says(tmp_path):
 
     def made(train, baseline, column, difference, p_holm):
         numbers = (difference / 2, difference - 0.1, difference + 0.1, 0.5, p_holm / 10, p_holm)
-        return Difference(train, "ume-mma", column, baseline, "accuracy", difference, *numbers)
+        return MethodDifference(
+            train, "ume-mma", column, baseline, "accuracy", difference, *numbers
+        )
 
     own = [
         made("complete", name, column, 0.0123, 0.4)
@@ -345,7 +354,7 @@ def test_what_the_table_says(tmp_path):
     own[1] = made("complete", "late-fusion", "audio", 0.1388, 0.01)
     own[2] = made("complete", "late-fusion", "image", 0.2, 0.049)
     own[6] = made("complete", "modality-dropout", "audio", -0.0364, 0.02)
-    own[9] = Difference(
+    own[9] = MethodDifference(
         "complete", "ume-mma", WORST, "modality-dropout", "accuracy", 0.1, *[math.nan] * 4, 1.0, 1.0
     )
     about = {"dataset": "digits", "variant": "", "split": "test"}
@@ -354,7 +363,7 @@ def test_what_the_table_says(tmp_path):
     outcome = Standings(
         about, [metric], "ume-mma", [0, 1, 2], {"complete": names}, mean, [], own, {}
     )
-    assert comparison.headline(outcome) == (
+    assert comparison.format_headline(outcome) == (
         "By accuracy, ume-mma is better in 2 (late-fusion: audio, image), worse in 1 (modality-dropout: audio); in the other "
         "7 of 10 tests the difference may be chance (p after Holm's adjustment, 5 %)."
     )
@@ -370,14 +379,16 @@ def test_what_the_table_says(tmp_path):
         both,
         {},
     )
-    assert "late-fusion trained with audio=0.7 missing: audio)" in comparison.headline(several)
+    assert "late-fusion trained with audio=0.7 missing: audio)" in comparison.format_headline(
+        several
+    )
     assert any("One seed" in note for note in several.notes)
     assert any("other seeds and other samples. With 3 seeds" in note for note in outcome.notes)
     assert not any(
         "Holm" in note for note in Standings(about, [], "ume-mma", [0], {}, [], [], [], {}).notes
     )
     console = Console(width=100, file=io.StringIO())
-    _, tests = comparison.tables(outcome)
+    _, tests = comparison.format_tables(outcome)
     console.print(tests)
     lines = console.file.getvalue().splitlines()
     rows = [
@@ -414,7 +425,9 @@ def test_a_cell_has_settings_and_a_place_of_its_own(tmp_path):
     params = quick(
         "compare.train=['audio|image=0.7,audio=0.1']", "seed=9", "evaluate.metrics=[f1_macro]"
     )
-    own = experiments.settings(params, Cell("audio|image=0.7,audio=0.1", 1, "umt"), 0.5)
+    own = experiments.experiment_params(
+        params, Experiment("audio|image=0.7,audio=0.1", 1, "umt"), 0.5
+    )
     assert (own.seed, own.missing.train) == (1, {"audio|image": 0.7, "audio": 0.1})
     assert (own.finetune.preset, own.finetune.scratch.learning_rate) == ("umt", 0.5)
     assert own.finetune.learning_rate == params.finetune.learning_rate
@@ -425,7 +438,7 @@ def test_a_cell_has_settings_and_a_place_of_its_own(tmp_path):
         Path(f"results/{place}/umt"),
     )
     write_json(tmp_path / "params.json", own.model_dump(mode="json"))
-    assert config.load(tmp_path / "params.json") == own
+    assert config.load_params(tmp_path / "params.json") == own
     assert params.paths.ensemble == Path("models/digits/ensemble")
 
 
@@ -450,7 +463,7 @@ def test_a_cell_has_settings_and_a_place_of_its_own(tmp_path):
 )
 def test_settings_that_make_no_comparison_are_refused(change, message):
     with pytest.raises(UserError, match=r".") as error:
-        experiments.planned(quick(change))
+        experiments.plan_experiments(quick(change))
     assert message in str(error.value)
     assert error.value.exit_status == 2
 
@@ -480,7 +493,7 @@ class Toy:
     def __init__(self, params: Params, index: str) -> None:
         self.params, self.index, self.done = params, index, list[str]()
 
-    def drive(self, cell: Cell, fails: bool = False) -> None:
+    def drive(self, cell: Experiment, fails: bool = False) -> None:
         job = compare._cell(self.params, cell, self.index, {})
         ended = None
         try:
@@ -492,7 +505,7 @@ class Toy:
             pass
 
     def carry_out(self, command: Command) -> None:
-        own = config.load(Path(command.words[-1]))
+        own = config.load_params(Path(command.words[-1]))
         rate = own.finetune.learning_rate
         self.done.append(f"{command.words[3]} {rate:g}")
         if command.words[3] == "finetune-ensemble":
@@ -525,39 +538,45 @@ def model(folder: Path, settings: dict, weights: str, scores: dict[str, float]) 
 
 def test_validation_chooses_the_learning_rate_and_what_is_done_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    params, cell = quick("compare.learning_rates=[0.1, 0.2, 0.4]"), Cell("complete", 0, "ume-mma")
-    own, toy = experiments.settings(params, cell), Toy(params, "shards")
+    params, cell = (
+        quick("compare.learning_rates=[0.1, 0.2, 0.4]"),
+        Experiment("complete", 0, "ume-mma"),
+    )
+    own, toy = experiments.experiment_params(params, cell), Toy(params, "shards")
     for m in params.modalities:
         model(own.paths.pretrain(m), own.unimodal_settings(m, "shards"), f"{m} alone", {})
     toy.drive(cell)
     trained = [f"finetune-ensemble {rate}" for rate in (0.1, 0.2, 0.4)]
     assert toy.done == [*trained, "evaluate-missing 0.2"]
     assert (own.paths.ensemble / "model.safetensors").read_text() == "0.2"
-    mark = experiments.done(params, cell, "shards")
+    mark = experiments.read_marker(params, cell, "shards")
     assert mark["learning_rate"] == 0.2
     assert mark["learning_rates"] == pytest.approx({"0.1": 0.9, "0.2": 1.0, "0.4": 0.8})
     # Another rate: the cell isn't done, but only that rate is trained. Other shards: everything is.
     more = quick("compare.learning_rates=[0.1, 0.2, 0.4, 0.25]")
-    assert experiments.done(more, cell, "shards") is None
+    assert experiments.read_marker(more, cell, "shards") is None
     again = Toy(more, "shards")
     again.drive(cell)
     assert again.done == ["finetune-ensemble 0.25", "evaluate-missing 0.2"]
-    assert experiments.done(more, cell, "other shards") is None
+    assert experiments.read_marker(more, cell, "other shards") is None
     # Uni-modal models that were trained anew.
     model(own.paths.pretrain("audio"), own.unimodal_settings("audio", "shards"), "new", {})
-    assert experiments.done(more, cell, "shards") is None
+    assert experiments.read_marker(more, cell, "shards") is None
     toy.done.clear()
     toy.drive(cell)
     assert toy.done == [*trained, "evaluate-missing 0.2"]
     # Predictions that somebody replaced.
-    assert experiments.done(params, cell, "shards")
+    assert experiments.read_marker(params, cell, "shards")
     predictions(OURS).save(own.paths.results / "predictions.parquet", "another evaluation")
-    assert experiments.done(params, cell, "shards") is None
+    assert experiments.read_marker(params, cell, "shards") is None
 
 
 def test_a_process_that_fails_is_told_with_its_own_words_and_counted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    params, cell = quick("compare.presets=[umt]", "compare.seeds=[0]"), Cell("complete", 0, "umt")
+    params, cell = (
+        quick("compare.presets=[umt]", "compare.seeds=[0]"),
+        Experiment("complete", 0, "umt"),
+    )
     log = tmp_path / "runs/digits/compare/complete/0/umt/log.txt"
     log.parent.mkdir(parents=True)
     log.write_text("starts\nError: the loss is not finite\nLower the rate.\n")
@@ -574,8 +593,8 @@ def test_the_table_is_of_the_cells_by_group_and_against_the_baseline_of_the_sett
     sets = ["compare.presets=[late-fusion, umt, ume-mma]", "compare.seeds=[0]"]
     params = quick(*sets, "compare.baseline=umt")
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
-    for one in experiments.planned(params):
-        own = experiments.settings(params, one)
+    for one in experiments.plan_experiments(params):
+        own = experiments.experiment_params(params, one)
         for m in params.modalities:
             model(
                 own.paths.pretrain(m), own.unimodal_settings(m, index.fingerprint), f"{m} alone", {}

@@ -166,7 +166,7 @@ def examined(capsys, *sets: str, name: str = "toy") -> tuple[int, dict]:
     """The exit status and what --json prints; nothing may have changed."""
     before = tree(Path.cwd())
     capsys.readouterr()
-    status = doctor.run(config.of(name, sets), True)
+    status = doctor.run(config.default_params(name, sets), True)
     found = json.loads(capsys.readouterr().out)
     assert tree(Path.cwd()) == before
     return status, found
@@ -174,7 +174,7 @@ def examined(capsys, *sets: str, name: str = "toy") -> tuple[int, dict]:
 
 def printed(capsys, *sets: str, name: str = "toy") -> str:
     capsys.readouterr()
-    doctor.run(config.of(name, sets), False)
+    doctor.run(config.default_params(name, sets), False)
     return capsys.readouterr().out
 
 
@@ -409,7 +409,7 @@ def test_it_agrees_with_preprocess(toy, capsys, policy, broken):
     download.run("toy", {})
     sets = ["preprocess.max_failures=1.0", "modalities=[text]", f"preprocess.broken={policy}"]
     found = examined(capsys, *sets)[1]
-    index = preprocess.run(config.of("toy", sets), workers=1)
+    index = preprocess.run(config.default_params("toy", sets), workers=1)
     failed, kept = {}, {}
     for split, shards in index.splits.items():
         assert found["splits"][split]["usable"] == index.samples(split)
@@ -619,7 +619,7 @@ def test_lists_that_cannot_be_used(toy, capsys):
     rows.write_text(json.dumps([{"key": "a", "split": "dev", "label": 0}]))
     assert "the split 'dev' is not one of the dataset's" in examined(capsys)[1]["needs"][1]
     with pytest.raises(UserError, match="names no column") as wrong:
-        doctor.run(config.of("manifest"), True)
+        doctor.run(config.default_params("manifest"), True)
     assert wrong.value.exit_status == 2
 
 

@@ -704,7 +704,7 @@ def test_copying_that_was_killed_goes_on(site, use, mirror):
 
 def test_the_raw_folder_that_download_leaves_passes_the_check(site, use):
     use(clips(site), Source("list.txt"))
-    raw_folder.check(RAW, raw_folder.raw_files(RAW, ""), "")
+    raw_folder.check_raw_files(RAW, raw_folder.read_raw_files(RAW, ""), "")
     (RAW / "list.txt").write_bytes(b"b\na\n")
     with pytest.raises(UserError, match="differs from"):
-        raw_folder.check(RAW, raw_folder.raw_files(RAW, ""), "")
+        raw_folder.check_raw_files(RAW, raw_folder.read_raw_files(RAW, ""), "")

@@ -29,7 +29,7 @@ import umemma
 from umemma import modalities
 from umemma.errors import UserError
 from umemma.evaluation.calibration import probabilities
-from umemma.missing import keep_table
+from umemma.missing import make_keep_table
 from umemma.models import predict_inputs
 from umemma.models.onnx import Fusion
 from umemma.stages import export
@@ -54,7 +54,7 @@ INPUTS = {
 def test_the_fusion_gives_each_sample_its_own_subset(tmp_path, absent):
     """Against the model itself, in one batch of every subset; absent features are NaN, and don't matter."""
     model = umemma.load(saved(tmp_path / "model", absent=absent, calibration=FITTED))
-    present = torch.from_numpy(keep_table(model.modalities))
+    present = torch.from_numpy(make_keep_table(model.modalities))
     features, _ = model.model.encode(INPUTS, torch.ones(3, 2, dtype=torch.bool))
     holed = [f.where(present[:, i, None], torch.nan) for i, f in enumerate(features.values())]
     expected = model.logits(INPUTS, present)
@@ -68,7 +68,7 @@ def test_the_files_give_what_the_model_gives(tmp_path):
     folder = saved(tmp_path / "model", absent="blank", calibration=FITTED)
     assert "3 subsets" in export.run(folder, tmp_path / "onnx")
     model = umemma.load(folder)
-    present, features = keep_table(model.modalities), {}
+    present, features = make_keep_table(model.modalities), {}
     for i, (m, x) in enumerate(INPUTS.items()):
         found = answers(tmp_path / "onnx" / f"encoder-{m}.onnx", input=x.numpy())[0]
         features[f"features_{m}"] = np.where(present[:, i, None], found, np.nan).astype(np.float32)
@@ -111,8 +111,12 @@ def test_every_modality_and_family(tmp_path, monkeypatch, capfd):
 
 def fed(model: Any, modality: str, media: Any) -> np.ndarray:
     """What umemma itself gives to the encoder."""
-    decoded, *_ = predict_inputs.decode({modality: media}, model.about.media, model.specs)
-    return modalities.get(modality).finish(decoded[modality][None], model.specs[modality]).numpy()
+    decoded, *_ = predict_inputs.decode_sample({modality: media}, model.about.media, model.specs)
+    return (
+        modalities.get_module(modality)
+        .finish(decoded[modality][None], model.specs[modality])
+        .numpy()
+    )
 
 
 def pixels(path: Path, made: dict[str, Any]) -> np.ndarray:
@@ -246,11 +250,11 @@ def test_the_tokenizer_of_clip_is_that_of_open_clip(tmp_path):
     ]
     for spec, some in ((TextInput(length=77), texts), (TextInput(length=9, padding=5), texts[::9])):
         folder = tmp_path / f"{spec.length}"
-        assert modalities.get("text").write_tokenizer(spec, folder)
-        made = modalities.get("text").recipe(spec, None)
+        assert modalities.get_module("text").write_tokenizer(spec, folder)
+        made = modalities.get_module("text").recipe(spec, None)
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         for one in some:
-            expected = modalities.get("text").decode(one.strip().encode(), spec)
+            expected = modalities.get_module("text").decode(one.strip().encode(), spec)
             np.testing.assert_array_equal(
                 tokens(one, made, tokenizer)[0], expected, err_msg=ascii(one)
             )
@@ -280,9 +284,9 @@ def test_a_tokenizer_of_transformers_comes_with_the_export(tmp_path, monkeypatch
 
 def test_a_tokenizer_that_only_open_clip_makes_is_named(tmp_path):
     spec = TextInput(tokenizer="open_clip:ViT-B-32", padding=1)
-    assert not modalities.get("text").write_tokenizer(spec, tmp_path / "t")
+    assert not modalities.get_module("text").write_tokenizer(spec, tmp_path / "t")
     assert not (tmp_path / "t").exists()
-    steps = modalities.get("text").recipe(spec, None)["steps"]
+    steps = modalities.get_module("text").recipe(spec, None)["steps"]
     assert "open_clip.get_tokenizer('ViT-B-32')(text, context_length=77)" in steps[1]
 
 

@@ -24,8 +24,8 @@ from toys.media import film
 from toys.shards import Quiet
 
 from umemma import cli, config
-from umemma.data.shard_reader import read, read_index
-from umemma.data.shard_writer import storable, survey
+from umemma.data.shard_reader import read_index, read_split
+from umemma.data.shard_writer import count_records, mark_problems
 from umemma.data.storage import Store
 from umemma.datasets import manifest
 from umemma.errors import UserError
@@ -63,11 +63,11 @@ def table(tmp_path, monkeypatch) -> Path:
 
 
 def fetch() -> None:
-    download.run("manifest", config.load().preprocess.options)
+    download.run("manifest", config.load_params().preprocess.options)
 
 
 def run(*sets: str, workers: int = 1, **more):
-    return preprocess.run(config.load(sets=sets), workers, **more)
+    return preprocess.run(config.load_params(sets=sets), workers, **more)
 
 
 def tree(folder: Path = SHARDS) -> dict[str, bytes]:
@@ -95,10 +95,10 @@ def test_a_table_becomes_shards(table):
         ["image", "text"],
         "multiclass",
     )
-    records = {record.key: record for record in read(Store(str(SHARDS)), index, "val")}
+    records = {record.key: record for record in read_split(Store(str(SHARDS)), index, "val")}
     assert len(records) == 6
     assert sum("text" in record.media for record in records.values()) == 4
-    assert verify.run(config.load()) == index
+    assert verify.run(config.load_params()) == index
     leftovers = {"index.json"} | {
         f"{name[:-4]}.{suffix}" for name in times() for suffix in ("tar", "parquet", "json")
     }
@@ -131,7 +131,7 @@ def test_the_same_bytes_from_a_ray_cluster_of_two_nodes(table, monkeypatch):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         cluster.add_node(num_cpus=1)
-        run(executor=executors.ray(cluster.address))
+        run(executor=executors.run_on_ray(cluster.address))
     finally:
         cluster.shutdown()
     assert tree() == once
@@ -235,7 +235,8 @@ def test_a_broken_medium_costs_no_sample_that_has_another(table, capsys):
     assert touched(before) == set()
     index = read_index(Store(str(SHARDS)))
     records = {
-        record.key: sorted(record.media) for record in read(Store(str(SHARDS)), index, "train")
+        record.key: sorted(record.media)
+        for record in read_split(Store(str(SHARDS)), index, "train")
     }
     assert (records["row-000008"], records["row-000009"]) == (["text"], ["text"])
     assert "row-000010" not in records
@@ -249,14 +250,14 @@ def test_a_broken_medium_costs_no_sample_that_has_another(table, capsys):
     assert touched(before) == again
     assert len(again) == 3
     with pytest.raises(UserError, match=r"preprocess\.broken: 'absent' there, 'fail' here"):
-        verify.run(config.load(sets=["preprocess.broken=fail"]))
+        verify.run(config.load_params(sets=["preprocess.broken=fail"]))
     assert run("preprocess.max_failures=0.1", "preprocess.broken=fail").samples("train") == 15
 
 
 def test_a_split_without_samples_is_found_before_any_work():
     spec = DatasetSpec("toy", "", ("text",), ("no", "yes"), "", "", ("train", "val"))
     with pytest.raises(UserError, match="no samples in split 'val'"):
-        preprocess.check_splits(survey([Record("a", "train", 0, {"text": "word"})])[0], spec)
+        preprocess.check_splits(count_records([Record("a", "train", 0, {"text": "word"})])[0], spec)
 
 
 def test_what_cannot_be_stored_is_a_problem_of_the_sample():
@@ -272,9 +273,9 @@ def test_what_cannot_be_stored_is_a_problem_of_the_sample():
         Record("f", "train", None, {}, problem="no label"),
         Record("a", "train", 0, {}, left_out="by choice"),
     ]
-    counts, repeated = survey(records)
+    counts, repeated = count_records(records)
     assert (dict(counts), len(repeated)) == ({"train": 8}, 1)
-    assert [record.problem for record in storable(records, spec, repeated)] == [
+    assert [record.problem for record in mark_problems(records, spec, repeated)] == [
         "",
         "duplicate id",
         "an id with other characters than letters, digits, '_' and '-'",
@@ -312,7 +313,7 @@ def test_verify_names_every_file_that_is_wrong(table, capsys):
     before = times()
     run()  # as the message says
     assert touched(before) == {"train-000000.tar", "val-000001.tar"}
-    verify.run(config.load())
+    verify.run(config.load_params())
 
 
 def test_a_medium_left_in_place_is_known_by_its_content(table):
@@ -320,7 +321,7 @@ def test_a_medium_left_in_place_is_known_by_its_content(table):
     table.mkdir()
     shutil.move(root / "table.csv", table)
     sets = f"preprocess.options.root={root}"
-    download.run("manifest", config.load(sets=[sets]).preprocess.options)
+    download.run("manifest", config.load_params(sets=[sets]).preprocess.options)
     run(sets)
     whole = (root / "7.png").read_bytes()
     (root / "7.png").write_bytes(whole[:-1] + b"?")  # the same size
@@ -330,7 +331,7 @@ def test_a_medium_left_in_place_is_known_by_its_content(table):
 
 
 def test_why_a_medium_is_unreadable_is_part_of_what_a_shard_is_made_from(table):
-    of = preprocess.input_of(manifest, table, {}, {})
+    of = preprocess.make_input_fingerprint(manifest, table, {}, {})
     one, same, other = (
         Record("a", "train", 0, {"image": Unreadable(why)}) for why in ("x", "x", "y")
     )
@@ -354,7 +355,7 @@ def test_shards_may_stand_elsewhere(table):
         == index
         == read_index(Store(str(SHARDS)))
     )
-    assert verify.run(config.load(sets=["shards=memory://bucket/shards"])) == index
+    assert verify.run(config.load_params(sets=["shards=memory://bucket/shards"])) == index
 
 
 def test_clips_with_and_without_sound(tmp_path, monkeypatch):
@@ -372,12 +373,12 @@ def test_clips_with_and_without_sound(tmp_path, monkeypatch):
         "dataset: manifest\nmodalities: [audio, video]\npreprocess:\n  max_failures: 0.25\n"
         "  options: {columns: {audio: clip, video: clip}, label: what, split: split}\n"
     )
-    download.run("manifest", config.load().preprocess.options, str(raw))
+    download.run("manifest", config.load_params().preprocess.options, str(raw))
     index = run(workers=2)
     found = [
         sorted(record.media)
         for split in ("train", "val")
-        for record in read(Store(str(SHARDS)), index, split)
+        for record in read_split(Store(str(SHARDS)), index, split)
     ]
     assert sorted(found) == [["audio", "video"], ["video"], ["video"]]
     assert index.failures().startswith("1 x audio: not readable video or sound")

@@ -39,19 +39,23 @@ def refuse(job: Job) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_job_has_its_result(tmp_path, workers):
-    found = executors.local(square, (Job(n, tmp_path) for n in range(9)), workers)
+    found = executors.run_locally(square, (Job(n, tmp_path) for n in range(9)), workers)
     assert sorted(found) == [n**2 for n in range(9)]
     assert len(list(tmp_path.iterdir())) == 9
 
 
 def test_a_killed_worker_is_reported_and_its_job_done_again(tmp_path, messages):
-    found = executors.local(square, [Job(n, tmp_path, deaths=int(n == 3)) for n in range(6)], 2)
+    found = executors.run_locally(
+        square, [Job(n, tmp_path, deaths=int(n == 3)) for n in range(6)], 2
+    )
     assert sorted(found) == [n**2 for n in range(6)]
     assert "A worker process died" in messages[0]
 
 
 def test_a_job_that_always_kills_is_named_and_the_rest_done(tmp_path, messages):
-    found = executors.local(square, [Job(n, tmp_path, deaths=9 * (n == 1)) for n in range(6)], 2)
+    found = executors.run_locally(
+        square, [Job(n, tmp_path, deaths=9 * (n == 1)) for n in range(6)], 2
+    )
     assert sorted(found) == [n**2 for n in range(6) if n != 1]
     assert "number=1" in messages[-1]
     assert "killed its worker process, attempt 2 of 2" in messages[-1]
@@ -65,7 +69,7 @@ def test_jobs_are_listed_as_they_are_needed(tmp_path):
             listed.append(n)
             yield Job(n, tmp_path)
 
-    results = executors.local(square, jobs(), 2)
+    results = executors.run_locally(square, jobs(), 2)
     next(results)
     assert len(listed) <= 6
     results.close()
@@ -74,7 +78,7 @@ def test_jobs_are_listed_as_they_are_needed(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_of_the_user_comes_through(tmp_path, workers):
     with pytest.raises(UserError, match="no room") as error:
-        list(executors.local(refuse, [Job(1, tmp_path)], workers))
+        list(executors.run_locally(refuse, [Job(1, tmp_path)], workers))
     assert error.value.hint == "Make some."
 
 
@@ -98,12 +102,12 @@ def test_workers_end_with_their_parent(tmp_path):
 
 
 def sleep_for_ever() -> None:
-    list(executors.local(time.sleep, [1000, 1000], 2))
+    list(executors.run_locally(time.sleep, [1000, 1000], 2))
 
 
 def test_no_ray_where_it_is_said_to_be(tmp_path):
     with pytest.raises(UserError, match="no Ray cluster"):
-        list(executors.ray("127.0.0.1:1")(square, [Job(1, tmp_path)], 1))
+        list(executors.run_on_ray("127.0.0.1:1")(square, [Job(1, tmp_path)], 1))
 
 
 def test_ray_has_every_result_and_does_a_killed_worker_s_job_again(tmp_path, messages, monkeypatch):
@@ -112,10 +116,10 @@ def test_ray_has_every_result_and_does_a_killed_worker_s_job_again(tmp_path, mes
     )  # Ray's workers import this module
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     jobs = [Job(n, tmp_path, deaths=(n == 3) + 9 * (n == 5)) for n in range(8)]
-    assert sorted(executors.ray("")(square, jobs, 2)) == [n**2 for n in range(8) if n != 5]
+    assert sorted(executors.run_on_ray("")(square, jobs, 2)) == [n**2 for n in range(8) if n != 5]
     assert len(list(tmp_path.glob("3-*"))) == 2
     assert "number=5" in messages[-1]
     assert "lost its worker (WorkerCrashedError), attempt 3 of 3" in messages[-1]
     assert any("number=3" in message and "attempt 1 of 3" in message for message in messages)
     with pytest.raises(UserError, match="no room"):
-        list(executors.ray("")(refuse, jobs[:1], 2))
+        list(executors.run_on_ray("")(refuse, jobs[:1], 2))

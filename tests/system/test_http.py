@@ -22,7 +22,7 @@ def site():
 
 
 def get(site, target, source, **arguments):
-    http.http(f"{site.url}/data.bin", target, source, pause=0.001, **arguments)
+    http.fetch_http(f"{site.url}/data.bin", target, source, pause=0.001, **arguments)
     return [wanted for _, wanted in site.asked]
 
 
@@ -76,7 +76,7 @@ def test_another_version_or_address_is_begun_anew(site, tmp_path):
         else:
             other = b"m" * len(DATA)  # of the same length
             site.files["/mirror.bin"] = other
-            http.http(f"{site.url}/mirror.bin", tmp_path / "data.bin", Source("data.bin"))
+            http.fetch_http(f"{site.url}/mirror.bin", tmp_path / "data.bin", Source("data.bin"))
             assert site.asked[-1] == ("/mirror.bin", "")
         assert (tmp_path / "data.bin").read_bytes() == other
         (tmp_path / "data.bin").unlink()
@@ -129,7 +129,7 @@ def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(site, tmp_path):
         get(site, tmp_path / "again.bin", Source("data.bin"), retries=2)
     site.busy, site.asked = 0, []
     with pytest.raises(NotServed, match="404"):
-        http.http(f"{site.url}/nothing.bin", tmp_path / "nothing.bin", Source("nothing.bin"))
+        http.fetch_http(f"{site.url}/nothing.bin", tmp_path / "nothing.bin", Source("nothing.bin"))
     assert len(site.asked) == 1
 
 
@@ -169,9 +169,9 @@ def test_a_host_that_is_not_there_is_given_up_soon(tmp_path):
     with serving({}) as site:
         url = site.url
     with pytest.raises(http.Unreachable, match="can't be reached"):
-        http.http(f"{url}/data.bin", tmp_path / "data.bin", Source("data.bin"), pause=0.001)
+        http.fetch_http(f"{url}/data.bin", tmp_path / "data.bin", Source("data.bin"), pause=0.001)
     with pytest.raises(NotServed):
-        http.http("http://", tmp_path / "data.bin", Source("data.bin"), pause=0.001)
+        http.fetch_http("http://", tmp_path / "data.bin", Source("data.bin"), pause=0.001)
 
 
 # gdown and kagglehub: toy doubles with the arguments of gdown 6.5 and kagglehub 1.0. -----------------------------------
@@ -195,28 +195,28 @@ def test_google_drive(tmp_path, monkeypatch):
     toy(monkeypatch, "gdown", GDOWN)
     seen = []
     target = tmp_path / "raw" / "a.zip"
-    http.gdrive(
+    http.fetch_gdrive(
         "ID", target, Source("a.zip", size=4), lambda done, total: seen.append((done, total))
     )
     assert (target.read_bytes(), seen, left(target.parent)) == (b"data", [(4, 4)], ["a.zip"])
     with pytest.raises(NotServed, match=r"^Cannot retrieve the link\.$"):
-        http.gdrive("private", target, Source("a.zip"))
+        http.fetch_gdrive("private", target, Source("a.zip"))
     with pytest.raises(NotServed, match="has 4 bytes, not 5"):
-        http.gdrive("ID", tmp_path / "raw" / "b.zip", Source("b.zip", size=5))
+        http.fetch_gdrive("ID", tmp_path / "raw" / "b.zip", Source("b.zip", size=5))
     assert left(target.parent) == ["a.zip"]
 
 
 def test_kaggle(monkeypatch):
     toy(monkeypatch, "kagglehub", KAGGLEHUB)
-    assert http.kaggle("owner/name").as_posix() == "/cache/owner/name"
+    assert http.fetch_kaggle("owner/name").as_posix() == "/cache/owner/name"
     with pytest.raises(NotServed, match=r"^403 Client Error\. Make sure you are authenticated\.$"):
-        http.kaggle("owner/private")
+        http.fetch_kaggle("owner/private")
 
 
 def test_an_extra_that_is_not_installed_is_named(tmp_path, monkeypatch):
     for name in ("gdown", "kagglehub"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it fails
     with pytest.raises(NotServed, match=r"pip install 'umemma\[gdrive\]'"):
-        http.gdrive("ID", tmp_path / "a.zip", Source("a.zip"))
+        http.fetch_gdrive("ID", tmp_path / "a.zip", Source("a.zip"))
     with pytest.raises(NotServed, match=r"pip install 'umemma\[kaggle\]'"):
-        http.kaggle("owner/name")
+        http.fetch_kaggle("owner/name")

@@ -12,11 +12,11 @@ from umemma import cli
 from umemma.config import Encoder
 from umemma.encoders.torchaudio import WaveEncoder
 from umemma.evaluation.calibration import Calibration
-from umemma.missing import patterns
+from umemma.missing import list_patterns
 from umemma.models import factory, saved_model
 from umemma.types import (
     Packing,
-    joined,
+    format_pattern,
 )
 
 RATE = 8000
@@ -65,16 +65,18 @@ def saved(
         "finetune": {"absent": absent, "precision": "fp32"},
     }
     settings |= {"encoders": {m: one.model_dump(mode="json") for m, one in kept.items()}}
-    fitted = {joined(one): Calibration().as_json() for one in patterns(sorted(kept))} | (
-        calibration or {}
-    )
+    fitted = {
+        format_pattern(one): Calibration().as_json() for one in list_patterns(sorted(kept))
+    } | (calibration or {})
     answers = {
         "classes": classes,
         "task": task,
         "media": Packing().model_dump(mode="json"),
         "calibration": fitted,
     }
-    saved_model.save(folder, model, settings, {}, "", {}, answers, factory.from_hub(kept, specs))
+    saved_model.save(
+        folder, model, settings, {}, "", {}, answers, factory.find_hub_names(kept, specs)
+    )
     return folder
 
 

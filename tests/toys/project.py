@@ -24,4 +24,4 @@ QUICK = (
 
 
 def quick(*sets: str) -> config.Params:
-    return config.load(ROOT / "recipes" / "digits.yaml", [*QUICK, *sets])
+    return config.load_params(ROOT / "recipes" / "digits.yaml", [*QUICK, *sets])

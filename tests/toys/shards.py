@@ -43,13 +43,13 @@ def write(
 ) -> shard_reader.Index:
     store, toy = Store(str(folder)), toy_records() if records is None else records
     made: dict[str, list[shard_reader.Shard]] = {split: [] for split in spec.splits}
-    for job in shard_writer.jobs(toy, spec, store, Packing(), 2, lambda records: "f"):
-        made[job.split].append(shard_writer.make(job))
+    for job in shard_writer.plan_shards(toy, spec, store, Packing(), 2, lambda records: "f"):
+        made[job.split].append(shard_writer.write_shard(job))
     return shard_writer.write_index(store, spec, SETTINGS, made, max_failures)
 
 
 def read(folder: Path | str, index: shard_reader.Index, split: str = "train") -> list[Record]:
-    return list(shard_reader.read(Store(str(folder)), index, split))
+    return list(shard_reader.read_split(Store(str(folder)), index, split))
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -16,10 +16,10 @@ import torch
 
 from toys.training import COMPLETE, SETTINGS, toy_model, toy_split
 from umemma.errors import UserError
-from umemma.missing import pattern_weights
+from umemma.missing import normalize_pattern_weights
 from umemma.system import distributed
 from umemma.training.run_folder import Run
-from umemma.training.step import PatternStep, pattern_logits, validation
+from umemma.training.step import PatternStep, make_validation, predict_pattern_logits
 from umemma.training.trainer import fit
 
 CPU = torch.device("cpu")
@@ -31,21 +31,21 @@ def everything(folder: Path) -> dict[str, Any]:
     model, split, weights = (
         toy_model("learned"),
         toy_split(10),
-        pattern_weights(["audio", "image"], None),
+        normalize_pattern_weights(["audio", "image"], None),
     )
-    share = torch.arange(10).float()[list(distributed.share(10))]
-    found = {"rows": distributed.rows(torch.stack([share, -share], 1), 10).tolist()}
-    found["fewer rows than processes"] = distributed.rows(
+    share = torch.arange(10).float()[list(distributed.rank_indices(10))]
+    found = {"rows": distributed.gather_rows(torch.stack([share, -share], 1), 10).tolist()}
+    found["fewer rows than processes"] = distributed.gather_rows(
         share[:1] if rank == 0 else share[:0], 1
     ).tolist()
-    found["largest"] = distributed.largest([float(rank == size - 1), -1.0])()
+    found["largest"] = distributed.all_reduce_max([float(rank == size - 1), -1.0])()
 
     def fails() -> None:
         if rank == size - 1:
             raise UserError("broken here", "file", "Mend it.")
 
     try:
-        distributed.together(fails)
+        distributed.raise_on_all(fails)
     except UserError as error:
         found["error of one"] = str(error)
     train = {**SETTINGS, "epochs": 3, "batch_size": 4}
@@ -56,14 +56,14 @@ def everything(folder: Path) -> dict[str, Any]:
         model, split = toy_model("learned"), holes if name == "holes" else split
         step, validate = (
             PatternStep(model, weights, name == "drop"),
-            validation(model, split, weights, 3, CPU),
+            make_validation(model, split, weights, 3, CPU),
         )
         figures = fit(step, model, split, validate, Run(folder / name, "toy"), **(train | more))
         found[name] = {
             key: x.tolist() for key, x in model.state_dict().items() if "probes" not in key
         }
         found[f"{name} figures"] = [figure[4] for figure in figures]
-    found["logits"] = pattern_logits(
+    found["logits"] = predict_pattern_logits(
         model, split, torch.ones(1, 2, dtype=torch.bool), 3, CPU
     ).tolist()
     broken, seen = toy_split(10), []
@@ -87,4 +87,4 @@ if __name__ == "__main__":
     found = everything(Path(sys.argv[1]))
     if distributed.is_main():
         (Path(sys.argv[1]) / "found.json").write_text(json.dumps(found))
-    distributed.finish()
+    distributed.shutdown()

@@ -10,12 +10,12 @@ from torch import nn
 
 from toys.shards import write
 from umemma.config import Encoder, Machine, Training
-from umemma.data.loader import Split
+from umemma.data.loader import LoadedSplit
 from umemma.data.storage import Store
 from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
 from umemma.training.run_folder import Run
-from umemma.training.train import Data, learn
+from umemma.training.train import DataSource, train_model
 from umemma.training.trainer import prepare
 from umemma.types import DatasetSpec, Record
 
@@ -31,14 +31,14 @@ SETTINGS = {
 COMPLETE = np.array([1.0, 0.0, 0.0])
 
 
-def toy_split(size: int = 96) -> Split:
+def toy_split(size: int = 96) -> LoadedSplit:
     """Each modality alone tells the class: its sign."""
     chance = torch.Generator().manual_seed(1)
     target = torch.arange(size) % 2
     sign = (2.0 * target - 1)[:, None]
     inputs = {m: sign * (1 + torch.rand(size, 1, generator=chance)) for m in ("audio", "image")}
     keys = [f"k{i}" for i in range(size)]
-    return Split(inputs, torch.ones(size, 2, dtype=torch.bool), target, keys, keys)
+    return LoadedSplit(inputs, torch.ones(size, 2, dtype=torch.bool), target, keys, keys)
 
 
 def toy_model(absent: str = "zero") -> LateFusion:
@@ -68,7 +68,7 @@ CHOSEN = {
 }
 
 
-def toy(folder: Path, left: set[tuple[str, str]] = frozenset(), labels: int = 2) -> Data:
+def toy(folder: Path, left: set[tuple[str, str]] = frozenset(), labels: int = 2) -> DataSource:
     """Dark and light pictures with a word, without the (key, modality) of `left`."""
     spec = DatasetSpec("toy", "", ("image", "text"), ("no", "yes"), "", "", ("train", "val"))
     records = []
@@ -82,16 +82,18 @@ def toy(folder: Path, left: set[tuple[str, str]] = frozenset(), labels: int = 2)
         if media:
             records.append(Record(key, "train" if i < 40 else "val", label, media))
     index = write(folder, records, spec=spec)
-    return Data(Store(str(folder)), index, factory.input_specs(CHOSEN), Machine(), seed=0)
+    return DataSource(Store(str(folder)), index, factory.input_specs(CHOSEN), Machine(), seed=0)
 
 
-def trained(folder: Path, data: Data, chosen=CHOSEN, **changes):
+def trained(folder: Path, data: DataSource, chosen=CHOSEN, **changes):
     torch.manual_seed(0)
     specs = {m: data.specs[m] for m in chosen}
     model = factory.build(chosen, specs, data.index.classes, "learned")
     run = Run(folder / "run", "toy")
-    data = Data(data.store, data.index, specs, data.machine, data.seed, data.augments, data.missing)
-    learned = learn(
+    data = DataSource(
+        data.store, data.index, specs, data.machine, data.seed, data.augments, data.missing
+    )
+    learned = train_model(
         model, data, run, weights=np.full(2 ** len(chosen) - 1, 1 / (2 ** len(chosen) - 1)), one_drawn=False,
         training=TRAINING.model_copy(update=changes), folder=folder / "features", device=CPU, title="toy",
     )  # fmt: skip

@@ -22,10 +22,15 @@ from umemma.errors import UserError
 from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
 from umemma.stages import finetune
-from umemma.training.balancing import GradientModulation, Teachers, coefficients, right_answers
-from umemma.training.run_folder import Run, as_csv
-from umemma.training.step import PatternStep, validation
-from umemma.training.train import learn
+from umemma.training.balancing import (
+    GradientModulation,
+    Teachers,
+    modulation_coefficients,
+    predict_target_probability,
+)
+from umemma.training.run_folder import Run, format_csv
+from umemma.training.step import PatternStep, make_validation
+from umemma.training.train import train_model
 from umemma.training.trainer import fit
 from umemma.types import Batch
 
@@ -59,14 +64,18 @@ def test_what_a_modality_alone_answers():
             head.bias[0] = 2 * math.log(2)
     given = batch([[1.0], [1.0]], [[1.0], [1.0]], [0, 1])
     expected = torch.tensor([[6 / 7, 2 / 5], [1 / 7, 3 / 5]])  # odds of 3 * 2 : 1, and of 2 : 3
-    torch.testing.assert_close(right_answers(model, given.inputs, given.target), expected)
+    torch.testing.assert_close(
+        predict_target_probability(model, given.inputs, given.target), expected
+    )
 
 
 def test_of_sets_of_labels_it_is_the_geometric_mean():
     model = fusion(nn.Identity(), nn.Identity())
     given = batch([[1.0]], [[1.0]], [[1.0, 0.0]])
     expected = torch.tensor([[math.sqrt(3 / 4 * 1 / 2), math.sqrt(1 / 2 * 1 / 4)]])
-    torch.testing.assert_close(right_answers(model, given.inputs, given.target), expected)
+    torch.testing.assert_close(
+        predict_target_probability(model, given.inputs, given.target), expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +95,9 @@ def test_of_sets_of_labels_it_is_the_geometric_mean():
     ],
 )
 def test_the_one_that_is_ahead_is_held_back(right, present, expected):
-    k = coefficients(torch.tensor(right), torch.tensor(present, dtype=torch.bool), alpha=0.5)
+    k = modulation_coefficients(
+        torch.tensor(right), torch.tensor(present, dtype=torch.bool), alpha=0.5
+    )
     torch.testing.assert_close(k, torch.tensor(expected))
 
 
@@ -212,8 +223,8 @@ def train(folder: Path, name: str, stop: int = 0, **changes) -> tuple[LateFusion
 
     step.register_forward_pre_hook(interrupting)
     run, how = Run(folder, "toy", seconds=1e9), SETTINGS | {"epochs": 3} | changes
-    figures = fit(step, model, split, validation(model, split, COMPLETE, 32, CPU), run, **how)
-    return model, as_csv(figures)
+    figures = fit(step, model, split, make_validation(model, split, COMPLETE, 32, CPU), run, **how)
+    return model, format_csv(figures)
 
 
 @pytest.mark.parametrize("name", ["ogm-ge", "umt"])
@@ -269,7 +280,7 @@ def test_a_frozen_encoder_needs_no_teacher(tmp_path):
     for name, weight in (("a", 1.0), ("b", 2.0)):
         torch.manual_seed(0)
         model, taught = (factory.build(chosen, data.specs, data.index.classes) for _ in range(2))
-        learn(
+        train_model(
             model, data, Run(tmp_path / name, "toy"), weights=COMPLETE, one_drawn=False, training=TRAINING,
             folder=tmp_path / "features", device=CPU, title="toy", rival=Teachers({"text": taught}, weight),
         )  # fmt: skip

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 from toys.training import toy, trained
 
-from umemma.data.loader import Split
+from umemma.data.loader import LoadedSplit
 from umemma.models.late_fusion import LateFusion
 from umemma.training import linear_probe
 
@@ -61,24 +61,24 @@ def test_sets_of_labels():
     assert ((found(x) > 0).float() == labels).all()
 
 
-def halves(target: torch.Tensor, present: torch.Tensor) -> Split:
+def halves(target: torch.Tensor, present: torch.Tensor) -> LoadedSplit:
     """Audio's feature is the class, image's is noise where it is there and would give the class away where it isn't."""
     chance = torch.Generator().manual_seed(0)
     tell, noise = 2.0 * target[:, None] - 1, torch.randn(len(target), 1, generator=chance)
     inputs = {"audio": tell, "image": noise.where(present[:, 1, None], 10 * tell)}
     keys = [f"k{i}" for i in range(len(target))]
     specs = dict.fromkeys(("audio", "image"))
-    return Split(inputs, present, target, keys, keys, specs)  # type: ignore[arg-type]
+    return LoadedSplit(inputs, present, target, keys, keys, specs)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def identity(monkeypatch) -> LateFusion:
-    monkeypatch.setattr(Split, "batches", plain_batches)
+    monkeypatch.setattr(LoadedSplit, "batches", plain_batches)
     modules = {m: torch.nn.Identity() for m in ("audio", "image")}
     return LateFusion(modules, dict.fromkeys(modules, 1), dict.fromkeys(modules, torch.zeros(1)), 2)
 
 
-def plain_batches(split: Split, plan, device, seed=None):
+def plain_batches(split: LoadedSplit, plan, device, seed=None):
     """As Split.batches, of tensors that no modality has to finish."""
     from umemma.types import Batch
 

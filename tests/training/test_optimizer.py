@@ -116,7 +116,7 @@ def rates(
     params = quick("finetune.learning_rate=1e-3", "finetune.weight_decay=0.1", *sets)
     chosen = {m: params.encoder(m) for m in names}
     model = factory.build(chosen, factory.input_specs(chosen), ["a", "b"], "learned")
-    return factory.rates(model, params.finetune)
+    return factory.assign_learning_rates(model, params.finetune)
 
 
 def test_every_part_of_a_model_has_the_rates_of_the_nearest_setting():

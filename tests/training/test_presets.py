@@ -22,14 +22,14 @@ from toys.training import toy, trained
 
 from umemma.config import PRESETS, Machine
 from umemma.data import loader
-from umemma.data.loader import Split, cut
+from umemma.data.loader import LoadedSplit, cut_batches
 from umemma.errors import UserError
-from umemma.missing import keep_table
+from umemma.missing import make_keep_table
 from umemma.models.late_fusion import LateFusion
 from umemma.stages import evaluate, finetune, pretrain
 from umemma.training import train
 from umemma.training.balancing import GradientModulation, Teachers
-from umemma.training.step import PatternStep, validation
+from umemma.training.step import PatternStep, make_validation
 from umemma.types import Batch, DatasetSpec, Record
 
 CPU = torch.device("cpu")
@@ -41,9 +41,9 @@ class Recorded:
 
     step: PatternStep
     model: LateFusion
-    train: Split
+    train: LoadedSplit
     how: dict[str, Any]
-    val: Split
+    val: LoadedSplit
     by_pattern: Tensor  # (64, S) cross entropy of samples under each pattern
     loss: float  # of a step on these
 
@@ -52,17 +52,19 @@ class Recorded:
 def recorded(monkeypatch) -> list[Recorded]:
     """The calls of `fit`, which trains nothing."""
     calls: list[Recorded] = []
-    seen: list[Split] = []
+    seen: list[LoadedSplit] = []
 
-    def noted(model: LateFusion, split: Split, *rest: Any) -> Any:
+    def noted(model: LateFusion, split: LoadedSplit, *rest: Any) -> Any:
         seen.append(split)
-        return validation(model, split, *rest)
+        return make_validation(model, split, *rest)
 
-    def fit(step: Any, model: Any, train: Split, validate: Any, run: Any, **how: Any) -> list[Any]:
-        batch = next(train.batches(cut(range(64), 64), CPU, seed=5))
+    def fit(
+        step: Any, model: Any, train: LoadedSplit, validate: Any, run: Any, **how: Any
+    ) -> list[Any]:
+        batch = next(train.batches(cut_batches(range(64), 64), CPU, seed=5))
         model.eval()
         with torch.no_grad():
-            table = torch.from_numpy(keep_table(model.modalities))
+            table = torch.from_numpy(make_keep_table(model.modalities))
             each = [cross_entropy(model, batch, row.expand(64, -1)) for row in table]
             step.rival, rival = None, step.rival
             loss = step(batch).item()
@@ -71,7 +73,7 @@ def recorded(monkeypatch) -> list[Recorded]:
         return []
 
     monkeypatch.setattr(train, "fit", fit)
-    monkeypatch.setattr(train, "validation", noted)
+    monkeypatch.setattr(train, "make_validation", noted)
     return calls
 
 
@@ -191,7 +193,7 @@ def test_training_never_opens_the_test_split(project):
     finetune.run(quick())
 
 
-def upside_down(folder: Path) -> train.Data:
+def upside_down(folder: Path) -> train.DataSource:
     """As `toy`, but in validation the labels are the other way round: the better it learns, the worse it scores."""
     spec = DatasetSpec("toy", "", ("image", "text"), ("no", "yes"), "", "", ("train", "val"))
     records = []
@@ -205,7 +207,7 @@ def upside_down(folder: Path) -> train.Data:
             Record(f"k{i}", "train" if i < 40 else "val", label if i < 40 else 1 - label, media)
         )
     specs = toy(folder / "specs").specs
-    return train.Data(
+    return train.DataSource(
         loader.Store(str(folder / "s")),
         write(folder / "s", records, spec=spec),
         specs,
@@ -252,10 +254,10 @@ def test_validation_weighs_the_patterns_as_training_does(tmp_path):
     model, _ = trained(tmp_path, data, epochs=1)
     with contextlib.ExitStack() as stay:
         val = data.load("val", stay, "toy")
-        found = validation(
+        found = make_validation(
             model, val, np.array([0.0, 0.0, 1.0]), 8, CPU
         )()  # audio+text, image, text
-        (batch,) = val.batches(cut(range(20), 20), CPU)
+        (batch,) = val.batches(cut_batches(range(20), 20), CPU)
     text = torch.tensor([[False, True]]).expand(20, -1)
     with torch.no_grad():
         logits = model.eval()(batch._replace(present=text))
@@ -263,7 +265,7 @@ def test_validation_weighs_the_patterns_as_training_does(tmp_path):
     assert found["loss"] == pytest.approx(
         functional.cross_entropy(logits, batch.target).item(), rel=1e-5
     )
-    whole = validation(model, val, np.array([1.0, 0.0, 0.0]), 8, CPU)()
+    whole = make_validation(model, val, np.array([1.0, 0.0, 0.0]), 8, CPU)()
     assert whole["loss"] != pytest.approx(found["loss"], rel=1e-3)
 
 

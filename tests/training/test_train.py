@@ -16,12 +16,12 @@ from toys.training import CHOSEN, CPU, frozen, toy, trained
 
 from umemma.config import Machine
 from umemma.errors import UserError
-from umemma.missing import lost
+from umemma.missing import draw_training_absences
 from umemma.models import factory
 from umemma.stages import evaluate, finetune, pretrain
 from umemma.system.files import sha256
 from umemma.training import feature_cache
-from umemma.training.train import Data
+from umemma.training.train import DataSource
 
 
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
@@ -39,13 +39,13 @@ def test_taking_away_is_as_if_it_had_never_been_there(tmp_path, modality):
     keys = [f"k{i}" for i in range(40)]
     gone = {
         (k, m)
-        for m, away in lost(keys, 0, ratios).items()
+        for m, away in draw_training_absences(keys, 0, ratios).items()
         for k, lacks in zip(keys, away, strict=True)
         if lacks
     }
     assert 15 < len(gone) < 45
     lacking = toy(tmp_path / "lacking", gone)
-    simulated = Data(
+    simulated = DataSource(
         whole.store, whole.index, whole.specs, whole.machine, 0, missing={"train": ratios}
     )
     chosen = {"image": CHOSEN["image"]} if modality == "image" else CHOSEN
@@ -62,7 +62,7 @@ def test_training_on_kept_features_is_training_with_the_frozen_encoder(
     tmp_path, monkeypatch, messages, names, memory
 ):
     data = toy(tmp_path / "s")
-    data = Data(data.store, data.index, data.specs, Machine(memory=memory, workers=0), 0)
+    data = DataSource(data.store, data.index, data.specs, Machine(memory=memory, workers=0), 0)
     kept, scores = trained(tmp_path / "a", data, frozen(*names))
     assert sum("features of" in message for message in messages) == 2  # train and val
     again, _ = trained(tmp_path / "a", data, frozen(*names))
@@ -72,7 +72,7 @@ def test_training_on_kept_features_is_training_with_the_frozen_encoder(
         tmp_path / "a", data, frozen(*names), learning_rate=1e-3
     )  # the same features serve another training
     assert sum("features of" in message for message in messages) == 2
-    monkeypatch.setattr(feature_cache, "unchanging", lambda model, augments: [])
+    monkeypatch.setattr(feature_cache, "find_frozen", lambda model, augments: [])
     slow, others = trained(tmp_path / "b", data, frozen(*names))
     assert sum("features of" in message for message in messages) == 2
     for name, tensor in kept.state_dict().items():
@@ -95,7 +95,9 @@ def test_features_of_other_weights_are_not_taken(tmp_path, messages):
             expected = model.encode_one(
                 "image", plain.inputs["image"], plain.present[:, 0]
             ).detach()
-            with feature_cache.kept(model, splits, ["image"], tmp_path / "f", {}, 8, CPU) as seen:
+            with feature_cache.cache_features(
+                model, splits, ["image"], tmp_path / "f", {}, 8, CPU
+            ) as seen:
                 torch.testing.assert_close(seen["val"].kept["image"], expected)
     assert sum("features of" in message for message in messages) == 2
     (tmp_path / "new").touch()
@@ -107,7 +109,7 @@ def test_features_of_samples_that_had_lost_it_are_not_taken(tmp_path, messages):
     """Frozen pictures, a share of them taken away, then another: the keys stay, what is there doesn't."""
     whole = toy(tmp_path / "s")
     for ratio in (0.5, 0.0):
-        data = Data(
+        data = DataSource(
             whole.store,
             whole.index,
             whole.specs,
@@ -122,14 +124,14 @@ def test_features_of_samples_that_had_lost_it_are_not_taken(tmp_path, messages):
 
 def test_an_augmented_encoder_has_no_kept_features(tmp_path):
     model = factory.build(frozen("image"), toy(tmp_path).specs, ["no", "yes"])
-    assert feature_cache.unchanging(model, {}) == ["image"]
-    assert feature_cache.unchanging(model, {"image": object()}) == []
+    assert feature_cache.find_frozen(model, {}) == ["image"]
+    assert feature_cache.find_frozen(model, {"image": object()}) == []
 
 
 def test_streaming_trains_to_the_same_weights(tmp_path):
     data = toy(tmp_path / "s")
     kept, _ = trained(tmp_path / "a", data)
-    streamed = Data(data.store, data.index, data.specs, Machine(memory=0.0, workers=1), 0)
+    streamed = DataSource(data.store, data.index, data.specs, Machine(memory=0.0, workers=1), 0)
     assert same(kept, trained(tmp_path / "b", streamed)[0])
 
 
@@ -142,7 +144,7 @@ def test_labels_out_of_range(tmp_path):
     data = toy(tmp_path / "s")
     narrow = data.index.model_copy(update={"classes": ["no"]})
     with pytest.raises(UserError, match="has no description, or one that makes no sense"):
-        trained(tmp_path, Data(data.store, narrow, data.specs, data.machine, 0))
+        trained(tmp_path, DataSource(data.store, narrow, data.specs, data.machine, 0))
 
 
 OWN = """

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from toys.training import COMPLETE, CPU, SETTINGS, same, toy_model, toy_split
 
-from umemma.data.loader import Split, cut
+from umemma.data.loader import LoadedSplit, cut_batches
 from umemma.errors import UserError
-from umemma.missing import pattern_weights
+from umemma.missing import normalize_pattern_weights
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
-from umemma.training.loss import losses
-from umemma.training.run_folder import Figure, Run, as_csv
-from umemma.training.step import PatternStep, pattern_logits, validation
+from umemma.training.loss import sample_losses
+from umemma.training.run_folder import Figure, Run, format_csv
+from umemma.training.step import PatternStep, make_validation, predict_pattern_logits
 from umemma.training.trainer import fit, prepare
 from umemma.types import Batch
 
@@ -35,9 +35,9 @@ def train(
     model, split, weights = (
         toy_model(absent),
         toy_split(),
-        pattern_weights(["audio", "image"], None),
+        normalize_pattern_weights(["audio", "image"], None),
     )
-    validate = validation(model, split, weights, 32, CPU)
+    validate = make_validation(model, split, weights, 32, CPU)
     step = PatternStep(model, weights, one_drawn)
     return model, fit(
         step, model, split, validate, toy_run(folder, seconds), **(SETTINGS | changes)
@@ -59,15 +59,19 @@ def test_learns_every_pattern(tmp_path, one_drawn, absent):
 
 def test_learns_sets_of_labels(tmp_path):
     """Label 0 is the sign, label 1 is always there; the loss is the binary cross entropy."""
-    split, model, weights = toy_split(), toy_model(), pattern_weights(["audio", "image"], None)
+    split, model, weights = (
+        toy_split(),
+        toy_model(),
+        normalize_pattern_weights(["audio", "image"], None),
+    )
     split = replace(split, target=torch.stack([split.target.float(), torch.ones(len(split))], 1))
-    validate = validation(model, split, weights, 32, CPU)
+    validate = make_validation(model, split, weights, 32, CPU)
     figures = fit(
         PatternStep(model, weights, False), model, split, validate, toy_run(tmp_path), **SETTINGS
     )
     assert values(figures, "val", "score")[-1] > 0.99
     torch.testing.assert_close(
-        losses(torch.zeros(1, 2), torch.ones(1, 2)), torch.full((1,), np.log(2.0)).float()
+        sample_losses(torch.zeros(1, 2), torch.ones(1, 2)), torch.full((1,), np.log(2.0)).float()
     )
 
 
@@ -75,14 +79,14 @@ def test_same_seed_same_weights(tmp_path):
     assert same(train(tmp_path / "a", one_drawn=True)[0], train(tmp_path / "b", one_drawn=True)[0])
 
 
-def one_batch(split: Split, seed: int | None = None) -> Batch:
-    return next(split.batches(cut(range(len(split)), len(split)), CPU, seed))
+def one_batch(split: LoadedSplit, seed: int | None = None) -> Batch:
+    return next(split.batches(cut_batches(range(len(split)), len(split)), CPU, seed))
 
 
 def test_all_is_the_expectation_of_drop():
     model, weights = (
         toy_model(),
-        pattern_weights(["audio", "image"], {"audio+image": 2, "audio": 1, "image": 1}),
+        normalize_pattern_weights(["audio", "image"], {"audio+image": 2, "audio": 1, "image": 1}),
     )
     exact = PatternStep(model, weights, one_drawn=False)(one_batch(toy_split()))
     drop = PatternStep(model, weights, one_drawn=True)
@@ -92,9 +96,13 @@ def test_all_is_the_expectation_of_drop():
 
 def test_what_is_drawn_belongs_to_the_sample_and_not_to_its_batch():
     """The loss of a batch is the mean of the losses of its samples alone."""
-    model, weights, split = toy_model(), pattern_weights(["audio", "image"], None), toy_split(8)
+    model, weights, split = (
+        toy_model(),
+        normalize_pattern_weights(["audio", "image"], None),
+        toy_split(8),
+    )
     drop = PatternStep(model, weights, one_drawn=True)
-    alone = [drop(batch).item() for batch in split.batches(cut(range(8), 1), CPU, seed=3)]
+    alone = [drop(batch).item() for batch in split.batches(cut_batches(range(8), 1), CPU, seed=3)]
     assert drop(one_batch(split, 3)).item() == pytest.approx(np.mean(alone))
 
 
@@ -126,8 +134,8 @@ def test_the_best_epoch_is_what_remains(tmp_path):
     )
     assert len(values(figures, "val", "score")) == 4  # two epochs without a better one end it
     assert torch.equal(model.heads["audio"].weight, seen[1])
-    assert as_csv(figures).splitlines()[0] == "step,epoch,split,name,value"
-    assert (tmp_path / "metrics.csv").read_text() == as_csv(figures)
+    assert format_csv(figures).splitlines()[0] == "step,epoch,split,name,value"
+    assert (tmp_path / "metrics.csv").read_text() == format_csv(figures)
 
 
 def test_every_epoch_takes_every_sample_once_in_an_order_of_its_own(tmp_path):
@@ -136,7 +144,7 @@ def test_every_epoch_takes_every_sample_once_in_an_order_of_its_own(tmp_path):
     step.register_forward_pre_hook(
         lambda module, given: seen.extend(given[0].inputs["audio"][:, 0].tolist())
     )
-    validate = validation(model, toy_split(), COMPLETE, 32, CPU)
+    validate = make_validation(model, toy_split(), COMPLETE, 32, CPU)
     fit(step, model, toy_split(), validate, toy_run(tmp_path), **(SETTINGS | {"epochs": 3}))
     epochs = [seen[i : i + 96] for i in (0, 96, 192)]
     assert len({tuple(epoch) for epoch in epochs}) == 3
@@ -171,7 +179,7 @@ def test_half_precision_trains(tmp_path):
     for precision in ("bf16", "fp16"):
         model, split = toy_model(), toy_split()
         model.precision = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        validate = validation(model, split, COMPLETE, 32, CPU)
+        validate = make_validation(model, split, COMPLETE, 32, CPU)
         step = PatternStep(model, COMPLETE, False)
         figures = fit(
             step,
@@ -200,18 +208,18 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, change
     model, split, weights = (
         toy_model(changes.get("absent", "zero")),
         toy_split(),
-        pattern_weights(["audio", "image"], None),
+        normalize_pattern_weights(["audio", "image"], None),
     )
     step = PatternStep(model, weights, changes.get("one_drawn", False))
     step.register_forward_pre_hook(interrupting)
-    validate = validation(model, split, weights, 32, CPU)
+    validate = make_validation(model, split, weights, 32, CPU)
     more = SETTINGS | {name: value for name, value in changes.items() if name == "ema"}
     with pytest.raises(UserError, match=f"stopped by SIGTERM at step {stop}") as error:
         fit(step, model, split, validate, toy_run(tmp_path / "cut"), **more)
     assert error.value.exit_status == 75
     again, others = train(tmp_path / "cut", **changes)
     assert same(again, whole)
-    assert as_csv(others) == as_csv(figures)
+    assert format_csv(others) == format_csv(figures)
     assert (tmp_path / "cut" / "metrics.csv").read_text() == (
         tmp_path / "whole" / "metrics.csv"
     ).read_text()
@@ -238,7 +246,7 @@ def test_weights_in_another_memory_format_go_on_alike(tmp_path):
         model = convolutional()
         step, validate = (
             PatternStep(model, COMPLETE, False),
-            validation(model, split, COMPLETE, 32, CPU),
+            make_validation(model, split, COMPLETE, 32, CPU),
         )
         run = toy_run(tmp_path / str(seconds), seconds)
         fit(step, model, split, validate, run, **how)
@@ -247,7 +255,7 @@ def test_weights_in_another_memory_format_go_on_alike(tmp_path):
             model = convolutional()
             step, validate = (
                 PatternStep(model, COMPLETE, False),
-                validation(model, split, COMPLETE, 32, CPU),
+                make_validation(model, split, COMPLETE, 32, CPU),
             )
             fit(step, model, split, validate, run, **how)
         ends.append(model)
@@ -283,7 +291,7 @@ def test_a_batch_that_leaves_a_process_empty(tmp_path, monkeypatch):
     model = toy_model()
     step, validate = (
         PatternStep(model, COMPLETE, False),
-        validation(model, toy_split(), COMPLETE, 32, CPU),
+        make_validation(model, toy_split(), COMPLETE, 32, CPU),
     )
     monkeypatch.setattr(distributed, "world", lambda: distributed.World(0, 32))
     with pytest.raises(
@@ -297,5 +305,6 @@ def test_logits_come_in_stored_order_whatever_the_batch():
     model, split = toy_model(), toy_split(10)
     table = torch.tensor([[True, True]])
     torch.testing.assert_close(
-        pattern_logits(model, split, table, 3, CPU), pattern_logits(model, split, table, 10, CPU)
+        predict_pattern_logits(model, split, table, 3, CPU),
+        predict_pattern_logits(model, split, table, 10, CPU),
     )

@@ -34,14 +34,14 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes] | None]
 
 
-def wanted(place: Place, name: str) -> str | None:
+def find_target(place: Place, name: str) -> str | None:
     """Where a member, or a file of an unpacked copy, belongs. None if nowhere: nothing hidden is ever wanted."""
     target = place(name)
     hidden = target is not None and any(re.match(r"\.(?!\.?$)", part) for part in target.split("/"))
     return None if hidden else target
 
 
-def inside(path: str) -> bool:
+def is_inside(path: str) -> bool:
     """Whether a posix path names something below the folder that it starts from, on any system."""
     return (
         bool(path.strip("./"))
@@ -77,13 +77,13 @@ def unpack(
             for member in listing:
                 advance(member.position, archive.stat().st_size)
                 name = str(PurePosixPath(member.name.replace("\\", "/")))
-                target = wanted(place, name)
+                target = find_target(place, name)
                 if target is None:
                     if member.regular:
                         places[name] = None
                     continue
                 places[name] = target
-                if not inside(name) or not inside(target):
+                if not is_inside(name) or not is_inside(target):
                     raise UserError(
                         f"hostile: its member {name!r} would leave the folder", str(archive)
                     )

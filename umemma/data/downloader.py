@@ -59,7 +59,7 @@ class Downloader:
         self.announced = False
         self.unreachable: set[str] = set()  # hosts
         try:
-            self.before = raw_folder.raw_files(folder, "")
+            self.before = raw_folder.read_raw_files(folder, "")
         except UserError:
             self.before = {}
 
@@ -74,7 +74,7 @@ class Downloader:
                 source = None  # it needs one of those to go on
             if source is None:
                 break
-            if not archives.inside(source.path):
+            if not archives.is_inside(source.path):
                 raise UserError(
                     "has to lie in the raw folder",
                     source.path,
@@ -219,15 +219,17 @@ class Downloader:
                     return
                 reasons.append(f"{found} {reason}")
             raise NotServed("; ".join(reasons) or "it isn't there")
-        nothing_yet = not raw_folder.tree(self.folder)
+        nothing_yet = not raw_folder.list_files(self.folder)
         self._room(max(source.size, self._still()) if source.unpack or nothing_yet else source.size)
         with self._bar(source) as bar:
             if place.startswith("gdrive:"):
-                http.gdrive(place.removeprefix("gdrive:"), target, source, bar)
+                http.fetch_gdrive(place.removeprefix("gdrive:"), target, source, bar)
                 return
             host = urlsplit(place).netloc
             try:
-                http.http(place, target, source, bar, retries=0 if host in self.unreachable else 5)
+                http.fetch_http(
+                    place, target, source, bar, retries=0 if host in self.unreachable else 5
+                )
             except Unreachable:
                 self.unreachable.add(host)
                 raise
@@ -305,9 +307,10 @@ class Downloader:
             parts = [folder.name, *name.split("/")]
             tails = ("/".join(parts[start:]) for start in (1, 0, *range(2, len(parts))))
             target = next(
-                (target for tail in tails if (target := archives.wanted(source.unpack, tail))), ""
+                (target for tail in tails if (target := archives.find_target(source.unpack, tail))),
+                "",
             )
-            if archives.inside(target):
+            if archives.is_inside(target):
                 copies.setdefault(target, folder / name)
         if folder != self.folder:
             self.copies[key] = copies
@@ -316,11 +319,11 @@ class Downloader:
     def _tree(self, folder: Path) -> list[str]:
         """As rawfiles.tree; of a folder that isn't ours once, the least deep first, and without ours if that is in it."""
         if folder == self.folder:
-            return raw_folder.tree(folder)
+            return raw_folder.list_files(folder)
         if folder not in self.trees:
             whole, own = folder.resolve(), self.folder.resolve()
             ours = f"{own.relative_to(whole).as_posix()}/" if whole in own.parents else "/"
-            names = (name for name in raw_folder.tree(folder) if not name.startswith(ours))
+            names = (name for name in raw_folder.list_files(folder) if not name.startswith(ours))
             self.trees[folder] = sorted(names, key=lambda name: name.count("/"))
         return self.trees[folder]
 
@@ -331,7 +334,9 @@ class Downloader:
         }
         with self._bar(source) as bar:
             lacking = []
-            same = raw_folder.parallel(lambda target: self._same(target, wanted[target]), wanted)
+            same = raw_folder.map_in_threads(
+                lambda target: self._same(target, wanted[target]), wanted
+            )
             for number, (target, is_same) in enumerate(zip(wanted, same, strict=True)):
                 bar(number, len(wanted))
                 lacking += [] if is_same else [target]
@@ -360,8 +365,8 @@ class Downloader:
         others = {other.path for other in self.sources}
         for path, held in self.marks.items():
             others |= set(held.get("places", {}).values()) if path != mark else set()
-        names = (name for name in raw_folder.tree(self.folder) if name not in others)
-        return [name for name in names if archives.wanted(source.unpack, name) == name]
+        names = (name for name in raw_folder.list_files(self.folder) if name not in others)
+        return [name for name in names if archives.find_target(source.unpack, name) == name]
 
     def _mark(self, source: Source) -> Path:
         return self.folder / ".done" / f"{source.path}.json"
@@ -380,7 +385,7 @@ class Downloader:
         if not held or not source.unpack or held.get("checksum") != source.checksum:
             return False
         for name, target in held.get("places", {}).items():
-            if archives.wanted(source.unpack, name) != target:
+            if archives.find_target(source.unpack, name) != target:
                 return False  # other options need other files
             if target and not ((self.folder / target).is_file() and self._as_before(target)):
                 return False
@@ -449,12 +454,12 @@ class Downloader:
         others = {"download.json", *(source.path for source in packed)}
         media: dict[str, bool] = {}
         ignored = 0
-        for name in raw_folder.tree(self.folder):
+        for name in raw_folder.list_files(self.folder):
             if name in own:
                 media[name] = own[name]
                 continue
             claims = (
-                s.media for s in packed if s.unpack and archives.wanted(s.unpack, name) == name
+                s.media for s in packed if s.unpack and archives.find_target(s.unpack, name) == name
             )
             if (claim := next(claims, None)) is not None:
                 media[name] = claim
@@ -469,7 +474,7 @@ class Downloader:
             )
         task = self.bars.add_task("checksums", total=len(media), note="")
         files = {}
-        for name, digest in zip(media, raw_folder.parallel(self._sha256, media), strict=True):
+        for name, digest in zip(media, raw_folder.map_in_threads(self._sha256, media), strict=True):
             files[name] = RawFile(
                 sha256=digest, size=_size(self.folder / name), media=media[name]
             ).model_dump()
@@ -496,7 +501,7 @@ def is_address(place: str) -> bool:
 def _local(place: str) -> Path | None:
     """The file or folder that a place is on this machine; None where it has to be fetched. NotServed by Kaggle."""
     if place.startswith("kaggle:"):
-        return http.kaggle(place.removeprefix("kaggle:"))
+        return http.fetch_kaggle(place.removeprefix("kaggle:"))
     return None if place.startswith("gdrive:") or is_address(place) else Path(place)
 
 

@@ -29,9 +29,9 @@ from umemma import modalities
 from umemma.data import shard_reader
 from umemma.data.storage import Store
 from umemma.errors import UserError
-from umemma.missing import lost
+from umemma.missing import draw_training_absences
 from umemma.system import distributed
-from umemma.system.seeds import hashes, mixed
+from umemma.system.seeds import hash_keys, mix
 from umemma.types import Batch, InputSpec, Plain, Record, Span
 
 AHEAD = 4  # batches that each decoding process works ahead
@@ -40,7 +40,7 @@ WORTH = 10.0  # s of decoding from which on further processes pay: one takes sec
 
 
 @dataclass(frozen=True)
-class Split:
+class LoadedSplit:
     """The samples of a split. kept: {modality: (N, ...)} decoded; present: (N, M) bool; target: (N,) int64 classes, or
     (N, C) float32 of 0 and 1 where samples have sets of labels; keys: N; groups: {grouping: N groups}; specs: what the
     encoders of `kept` and `streamed` see; streamed: the modalities that are decoded for each batch."""
@@ -57,7 +57,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def of(self, names: Collection[str]) -> Split:
+    def of(self, names: Collection[str]) -> LoadedSplit:
         """The same samples with some of their modalities."""
         columns = [i for i, m in enumerate(sorted(self.specs)) if m in names]
         return replace(
@@ -68,7 +68,7 @@ class Split:
             streamed=self.streamed and self.streamed.of(names),
         )
 
-    def on_features(self, features: Mapping[str, Tensor]) -> Split:
+    def on_features(self, features: Mapping[str, Tensor]) -> LoadedSplit:
         """The same samples with `features` {modality: (N, D_m)} in place of what encoders see."""
         specs = {m: spec for m, spec in self.specs.items() if m not in features}
         streamed = self.streamed and self.streamed.of(specs.keys())
@@ -76,7 +76,7 @@ class Split:
 
     @functools.cached_property
     def hashes(self) -> np.ndarray:
-        return hashes(self.keys)
+        return hash_keys(self.keys)
 
     def batches(
         self, plan: Sequence[np.ndarray], device: torch.device, seed: int | None = None
@@ -88,17 +88,17 @@ class Split:
             chosen = torch.from_numpy(numbers)
             inputs = {m: _to(x, device) for m, x in decoded.items()}
             inputs |= {m: _to(x[chosen], device) for m, x in self.kept.items()}
-            chance = None if seed is None else mixed(self.hashes[numbers], seed)
+            chance = None if seed is None else mix(self.hashes[numbers], seed)
             for m, spec in self.specs.items():
-                modality = modalities.get(m)
+                modality = modalities.get_module(m)
                 if chance is not None and m in self.augments:
-                    drawn = modality.draw(self.augments[m], mixed(chance, 0, "augment", m), spec)
+                    drawn = modality.draw(self.augments[m], mix(chance, 0, "augment", m), spec)
                     inputs[m] = modality.augment(inputs[m], spec, self.augments[m], drawn)
                 inputs[m] = modality.finish(inputs[m], spec)
             yield Batch(inputs, self.present[chosen], _to(self.target[chosen], device), chance)
 
 
-def cut(numbers: np.ndarray | range, size: int) -> list[np.ndarray]:
+def cut_batches(numbers: np.ndarray | range, size: int) -> list[np.ndarray]:
     """Sample numbers in batches of `size`, the last one shorter where they don't divide."""
     array = np.array(numbers, dtype=np.int64)
     return [array[start : start + size] for start in range(0, len(array), size)]
@@ -132,7 +132,7 @@ class Reader(Dataset[Any]):
         """{modality: (...)}, compact. UserError for media that can't be decoded."""
         inputs = {}
         for m, spec in self.specs.items():
-            modality = modalities.get(m)
+            modality = modalities.get_module(m)
             file, offset, size = self.at[m][i].tolist()
             if not size:
                 inputs[m] = modality.blank(spec)
@@ -223,7 +223,7 @@ class Streamed:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
+def watch_workers() -> Iterator[None]:
     """In the block the death of a decoding process, which torch raises wherever the main one happens to be, is a UserError."""
     try:
         yield
@@ -238,7 +238,7 @@ def _killed() -> UserError:
     return UserError("a decoding process was killed", "machine.workers", hint)
 
 
-def load(
+def load_split(
     store: Store,
     index: shard_reader.Index,
     split: str,
@@ -252,7 +252,7 @@ def load(
     missing: Mapping[str, float] | None = None,
     seed: int = 0,
     advance: Callable[[int], None] = lambda samples: None,
-) -> Split:
+) -> LoadedSplit:
     """The samples of a split that have any modality of `specs`.
 
     memory: GiB of decoded samples that may be kept; workers: decoding processes, None = as it pays; once: modalities that
@@ -261,7 +261,9 @@ def load(
     sample remains.
     """
     where = f"{split} shards"
-    listed = distributed.together(lambda: list(shard_reader.locate(store, index, split, stay)))
+    listed = distributed.raise_on_all(
+        lambda: list(shard_reader.locate_split(store, index, split, stay))
+    )
     listed = _without(listed, missing or {}, seed)
     names = sorted(specs)
     records = [record for record in listed if any(m in record.media for m in names)]
@@ -281,7 +283,7 @@ def load(
         )
     keeping = {m: spec for m, spec in specs.items() if m not in once}
     size = (
-        sum(modalities.get(m).blank(spec).nbytes for m, spec in keeping.items())
+        sum(modalities.get_module(m).blank(spec).nbytes for m, spec in keeping.items())
         * len(records)
         / 2**30
     )
@@ -293,19 +295,19 @@ def load(
     kept: dict[str, Tensor] = {}
     if keeping:
         reader = Reader(records, keeping, where)
-        mine = distributed.together(
+        mine = distributed.raise_on_all(
             lambda: _keep(reader, _processes(reader, workers, _cores()), advance)
         )
-        kept = {m: distributed.rows(x, len(records)) for m, x in mine.items()}
+        kept = {m: distributed.gather_rows(x, len(records)) for m, x in mine.items()}
     streamed = None
     if rest := {m: spec for m, spec in specs.items() if m not in keeping}:
         reader = Reader(records, rest, where)
         if over and workers is None:  # in every epoch anew
             workers = _cores()
         streamed = Streamed(
-            reader, distributed.together(lambda: _processes(reader, workers, _cores())), stay
+            reader, distributed.raise_on_all(lambda: _processes(reader, workers, _cores())), stay
         )
-    return Split(
+    return LoadedSplit(
         kept,
         present,
         _targets([record.label for record in records], len(index.classes)),
@@ -319,7 +321,7 @@ def load(
 
 def _without(records: list[Record], missing: Mapping[str, float], seed: int) -> list[Record]:
     """The records, each without the modalities that it loses."""
-    away = lost([record.key for record in records], seed, missing)
+    away = draw_training_absences([record.key for record in records], seed, missing)
     return [
         Record(
             r.key,
@@ -334,10 +336,12 @@ def _without(records: list[Record], missing: Mapping[str, float], seed: int) -> 
 
 def _keep(reader: Reader, workers: int, advance: Callable[[int], None]) -> dict[str, Tensor]:
     """{modality: (n, ...)}: this process's share of the samples."""
-    parts = [{m: modalities.get(m).blank(spec)[None][:0] for m, spec in reader.specs.items()}]
+    parts = [
+        {m: modalities.get_module(m).blank(spec)[None][:0] for m, spec in reader.specs.items()}
+    ]
     with contextlib.ExitStack() as stay:
         for part in Streamed(reader, workers, stay).decoded(
-            cut(distributed.share(len(reader.keys)), 32)
+            cut_batches(distributed.rank_indices(len(reader.keys)), 32)
         ):
             parts.append(part)
             advance(len(next(iter(part.values()))) * distributed.world().size)

@@ -27,7 +27,7 @@ class RawFile(Plain):
     media: bool = False
 
 
-def tree(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     """Every file below `folder` as a relative posix path, sorted; what is hidden is left out."""
     names = []
     for where, folders, files in os.walk(folder):
@@ -37,7 +37,7 @@ def tree(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def raw_files(folder: Path, again: str) -> dict[str, RawFile]:
+def read_raw_files(folder: Path, again: str) -> dict[str, RawFile]:
     """The files that download.json lists, by relative posix path. UserError with the hint `again` for a damaged list."""
     path = folder / "download.json"
     data = read_json(path, again)
@@ -47,7 +47,7 @@ def raw_files(folder: Path, again: str) -> dict[str, RawFile]:
         raise UserError("damaged: lists no files", str(path), again) from None
 
 
-def parallel(work: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
+def map_in_threads(work: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
     """`work` on each item in threads, the answers in order: reading, and hashlib, let go of the interpreter lock.
 
     Few are under way at a time: a list may be longer than memory.
@@ -65,14 +65,14 @@ def parallel(work: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[
             pool.shutdown(cancel_futures=True)
 
 
-def check(folder: Path, files: Mapping[str, RawFile], again: str) -> None:
+def check_raw_files(folder: Path, files: Mapping[str, RawFile], again: str) -> None:
     """UserError for a file that is missing or differs: by sha256, media by size."""
 
     def right(name: str) -> bool:
         path, file = folder / name, files[name]
         return file_size(path) == file.size and (file.media or sha256(path) == file.sha256)
 
-    for name, is_right in zip(files, parallel(right, files), strict=True):
+    for name, is_right in zip(files, map_in_threads(right, files), strict=True):
         if not is_right:
             raise UserError(
                 "raw file is missing or differs from download.json", str(folder / name), again

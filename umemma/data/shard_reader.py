@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from umemma.data.storage import Store
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 from umemma.system.files import sha256
 from umemma.types import Plain, Record, Span
-from umemma.validation import difference, fingerprint
+from umemma.validation import fingerprint, list_differences
 
 REMAKE = "Run: umemma preprocess"
 NAME = re.compile(r"[A-Za-z0-9]+-\d{6,}\.tar", re.ASCII)
@@ -70,7 +70,7 @@ class Index(Plain):
     def shards(self, split: str) -> list[Shard]:
         """UserError for a split that isn't there."""
         if split not in self.splits:
-            raise unknown("split", split, self.splits, f"shards of {self.dataset}")
+            raise unknown_name("split", split, self.splits, f"shards of {self.dataset}")
         return self.splits[split]
 
     def samples(self, split: str) -> int:
@@ -87,20 +87,24 @@ class Index(Plain):
 
     def failures(self) -> str:
         """Why samples failed and how many: "3 x file is missing; 1 x a video with no frames"."""
-        return summary(shard.reasons for shards in self.splits.values() for shard in shards)
+        return summarize_reasons(
+            shard.reasons for shards in self.splits.values() for shard in shards
+        )
 
     def broken(self) -> str:
         """Which media can't be read, and of how many samples: "2 x image: file is missing"."""
-        return summary(shard.broken for shards in self.splits.values() for shard in shards)
+        return summarize_reasons(
+            shard.broken for shards in self.splits.values() for shard in shards
+        )
 
 
-def summary(counts: Iterable[Mapping[str, int]]) -> str:
+def summarize_reasons(counts: Iterable[Mapping[str, int]]) -> str:
     """The commonest of all reasons in `counts` {reason: how many}: "3 x file is missing; 1 x a video with no frames"."""
     reasons = sum(map(Counter, counts), Counter[str]())
     return "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(8))
 
 
-def marker(store: Store, name: str) -> Shard | None:
+def find_marker(store: Store, name: str) -> Shard | None:
     """The marker of the shard `name`, None where there is none that is whole."""
     try:
         shard = Shard.model_validate_json(store.read(f"{name}.json") or b"")
@@ -109,10 +113,10 @@ def marker(store: Store, name: str) -> Shard | None:
     return shard if shard.itself == shard.identity() else None
 
 
-def problems(store: Store, shard: Shard) -> list[str]:
+def list_problems(store: Store, shard: Shard) -> list[str]:
     """What is wrong with the files of a shard: every one that is missing, truncated or altered."""
     found = []
-    for name, checksum in ((shard.name, shard.sha256), (rows_of(shard), shard.rows_sha256)):
+    for name, checksum in ((shard.name, shard.sha256), (rows_name(shard), shard.rows_sha256)):
         with store.local(name) as path:
             if path is None:
                 found.append(f"{name} is missing")
@@ -137,21 +141,23 @@ def read_index(store: Store, settings: Mapping[str, Any] | None = None) -> Index
             raise UserError(
                 f"{shard.name!r} is not the name of a shard", store.at("index.json"), REMAKE
             )
-    if settings is not None and (differences := difference(index.settings, settings)):
+    if settings is not None and (differences := list_differences(index.settings, settings)):
         raise UserError(
             f"shards made with other settings ({'; '.join(differences)})", store.url, REMAKE
         )
     return index
 
 
-def read(store: Store, index: Index, split: str) -> Iterator[Record]:
+def read_split(store: Store, index: Index, split: str) -> Iterator[Record]:
     """Every sample of a split, in stored order, its media encoded bytes. UserError for a shard that differs from its index."""
     for shard in index.shards(split):
         with _opened(store, shard) as path:
-            yield from _records(samples(path, shard.name), store, index, split, shard)
+            yield from _records(iterate_samples(path, shard.name), store, index, split, shard)
 
 
-def locate(store: Store, index: Index, split: str, stay: contextlib.ExitStack) -> Iterator[Record]:
+def locate_split(
+    store: Store, index: Index, split: str, stay: contextlib.ExitStack
+) -> Iterator[Record]:
     """As `read`, its media Spans of files, to be read in any order until `stay` is closed (remote shards are copied)."""
     for shard in index.shards(split):
         path = stay.enter_context(_opened(store, shard))
@@ -206,21 +212,21 @@ def _spans(tar: Path) -> Iterator[dict[str, Any]]:
         yield sample
 
 
-def verify(store: Store, index: Index, split: str, shard: Shard) -> list[str]:
+def verify_shard(store: Store, index: Index, split: str, shard: Shard) -> list[str]:
     """As `problems`, and every sample of the shard read."""
-    if found := problems(store, shard):
+    if found := list_problems(store, shard):
         return found
-    if marker(store, shard.name.removesuffix(".tar")) != shard:
-        return [f"{marker_of(shard)} is missing or differs from the index"]
+    if find_marker(store, shard.name.removesuffix(".tar")) != shard:
+        return [f"{marker_name(shard)} is missing or differs from the index"]
     try:
-        for _ in read(store, index.model_copy(update={"splits": {split: [shard]}}), split):
+        for _ in read_split(store, index.model_copy(update={"splits": {split: [shard]}}), split):
             pass
     except UserError as error:
         return [f"{shard.name}: {error.what}"]
     return []
 
 
-def samples(tar: Path, name: str) -> Iterator[dict[str, Any]]:
+def iterate_samples(tar: Path, name: str) -> Iterator[dict[str, Any]]:
     """{"__key__": key, "audio.flac": bytes, ..., "json": bytes} of every sample of a tar that has been verified."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -263,9 +269,9 @@ def _is_group(group: Any) -> bool:
     return all(isinstance(one, str) for one in named.values())  # in JSON a name is always a text
 
 
-def rows_of(shard: Shard) -> str:
+def rows_name(shard: Shard) -> str:
     return shard.name.replace(".tar", ".parquet")
 
 
-def marker_of(shard: Shard) -> str:
+def marker_name(shard: Shard) -> str:
     return shard.name.replace(".tar", ".json")

@@ -27,12 +27,12 @@ from umemma import modalities
 from umemma.data.shard_reader import (
     Index,
     Shard,
-    marker,
-    marker_of,
-    problems,
-    rows_of,
-    samples,
-    summary,
+    find_marker,
+    iterate_samples,
+    list_problems,
+    marker_name,
+    rows_name,
+    summarize_reasons,
 )
 from umemma.data.storage import Store
 from umemma.errors import UserError
@@ -44,7 +44,7 @@ FORMAT = 2  # of the shards' bytes: raise it when packing the same media gives o
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardJob:
     """One shard to make: everything that a process anywhere needs to know. broken: what a medium that can't be read makes
     of its sample; retry: keep what is well in the present shard."""
 
@@ -66,7 +66,7 @@ class Job:
         return f"shard {self.name}"
 
 
-def survey(records: Iterable[Record]) -> tuple[Counter[str], set[int]]:
+def count_records(records: Iterable[Record]) -> tuple[Counter[str], set[int]]:
     """({split: how many records}, hashes of the ids that stand there more than once), at 8 bytes per record."""
     counts, hashes = Counter[str](), array.array("Q")
     for record in records:
@@ -76,7 +76,9 @@ def survey(records: Iterable[Record]) -> tuple[Counter[str], set[int]]:
     return counts, set(values[times > 1].tolist())
 
 
-def storable(records: Iterable[Record], spec: DatasetSpec, repeated: set[int]) -> Iterator[Record]:
+def mark_problems(
+    records: Iterable[Record], spec: DatasetSpec, repeated: set[int]
+) -> Iterator[Record]:
     """The records, with a problem where they can't be stored: a repeated id, a strange one, a label out of range."""
     seen = set[str]()
     for record in records:
@@ -106,7 +108,7 @@ def _hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
-def jobs(
+def plan_shards(
     records: Iterable[Record],
     spec: DatasetSpec,
     store: Store,
@@ -114,7 +116,7 @@ def jobs(
     shard_size: int,
     made_from: Any,
     broken: BrokenPolicy = "absent",
-) -> Iterator[Job]:
+) -> Iterator[ShardJob]:
     """The shards to make of `records`, each split cut every `shard_size` samples, in the order of the records.
 
     `made_from(records)` is the fingerprint of a shard's input.
@@ -122,11 +124,11 @@ def jobs(
     waiting: dict[str, list[Record]] = {split: [] for split in spec.splits}
     numbers: Counter[str] = Counter()
 
-    def job(split: str) -> Job:
+    def job(split: str) -> ShardJob:
         chunk = tuple(waiting[split])
         waiting[split] = []
         numbers[split] += 1
-        return Job(
+        return ShardJob(
             store,
             split,
             numbers[split] - 1,
@@ -146,7 +148,7 @@ def jobs(
             yield job(split)
 
 
-def make(job: Job) -> Shard:
+def write_shard(job: ShardJob) -> Shard:
     """Pack the records of a job and write its shard, the marker last; the same bytes wherever and whenever it runs."""
     kept = _kept(job) if job.retry else {}
     rows = []
@@ -188,7 +190,7 @@ def make(job: Job) -> Shard:
     return shard
 
 
-def _pack(record: Record, job: Job) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _pack(record: Record, job: ShardJob) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The tar members of a sample, none where it failed or is left out, and its row. A sample that is well has a reason
     where a medium of it couldn't be read, and its modality is absent for that."""
     members: dict[str, bytes] = {}
@@ -200,7 +202,7 @@ def _pack(record: Record, job: Job) -> tuple[dict[str, bytes], dict[str, Any]]:
         )
     else:
         packed, broken = modalities.pack_readable(record.media, job.packing)
-        reason = "; ".join(modalities.reasons(broken))
+        reason = "; ".join(modalities.format_reasons(broken))
         if not packed or (broken and job.broken == "fail"):
             status, reason = "failed", reason or "no modality at all"
         else:
@@ -221,7 +223,7 @@ def _pack(record: Record, job: Job) -> tuple[dict[str, bytes], dict[str, Any]]:
     return members, row
 
 
-def _schema(job: Job) -> pa.Schema:
+def _schema(job: ShardJob) -> pa.Schema:
     many = any(isinstance(record.label, tuple) for record in job.records)
     fields: list[tuple[str, pa.DataType]] = [("key", pa.string()), ("split", pa.string())]
     fields += [("label", pa.list_(pa.int64()) if many else pa.int64())]
@@ -240,29 +242,29 @@ def _column(grouping: str) -> str:
     return f"group_{grouping}"
 
 
-def _kept(job: Job) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]:
+def _kept(job: ShardJob) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]:
     """{key: (members, row)} of what is well in the present shard of a job, every medium of it; empty where the shard itself
     isn't well."""
-    shard = marker(job.store, job.name)
-    if shard is None or problems(job.store, shard):
+    shard = find_marker(job.store, job.name)
+    if shard is None or list_problems(job.store, shard):
         return {}
-    with job.store.local(rows_of(shard)) as table, job.store.local(shard.name) as tar:
+    with job.store.local(rows_name(shard)) as table, job.store.local(shard.name) as tar:
         assert tar is not None
         rows = {
             row["key"]: row
             for row in pq.read_table(table).to_pylist()
             if row["status"] == "ok" and not row["reason"]
         }
-        read = {sample["__key__"]: sample for sample in samples(tar, shard.name)}
+        read = {sample["__key__"]: sample for sample in iterate_samples(tar, shard.name)}
     members = {
         key: {n: data for n, data in sample.items() if n[0] != "_"} for key, sample in read.items()
     }
     return {key: (members[key], row) for key, row in rows.items()}
 
 
-def is_made(job: Job, thorough: bool = False) -> bool:
+def is_current(job: ShardJob, thorough: bool = False) -> bool:
     """Whether the shard of a job is there, made from the same input. thorough: its bytes too, where they are at hand."""
-    shard = marker(job.store, job.name)
+    shard = find_marker(job.store, job.name)
     if (
         shard is None
         or shard.made_from != job.made_from
@@ -270,15 +272,15 @@ def is_made(job: Job, thorough: bool = False) -> bool:
     ):
         return False
     return (
-        not problems(job.store, shard)
+        not list_problems(job.store, shard)
         if thorough and not job.store.remote
-        else bool(job.store.size(rows_of(shard)))
+        else bool(job.store.size(rows_name(shard)))
     )
 
 
-def has_failures(job: Job) -> bool:
+def has_failures(job: ShardJob) -> bool:
     """Whether samples of its shard failed or have a medium that couldn't be read."""
-    shard = marker(job.store, job.name)
+    shard = find_marker(job.store, job.name)
     return shard is not None and bool(shard.failed or shard.broken)
 
 
@@ -302,7 +304,7 @@ def write_index(
         raise _too_many(store, spec, every, failed, broken, total)
     for split in spec.splits:
         if not sum(shard.samples for shard in made[split]):
-            hint = f"Mend them: {summary(s.reasons for s in made[split])}. See: umemma doctor {spec.name}"
+            hint = f"Mend them: {summarize_reasons(s.reasons for s in made[split])}. See: umemma doctor {spec.name}"
             raise UserError(f"no sample of split {split!r} could be packed", spec.name, hint)
     index = Index(
         dataset=spec.name,
@@ -318,7 +320,7 @@ def write_index(
     text = _as_json(index)
     if store.read("index.json") == text.encode():
         return index
-    known = {name for shard in every for name in (shard.name, rows_of(shard), marker_of(shard))}
+    known = {name for shard in every for name in (shard.name, rows_name(shard), marker_name(shard))}
     for name in set(store.names()) - known:
         if re.fullmatch(rf"({'|'.join(spec.splits)})-\d{{6,}}\.(tar|parquet|json)", name):
             store.remove(name)
@@ -334,10 +336,10 @@ def _too_many(
     what = []
     if failed:
         what.append(
-            f"{failed} of {total} samples could not be packed: {summary(shard.reasons for shard in every)}"
+            f"{failed} of {total} samples could not be packed: {summarize_reasons(shard.reasons for shard in every)}"
         )
     if broken:
-        reasons = summary(shard.broken for shard in every)
+        reasons = summarize_reasons(shard.broken for shard in every)
         what.append(f"{broken} of {total} samples have a medium that can't be read: {reasons}")
     first = list(itertools.islice(_lost(store, every), SHOWN + 1))
     listed = ", ".join(first[:SHOWN]) + (", ..." if len(first) > SHOWN else "")
@@ -358,7 +360,7 @@ def _lost(store: Store, made: Iterable[Shard]) -> Iterator[str]:
     """The keys of the samples that failed or have a medium that couldn't be read."""
     for shard in made:
         if shard.failed or shard.broken:
-            with store.local(rows_of(shard)) as table:
+            with store.local(rows_name(shard)) as table:
                 for row in pq.read_table(table, columns=["key", "status", "reason"]).to_pylist():
                     if row["reason"] and row["status"] != "left out":
                         yield row["key"]

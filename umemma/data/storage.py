@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from umemma.errors import UserError
-from umemma.system.files import new_file, sweep
+from umemma.system.files import new_file, remove_leftovers
 
 
 class Store:
@@ -106,7 +106,7 @@ class Store:
     def sweep(self) -> None:
         """Remove what processes of this machine left half-written when they were killed."""
         if not self.remote:
-            sweep(Path(self.url))
+            remove_leftovers(Path(self.url))
 
     @property
     def fs(self) -> Any:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from umemma.errors import unknown
+from umemma.errors import unknown_name
 
 NAMES = {
     "avmnist": "umemma.datasets.avmnist",
@@ -34,10 +34,10 @@ NAMES = {
 def check(name: str) -> None:
     """UserError for an unknown name. Imports nothing."""
     if name not in NAMES:
-        raise unknown("dataset", name, NAMES, "dataset")
+        raise unknown_name("dataset", name, NAMES, "dataset")
 
 
-def get(name: str) -> ModuleType:
+def get_module(name: str) -> ModuleType:
     """The module of a data set. UserError for an unknown name."""
     check(name)
     return importlib.import_module(NAMES[name])

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 from umemma.system.seeds import derive
 
 NOT_UTF8 = "unreadable row: not UTF-8"
@@ -79,7 +79,7 @@ def rows(
         for role, column in roles.items():
             if column not in header:
                 where = f"preprocess.options.{'columns.' if role in modalities else ''}{role.partition('/')[0]}"
-                raise unknown("column", column, header, where)
+                raise unknown_name("column", column, header, where)
             if list(header).count(column) > 1:
                 raise UserError(
                     f"column {column!r} stands there twice", str(path), "Rename one of them."

@@ -21,7 +21,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 from umemma.system.http import NotServed
 from umemma.types import ImageInput, InputSpec, VideoInput
 
@@ -76,7 +76,7 @@ def find_weights(name: str, modality: str, weights: str | None) -> Path | None:
 
     UserError where they can't be had. Order: a file that is named, data/weights/, the libraries' caches, the network.
     """
-    from umemma.encoders.weights import fetch, placed
+    from umemma.encoders.weights import fetch_weights, find_placed
 
     family, variant = _find(name, modality)
     where = f"encoders.{modality}.weights"
@@ -92,10 +92,10 @@ def find_weights(name: str, modality: str, weights: str | None) -> Path | None:
             )
         return path
     try:
-        if there := placed(name):
+        if there := find_placed(name):
             return there
         if family.PRETRAINED:
-            return fetch(family.source(variant))
+            return fetch_weights(family.source(variant))
         raise NotServed("none are published")
     except NotServed as error:
         raise UserError(
@@ -111,10 +111,10 @@ def load_weights(module: nn.Module, name: str, modality: str, spec: InputSpec, p
     UserError for a file that can't be read safely, and for weights of something else.
     """
     from umemma.encoders.frame_pooling import OverFrames
-    from umemma.encoders.weights import fits, load, read
+    from umemma.encoders.weights import fits, load_state, read_state
 
     family, variant = _find(name, modality)
-    state = read(path)
+    state = read_state(path)
     if not fits(module, state):
         if isinstance(module, OverFrames) and isinstance(
             spec, VideoInput
@@ -122,14 +122,14 @@ def load_weights(module: nn.Module, name: str, modality: str, spec: InputSpec, p
             module, spec = module.encoder, spec.picture
         if family.PRETRAINED:
             state = family.convert(state, module, variant, spec)
-    load(module, state, f"{path} for {name}")
+    load_state(module, state, f"{path} for {name}")
 
 
 def add_lora(module: nn.Module, rank: int, alpha: float, dropout: float) -> None:
     """Low-rank adapters in place; see lora.py."""
-    from umemma.encoders.lora import add
+    from umemma.encoders.lora import add_adapters
 
-    add(module, rank, alpha, dropout)
+    add_adapters(module, rank, alpha, dropout)
 
 
 def _find(name: str, modality: str) -> tuple[Any, str]:
@@ -137,7 +137,7 @@ def _find(name: str, modality: str) -> tuple[Any, str]:
     family, _, variant = name.partition(":")
     where = f"encoders.{modality}"
     if family not in FAMILIES:
-        raise unknown("encoder family", family, FAMILIES, where)
+        raise unknown_name("encoder family", family, FAMILIES, where)
     module = importlib.import_module(FAMILIES[family])
     if modality not in module.MODALITIES:
         raise UserError(
@@ -153,7 +153,7 @@ def _unknown(family: str, variant: str, known: Collection[str], where: str) -> U
     """As errors.unknown, without a thousand names."""
     name = f"{family}:{variant}"
     if family not in EXAMPLES:
-        return unknown("encoder", name, [f"{family}:{one}" for one in known], where)
+        return unknown_name("encoder", name, [f"{family}:{one}" for one in known], where)
     nearest = difflib.get_close_matches(variant, known, n=4, cutoff=0.5)
     guess = (
         f"Did you mean {' or '.join(repr(f'{family}:{one}') for one in nearest)}? "
@@ -165,6 +165,6 @@ def _unknown(family: str, variant: str, known: Collection[str], where: str) -> U
 
 
 def _place(name: str) -> str:
-    from umemma.encoders.weights import place
+    from umemma.encoders.weights import placed_name
 
-    return f"{place(name)}.safetensors"
+    return f"{placed_name(name)}.safetensors"

@@ -67,7 +67,7 @@ def list_encoders(pattern: str = "", modality: str = "") -> tuple[list[Row], lis
 
 
 def _row(family: str, variant: str) -> Row:
-    from umemma.encoders.weights import cached, placed
+    from umemma.encoders.weights import find_cached, find_placed
 
     module, name = importlib.import_module(FAMILIES[family]), f"{family}:{variant}"
     first = module.input_spec(
@@ -78,7 +78,9 @@ def _row(family: str, variant: str) -> Row:
         f"{first.length} tokens" if hasattr(first, "length") else f"{first.sample_rate} Hz"
     )
     try:
-        at_hand = placed(name) or (cached(module.source(variant)) if module.PRETRAINED else None)
+        at_hand = find_placed(name) or (
+            find_cached(module.source(variant)) if module.PRETRAINED else None
+        )
         weights = (
             f"yes: {at_hand}" if at_hand else "downloads" if module.PRETRAINED else "none needed"
         )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 from umemma.types import AudioInput, ImageInput, InputSpec, TextInput, VideoInput, WaveInput
 
 INPUTS: dict[str, tuple[type, ...]] = {
@@ -63,7 +63,7 @@ def _made(variant: str) -> tuple[nn.Module, int, InputSpec]:
             raise UserError(f"no module {error.name!r}", where, hint, usage=True) from None
         function = getattr(module, name, None)
         if not callable(function):
-            raise unknown(
+            raise unknown_name(
                 "function", name, [one for one in vars(module) if not one.startswith("_")], where
             )
         made = function()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from umemma.encoders.weights import Upstream, online, without
+from umemma.encoders.weights import Upstream, is_online, strip_prefix
 from umemma.errors import UserError
 from umemma.system.files import read_json, write_json
 from umemma.types import InputSpec, TextInput
@@ -39,16 +39,16 @@ def names() -> None:
 
 
 def input_spec(variant: str, modality: str) -> InputSpec:
-    tokens = _loaded(library().AutoTokenizer, variant)
+    tokens = _loaded(import_transformers().AutoTokenizer, variant)
     return TextInput(
         length=min(LENGTH, tokens.model_max_length),
         tokenizer=f"hf:{variant}",
-        padding=padding(variant),
+        padding=find_padding(variant),
     )
 
 
 def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
-    config = _loaded(library().AutoConfig, variant)
+    config = _loaded(import_transformers().AutoConfig, variant)
     assert isinstance(spec, TextInput)
     if spec.length > (most := getattr(config, "max_position_embeddings", None) or spec.length):
         raise UserError(
@@ -61,7 +61,7 @@ def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
 
 
 def width(variant: str) -> int:
-    return int(_loaded(library().AutoConfig, variant).hidden_size)
+    return int(_loaded(import_transformers().AutoConfig, variant).hidden_size)
 
 
 def source(variant: str) -> Upstream:
@@ -75,8 +75,8 @@ def convert(
     from transformers.utils import logging
 
     model: Any = module.model
-    if without(state, "model.").keys() == model.state_dict().keys():
-        return {f"model.{key}": value for key, value in without(state, "model.").items()}
+    if strip_prefix(state, "model.").keys() == model.state_dict().keys():
+        return {f"model.{key}": value for key, value in strip_prefix(state, "model.").items()}
     before = logging.get_verbosity()
     logging.set_verbosity(50)  # what it would print is in the error, if it is one
     logging.disable_progress_bar()
@@ -107,10 +107,10 @@ def convert(
 def save(name: str, folder: Path, with_config: bool) -> None:
     """Write the tokenizer of `name`, and its configuration if `with_config`, into `folder`: no weights, no code, and the
     same bytes wherever they came from. UserError where they can't be had."""
-    tokenizer = _loaded(library().AutoTokenizer, name)
+    tokenizer = _loaded(import_transformers().AutoTokenizer, name)
     tokenizer.save_pretrained(folder)
     if with_config:
-        _loaded(library().AutoConfig, name).save_pretrained(folder)
+        _loaded(import_transformers().AutoConfig, name).save_pretrained(folder)
     for path in sorted(folder.iterdir()):
         if path.suffix not in SUFFIXES:
             path.unlink()  # a template of chats, say
@@ -121,7 +121,7 @@ def save(name: str, folder: Path, with_config: bool) -> None:
             )
 
 
-def library() -> ModuleType:
+def import_transformers() -> ModuleType:
     """transformers. UserError where it isn't installed."""
     try:
         import transformers
@@ -131,10 +131,10 @@ def library() -> ModuleType:
     return transformers
 
 
-def padding(name: str) -> int:
+def find_padding(name: str) -> int:
     """The token that fills a text up: the tokenizer's, else the model's."""
-    found = _loaded(library().AutoTokenizer, name).pad_token_id
-    config = _loaded(library().AutoConfig, name)
+    found = _loaded(import_transformers().AutoTokenizer, name).pad_token_id
+    config = _loaded(import_transformers().AutoConfig, name)
     choices = (found, config.pad_token_id, config.eos_token_id, 0)
     return next(int(one) for one in choices if isinstance(one, int) and one >= 0)
 
@@ -145,7 +145,7 @@ def _loaded(auto: Any, name: str) -> Any:
         return auto.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason: Exception = error
-    if not Path(name).is_dir() and online():
+    if not Path(name).is_dir() and is_online():
         try:
             return auto.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
@@ -158,7 +158,7 @@ def _loaded(auto: Any, name: str) -> Any:
 
 
 def _model(config: Any, variant: str) -> Any:
-    transformers = library()
+    transformers = import_transformers()
     auto = (
         transformers.AutoModelForTextEncoding
         if config.is_encoder_decoder

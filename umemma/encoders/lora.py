@@ -11,7 +11,7 @@ from torch import nn
 from umemma.errors import UserError
 
 
-def add(module: nn.Module, rank: int, alpha: float, dropout: float) -> None:
+def add_adapters(module: nn.Module, rank: int, alpha: float, dropout: float) -> None:
     """Adapters, in place, on the linear layers of `module`; everything else is frozen, and no output changes yet.
 
     The scale is alpha / rank. UserError where there is no such layer, and without peft.

@@ -40,7 +40,7 @@ def input_spec(variant: str, modality: str) -> InputSpec:
         tokenizer = f"open_clip:{model}" if own else "clip"
         hub = text.get("hf_model_name")
         padding = (
-            hf.padding(hub) if hub else int("SigLIP" in model and "SigLIP2" not in model)
+            hf.find_padding(hub) if hub else int("SigLIP" in model and "SigLIP2" not in model)
         )  # 1 in SigLIP's first
         return TextInput(
             length=text.get("context_length", 77), tokenizer=tokenizer, padding=padding
@@ -61,7 +61,7 @@ def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
         if "hf_model_name" not in config["text_cfg"]:
             config["text_cfg"] |= {"context_length": spec.length}
         else:
-            hf.library()
+            hf.import_transformers()
         config["vision_cfg"] = NO_IMAGE
     else:
         assert isinstance(spec, ImageInput)

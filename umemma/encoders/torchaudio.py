@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from umemma.encoders.weights import Upstream, without
+from umemma.encoders.weights import Upstream, strip_prefix
 from umemma.types import InputSpec, WaveInput
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def convert(
     state: dict[str, Tensor], module: nn.Module, variant: str, spec: InputSpec
 ) -> dict[str, Tensor]:
     """Bundles with normalised waves hold the model as `model`; `aux` is the layer that spells letters."""
-    plain = without(state, "model.")
+    plain = strip_prefix(state, "model.")
     return {f"model.{key}": value for key, value in plain.items() if not key.startswith("aux.")}
 
 

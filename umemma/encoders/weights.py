@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from umemma.errors import UserError
-from umemma.system.http import NotServed, http
+from umemma.system.http import NotServed, fetch_http
 from umemma.types import Source
 
 FOLDER = Path("data/weights")  # in the project
@@ -37,22 +37,22 @@ class Upstream(NamedTuple):
     url: str = ""
 
 
-def place(name: str) -> Path:
+def placed_name(name: str) -> Path:
     """data/weights/<family>/<variant>, without the suffix."""
     family, _, variant = name.partition(":")
     return FOLDER / family / variant.lstrip("/")
 
 
-def placed(name: str) -> Path | None:
+def find_placed(name: str) -> Path | None:
     """The file that a person put in the project for an encoder."""
-    stem = place(name)
+    stem = placed_name(name)
     files = (
         stem.with_name(f"{stem.name}{suffix}") for suffix in SUFFIXES
     )  # not with_suffix: names have dots
     return next((file for file in files if file.is_file()), None)
 
 
-def cached(source: Upstream) -> Path | None:
+def find_cached(source: Upstream) -> Path | None:
     """The published file, where it is on this machine already."""
     if source.url:
         path = _hub_file(source.url)
@@ -68,20 +68,20 @@ def cached(source: Upstream) -> Path | None:
     return next((Path(path) for path in paths if isinstance(path, str)), None)
 
 
-def fetch(source: Upstream) -> Path:
+def fetch_weights(source: Upstream) -> Path:
     """The published file. NotServed, soon, where there is neither a copy on this machine nor a network."""
-    if path := cached(source):
+    if path := find_cached(source):
         return path
     if source.url:
         path = _hub_file(source.url)
-        http(source.url, path, Source(path.name), retries=2)
+        fetch_http(source.url, path, Source(path.name), retries=2)
         return path
     if Path(source.repo).is_dir():
         raise NotServed(f"{source.repo} holds no {' or '.join(source.files)}")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    if not online():
+    if not is_online():
         raise NotServed("the hub can't be reached, and no copy is in its cache")
     for file in source.files:
         try:
@@ -98,7 +98,7 @@ def fetch(source: Upstream) -> Path:
     raise NotServed(f"{source.repo} holds no {' or '.join(source.files)}")
 
 
-def online() -> bool:
+def is_online() -> bool:
     """Whether the hub may be asked and answers. Asking first is what keeps its own retries from taking minutes."""
     import requests
     from huggingface_hub import constants
@@ -112,7 +112,7 @@ def online() -> bool:
     return True
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
     """A state dict, out of the wrapping of a training checkpoint if need be. UserError for anything else."""
     hint = "Use a .safetensors file, or a torch file that holds nothing but tensors."
     try:
@@ -148,10 +148,10 @@ def _unwrapped(state: object) -> dict[str, Tensor]:
     if not isinstance(state, Mapping):
         return {}
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    return without(tensors, "module.")  # as DistributedDataParallel saves them
+    return strip_prefix(tensors, "module.")  # as DistributedDataParallel saves them
 
 
-def without(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The same tensors with `prefix` off their names, where all have it."""
     strip = len(prefix) if all(key.startswith(prefix) for key in state) else 0
     return {key[strip:]: value for key, value in state.items()}
@@ -162,7 +162,7 @@ def fits(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
     return own.keys() == state.keys() and all(own[key].shape == state[key].shape for key in own)
 
 
-def load(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Every weight of `module` from `state`. UserError with what is missing, left over or of another shape."""
     own = module.state_dict()
     shapes = [

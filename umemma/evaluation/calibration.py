@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from umemma.system.seeds import hashes, mixed
+from umemma.system.seeds import hash_keys, mix
 
 LEAST, FEW = 50, 10  # samples and groups that a fit needs
 FOLDS = 5
@@ -77,7 +77,7 @@ def fit(
     if len(target) < LEAST or len(names) < FEW:
         return Calibration()
     # Sorted by what the data are: groups by hash, their samples by content. So sums round the same for any given order.
-    group = np.argsort(np.argsort(mixed(hashes(names.tolist()), seed, "calibration")))[group]
+    group = np.argsort(np.argsort(mix(hash_keys(names.tolist()), seed, "calibration")))[group]
     order = np.lexsort((logits[:, -1], logits[:, 0], target.reshape(len(target), -1)[:, 0], group))
     logits, target = logits[order], target[order]
     some = slice(

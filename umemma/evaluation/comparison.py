@@ -26,8 +26,8 @@ from scipy.special import stdtr
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.metrics import USUAL, score
 from umemma.evaluation.predictions import Predictions
-from umemma.missing import Missing, patterns, settings, written
-from umemma.types import joined
+from umemma.missing import Missing, format_missing, list_conditions, list_patterns
+from umemma.types import format_pattern
 
 ALONE, AVERAGE = "uni-modal alone", "uni-modal average"
 WORST, LESSER = "worst case", "lesser average"
@@ -54,7 +54,7 @@ class Score(NamedTuple):
     seeds: int
 
 
-class Difference(NamedTuple):
+class MethodDifference(NamedTuple):
     """Of a method to a `baseline` in a column: its mean over seeds, its standard error, its 95 % interval, the two-sided
     p-value that it is 0, and that value after Holm's adjustment for all columns and baselines of the same `train`.
     seed_share: how far p goes by the degrees of freedom of the seeds, 0 to 1. NaN where all samples are of one group."""
@@ -97,7 +97,7 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class ExperimentResult:
     """What remains of a cell. values: {(method, metric, column): value}; curves: {(missing, ratio): value}; parts: (N, J) what
     a sample's answer is worth, NaN where it isn't scored; weights: {column: (J,)} of the means over samples of the parts.
     """
@@ -111,7 +111,7 @@ class Cell:
     weights: Mapping[str, np.ndarray]
 
 
-def boil_down(
+def summarize_experiment(
     train: str,
     method: str,
     seed: int,
@@ -119,7 +119,7 @@ def boil_down(
     metrics: Sequence[str] | None,
     ratios: Sequence[float],
     also: tuple[Missing, float] | None,
-) -> Cell:
+) -> ExperimentResult:
     """also: what goes missing, and from which share of the samples, for a column of its own; None for none."""
     grid = Grid(
         predictions, 0, 0, 1, metrics
@@ -128,40 +128,40 @@ def boil_down(
     for metric in grid.metrics:
         rows += [(row.left, row) for row in grid.subsets(metric)]
         if also:
-            rows += [(named(*also), row) for row in grid.ratios(metric, [also[0]], [also[1]])]
+            rows += [(name_column(*also), row) for row in grid.ratios(metric, [also[0]], [also[1]])]
     values = {}
     for column, row in rows:
         for name in {"ensemble": [method], "unimodal": [ALONE, AVERAGE], "average": [AVERAGE]}[
             row.model
         ]:
             values[name, row.metric, column] = row.value
-    lesser = [joined(pattern) for pattern in patterns(grid.modalities)[1:]]
+    lesser = [format_pattern(pattern) for pattern in list_patterns(grid.modalities)[1:]]
     for metric in grid.metrics if lesser else ():
         for name in (method, AVERAGE):
             values[name, metric.name, LESSER] = float(
                 np.mean([values[name, metric.name, one] for one in lesser])
             )
-    curve = grid.ratios(grid.metrics[0], settings(grid.modalities), ratios)
+    curve = grid.ratios(grid.metrics[0], list_conditions(grid.modalities), ratios)
     curves = {(row.missing, row.ratio): row.value for row in curve if row.model == "ensemble"}
-    return Cell(train, method, seed, values, curves, *_parts(predictions, lesser, also))
+    return ExperimentResult(train, method, seed, values, curves, *_parts(predictions, lesser, also))
 
 
-def columns(modalities: Sequence[str], also: tuple[Missing, float] | None) -> list[str]:
+def list_columns(modalities: Sequence[str], also: tuple[Missing, float] | None) -> list[str]:
     """In the order of the table."""
-    subsets = [joined(pattern) for pattern in patterns(modalities)]
+    subsets = [format_pattern(pattern) for pattern in list_patterns(modalities)]
     return [
         *subsets,
         *([LESSER] if len(subsets) > 1 else []),
         WORST,
-        *([named(*also)] if also else []),
+        *([name_column(*also)] if also else []),
     ]
 
 
-def named(missing: Missing, ratio: float) -> str:
-    return f"{written(missing)} missing from {100 * ratio:g} %"
+def name_column(missing: Missing, ratio: float) -> str:
+    return f"{format_missing(missing)} missing from {100 * ratio:g} %"
 
 
-def scores(cells: Sequence[Cell]) -> list[Score]:
+def summarize_scores(cells: Sequence[ExperimentResult]) -> list[Score]:
     """Mean and spread of everything that the cells have, over their seeds. What is the same for all methods (the uni-modal
     models) is counted once per seed."""
     found: dict[Key, dict[int, float]] = {}
@@ -173,7 +173,7 @@ def scores(cells: Sequence[Cell]) -> list[Score]:
     ]
 
 
-def points(cells: Sequence[Cell]) -> list[Point]:
+def curve_points(cells: Sequence[ExperimentResult]) -> list[Point]:
     found: dict[tuple[str, str, str, float], list[float]] = {}
     for cell in cells:
         for at, value in cell.curves.items():
@@ -181,13 +181,13 @@ def points(cells: Sequence[Cell]) -> list[Point]:
     return [Point(*key, *_spread(values)) for key, values in found.items()]
 
 
-def differences(
-    cells: Sequence[Cell],
+def compare_methods(
+    cells: Sequence[ExperimentResult],
     method: str,
     task: str,
     groups: Mapping[str, Sequence[str]],
     baseline: str | None = None,
-) -> Iterator[Difference]:
+) -> Iterator[MethodDifference]:
     """Of `method` to each of the others, or to `baseline` alone, in each column, for every `train`; nothing where there are
     no others. groups: {grouping: N names}, samples of one name in any of them depend on each other.
 
@@ -196,7 +196,7 @@ def differences(
     """
     numbered = {grouping: _numbers(names) for grouping, names in groups.items()}
     for train in dict.fromkeys(cell.train for cell in cells):
-        methods: dict[str, dict[int, Cell]] = {}
+        methods: dict[str, dict[int, ExperimentResult]] = {}
         for cell in cells:
             if cell.train == train:
                 methods.setdefault(cell.method, {})[cell.seed] = cell
@@ -209,19 +209,22 @@ def differences(
                 [ours[seed].parts - methods[name][seed].parts for seed in sorted(ours)]
             )
             tested = np.stack(
-                paired(*contributions(apart, np.stack([*weights.values()])), numbered), 1
+                run_paired_test(
+                    *sample_contributions(apart, np.stack([*weights.values()])), numbered
+                ),
+                1,
             )
             rows += [
                 (name, column, numbers.tolist())
                 for column, numbers in zip(weights, tested, strict=True)
             ]
-        adjusted = holm([numbers[-1] for *_, numbers in rows])
+        adjusted = adjust_holm([numbers[-1] for *_, numbers in rows])
         metric = USUAL[task][0]
         for (name, column, numbers), p_holm in zip(rows, adjusted, strict=True):
-            yield Difference._make((train, method, column, name, metric, *numbers, p_holm))
+            yield MethodDifference._make((train, method, column, name, metric, *numbers, p_holm))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def adjust_holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values: below a level they have together at most that probability of one false alarm (Holm 1979)."""
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
@@ -230,7 +233,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def contributions(
+def sample_contributions(
     apart: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of (S, N, J) differences, paired by seed and sample, NaN where a part isn't scored, and (K, J) weights of columns: (S, K)
@@ -248,7 +251,7 @@ def contributions(
     return np.where(lost, np.nan, means @ weights.T), beyond @ weights.T, share @ weights.T
 
 
-def paired(
+def run_paired_test(
     values: np.ndarray,
     beyond: np.ndarray,
     share: np.ndarray,
@@ -361,7 +364,7 @@ def _parts(
     predictions: Predictions, lesser: Sequence[str], also: tuple[Missing, float] | None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The parts and weights of a Cell, a part per subset first."""
-    complete = joined(predictions.modalities)
+    complete = format_pattern(predictions.modalities)
     parts = {
         subset: score(logits, predictions.target) for subset, logits in predictions.ensemble.items()
     }
@@ -370,13 +373,13 @@ def _parts(
         weights[LESSER] = dict.fromkeys(lesser, 1 / len(lesser))
     worst = np.fmin.reduce([*parts.values()])
     if also:
-        lefts = [joined({*predictions.modalities} - {*one}) for one in also[0]]
+        lefts = [format_pattern({*predictions.modalities} - {*one}) for one in also[0]]
         where = np.logical_and.reduce([~np.isnan(parts[left]) for left in lefts])
         mixed = {complete: 1 - also[1]} | dict.fromkeys(lefts, also[1] / len(lefts))
         parts |= {f"also/{one}": np.where(where, parts[one], np.nan) for one in mixed}
     parts[WORST], weights[WORST] = worst, {WORST: 1.0}
     if also:
-        weights[named(*also)] = {f"also/{one}": share for one, share in mixed.items()}
+        weights[name_column(*also)] = {f"also/{one}": share for one, share in mixed.items()}
     table = {
         column: np.array([own.get(name, 0.0) for name in parts]) for column, own in weights.items()
     }

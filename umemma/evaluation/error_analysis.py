@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from umemma.evaluation.calibration import probabilities
-from umemma.evaluation.metrics import get, score, task
+from umemma.evaluation.metrics import get, score, task_of
 from umemma.evaluation.predictions import Predictions
 
 
@@ -52,7 +52,7 @@ class Confusion(NamedTuple):
     share: float
 
 
-def selective(predictions: Predictions, points: int = 20) -> list[Answered]:
+def selective_scores(predictions: Predictions, points: int = 20) -> list[Answered]:
     """What each subset scores where only the most confident share of the samples is answered, in `points` equal steps.
 
     Reference: Geifman & El-Yaniv, Selective classification for deep neural networks, NIPS 2017.
@@ -71,7 +71,7 @@ def aurc(logits: np.ndarray, target: np.ndarray) -> float:
     return float(1 - means.mean()) if len(means) else float("nan")
 
 
-def reliability(predictions: Predictions) -> list[Bin]:
+def reliability_bins(predictions: Predictions) -> list[Bin]:
     """The bins of each subset's calibration diagram that hold anything. Reference: Guo et al., ICML 2017."""
     rows = []
     for subset, logits in predictions.ensemble.items():
@@ -82,7 +82,7 @@ def reliability(predictions: Predictions) -> list[Bin]:
     return rows
 
 
-def per_class(predictions: Predictions) -> list[ClassScore]:
+def score_classes(predictions: Predictions) -> list[ClassScore]:
     """Each class under each subset."""
     rows = []
     for subset, logits in predictions.ensemble.items():
@@ -93,7 +93,7 @@ def per_class(predictions: Predictions) -> list[ClassScore]:
     return rows
 
 
-def confusion(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+def confusion_matrix(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(C, C) counts, the target's row and the answer's column; for single classes. Samples without logits don't count."""
     there = ~np.isnan(logits).any(1)
     classes = logits.shape[1]
@@ -101,7 +101,7 @@ def confusion(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def confused(matrix: np.ndarray, classes: Sequence[str], most: int = 10) -> list[Confusion]:
+def list_confusions(matrix: np.ndarray, classes: Sequence[str], most: int = 10) -> list[Confusion]:
     """The most frequent confusions of a (C, C) matrix, `most` at most."""
     wrong = matrix * ~np.eye(len(matrix), dtype=bool)
     rows = []
@@ -119,7 +119,7 @@ def confused(matrix: np.ndarray, classes: Sequence[str], most: int = 10) -> list
 def _sums(metric: str, logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(K,) the sums that a metric is made of, over the samples with logits."""
     there = ~np.isnan(logits).any(1)
-    stats = get(metric, task(target), logits.shape[1]).stats
+    stats = get(metric, task_of(target), logits.shape[1]).stats
     assert stats is not None  # only average precision has none
     return stats(logits[there], target[there]).total(np.ones(there.sum()))
 
@@ -129,7 +129,7 @@ def _by_confidence(logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, 
     is the largest probability, of sets of labels the mean over labels of that of the answer. Equally confident samples
     stand in no order: each counts as their mean."""
     there = ~np.isnan(logits).any(1)
-    p = probabilities(logits[there], task(target))
+    p = probabilities(logits[there], task_of(target))
     sure = p.max(1) if target.ndim == 1 else np.maximum(p, 1 - p).mean(1)
     levels, level = np.unique(-sure, return_inverse=True)
     counts = np.bincount(level, minlength=len(levels))

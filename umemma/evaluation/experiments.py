@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma.config import PRESETS, Compare, Evaluate, Missing, Params, Paths
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 from umemma.evaluation.predictions import Predictions
-from umemma.missing import written
+from umemma.missing import format_missing
 from umemma.system.files import read_json, write_json
-from umemma.types import alternatives
-from umemma.validation import checked, fingerprint
+from umemma.types import parse_alternatives
+from umemma.validation import fingerprint, validate
 
 COMPLETE = "complete"
 PREDICTIONS, MARKER = "predictions.parquet", "cell.json"
 
 
-class Cell(NamedTuple):
+class Experiment(NamedTuple):
     train: str
     seed: int
     preset: str
@@ -39,20 +39,20 @@ class Cell(NamedTuple):
         return f"{self.preset}, seed {self.seed}, {self.train}"
 
 
-def planned(params: Params) -> list[Cell]:
+def plan_experiments(params: Params) -> list[Experiment]:
     """All cells. UserError where the settings don't make a comparison."""
     section = params.compare
     params.evaluate.check_split()
     for preset in section.presets:
         if preset not in PRESETS:
-            raise unknown("preset", preset, PRESETS, "compare.presets")
+            raise unknown_name("preset", preset, PRESETS, "compare.presets")
     for name in ("presets", "seeds", "train", "learning_rates"):
         values = getattr(section, name)
         if len(set(values)) < len(values) or (not values and name != "learning_rates"):
             raise UserError(f"{list(values)} has to name each once", f"compare.{name}", usage=True)
     if section.baseline is not None and section.baseline not in section.presets:
-        raise unknown("preset", section.baseline, section.presets, "compare.baseline")
-    if section.baseline == method(params):
+        raise unknown_name("preset", section.baseline, section.presets, "compare.baseline")
+    if section.baseline == compared_method(params):
         hint = "Name another preset, or null for all of them."
         raise UserError(
             f"{section.baseline!r} is the method itself", "compare.baseline", hint, usage=True
@@ -66,23 +66,25 @@ def planned(params: Params) -> list[Cell]:
             "Set them to null: a preset decides them.",
             usage=True,
         )
-    entries = [missing_of(train, params) for train in section.train]
+    entries = [training_absences(train, params) for train in section.train]
     same = [
-        sorted((written(alternatives(text)), ratio) for text, ratio in one.items())
+        sorted((format_missing(parse_alternatives(text)), ratio) for text, ratio in one.items())
         for one in entries
     ]
     if any(one in same[:i] for i, one in enumerate(same)):
         raise UserError(f"{list(section.train)} names one thing twice", "compare.train", usage=True)
-    return [Cell(t, s, p) for t in section.train for s in section.seeds for p in section.presets]
+    return [
+        Experiment(t, s, p) for t in section.train for s in section.seeds for p in section.presets
+    ]
 
 
-def method(params: Params) -> str:
+def compared_method(params: Params) -> str:
     """The preset that the others are compared with."""
     presets = params.compare.presets
     return params.finetune.preset if params.finetune.preset in presets else presets[-1]
 
 
-def missing_of(train: str, params: Params) -> dict[str, float]:
+def training_absences(train: str, params: Params) -> dict[str, float]:
     """{what: the share of the training samples that lose it} of an entry of compare.train, as missing.train has it."""
     if train == COMPLETE:
         return {}
@@ -98,14 +100,14 @@ def missing_of(train: str, params: Params) -> dict[str, float]:
         ) from None
     if len(data) < len(pairs):
         raise UserError(f"{train!r} names one thing twice", "compare.train", usage=True)
-    missing = checked(Missing, {"train": data}, "compare.train")
-    for name in (m for what in missing.train for one in alternatives(what) for m in one):
+    missing = validate(Missing, {"train": data}, "compare.train")
+    for name in (m for what in missing.train for one in parse_alternatives(what) for m in one):
         if name not in params.modalities:
-            raise unknown("modality", name, params.modalities, "compare.train")
+            raise unknown_name("modality", name, params.modalities, "compare.train")
     return missing.train
 
 
-def settings(params: Params, cell: Cell, rate: float | None = None) -> Params:
+def experiment_params(params: Params, cell: Experiment, rate: float | None = None) -> Params:
     """Those of a cell, with another learning rate than that of `finetune`, if one is given. What evaluates it is the same for
     all but for what its predictions depend on: the table is made of these, whatever the rest of `evaluate` asks for."""
     finetune = params.finetune.model_copy(update={"preset": cell.preset})
@@ -118,7 +120,7 @@ def settings(params: Params, cell: Cell, rate: float | None = None) -> Params:
     changes = {
         "place": cell.place,
         "seed": cell.seed,
-        "missing": Missing(train=missing_of(cell.train, params)),
+        "missing": Missing(train=training_absences(cell.train, params)),
         "finetune": finetune,
         "evaluate": Evaluate(split=own.split, batch_size=own.batch_size, calibrate=own.calibrate),
         "compare": Compare(),
@@ -126,39 +128,46 @@ def settings(params: Params, cell: Cell, rate: float | None = None) -> Params:
     return params.model_copy(update=changes)
 
 
-def rates(params: Params, cell: Cell) -> list[float | None]:
+def learning_rates(params: Params, cell: Experiment) -> list[float | None]:
     """The learning rates to try: those of `compare`; else, and where nothing is trained, that of the settings (None)."""
-    trains = settings(params, cell).finetune.switches()["train"] != "none"
+    trains = experiment_params(params, cell).finetune.switches()["train"] != "none"
     return (
         list(params.compare.learning_rates) if trains and params.compare.learning_rates else [None]
     )
 
 
-def mark(
-    params: Params, cell: Cell, shards: str, scores: dict[str, float], chosen: float | None
+def write_marker(
+    params: Params, cell: Experiment, shards: str, scores: dict[str, float], chosen: float | None
 ) -> None:
     """Say that a cell is done. scores: {learning rate: score on validation}; shards: their fingerprint."""
-    folder = settings(params, cell).paths.results
-    about = {"made_from": made_from(params, cell, shards), "predictions": _made_by(params, cell)}
+    folder = experiment_params(params, cell).paths.results
+    about = {
+        "made_from": input_fingerprint(params, cell, shards),
+        "predictions": _made_by(params, cell),
+    }
     write_json(folder / MARKER, about | {"learning_rates": scores, "learning_rate": chosen})
 
 
-def done(params: Params, cell: Cell, shards: str) -> dict[str, Any] | None:
+def read_marker(params: Params, cell: Experiment, shards: str) -> dict[str, Any] | None:
     """What `mark` wrote, if it belongs to these settings and to the models and predictions that are there."""
     with contextlib.suppress(UserError):
-        about = read_json(settings(params, cell).paths.results / MARKER, "")
-        own = {"made_from": made_from(params, cell, shards), "predictions": _made_by(params, cell)}
+        about = read_json(experiment_params(params, cell).paths.results / MARKER, "")
+        own = {
+            "made_from": input_fingerprint(params, cell, shards),
+            "predictions": _made_by(params, cell),
+        }
         return about if own.items() <= about.items() else None
     return None
 
 
-def made_from(params: Params, cell: Cell, shards: str) -> str:
+def input_fingerprint(params: Params, cell: Experiment, shards: str) -> str:
     """A fingerprint of all that a cell depends on. UserError where one of its models isn't there."""
-    own = settings(params, cell)
+    own = experiment_params(params, cell)
     models = [own.paths.ensemble, *(own.paths.pretrain(m) for m in sorted(own.modalities))]
     depends = {
         "trials": [
-            settings(params, cell, rate).ensemble_settings(shards) for rate in rates(params, cell)
+            experiment_params(params, cell, rate).ensemble_settings(shards)
+            for rate in learning_rates(params, cell)
         ],
         "unimodal": [own.unimodal_settings(m, shards) for m in sorted(own.modalities)],
         "evaluate": own.evaluate.model_dump(mode="json", include={"split", "calibrate"}),
@@ -167,18 +176,18 @@ def made_from(params: Params, cell: Cell, shards: str) -> str:
     return fingerprint(depends)
 
 
-def predictions(params: Params, cell: Cell) -> Predictions:
+def load_predictions(params: Params, cell: Experiment) -> Predictions:
     """Those of a cell that is done."""
     found = Predictions.load(
-        settings(params, cell).paths.results / PREDICTIONS, _made_by(params, cell)
+        experiment_params(params, cell).paths.results / PREDICTIONS, _made_by(params, cell)
     )
     assert found
     return found
 
 
-def _made_by(params: Params, cell: Cell) -> str:
+def _made_by(params: Params, cell: Experiment) -> str:
     """What the evaluation wrote of the predictions' origin."""
-    path = settings(params, cell).paths.results / PREDICTIONS
+    path = experiment_params(params, cell).paths.results / PREDICTIONS
     try:
         return (pq.read_schema(path).metadata or {})[b"made_by"].decode()
     except (FileNotFoundError, pa.ArrowInvalid, KeyError):

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma.errors import UserError
-from umemma.evaluation.metrics import USUAL, Bootstrap, Metric, Stats, chosen, score
+from umemma.evaluation.metrics import USUAL, Bootstrap, Metric, Stats, score, select_metrics
 from umemma.evaluation.predictions import Predictions
-from umemma.missing import Missing, drawn, patterns, written
+from umemma.missing import Missing, draw_test_absences, format_missing, list_patterns
 from umemma.system.files import new_file
-from umemma.system.seeds import hashes
-from umemma.types import ResultRow, joined
+from umemma.system.seeds import hash_keys
+from umemma.types import ResultRow, format_pattern
 
 AT_ONCE = 50  # resamples of a metric that needs the samples in order
 KEPT = 2**28  # bytes of statistics that are kept for the next setting
@@ -45,10 +45,10 @@ class Grid:
         self.predictions, self.seed, self.draws = predictions, seed, draws
         self.bootstrap = Bootstrap(predictions.groups, seed, bootstrap)
         self.modalities = predictions.modalities
-        self.complete = joined(self.modalities)
+        self.complete = format_pattern(self.modalities)
         classes = predictions.unimodal[self.modalities[0]].shape[1]
-        self.metrics = chosen(names, predictions.task, classes)
-        self.numbers = hashes(predictions.keys) if draws else np.empty(0, np.uint64)
+        self.metrics = select_metrics(names, predictions.task, classes)
+        self.numbers = hash_keys(predictions.keys) if draws else np.empty(0, np.uint64)
         self.made: dict[
             tuple[Callable[..., Stats], str, str, bytes], tuple[Stats, np.ndarray, np.ndarray]
         ] = {}
@@ -70,9 +70,9 @@ class Grid:
         """The ensemble with every subset of the modalities; each uni-modal model alone: the ceilings; and the average of
         the uni-modal models."""
         for model in ("ensemble", "unimodal", "average"):
-            for pattern in patterns(self.modalities):
+            for pattern in list_patterns(self.modalities):
                 if model == "ensemble" or (model == "unimodal") == (len(pattern) == 1):
-                    yield self._subset(metric, model, joined(pattern))
+                    yield self._subset(metric, model, format_pattern(pattern))
 
     def gaps(self, metric: Metric) -> Iterator[ResultRow]:
         """Yield for every subset the ensemble less its ceiling, which is the best uni-modal model of what is left. The
@@ -81,8 +81,8 @@ class Grid:
         assert metric.value
         alone = {m: self._sums(metric, "unimodal", m, self.there[m], []) for m in self.modalities}
         scores = {m: float(metric.value(sums.total)) for m, sums in alone.items()}
-        for pattern in patterns(self.modalities):
-            left = joined(pattern)
+        for pattern in list_patterns(self.modalities):
+            left = format_pattern(pattern)
             best = max(pattern, key=lambda m: scores[m])
             ours = self._sums(metric, "ensemble", left, self.there[left], [])
             gap = float(metric.value(ours.total)) - scores[best]
@@ -90,7 +90,7 @@ class Grid:
                 metric.value(ours.resampled) - metric.value(alone[best].resampled), gap
             )
             low, high = max(low, -1.0), min(high, 1.0)
-            missing = joined({*self.modalities} - {*pattern})
+            missing = format_pattern({*self.modalities} - {*pattern})
             n = int(self.there[left].sum())
             ratio = 1.0 if missing else 0.0
             refused = len(self.predictions.keys) - n
@@ -141,7 +141,7 @@ class Grid:
         ratios: Sequence[float],
         draws: Sequence[_Draw],
     ) -> Iterator[ResultRow]:
-        lefts = [joined({*self.modalities} - {*one}) for one in missing]
+        lefts = [format_pattern({*self.modalities} - {*one}) for one in missing]
         where = np.logical_and.reduce([self.there[left] for left in lefts])
         n = int(where.sum())
         if not n:
@@ -158,7 +158,7 @@ class Grid:
             name = metric.name
             return ResultRow(
                 model,
-                written(missing),
+                format_missing(missing),
                 left,
                 ratio,
                 draw,
@@ -235,7 +235,7 @@ class Grid:
             sums = self._sums(metric, model, subset, where, [])
             value = float(metric.value(sums.total))
             low, high = self._bounds(metric, metric.value(sums.resampled), value)
-        missing = joined({*self.modalities} - {*subset.split("+")})
+        missing = format_pattern({*self.modalities} - {*subset.split("+")})
         ratio = 1.0 if missing else 0.0
         return ResultRow(
             model,
@@ -327,20 +327,20 @@ class _Draw:
     ) -> None:
         self.numbers, self.seed, self.number = numbers, seed, number
         self.up, self.back = np.unique(np.asarray(ratios, dtype=np.float64), return_inverse=True)
-        self.chance, _ = drawn(numbers, seed, number, 1)
+        self.chance, _ = draw_test_absences(numbers, seed, number, 1)
         self.level = np.searchsorted(
             self.up, self.chance, side="right"
         )  # of the ratios so many don't take it
 
     def lost(self, stats: Stats, where: np.ndarray, part: int, parts: int) -> np.ndarray:
         """(ratios, K): the sums over the samples that lose the part-th of `parts` sets."""
-        _, which = drawn(self.numbers, self.seed, self.number, parts)
+        _, which = draw_test_absences(self.numbers, self.seed, self.number, parts)
         weight = (where & (which == part)).astype(np.float64)
         return stats.by(self.level, len(self.up) + 1, weight).cumsum(0)[self.back]
 
     def answers(self, ratio: int, sets: int) -> np.ndarray:
         """(N,) 0 = the complete answer, i = without the i-th set."""
-        _, which = drawn(self.numbers, self.seed, self.number, sets)
+        _, which = draw_test_absences(self.numbers, self.seed, self.number, sets)
         return np.where(self.chance < self.up[self.back[ratio]], 1 + which, 0)
 
 

@@ -25,8 +25,8 @@ from scipy.special import xlog1py, xlogy
 
 from umemma.evaluation.metrics import USUAL, Bootstrap, Metric, get, log_loss
 from umemma.evaluation.predictions import Predictions
-from umemma.missing import patterns
-from umemma.types import joined
+from umemma.missing import list_patterns
+from umemma.types import format_pattern
 
 FEW = 10  # independent groups, below which intervals say nothing
 
@@ -96,7 +96,7 @@ class Information(NamedTuple):
         }
 
 
-def surprise(target: np.ndarray) -> np.ndarray:
+def label_surprise(target: np.ndarray) -> np.ndarray:
     """(N,) bits: -log2 of the share that each sample's label has in `target`, summed over labels of a set."""
     if target.ndim == 1:
         return -np.log2(np.bincount(target)[target] / len(target))
@@ -109,7 +109,7 @@ def cross_entropy(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     return log_loss(logits, target) * (1 if target.ndim == 1 else target.shape[1]) / np.log(2)
 
 
-def bits(
+def estimate_information(
     predictions: Predictions,
     bootstrap: Bootstrap,
     metric: Metric | None = None,
@@ -120,8 +120,8 @@ def bits(
     target, names = predictions.target, predictions.modalities
     metric = metric or get(USUAL[predictions.task][0], predictions.task, 0)
     models = {
-        ("ensemble", joined(pattern)): predictions.ensemble[joined(pattern)]
-        for pattern in patterns(names)
+        ("ensemble", format_pattern(pattern)): predictions.ensemble[format_pattern(pattern)]
+        for pattern in list_patterns(names)
     }
     models |= {("unimodal", m): predictions.unimodal[m] for m in names}
     bounds = []
@@ -130,7 +130,7 @@ def bits(
         scored = ~np.isnan(cost)
         prior = np.full(len(cost), np.nan)
         if scored.any():
-            prior[scored] = surprise(target[scored])
+            prior[scored] = label_surprise(target[scored])
             n, value, low, high = _mean(prior - cost, bootstrap)
             bounds.append(
                 Bound(
@@ -150,10 +150,10 @@ def bits(
     several = names if len(names) > 1 else []
 
     def everything(m: str) -> tuple[str, str]:
-        return "ensemble", joined(names)
+        return "ensemble", format_pattern(names)
 
     def rest(m: str) -> tuple[str, str]:
-        return "ensemble", joined({*names} - {m})
+        return "ensemble", format_pattern({*names} - {m})
 
     def alone(m: str) -> tuple[str, str]:
         return "ensemble", m
@@ -168,7 +168,7 @@ def bits(
         predictions.task,
         metric,
         smallest,
-        float(surprise(target).mean()),
+        float(label_surprise(target).mean()),
         bounds,
         complementary=less(several, everything, rest),
         singles=less(several, everything, alone),
@@ -331,7 +331,7 @@ def _blames(found: Information, gap: Difference) -> Iterator[str]:
         )
 
 
-def what_counts(found: Information) -> str:
+def describe_threshold(found: Information) -> str:
     """The rule of `_effect`, in words."""
     return (
         f"Advice is given on differences in {found.metric.label} of at least {100 * found.smallest:.1f} points "

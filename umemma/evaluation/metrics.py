@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax, ndtri, softmax, stdtrit
 
-from umemma.errors import UserError, unknown
-from umemma.system.seeds import derive, hashes
+from umemma.errors import UserError, unknown_name
+from umemma.system.seeds import derive, hash_keys
 
 BINS = 15  # of confidence, for the calibration error
 # What a task is scored by where the settings don't say. The first is a mean over samples.
@@ -71,7 +71,7 @@ class Metric:
         return f"{100 * value:.1f} %" if self.percent else f"{value:.3f}"
 
 
-def task(target: np.ndarray) -> str:
+def task_of(target: np.ndarray) -> str:
     """(N,) classes are a multiclass task, (N, C) sets of labels a multilabel one."""
     return "multiclass" if target.ndim == 1 else "multilabel"
 
@@ -90,13 +90,13 @@ def get(name: str, task: str, classes: int) -> Metric:
     elif name in table:
         tasks, metric = table[name]
     else:
-        raise unknown("metric", name, [*table, "top_5"], "evaluate.metrics")
+        raise unknown_name("metric", name, [*table, "top_5"], "evaluate.metrics")
     if task not in tasks:
         raise _unfit(name, f"the task is {task}")
     return metric
 
 
-def chosen(names: Sequence[str] | None, task: str, classes: int) -> list[Metric]:
+def select_metrics(names: Sequence[str] | None, task: str, classes: int) -> list[Metric]:
     """The metrics of `names`, or those that are usual for the task. UserError as `get`, and where none is named."""
     names = USUAL[task] if names is None else names
     if not names or len(set(names)) < len(names):
@@ -117,7 +117,11 @@ def chosen(names: Sequence[str] | None, task: str, classes: int) -> list[Metric]
 
 def score(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(N, ...) float in 0..1 for (N, ..., C) logits: what a sample's answer is worth; NaN where the logits are NaN."""
-    return correct(logits, target) if task(target) == "multiclass" else sample_f1(logits, target)
+    return (
+        score_correct(logits, target)
+        if task_of(target) == "multiclass"
+        else sample_f1(logits, target)
+    )
 
 
 def sample_f1(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -132,7 +136,7 @@ def sample_f1(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(logits).any(-1), np.nan, f1)
 
 
-def correct(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+def score_correct(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(N, ...) float: 1 where the largest of (N, ..., C) logits is the (N,) target; NaN where the logits are NaN."""
     target = target.reshape(-1, *[1] * (logits.ndim - 2))
     hits = (np.nan_to_num(logits, nan=-np.inf).argmax(-1) == target).astype(np.float64)
@@ -228,7 +232,7 @@ class Bootstrap:
             )
         if len(names) <= self.LIMIT:
             return member, len(names)
-        cluster = (hashes(names.tolist()) % np.uint64(self.LIMIT)).astype(np.int64)
+        cluster = (hash_keys(names.tolist()) % np.uint64(self.LIMIT)).astype(np.int64)
         return cluster[member], self.LIMIT
 
     def totals(self, stats: Stats, weight: np.ndarray) -> np.ndarray:
@@ -249,7 +253,7 @@ class Bootstrap:
             signs = np.array([one.sign for one in self.clusterings])
             together = float(np.nansum(signs * variances))
             stretch *= math.sqrt(max(together / single[largest], 1.0))
-        low, high = quantiles(draws[largest])
+        low, high = interval_95(draws[largest])
         return estimate + stretch * (low - estimate), estimate + stretch * (high - estimate)
 
     def interval(self, values: np.ndarray) -> tuple[float, float]:
@@ -299,7 +303,7 @@ def _variance(values: np.ndarray) -> float:
     return float(kept.var()) if len(kept) else float("nan")
 
 
-def quantiles(values: np.ndarray) -> tuple[float, float]:
+def interval_95(values: np.ndarray) -> tuple[float, float]:
     """2.5 % and 97.5 %, NaN ones left out; NaN where nothing else is."""
     kept = values[~np.isnan(values)]
     low, high = np.quantile(kept, [0.025, 0.975]) if len(kept) else (np.nan, np.nan)
@@ -310,7 +314,7 @@ def _table() -> dict[str, tuple[set[str], Metric]]:
     one, many = {"multiclass"}, {"multilabel"}
     both = one | many
     return {
-        "accuracy": (one, Metric("accuracy", "accuracy", _mean(correct), _ratio)),
+        "accuracy": (one, Metric("accuracy", "accuracy", _mean(score_correct), _ratio)),
         "f1_samples": (many, Metric("f1_samples", "F1 (samples)", _mean(sample_f1), _ratio)),
         "f1_macro": (both, Metric("f1_macro", "F1 (macro)", _counts, lambda s: _f1(s, "macro"))),
         "f1_micro": (both, Metric("f1_micro", "F1 (micro)", _counts, lambda s: _f1(s, "micro"))),

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma.evaluation.calibration import Calibration
-from umemma.missing import patterns
+from umemma.missing import list_patterns
 from umemma.system.files import new_file
-from umemma.types import joined
+from umemma.types import format_pattern
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,11 @@ class Predictions:
         names = subset.split("+")
         there = np.stack([~np.isnan(self.unimodal[m][:, 0]) for m in names], 1)
         changed = logits.astype(np.float32)
-        for pattern in patterns(names):
+        for pattern in list_patterns(names):
             own = (there == [m in pattern for m in names]).all(1)
             changed[own] = change(
-                self.calibration.get(f"ensemble/{joined(pattern)}", Calibration()), logits[own]
+                self.calibration.get(f"ensemble/{format_pattern(pattern)}", Calibration()),
+                logits[own],
             )
         return changed
 

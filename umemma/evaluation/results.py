@@ -65,7 +65,7 @@ class Outcome:
         return sorted(rows, key=lambda left: _rank(rows[left]))[: 1 + CURVES]
 
 
-def shown_sets(curves: Mapping[str, Sequence[ResultRow]]) -> list[str]:
+def select_shown_sets(curves: Mapping[str, Sequence[ResultRow]]) -> list[str]:
     """The missing sets that figures have room for: one of all first, then likewise."""
     return sorted(curves, key=lambda missing: ("|" not in missing, *_rank(curves[missing][-1])))[
         :CURVES
@@ -77,7 +77,7 @@ def _rank(row: ResultRow) -> tuple[int, float]:
     return min(size, 2), row.value if size > 1 else 0.0
 
 
-def summary(outcome: Outcome) -> dict[str, Any]:
+def summarize(outcome: Outcome) -> dict[str, Any]:
     """{metric, say "accuracy": {subset: value}, "unimodal": {modality: value}, "gap_to_ceiling": {modality: difference},
     "gaps": {subset: that difference with its interval}}, the worst case with its interval, the subset that hurts most, and
     the bits that each subset tells."""
@@ -108,7 +108,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     return found
 
 
-def ceiling(left: str, unimodal: Mapping[str, float], higher: bool = True) -> float:
+def find_ceiling(left: str, unimodal: Mapping[str, float], higher: bool = True) -> float:
     """The best uni-modal model of the modalities that are left, of "a|b" the mean. higher: whether that is better."""
     best = [
         (max if higher else min)(unimodal[m] for m in one.split("+")) for one in left.split("|")
@@ -116,7 +116,7 @@ def ceiling(left: str, unimodal: Mapping[str, float], higher: bool = True) -> fl
     return sum(best) / len(best)
 
 
-def left_out(outcome: Outcome) -> str:
+def describe_left_out(outcome: Outcome) -> str:
     """What figures don't show, "" for nothing."""
     shown, every = len(outcome.shown), len(outcome.lead())
     return (
@@ -125,28 +125,30 @@ def left_out(outcome: Outcome) -> str:
     )
 
 
-def headline(outcome: Outcome) -> str:
+def format_headline(outcome: Outcome) -> str:
     """The result in two sentences."""
     metric, worst = outcome.metrics[0], outcome.worst
     complete, *lesser = outcome.lead().values()
-    said = f"With {complete.left} {metric.label} is {metric.shown(complete.value)} ({interval(complete)})"
+    said = f"With {complete.left} {metric.label} is {metric.shown(complete.value)} ({format_interval(complete)})"
     if not lesser:
         return f"{said}."
     least = min(lesser, key=lambda row: row.value)
-    said += f"; with {least.left} alone, the subset that hurts most, {metric.shown(least.value)} ({interval(least)}). "
-    value = f"{100 * worst.value:.1f} % ({interval(worst)})"
+    said += f"; with {least.left} alone, the subset that hurts most, {metric.shown(least.value)} ({format_interval(least)}). "
+    value = f"{100 * worst.value:.1f} % ({format_interval(worst)})"
     if worst.metric == "accuracy":
         return f"{said}Of the samples {value} are answered correctly whatever is missing."
-    return f"{said}Where each sample loses what hurts it most, {worst_label(outcome)} is {value}."
+    return (
+        f"{said}Where each sample loses what hurts it most, {name_worst_case(outcome)} is {value}."
+    )
 
 
-def worst_label(outcome: Outcome) -> str:
+def name_worst_case(outcome: Outcome) -> str:
     """What the worst case is measured in, which needn't be the leading metric."""
     name = outcome.worst.metric
     return get(name, next(task for task, usual in USUAL.items() if usual[0] == name), 0).label
 
 
-def interval(row: ResultRow, percent: bool = True) -> str:
+def format_interval(row: ResultRow, percent: bool = True) -> str:
     """Its 95 % interval, "" where none is drawn."""
     if math.isnan(row.low):
         return ""
@@ -157,29 +159,29 @@ def interval(row: ResultRow, percent: bool = True) -> str:
     )
 
 
-def gap(row: ResultRow) -> str:
+def format_gap(row: ResultRow) -> str:
     """A difference in points."""
     return f"{100 * row.value:+.1f}"
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """Without its sign, "" for none."""
     return "" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
-def extent(low: float, high: float, digits: int = 3) -> str:
+def format_range(low: float, high: float, digits: int = 3) -> str:
     """An interval of numbers of any sign, "" where none is drawn."""
     return "" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
-def without(missing: str) -> str:
+def describe_absence(missing: str) -> str:
     """In words: "without audio", "without one of audio, image"."""
     return (
         f"without one of {missing.replace('|', ', ')}" if "|" in missing else f"without {missing}"
     )
 
 
-def by_setting(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, list[ResultRow]]]:
+def group_by_condition(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, list[ResultRow]]]:
     """Each setting's expectation with its seeded draws."""
     draws: dict[tuple[str, str, float], list[ResultRow]] = {}
     for row in rows:
@@ -189,7 +191,7 @@ def by_setting(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, list[ResultRo
     return [(row, draws.get((row.metric, row.missing, row.ratio), [])) for row in expected]
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (0 for fewer than two)."""
     if not values:
         return 0.0, 0.0
@@ -197,10 +199,10 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, (sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)) ** 0.5
 
 
-def finite(data: Any) -> Any:
+def replace_nan(data: Any) -> Any:
     """For JSON, which has no NaN: null."""
     if isinstance(data, Mapping):
-        return {key: finite(value) for key, value in data.items()}
+        return {key: replace_nan(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [finite(value) for value in data]
+        return [replace_nan(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data

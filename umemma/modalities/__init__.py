@@ -23,7 +23,7 @@ import importlib
 from collections.abc import Mapping
 from types import ModuleType
 
-from umemma.errors import unknown
+from umemma.errors import unknown_name
 from umemma.types import Clip, Media, Packing, Unreadable
 
 NAMES = {
@@ -35,10 +35,10 @@ NAMES = {
 }
 
 
-def get(name: str) -> ModuleType:
+def get_module(name: str) -> ModuleType:
     """The module of a modality. UserError for an unknown name."""
     if name not in NAMES:
-        raise unknown("modality", name, NAMES)
+        raise unknown_name("modality", name, NAMES)
     return importlib.import_module(NAMES[name])
 
 
@@ -79,7 +79,7 @@ def pack_readable(
         try:
             if isinstance(medium, Unreadable):
                 raise ValueError(medium.reason)
-            packed = None if medium is None else get(name).pack(medium, packing)
+            packed = None if medium is None else get_module(name).pack(medium, packing)
         except ValueError as error:
             broken[name] = str(error)
             continue
@@ -88,6 +88,6 @@ def pack_readable(
     return members, dict(sorted(broken.items()))
 
 
-def reasons(broken: Mapping[str, str]) -> tuple[str, ...]:
+def format_reasons(broken: Mapping[str, str]) -> tuple[str, ...]:
     """Return {"image": "file is missing"} as it is told: ("image: file is missing",), in the order of the modalities."""
     return tuple(f"{name}: {reason}" for name, reason in sorted(broken.items()))

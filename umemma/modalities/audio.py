@@ -15,8 +15,8 @@ from pydantic import Field
 from umemma.errors import UserError
 from umemma.modalities import spec_augment
 from umemma.modalities.limits import MOST_SECONDS, Packed, read_file
-from umemma.modalities.sampling import Drawn, Share, normal, uniform
-from umemma.system.seeds import mixed
+from umemma.modalities.sampling import SampleDraws, Share, sample_normal, sample_uniform
+from umemma.system.seeds import mix
 from umemma.types import AudioInput, Clip, Media, Packing, Sound, WaveInput
 
 if TYPE_CHECKING:
@@ -118,22 +118,24 @@ def check(options: Augment, spec: AudioInput | WaveInput) -> None:
         raise UserError(what, "augment.audio.freq_masks", "Leave it out.", usage=True)
 
 
-def draw(options: Augment, numbers: np.ndarray, spec: AudioInput | WaveInput) -> Drawn:
+def draw(options: Augment, numbers: np.ndarray, spec: AudioInput | WaveInput) -> SampleDraws:
     """shift: (B,) shares of the length, to the right; gain: (B,) factors; noise: (B,) seeds; and the masks."""
-    drawn: Drawn = {}
+    drawn: SampleDraws = {}
     if options.shift:
-        drawn["shift"] = options.shift * (2 * uniform(numbers, "shift") - 1)
+        drawn["shift"] = options.shift * (2 * sample_uniform(numbers, "shift") - 1)
     if options.gain:
-        drawn["gain"] = 10 ** (options.gain * (2 * uniform(numbers, "gain") - 1) / 20)
+        drawn["gain"] = 10 ** (options.gain * (2 * sample_uniform(numbers, "gain") - 1) / 20)
     if options.noise:
-        drawn["noise"] = mixed(numbers, 0, "noise")
+        drawn["noise"] = mix(numbers, 0, "noise")
     if isinstance(spec, AudioInput):
-        return drawn | spec_augment.draw(options, numbers, spec.mels, _length(spec) // spec.hop + 1)
-    return drawn | spec_augment.draw(options, numbers, 0, _length(spec))
+        return drawn | spec_augment.draw_masks(
+            options, numbers, spec.mels, _length(spec) // spec.hop + 1
+        )
+    return drawn | spec_augment.draw_masks(options, numbers, 0, _length(spec))
 
 
 def augment(
-    x: torch.Tensor, spec: AudioInput | WaveInput, options: Augment, drawn: Drawn
+    x: torch.Tensor, spec: AudioInput | WaveInput, options: Augment, drawn: SampleDraws
 ) -> torch.Tensor:
     """(B, T) samples or (B, 1, mels, T), float32."""
     import torch
@@ -149,13 +151,13 @@ def augment(
     if "gain" in drawn:
         x = x * torch.from_numpy(drawn["gain"]).to(x)[:, None]
     if "noise" in drawn:
-        noise = options.noise * normal(drawn["noise"], x)
+        noise = options.noise * sample_normal(drawn["noise"], x)
         if isinstance(spec, WaveInput):
             heard = zip(x, length.flatten().tolist(), strict=True)
             rms = torch.stack([one[:n].square().sum().div(max(n, 1)).sqrt() for one, n in heard])
             noise = noise * rms[:, None] * (place < length)
         x = x + noise
-    return spec_augment.masked(x, drawn, x.new_zeros(()))
+    return spec_augment.apply_masks(x, drawn, x.new_zeros(()))
 
 
 def finish(x: torch.Tensor, spec: AudioInput | WaveInput) -> torch.Tensor:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from umemma.modalities import spec_augment, vision
 from umemma.modalities.limits import MOST_PIXELS, Packed, read_file
-from umemma.modalities.sampling import Drawn
+from umemma.modalities.sampling import SampleDraws
 from umemma.types import ImageInput, Media, Packing
 
 if TYPE_CHECKING:
@@ -97,18 +97,22 @@ def check(options: Augment, spec: ImageInput) -> None:
     """Every option fits."""
 
 
-def draw(options: Augment, numbers: np.ndarray, spec: ImageInput) -> Drawn:
+def draw(options: Augment, numbers: np.ndarray, spec: ImageInput) -> SampleDraws:
     """What `numbers`, (B,) uint64, make of B samples."""
-    return vision.draw(options, numbers) | spec_augment.draw(options, numbers, spec.size, spec.size)
+    return vision.draw(options, numbers) | spec_augment.draw_masks(
+        options, numbers, spec.size, spec.size
+    )
 
 
-def augment(x: torch.Tensor, spec: ImageInput, options: Augment, drawn: Drawn) -> torch.Tensor:
+def augment(
+    x: torch.Tensor, spec: ImageInput, options: Augment, drawn: SampleDraws
+) -> torch.Tensor:
     """(B, channels, size, size); a mask is filled with the mean, which the encoder sees as 0."""
     import torch
 
     x = vision.augment(x[:, None], options, drawn)[:, 0]
     mean = torch.as_tensor(spec.mean, device=x.device).view(-1, 1, 1)
-    return spec_augment.masked(x, drawn, (255 * mean).round().to(x.dtype))
+    return spec_augment.apply_masks(x, drawn, (255 * mean).round().to(x.dtype))
 
 
 def finish(x: torch.Tensor, spec: ImageInput) -> torch.Tensor:

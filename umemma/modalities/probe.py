@@ -59,7 +59,7 @@ def probe(media: Mapping[str, Media], packing: Packing) -> Probe:
 
 def _why_absent(name: str, one: Media, packing: Packing, both: Stretch | None) -> str:
     """SOUNDLESS, EMPTY or, for what is there, "". both: of a clip that sound and pictures share. ValueError as packing's."""
-    kind = modalities.get(name)
+    kind = modalities.get_module(name)
     if isinstance(one, Unreadable):
         raise ValueError(one.reason)
     if both and name in ("audio", "video"):

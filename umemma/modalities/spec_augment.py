@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from umemma.modalities.sampling import Drawn, Share, uniform
+from umemma.modalities.sampling import SampleDraws, Share, sample_uniform
 from umemma.types import Plain
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Masks(Plain):
     freq_width: Share = 0.3
 
 
-def draw(options: Masks, numbers: np.ndarray, freq: int, time: int) -> Drawn:
+def draw_masks(options: Masks, numbers: np.ndarray, freq: int, time: int) -> SampleDraws:
     """freq_masks, time_masks: (B, masks, 2) where each starts and ends, of `freq` bins and `time` steps."""
     drawn = {}
     axes = {
@@ -36,13 +36,15 @@ def draw(options: Masks, numbers: np.ndarray, freq: int, time: int) -> Drawn:
     }
     for axis, (count, widest, size) in axes.items():
         if count:
-            width = np.floor(uniform(numbers, f"{axis}.width", count) * (round(widest * size) + 1))
-            start = np.floor(uniform(numbers, f"{axis}.start", count) * (size - width + 1))
+            width = np.floor(
+                sample_uniform(numbers, f"{axis}.width", count) * (round(widest * size) + 1)
+            )
+            start = np.floor(sample_uniform(numbers, f"{axis}.start", count) * (size - width + 1))
             drawn[f"{axis}_masks"] = np.stack([start, start + width], -1).astype(np.int64)
     return drawn
 
 
-def masked(x: torch.Tensor, drawn: Drawn, fill: torch.Tensor) -> torch.Tensor:
+def apply_masks(x: torch.Tensor, drawn: SampleDraws, fill: torch.Tensor) -> torch.Tensor:
     """x: (B, ..., F, T), or (B, T) with masks in time only; fill: what stands in a mask, of x's type."""
     import torch
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 from umemma.modalities.limits import Packed, read_file
-from umemma.modalities.sampling import Drawn, Share, uniform
+from umemma.modalities.sampling import SampleDraws, Share, sample_uniform
 from umemma.system.files import write_json
 from umemma.types import Media, Packing, Plain, TextInput
 
@@ -79,12 +79,12 @@ def check(options: Augment, spec: TextInput) -> None:
     """Every option fits."""
 
 
-def draw(options: Augment, numbers: np.ndarray, spec: TextInput) -> Drawn:
+def draw(options: Augment, numbers: np.ndarray, spec: TextInput) -> SampleDraws:
     """dropout: (B, length) numbers in [0, 1), below which probability each token is deleted."""
-    return {"dropout": uniform(numbers, "dropout", spec.length)} if options.dropout else {}
+    return {"dropout": sample_uniform(numbers, "dropout", spec.length)} if options.dropout else {}
 
 
-def augment(x: torch.Tensor, spec: TextInput, options: Augment, drawn: Drawn) -> torch.Tensor:
+def augment(x: torch.Tensor, spec: TextInput, options: Augment, drawn: SampleDraws) -> torch.Tensor:
     """(B, length) int64."""
     import torch
 
@@ -112,7 +112,9 @@ def _tokenizer(name: str) -> Callable[[str, int], list[int]]:
     """(text, length) -> at most so many tokens. UserError where it isn't known or can't be had."""
     library, _, model = name.partition(":")
     if name != "clip" and not (model and library in ("open_clip", "hf")):
-        raise unknown("tokenizer", name, ("clip", "open_clip:MODEL", "hf:NAME"), "input.tokenizer")
+        raise unknown_name(
+            "tokenizer", name, ("clip", "open_clip:MODEL", "hf:NAME"), "input.tokenizer"
+        )
     try:
         return _hf(model) if library == "hf" else _open_clip(model)
     except ImportError as error:
@@ -139,7 +141,7 @@ def _open_clip(model: str) -> Callable[[str, int], list[int]]:
     import open_clip
 
     if model and open_clip.get_model_config(model) is None:  # get_tokenizer would take CLIP's
-        raise unknown("model of open_clip", model, open_clip.list_models(), "input.tokenizer")
+        raise unknown_name("model of open_clip", model, open_clip.list_models(), "input.tokenizer")
     tokenizer: Any = open_clip.get_tokenizer(model) if model else open_clip.SimpleTokenizer()
     padding = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", 0)
 

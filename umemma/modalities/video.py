@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from umemma.modalities import image, vision
 from umemma.modalities.limits import Packed
-from umemma.modalities.sampling import Drawn
+from umemma.modalities.sampling import SampleDraws
 from umemma.types import Clip, Media, Packing, VideoInput
 
 if TYPE_CHECKING:
@@ -57,12 +57,14 @@ def check(options: Augment, spec: VideoInput) -> None:
     """Every option fits."""
 
 
-def draw(options: Augment, numbers: np.ndarray, spec: VideoInput) -> Drawn:
+def draw(options: Augment, numbers: np.ndarray, spec: VideoInput) -> SampleDraws:
     """What `numbers`, (B,) uint64, make of B samples."""
     return vision.draw(options, numbers)
 
 
-def augment(x: torch.Tensor, spec: VideoInput, options: Augment, drawn: Drawn) -> torch.Tensor:
+def augment(
+    x: torch.Tensor, spec: VideoInput, options: Augment, drawn: SampleDraws
+) -> torch.Tensor:
     """(B, frames, channels, size, size); black frames stay black."""
     return vision.augment(x, options, drawn)
 

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from umemma.errors import UserError
-from umemma.modalities.sampling import Drawn, Share, normal, uniform
-from umemma.system.seeds import mixed
+from umemma.modalities.sampling import SampleDraws, Share, sample_normal, sample_uniform
+from umemma.system.seeds import mix
 from umemma.types import ImageInput, PerChannel, Plain, VideoInput
 
 if TYPE_CHECKING:
@@ -64,31 +64,35 @@ class Augment(Plain):
     noise: Share = 0.0
 
 
-def draw(options: Augment, numbers: np.ndarray) -> Drawn:
+def draw(options: Augment, numbers: np.ndarray) -> SampleDraws:
     """crop: (B, 4) top, left, height, width as shares of the side; flip: (B,) bool; shift: (B, 2) down and to the right,
     as shares; operations: (B, n) numbers of OPERATIONS, by: (B, n) their magnitudes with a sign; noise: (B,) seeds."""
-    drawn: Drawn = {}
+    drawn: SampleDraws = {}
     if options.crop < 1:
-        area = 1 - (1 - options.crop) * uniform(numbers, "crop.area")
+        area = 1 - (1 - options.crop) * sample_uniform(numbers, "crop.area")
         steepest = np.log(np.minimum(RATIO, 1 / area))  # so that both sides fit
-        ratio = np.exp(steepest * (2 * uniform(numbers, "crop.ratio") - 1))
+        ratio = np.exp(steepest * (2 * sample_uniform(numbers, "crop.ratio") - 1))
         sides = np.sqrt(np.stack([area / ratio, area * ratio], 1))
-        drawn["crop"] = np.concatenate([(1 - sides) * uniform(numbers, "crop.place", 2), sides], 1)
+        drawn["crop"] = np.concatenate(
+            [(1 - sides) * sample_uniform(numbers, "crop.place", 2), sides], 1
+        )
     if options.flip:
-        drawn["flip"] = uniform(numbers, "flip") < options.flip
+        drawn["flip"] = sample_uniform(numbers, "flip") < options.flip
     if options.shift:
-        drawn["shift"] = options.shift * (2 * uniform(numbers, "shift", 2) - 1)
+        drawn["shift"] = options.shift * (2 * sample_uniform(numbers, "shift", 2) - 1)
     if options.randaugment:
-        chosen = uniform(numbers, "randaugment", options.randaugment) * len(OPERATIONS)
+        chosen = sample_uniform(numbers, "randaugment", options.randaugment) * len(OPERATIONS)
         drawn["operations"] = chosen.astype(np.int64)
-        signs = np.where(uniform(numbers, "randaugment.sign", options.randaugment) < 0.5, -1, 1)
+        signs = np.where(
+            sample_uniform(numbers, "randaugment.sign", options.randaugment) < 0.5, -1, 1
+        )
         drawn["by"] = options.magnitude * signs
     if options.noise:
-        drawn["noise"] = mixed(numbers, 0, "noise")
+        drawn["noise"] = mix(numbers, 0, "noise")
     return drawn
 
 
-def augment(x: torch.Tensor, options: Augment, drawn: Drawn) -> torch.Tensor:
+def augment(x: torch.Tensor, options: Augment, drawn: SampleDraws) -> torch.Tensor:
     """x: (B, frames, channels, size, size) uint8, all frames of a sample changed alike. The same shape comes out, uint8
     or, with noise, float32 in 0..255."""
     import torch
@@ -100,7 +104,7 @@ def augment(x: torch.Tensor, options: Augment, drawn: Drawn) -> torch.Tensor:
         x = torch.stack([_operated(*one) for one in chosen])
     if "noise" in drawn:
         there = (x != 0).flatten(2).any(2)[..., None, None, None]
-        x = (x + there * (255 * options.noise) * normal(drawn["noise"], x)).clamp(0, 255)
+        x = (x + there * (255 * options.noise) * sample_normal(drawn["noise"], x)).clamp(0, 255)
     return x
 
 
@@ -125,7 +129,7 @@ def _per_channel(
     return torch.tensor(value, device=x.device).view(-1, 1, 1)
 
 
-def _resampled(x: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+def _resampled(x: torch.Tensor, drawn: SampleDraws) -> torch.Tensor:
     """Crop, flip and shift in one step. Each row and column of the result has a place in x, which bilinear sampling reads;
     a place that is a whole number gives the very pixel."""
     import torch

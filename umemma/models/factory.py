@@ -13,7 +13,7 @@ from umemma.config import Encoder, Training
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
 from umemma.types import InputSpec, Plain, TextInput
-from umemma.validation import checked
+from umemma.validation import validate
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,7 +26,9 @@ def input_specs(chosen: Mapping[str, Encoder]) -> dict[str, InputSpec]:
     }
 
 
-def from_hub(chosen: Mapping[str, Encoder], specs: Mapping[str, InputSpec]) -> dict[str, bool]:
+def find_hub_names(
+    chosen: Mapping[str, Encoder], specs: Mapping[str, InputSpec]
+) -> dict[str, bool]:
     """Every NAME of an hf:NAME among the encoders and the tokenizers -> whether it names an encoder, which needs its
     configuration too."""
     models = {encoder.name for encoder in chosen.values()}
@@ -35,15 +37,15 @@ def from_hub(chosen: Mapping[str, Encoder], specs: Mapping[str, InputSpec]) -> d
     return {name.removeprefix("hf:"): name in models for name in names}
 
 
-def augments(
+def make_augmentations(
     options: Mapping[str, Mapping[str, Any]], specs: Mapping[str, InputSpec]
 ) -> dict[str, Plain]:
     """The augmentation of each modality that has any. UserError for an option it doesn't know or that doesn't fit."""
     found: dict[str, Plain] = {}
     for m, given in options.items():
         if given and m in specs:
-            modality = modalities.get(m)
-            found[m] = checked(modality.Augment, given, "settings", f"augment.{m}")
+            modality = modalities.get_module(m)
+            found[m] = validate(modality.Augment, given, "settings", f"augment.{m}")
             modality.check(found[m], specs[m])
     return found
 
@@ -57,10 +59,10 @@ def find_weights(chosen: Mapping[str, Encoder]) -> dict[str, Path]:
             for m, encoder in sorted(chosen.items())
         }
 
-    distributed.together(
+    distributed.raise_on_all(
         lambda: find() if distributed.is_main() else {}
     )  # one process fetches, the others find
-    found = distributed.together(find)
+    found = distributed.raise_on_all(find)
     return {m: path for m, path in found.items() if path is not None}
 
 
@@ -82,7 +84,9 @@ def build(
                 modules[m], encoder.lora.rank, encoder.lora.alpha, encoder.lora.dropout
             )
     blanks = {
-        m: modalities.get(m).finish(modalities.get(m).blank(specs[m])[None], specs[m])[0]
+        m: modalities.get_module(m).finish(
+            modalities.get_module(m).blank(specs[m])[None], specs[m]
+        )[0]
         for m in modules
     }
     model = LateFusion(modules, dims, blanks, len(classes), absent)
@@ -90,7 +94,7 @@ def build(
     return model
 
 
-def rates(model: LateFusion, training: Training) -> dict[str, tuple[float, float]]:
+def assign_learning_rates(model: LateFusion, training: Training) -> dict[str, tuple[float, float]]:
     """{name of a parameter: (learning rate, weight decay)}: of encoders, their adapters, heads and absence vectors, as
     `training` says. What an encoder of timm declares free of decay (position embeddings, say) is."""
     parts = {"encoders": "encoder", "heads": "head", "vectors": "absence"}
@@ -108,7 +112,7 @@ def rates(model: LateFusion, training: Training) -> dict[str, tuple[float, float
     return found
 
 
-def ready(model: LateFusion, training: Training, device: torch.device) -> LateFusion:
+def place_on_device(model: LateFusion, training: Training, device: torch.device) -> LateFusion:
     """The model on its device, computing as `training` says."""
     model.precision = PRECISION[training.precision]
     if training.channels_last:

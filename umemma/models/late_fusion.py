@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from umemma.missing import average
+from umemma.missing import average_present
 from umemma.types import Batch
 
 
@@ -196,7 +196,7 @@ def fuse(
         instead[m] = functional.linear(
             absent[m], head.weight, head.bias if rule == "blank" else None
         )
-    return average(answers, instead, keep.to(answers[m].device), imputed=rule == "blank")
+    return average_present(answers, instead, keep.to(answers[m].device), imputed=rule == "blank")
 
 
 def _nothing_yet(width: int, classes: int) -> nn.Linear:

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from umemma import modalities
 from umemma.errors import UserError
 from umemma.evaluation.calibration import probabilities
-from umemma.missing import patterns
+from umemma.missing import list_patterns
 from umemma.models import predictor
 from umemma.models.late_fusion import fuse
 from umemma.models.predictor import Predictor
 from umemma.system.files import new_folder, sha256, write_json
-from umemma.types import InputSpec, Media, Packing, Sound, TextInput, joined
+from umemma.types import InputSpec, Media, Packing, Sound, TextInput, format_pattern
 
 CLOSE = 1e-4  # of the largest logit: what ONNX may differ from PyTorch
 SAMPLES = 3
@@ -82,7 +82,7 @@ def write(folder: Path, out: Path, trust: bool = False) -> str:
         raise UserError(
             f"can't be written: {error.strerror or error}", str(out), "Write elsewhere."
         ) from error
-    return f"{len(patterns(model.modalities))} subsets differ from PyTorch by {worst:.1e} of the largest logit at most"
+    return f"{len(list_patterns(model.modalities))} subsets differ from PyTorch by {worst:.1e} of the largest logit at most"
 
 
 class Fusion(nn.Module):
@@ -202,7 +202,7 @@ def _compare(model: Predictor, inputs: Mapping[str, Tensor], folder: Path) -> fl
         both = [_answers(folder / _file(m), {"input": part.numpy()})[0] for part in (x[:1], x[1:])]
         features[f"features_{m}"] = np.concatenate(both)
     worst = 0.0
-    for pattern in patterns(model.modalities):
+    for pattern in list_patterns(model.modalities):
         there = np.array([[m in pattern for m in model.modalities]]).repeat(SAMPLES, 0)
         nothing = {
             f"features_{m}": np.full_like(features[f"features_{m}"], np.nan)
@@ -214,9 +214,7 @@ def _compare(model: Predictor, inputs: Mapping[str, Tensor], folder: Path) -> fl
             differs = float(np.abs(ours - theirs).max() / np.abs(ours).max())
             worst = max(worst, differs)
             if not differs <= CLOSE:  # NaN isn't
-                what = (
-                    f"ONNX differs from PyTorch by {differs:.1e} where {joined(pattern)} is there"
-                )
+                what = f"ONNX differs from PyTorch by {differs:.1e} where {format_pattern(pattern)} is there"
                 raise UserError(
                     what,
                     "umemma export",
@@ -236,7 +234,7 @@ def _answers(path: Path, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 def _inputs(modality: str, spec: InputSpec, packing: Packing) -> Tensor:
     """(SAMPLES, ...) as the encoder sees it: made-up media that went the way of all media."""
-    family = modalities.get(modality)
+    family = modalities.get_module(modality)
     compact = []
     for i in range(SAMPLES):
         (data,) = modalities.pack(
@@ -264,9 +262,9 @@ def _made(modality: str, chance: np.random.Generator) -> Media:
 def _recipe(modality: str, spec: InputSpec, packing: Packing, folder: Path) -> dict[str, Any]:
     """How media become the input; the files of a text's tokenizer are written into `folder`."""
     made_as = {"kind": type(spec).__name__, **spec.model_dump(mode="json")}
-    made_as |= modalities.get(modality).recipe(spec, packing)
+    made_as |= modalities.get_module(modality).recipe(spec, packing)
     name = f"tokenizer-{modality}"
-    if isinstance(spec, TextInput) and modalities.get(modality).write_tokenizer(
+    if isinstance(spec, TextInput) and modalities.get_module(modality).write_tokenizer(
         spec, folder / name
     ):
         made_as["tokenizer_files"] = name

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from umemma import modalities
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 from umemma.types import BrokenPolicy, Clip, InputSpec, Media, Packing, Sound
 
 NOTHING = "nothing is there of any modality"
@@ -67,7 +67,9 @@ class Batches(IterableDataset[Any]):
 
     def _decoded(self, batch: list[Mapping[str, Any] | Failure]) -> Decoded:
         found = [
-            one if isinstance(one, Failure) else decode(one, self.packing, self.specs, self.policy)
+            one
+            if isinstance(one, Failure)
+            else decode_sample(one, self.packing, self.specs, self.policy)
             for one in batch
         ]
         good = [one for one in found if not isinstance(one, Failure)]
@@ -80,7 +82,7 @@ class Batches(IterableDataset[Any]):
         )
 
 
-def decode(
+def decode_sample(
     sample: Mapping[str, Any],
     packing: Packing,
     specs: Mapping[str, InputSpec],
@@ -90,21 +92,23 @@ def decode(
     nothing is there or, by `policy`, where a medium can't be read. UserError for an unknown modality."""
     for m in sample:
         if m not in specs:
-            raise unknown("modality", m, specs, "the model")
+            raise unknown_name("modality", m, specs, "the model")
     inputs: dict[str, Tensor] = {}
     broken: dict[str, str] = {}
     for m, spec in specs.items():
         if sample.get(m) is not None:
             try:
                 for data in modalities.pack({m: _media(m, sample[m], packing)}, packing).values():
-                    inputs[m] = modalities.get(m).decode(data, spec)
+                    inputs[m] = modalities.get_module(m).decode(data, spec)
             except ValueError as error:
                 broken[m] = str(error)
-    reasons = modalities.reasons(broken)
+    reasons = modalities.format_reasons(broken)
     if not inputs or (broken and policy == "fail"):
         return Failure("; ".join(reasons) or NOTHING)
     present = [m in inputs for m in sorted(specs)]
-    blanks = {m: modalities.get(m).blank(spec) for m, spec in specs.items() if m not in inputs}
+    blanks = {
+        m: modalities.get_module(m).blank(spec) for m, spec in specs.items() if m not in inputs
+    }
     return inputs | blanks, present, reasons
 
 
@@ -143,9 +147,9 @@ def _media(modality: str, given: Any, packing: Packing) -> Media:
     return given
 
 
-def calm(worker: int) -> None:
+def start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
 
 
-def same(batch: Any) -> Any:
+def unchanged(batch: Any) -> Any:
     return batch

@@ -20,14 +20,14 @@ from torch.utils.data import DataLoader
 
 from umemma import modalities
 from umemma.config import Encoder, Training
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 from umemma.evaluation.calibration import Calibration, probabilities
-from umemma.missing import patterns
+from umemma.missing import list_patterns
 from umemma.models import factory, saved_model
 from umemma.models.late_fusion import LateFusion
-from umemma.models.predict_inputs import Batches, Decoded, Failure, calm, same
+from umemma.models.predict_inputs import Batches, Decoded, Failure, start_worker, unchanged
 from umemma.system.files import read_json
-from umemma.types import BrokenPolicy, InputSpec, Packing, Plain, TextInput, joined
+from umemma.types import BrokenPolicy, InputSpec, Packing, Plain, TextInput, format_pattern
 
 HINT = "Run: umemma finetune-ensemble, or name the folder of a trained model."
 AGAIN = "Copy the folder again, or train it: umemma finetune-ensemble --again"
@@ -87,8 +87,8 @@ class About(_Known):
             np.full((2 ** len(names), 1), np.nan),
             np.zeros((2 ** len(names), len(self.classes))),
         )
-        for pattern in patterns(names):
-            one = Calibration.of(self.calibration[joined(pattern)])
+        for pattern in list_patterns(names):
+            one = Calibration.of(self.calibration[format_pattern(pattern)])
             row = sum(2**i for i, m in enumerate(names) if m in pattern)
             temperature[row], bias[row] = one.temperature, np.array(one.bias or [0.0])
         return temperature, bias
@@ -105,7 +105,7 @@ def read(folder: Path) -> About:
         if names != sorted(about.settings.encoders) or len(set(about.classes)) < len(about.classes):
             raise ValueError("its modalities or classes make no sense")
         for m in names:
-            modalities.get(m)
+            modalities.get_module(m)
         about.tables()
     except ValidationError as error:
         first = error.errors()[0]
@@ -124,7 +124,7 @@ def load(
     absent, or its sample fails. UserError for a folder that is not whole, and for one that would run code of its own (an
     encoder `import:...`) unless `trust` says that it may."""
     if broken not in ("absent", "fail"):
-        raise unknown("policy", broken, ("absent", "fail"), "broken")
+        raise unknown_name("policy", broken, ("absent", "fail"), "broken")
     folder = Path(folder)
     about = read(folder)
     chosen = about.settings.encoders
@@ -141,7 +141,7 @@ def load(
         if "finetune" in about.settings.model_fields_set
         else about.settings.pretrain
     )
-    carried = saved_model.hf_folders(folder, about.hf, AGAIN)
+    carried = saved_model.locate_hf_folders(folder, about.hf, AGAIN)
     chosen = {
         m: one.model_copy(update={"name": _carried(one.name, carried, folder)})
         for m, one in chosen.items()
@@ -157,7 +157,7 @@ def load(
     saved_model.load(folder, model, read_json(folder / saved_model.ABOUT, HINT)["settings"], AGAIN)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     how = Training(precision=trained.precision, channels_last=trained.channels_last)
-    return Predictor(about, factory.ready(model, how, where).eval(), specs, where, broken)
+    return Predictor(about, factory.place_on_device(model, how, where).eval(), specs, where, broken)
 
 
 def _carried(name: str, carried: Mapping[str, str], folder: Path) -> str:
@@ -229,8 +229,8 @@ class Predictor:
                 batches,
                 batch_size=None,
                 num_workers=workers,
-                collate_fn=same,
-                worker_init_fn=calm,
+                collate_fn=unchanged,
+                worker_init_fn=start_worker,
                 multiprocessing_context="spawn",
             )
         try:
@@ -259,7 +259,9 @@ class Predictor:
         answers: Iterator[Prediction] = iter(())
         if len(batch.present):
             compact = {m: x.to(self.device) for m, x in batch.inputs.items()}
-            seen = {m: modalities.get(m).finish(x, self.specs[m]) for m, x in compact.items()}
+            seen = {
+                m: modalities.get_module(m).finish(x, self.specs[m]) for m, x in compact.items()
+            }
             chances = probabilities(self.logits(seen, batch.present), self.task)
             answers = map(self._answer, chances, batch.present.tolist(), batch.broken)
         for failure in batch.failures:

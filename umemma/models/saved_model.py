@@ -20,7 +20,7 @@ from umemma.evaluation.calibration import Calibration
 from umemma.system import distributed
 from umemma.system.files import new_folder, read_json, save_tensors, sha256, write_json
 from umemma.types import Plain
-from umemma.validation import difference, fingerprint
+from umemma.validation import fingerprint, list_differences
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,7 +85,7 @@ def save(
             hint = "Make room and run the same command: it goes on from its last checkpoint."
             raise UserError(f"the model can't be written: {error}", str(folder), hint) from error
 
-    distributed.together(write)
+    distributed.raise_on_all(write)
 
 
 def _carry(name: str, with_config: bool, folder: Path) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _checksums(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) if path.is_file() else "" for path in sorted(folder.iterdir())}
 
 
-def hf_folders(folder: Path, carried: Mapping[str, Carried], hint: str) -> dict[str, str]:
+def locate_hf_folders(folder: Path, carried: Mapping[str, Carried], hint: str) -> dict[str, str]:
     """{"hf:NAME": "hf:" and where it lies in the model's folder}. UserError with `hint` where that is missing or altered."""
     found = {}
     for name, one in carried.items():
@@ -126,7 +126,7 @@ def hf_folders(folder: Path, carried: Mapping[str, Carried], hint: str) -> dict[
     return found
 
 
-def done(
+def find_current(
     folder: Path, settings: Mapping[str, Any], started_from: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """model.json of a checkpoint that is whole and made with `settings` from these weights; None where there is none."""
@@ -138,7 +138,7 @@ def done(
         return None
     whole = (folder / WEIGHTS).is_file() and sha256(folder / WEIGHTS) == about["weights_sha256"]
     try:
-        hf_folders(folder, _carried(about), "")
+        locate_hf_folders(folder, _carried(about), "")
     except UserError:
         whole = False
     if whole:
@@ -159,7 +159,7 @@ def check(folder: Path, settings: Mapping[str, Any], hint: str) -> dict[str, Any
         whole = False
     if not whole:
         raise UserError("damaged: not a description of a model", str(folder / ABOUT), hint)
-    if differences := difference(about["settings"], settings):
+    if differences := list_differences(about["settings"], settings):
         raise UserError(
             f"trained with other settings ({'; '.join(differences)})", str(folder), hint
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from umemma.evaluation import error_analysis
 from umemma.evaluation.predictions import Predictions
-from umemma.evaluation.results import Outcome, left_out, percent, without
+from umemma.evaluation.results import Outcome, describe_absence, describe_left_out, format_percent
 from umemma.reports import figures
 from umemma.reports.html import Block, Figure, Heat, Table, Text
 
@@ -22,12 +22,12 @@ def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     """What each class loses with a modality; the other subsets are in per_class.csv."""
     kind = "recall" if predictions.task == "multiclass" else "F1"
     named = {
-        left: without(row.missing)
+        left: describe_absence(row.missing)
         for left, row in outcome.lead().items()
         if row.missing and "+" not in row.missing
     }
     complete, *_ = outcome.lead()
-    scores = {(row.name, row.modalities): row for row in error_analysis.per_class(predictions)}
+    scores = {(row.name, row.modalities): row for row in error_analysis.score_classes(predictions)}
 
     def loss(name: str) -> float:
         """The largest, over the subsets under which any sample of the class is scored; NaN where none is."""
@@ -54,8 +54,8 @@ def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
         [
             name,
             str(scores[name, complete].n),
-            *(percent(scores[name, left].score) for left in columns),
-            percent(loss(name)),
+            *(format_percent(scores[name, left].score) for left in columns),
+            format_percent(loss(name)),
         ]
         for name in names
     ]
@@ -65,18 +65,18 @@ def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
 
 def confusions(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     """What classes are taken for, under each subset that figures show."""
-    if some := left_out(outcome):
+    if some := describe_left_out(outcome):
         yield Text(some)
     few, rows = len(predictions.classes) <= HEAT, []
     for left in outcome.shown:
-        matrix = error_analysis.confusion(predictions.ensemble[left], predictions.target)
+        matrix = error_analysis.confusion_matrix(predictions.ensemble[left], predictions.target)
         if few:
             shares = (matrix / np.maximum(matrix.sum(1, keepdims=True), 1)).tolist()
             classes = [" ".join(name.split()) for name in predictions.classes]
             yield Heat(
                 f"{left}: answers (columns) in % of each class (rows)", "", classes, classes, shares
             )
-        for one in error_analysis.confused(matrix, predictions.classes, 3 if few else 5):
-            rows.append([left, one.right, one.answered, str(one.n), percent(one.share)])
+        for one in error_analysis.list_confusions(matrix, predictions.classes, 3 if few else 5):
+            rows.append([left, one.right, one.answered, str(one.n), format_percent(one.share)])
     headings = ["modalities present", "class", "answered", "samples", "% of the class"]
     yield Table("The most frequent confusions", headings, rows, 3)

@@ -12,13 +12,13 @@ from typing import Any
 
 from rich.table import Table
 
-from umemma.evaluation.comparison import ALONE, AVERAGE, WORST, Difference, Point, Score
-from umemma.evaluation.experiments import Cell
+from umemma.evaluation.comparison import ALONE, AVERAGE, WORST, MethodDifference, Point, Score
+from umemma.evaluation.experiments import Experiment
 from umemma.evaluation.metrics import Metric
 from umemma.reports import figures, html
 from umemma.system.files import new_files, write_json
-from umemma.system.log import table
-from umemma.types import alternatives
+from umemma.system.log import make_table
+from umemma.types import parse_alternatives
 
 NOTES = (
     "Every method: the same shards, the same absences in training, the same seeds, and from scratch the epochs of both "
@@ -54,8 +54,8 @@ class Standings:
     columns: dict[str, list[str]]
     scores: list[Score]
     points: list[Point]
-    differences: list[Difference]
-    rates: dict[Cell, float]
+    differences: list[MethodDifference]
+    rates: dict[Experiment, float]
 
     @property
     def title(self) -> str:
@@ -97,9 +97,9 @@ class Standings:
             [name, *(_shown(found[name].get(c), metric) for c in columns)] for name in methods
         ]
 
-    def tests(self, train: str) -> dict[str, list[Difference]]:
+    def tests(self, train: str) -> dict[str, list[MethodDifference]]:
         """Of each baseline its differences, column by column."""
-        rows: dict[str, list[Difference]] = {}
+        rows: dict[str, list[MethodDifference]] = {}
         for one in self.differences:
             if one.train == train:
                 rows.setdefault(one.baseline, []).append(one)
@@ -108,14 +108,17 @@ class Standings:
     def rate_rows(self, train: str) -> Iterator[list[str]]:
         """Preset, then its learning rate per seed."""
         for preset in dict.fromkeys(cell.preset for cell in self.rates if cell.train == train):
-            yield [preset, *(f"{self.rates[Cell(train, seed, preset)]:g}" for seed in self.seeds)]
+            yield [
+                preset,
+                *(f"{self.rates[Experiment(train, seed, preset)]:g}" for seed in self.seeds),
+            ]
 
 
-def tables(outcome: Standings) -> Iterator[Table]:
+def format_tables(outcome: Standings) -> Iterator[Table]:
     """For the terminal: of the leading metric, its differences and the learning rates, for each `train`."""
     lead = outcome.metrics[0]
     for train in outcome.columns:
-        yield table(
+        yield make_table(
             f"{outcome.title}: {_unit(lead)}, {trained_on(train)}", *outcome.table(train, lead)
         )
         if tests := outcome.tests(train):
@@ -125,9 +128,9 @@ def tables(outcome: Standings) -> Iterator[Table]:
                 own,
             ) in tests.items():  # the interval below the difference, so that many columns fit
                 rows += [[baseline, *map(_points, own)], ["", *map(_interval, own)]]
-            yield table(_versus(outcome), _columns(tests), rows)
+            yield make_table(_versus(outcome), _columns(tests), rows)
         if rates := [*outcome.rate_rows(train)]:
-            yield table(
+            yield make_table(
                 "learning rate that validation chose",
                 ["", *(f"seed {s}" for s in outcome.seeds)],
                 rates,
@@ -141,7 +144,7 @@ def write(folder: Path, outcome: Standings) -> None:
         figures.png(aside / "robustness.png", [*drawings.values()] or [figures.nothing])
         parts = list(sections(outcome, drawings))
         title = f"{outcome.title}: {outcome.metrics[0].label} by method"
-        lead = headline(outcome)
+        lead = format_headline(outcome)
         (aside / "compare.md").write_text(
             html.markdown(title, lead, parts), encoding="utf-8", newline="\n"
         )
@@ -149,7 +152,7 @@ def write(folder: Path, outcome: Standings) -> None:
             html.render(title, lead, parts), encoding="utf-8", newline="\n"
         )
         _csv(aside / "compare.csv", Score._fields, outcome.scores)
-        _csv(aside / "differences.csv", Difference._fields, outcome.differences)
+        _csv(aside / "differences.csv", MethodDifference._fields, outcome.differences)
         _csv(aside / "robustness.csv", Point._fields, outcome.points)
         rates = [{**cell._asdict(), "learning_rate": rate} for cell, rate in outcome.rates.items()]
         data = {
@@ -162,7 +165,7 @@ def write(folder: Path, outcome: Standings) -> None:
         write_json(aside / "compare.json", data)
 
 
-def headline(outcome: Standings) -> str:
+def format_headline(outcome: Standings) -> str:
     """In how many tests the method is better or worse, and in which."""
     tests = outcome.differences
     if not tests:
@@ -178,7 +181,7 @@ def headline(outcome: Standings) -> str:
     )
 
 
-def _named(tests: Sequence[Difference], several: bool) -> str:
+def _named(tests: Sequence[MethodDifference], several: bool) -> str:
     """How many, and of each baseline the columns; with what training missed, if there are several."""
     found: dict[str, list[str]] = {}
     for one in tests:
@@ -242,7 +245,7 @@ def panels(outcome: Standings) -> dict[str, figures.Draw]:
             figures.Curve(name, [p.ratio for p in own], [p.score for p in own])
             for name, own in methods.items()
         ]
-        title = f"{' or '.join('+'.join(one) for one in alternatives(missing))} missing, {trained_on(train)}"
+        title = f"{' or '.join('+'.join(one) for one in parse_alternatives(missing))} missing, {trained_on(train)}"
         found[title] = functools.partial(
             figures.curves,
             lines=lines,
@@ -262,19 +265,19 @@ def _versus(outcome: Standings) -> str:
     return f"{outcome.method} minus each baseline: {outcome.tested}, points; {MARK} p < {LEVEL} after Holm's adjustment"
 
 
-def _columns(tests: Mapping[str, Sequence[Difference]]) -> list[str]:
+def _columns(tests: Mapping[str, Sequence[MethodDifference]]) -> list[str]:
     """The headings of a table of them."""
     return ["", *(one.column for one in next(iter(tests.values())))]
 
 
-def _points(one: Difference) -> str:
+def _points(one: MethodDifference) -> str:
     """With the mark of a difference that is more than chance."""
     if math.isnan(one.difference):
         return "not scored"
     return f"{100 * one.difference:+.1f}{MARK * (one.p_holm < LEVEL)}"
 
 
-def _interval(one: Difference) -> str:
+def _interval(one: MethodDifference) -> str:
     return "unknown" if math.isnan(one.low) else f"{100 * one.low:.1f} to {100 * one.high:.1f}"
 
 

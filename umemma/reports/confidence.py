@@ -10,9 +10,9 @@ import numpy as np
 
 from umemma.evaluation import error_analysis
 from umemma.evaluation.calibration import Calibration
-from umemma.evaluation.metrics import get, task
+from umemma.evaluation.metrics import get, task_of
 from umemma.evaluation.predictions import Predictions
-from umemma.evaluation.results import Outcome, extent, left_out, percent
+from umemma.evaluation.results import Outcome, describe_left_out, format_percent, format_range
 from umemma.reports import figures
 from umemma.reports.figures import Bar, Curve
 from umemma.reports.html import Block, Figure, Table, Text, sentence
@@ -67,7 +67,7 @@ def information(outcome: Outcome) -> Iterator[Block]:
             r.model.replace("unimodal", "uni-modal"),
             r.modalities,
             *(f"{v:.3f}" for v in (r.entropy, r.cross_entropy, r.bits)),
-            extent(r.low, r.high),
+            format_range(r.low, r.high),
             str(r.n),
         ]
         for r in found.bounds
@@ -94,9 +94,9 @@ def information(outcome: Outcome) -> Iterator[Block]:
             [
                 d.modality,
                 f"{100 * d.score:+.1f}",
-                extent(100 * d.score_low, 100 * d.score_high, 1),
+                format_range(100 * d.score_low, 100 * d.score_high, 1),
                 f"{d.bits:+.3f}",
-                extent(d.bits_low, d.bits_high),
+                format_range(d.bits_low, d.bits_high),
                 str(d.n),
             ]
             for d in differences
@@ -124,7 +124,7 @@ def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     shown = outcome.shown
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for label, one in (("as scored", predictions), ("uncalibrated", before))[: 1 + changed]:
-        for row in error_analysis.reliability(
+        for row in error_analysis.reliability_bins(
             replace(one, ensemble={left: one.ensemble[left] for left in shown})
         ):
             lines.setdefault(row.modalities, {}).setdefault(label, []).append(
@@ -147,7 +147,7 @@ def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
         yield Figure(
             figures.svg(f"reliability {left}", drawing, 4, 3.4), f"Reliability with {left}", about
         )
-    if some := left_out(outcome):
+    if some := describe_left_out(outcome):
         yield Text(some)
     rows = []
     for left, logits in predictions.ensemble.items():
@@ -171,7 +171,7 @@ def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
 
 def _measured(name: str, logits: np.ndarray, target: np.ndarray) -> float:
     """A metric over the samples that have logits."""
-    metric, there = get(name, task(target), logits.shape[1]), ~np.isnan(logits[:, 0])
+    metric, there = get(name, task_of(target), logits.shape[1]), ~np.isnan(logits[:, 0])
     assert metric.stats
     assert metric.value
     return float(
@@ -185,7 +185,7 @@ def selective(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     label = "accuracy" if predictions.task == "multiclass" else "F1 (samples)"
     asked = replace(predictions, ensemble={left: predictions.ensemble[left] for left in shown})
     points: dict[str, list[error_analysis.Answered]] = {left: [] for left in shown}
-    for row in error_analysis.selective(asked):
+    for row in error_analysis.selective_scores(asked):
         points[row.modalities].append(row)
     drawn = [
         Curve(left, [p.coverage for p in line], [p.score for p in line])
@@ -201,11 +201,11 @@ def selective(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     )
     half = {left: min(line, key=lambda p: abs(p.coverage - 0.5)) for left, line in points.items()}
     about = "; ".join(
-        f"{left}: {percent(p.score)} % where half is answered" for left, p in half.items()
+        f"{left}: {format_percent(p.score)} % where half is answered" for left, p in half.items()
     )
     svg = figures.svg("selective", drawing, 4, 3 + 0.1 * len(shown))
     yield Figure(svg, f"{sentence(label)} where only the surest answers are given", about + ".")
-    if some := left_out(outcome):
+    if some := describe_left_out(outcome):
         yield Text(some)
     rows = []
     for left, line in points.items():
@@ -214,7 +214,7 @@ def selective(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
             for share in (0.25, 0.5, 0.75, 1.0)
         }
         area = error_analysis.aurc(predictions.ensemble[left], predictions.target)
-        rows.append([left, *(percent(score) for score in at.values()), f"{area:.3f}"])
+        rows.append([left, *(format_percent(score) for score in at.values()), f"{area:.3f}"])
     headings = [
         "modalities present",
         *(f"surest {share} %" for share in (25, 50, 75)),

@@ -34,7 +34,7 @@ class Some:
 
 
 @dataclass
-class Split:
+class SplitReport:
     """Samples. expected: by the official lists, None where they don't say; unusable: they will fail in preprocess."""
 
     expected: int | None = None
@@ -68,7 +68,7 @@ class Report:
     missing: Some = field(default_factory=Some)
     altered: Some = field(default_factory=Some)
     to_get: list[dict[str, Any]] = field(default_factory=list)
-    splits: dict[str, Split] = field(default_factory=dict)
+    splits: dict[str, SplitReport] = field(default_factory=dict)
     classes: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     unusable: dict[str, Some] = field(default_factory=dict)
     broken: dict[str, Some] = field(default_factory=dict)

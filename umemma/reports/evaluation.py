@@ -11,26 +11,26 @@ import numpy as np
 from rich.table import Table
 
 from umemma.evaluation import error_analysis, information
-from umemma.evaluation.information import what_counts
+from umemma.evaluation.information import describe_threshold
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import (
     Outcome,
-    by_setting,
-    ceiling,
-    extent,
-    finite,
-    gap,
-    headline,
-    interval,
-    spread,
-    summary,
-    worst_label,
+    find_ceiling,
+    format_gap,
+    format_headline,
+    format_interval,
+    format_range,
+    group_by_condition,
+    mean_and_std,
+    name_worst_case,
+    replace_nan,
+    summarize,
 )
 from umemma.reports import figures, html
 from umemma.reports.robustness import panels
 from umemma.reports.sections import ABSENCE, sections
 from umemma.system.files import new_file, write_json
-from umemma.system.log import table
+from umemma.system.log import make_table
 
 
 def subset_table(outcome: Outcome) -> Table:
@@ -39,19 +39,19 @@ def subset_table(outcome: Outcome) -> Table:
     unimodal = {m: row.value for m, row in outcome.lead("unimodal").items()}
     rows = []
     for left, row in outcome.lead().items():
-        best = ceiling(left, unimodal)
-        apart = f"{gap(gaps[left])} ({extent(100 * gaps[left].low, 100 * gaps[left].high, 1)})"
+        best = find_ceiling(left, unimodal)
+        apart = f"{format_gap(gaps[left])} ({format_range(100 * gaps[left].low, 100 * gaps[left].high, 1)})"
         rows.append(
             [
                 left,
                 metric.shown(row.value),
-                interval(row),
+                format_interval(row),
                 metric.shown(best),
                 apart.removesuffix(" ()"),
             ]
         )
     headings = ["present", metric.label, "95 % interval", "uni-modal ceiling", "gap (95 %)"]
-    made = table(
+    made = make_table(
         f"{outcome.title}: {metric.label} per modality subset; {outcome.trained}", headings, rows
     )
     for column in (made.columns[2], made.columns[-1]):  # intervals
@@ -63,9 +63,9 @@ def ratio_table(outcome: Outcome) -> Table:
     """A line per metric, missing set and ratio, for the terminal."""
     metrics = {metric.name: metric for metric in outcome.metrics}
     rows = []
-    for row, drawn in by_setting(outcome.ratios):
+    for row, drawn in group_by_condition(outcome.ratios):
         metric = metrics[row.metric]
-        mean, std = spread([one.value for one in drawn])
+        mean, std = mean_and_std([one.value for one in drawn])
         draws = (
             f"{metric.shown(mean)} ± {100 * std:.1f}"
             if metric.percent
@@ -74,23 +74,24 @@ def ratio_table(outcome: Outcome) -> Table:
         cells = [
             f"{row.ratio:g}",
             metric.shown(row.value),
-            interval(row, metric.percent),
+            format_interval(row, metric.percent),
             draws if drawn else "-",
         ]
         rows.append([row.missing, metric.label, *cells, str(row.n)])
     headings = ["missing", "metric", "ratio", "value", "95 % interval", "seeded draws", "samples"]
-    return table(f"{outcome.title}: with modalities missing", headings, rows, 2)
+    return make_table(f"{outcome.title}: with modalities missing", headings, rows, 2)
 
 
 def remarks(outcome: Outcome) -> Iterator[str]:
     """The worst case, what the ceiling and absence were, and the advice: lines for the terminal."""
-    worst, hurts = outcome.worst, summary(outcome)["hurts_most"]
+    worst, hurts = outcome.worst, summarize(outcome)["hurts_most"]
     most = f"; {hurts} alone hurts most" if hurts else ""
-    yield f"worst case, sample by sample, in {worst_label(outcome)}: {100 * worst.value:.1f} % ({interval(worst)}){most}"
+    value = f"{100 * worst.value:.1f} % ({format_interval(worst)})"
+    yield f"worst case, sample by sample, in {name_worst_case(outcome)}: {value}{most}"
     yield "ceiling: the best uni-modal model of what is present; of several the best is chosen on these same numbers"
     yield f"absence: {ABSENCE[outcome.about['absent']]}"
     if outcome.information:
-        yield what_counts(outcome.information)
+        yield describe_threshold(outcome.information)
         yield from (
             f"- {line}" for line in outcome.information.advice or ["There is nothing to advise."]
         )
@@ -100,8 +101,8 @@ def write(folder: Path, outcome: Outcome, predictions: Predictions, command: str
     """metrics.json, information.json, the tables for plots, robustness.png, report.md and report.html. command: what makes
     them again."""
     assert outcome.information
-    write_json(folder / "metrics.json", finite({**summary(outcome), **outcome.about}))
-    write_json(folder / "information.json", finite(outcome.information.as_json()))
+    write_json(folder / "metrics.json", replace_nan({**summarize(outcome), **outcome.about}))
+    write_json(folder / "information.json", replace_nan(outcome.information.as_json()))
     _csv(
         folder / "robustness.csv",
         ["missing", "ratio", "score", "low", "high", "ceiling", "average"],
@@ -111,7 +112,7 @@ def write(folder: Path, outcome: Outcome, predictions: Predictions, command: str
     _csv(
         folder / "per_class.csv",
         error_analysis.ClassScore._fields,
-        error_analysis.per_class(predictions),
+        error_analysis.score_classes(predictions),
     )
     _csv(
         folder / "confusion.csv",
@@ -123,7 +124,9 @@ def write(folder: Path, outcome: Outcome, predictions: Predictions, command: str
     title = f"{outcome.title}: {outcome.metrics[0].label} with modalities missing"
     for name, write in (("report.md", html.markdown), ("report.html", html.render)):
         with new_file(folder / name) as aside:
-            aside.write_text(write(title, headline(outcome), parts), encoding="utf-8", newline="\n")
+            aside.write_text(
+                write(title, format_headline(outcome), parts), encoding="utf-8", newline="\n"
+            )
 
 
 def _robustness(outcome: Outcome) -> Iterator[list[Any]]:
@@ -131,14 +134,14 @@ def _robustness(outcome: Outcome) -> Iterator[list[Any]]:
     averages = outcome.curves("average")
     for missing, rows in outcome.curves().items():
         for row, average in zip(rows, averages[missing], strict=True):
-            values = (row.value, row.low, row.high, ceiling(row.left, unimodal), average.value)
+            values = (row.value, row.low, row.high, find_ceiling(row.left, unimodal), average.value)
             yield [missing, f"{row.ratio:g}", *values]
 
 
 def _confusion(outcome: Outcome, predictions: Predictions) -> Iterator[list[Any]]:
     """The cells that hold anything, of the subsets that figures show; none for sets of labels."""
     for left in outcome.shown if predictions.task == "multiclass" else ():
-        matrix = error_analysis.confusion(predictions.ensemble[left], predictions.target)
+        matrix = error_analysis.confusion_matrix(predictions.ensemble[left], predictions.target)
         for right, answered in np.argwhere(matrix).tolist():
             yield [
                 left,

@@ -9,15 +9,15 @@ import numpy as np
 
 from umemma.evaluation.results import (
     Outcome,
-    ceiling,
-    extent,
-    gap,
-    interval,
-    percent,
-    shown_sets,
-    summary,
-    without,
-    worst_label,
+    describe_absence,
+    find_ceiling,
+    format_gap,
+    format_interval,
+    format_percent,
+    format_range,
+    name_worst_case,
+    select_shown_sets,
+    summarize,
 )
 from umemma.reports import figures
 from umemma.reports.figures import Curve
@@ -32,17 +32,17 @@ def results(outcome: Outcome) -> Iterator[Block]:
     ceilings = {m: row.value for m, row in alone.items()}
     rows = []
     for row in outcome.lead().values():
-        best = ceiling(row.left, ceilings)
+        best = find_ceiling(row.left, ceilings)
         mean = metric.shown(average[row.left].value) if row.left in average else ""
         apart = [
-            gap(gaps[row.left]),
-            extent(100 * gaps[row.left].low, 100 * gaps[row.left].high, 1),
+            format_gap(gaps[row.left]),
+            format_range(100 * gaps[row.left].low, 100 * gaps[row.left].high, 1),
         ]
         rows.append(
             [
                 row.left,
                 metric.shown(row.value),
-                interval(row),
+                format_interval(row),
                 metric.shown(best),
                 *apart,
                 mean,
@@ -61,9 +61,9 @@ def results(outcome: Outcome) -> Iterator[Block]:
     caption = sentence(f"{metric.label} by the modalities present ({outcome.trained})")
     yield Table(caption, [*headings, "samples"], rows)
     worst = outcome.worst
-    hurts = summary(outcome)["hurts_most"]
+    hurts = summarize(outcome)["hurts_most"]
     yield Text(
-        f"Worst case, sample by sample, in {worst_label(outcome)}: {100 * worst.value:.1f} % ({interval(worst)}). "
+        f"Worst case, sample by sample, in {name_worst_case(outcome)}: {100 * worst.value:.1f} % ({format_interval(worst)}). "
         + (f"The subset that hurts most: {hurts}. " if hurts else "")
         + "The ceiling is the best uni-modal model of what is left, and the gap is the ensemble less it, in points, both "
         "resampled together. Where several modalities are left, the best is chosen on these same numbers, which flatters "
@@ -86,20 +86,24 @@ def ratios(outcome: Outcome) -> Iterator[Block]:
         yield Text("There is one modality: nothing can be taken away.")
         return
     shown, ceilings = (
-        shown_sets(curves),
+        select_shown_sets(curves),
         {m: row.value for m, row in outcome.lead("unimodal").items()},
     )
     for i, (missing, draw) in enumerate(panels(outcome).items()):
         svg = figures.svg(f"robustness {missing}", draw, 4, 3.3)
         start, end = curves[missing][0], curves[missing][-1]
-        caption = f"{without(missing)}: {metric.label} goes from {metric.shown(start.value)} to {metric.shown(end.value)}"
-        about = f"Against the share of samples; the uni-modal ceiling is {metric.shown(ceiling(end.left, ceilings))}."
+        course = (
+            f"{metric.label} goes from {metric.shown(start.value)} to {metric.shown(end.value)}"
+        )
+        caption = f"{describe_absence(missing)}: {course}"
+        about = f"Against the share of samples; the uni-modal ceiling is {metric.shown(find_ceiling(end.left, ceilings))}."
         yield Figure(svg, sentence(caption), about, "" if i else "robustness.png")
     if len(curves) > len(shown):
         yield Text(f"Figures show {len(shown)} of {len(curves)} missing sets; the table has all.")
     shares = [f"{100 * row.ratio:g} %" for row in next(iter(curves.values()))]
     rows = [
-        [m, *(percent(row.value) for row in (*line, averages[m][-1]))] for m, line in curves.items()
+        [m, *(format_percent(row.value) for row in (*line, averages[m][-1]))]
+        for m, line in curves.items()
     ]
     headings = ["missing", *shares, f"average, {shares[-1]}"]
     caption = f"{metric.label} in %, by the share of samples that lose the missing set; last the uni-modal models' average"
@@ -110,10 +114,10 @@ def panels(outcome: Outcome) -> dict[str, figures.Draw]:
     """{missing set: drawing of the leading metric against the ratio}, on one scale."""
     metric, curves, averages = outcome.metrics[0], outcome.curves(), outcome.curves("average")
     ceilings = {m: row.value for m, row in outcome.lead("unimodal").items()}
-    shown = shown_sets(curves)
+    shown = select_shown_sets(curves)
     lines = [row for one in shown for row in [*curves[one], *averages[one]]]
     values = [v for row in lines for v in (row.value, row.low, row.high) if not np.isnan(v)]
-    values += [ceiling(curves[one][0].left, ceilings) for one in shown]
+    values += [find_ceiling(curves[one][0].left, ceilings) for one in shown]
     margin = 0.04 * (max(values, default=1) - min(values, default=0)) + 0.005
     limits = (max(0.0, min(values, default=0) - margin), min(1.0, max(values, default=1) + margin))
     return {
@@ -121,10 +125,10 @@ def panels(outcome: Outcome) -> dict[str, figures.Draw]:
             figures.robustness,
             ours=_curve("ensemble, 95 % interval", curves[one]),
             average=_curve("average of the uni-modal models", averages[one]),
-            ceiling=ceiling(curves[one][0].left, ceilings),
+            ceiling=find_ceiling(curves[one][0].left, ceilings),
             ylabel=metric.label,
             ylim=limits,
-            title=without(one),
+            title=describe_absence(one),
         )
         for one in shown
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from umemma.evaluation.information import what_counts
+from umemma.evaluation.information import describe_threshold
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import CURVES, Outcome
 from umemma.reports import classes, confidence, robustness
 from umemma.reports.html import Block, Code, Points, Section, Table, Terms, Text
-from umemma.types import joined
+from umemma.types import format_pattern
 
 ABSENCE = {
     "zero": "an absent modality is a feature vector of zeros",
@@ -22,7 +22,7 @@ def sections(outcome: Outcome, predictions: Predictions, command: str) -> Iterat
     """In the order of a reader who has little time."""
     yield Section("Results", list(robustness.results(outcome)))
     if outcome.information:
-        counts = what_counts(outcome.information)
+        counts = describe_threshold(outcome.information)
         advice = outcome.information.advice
         yield Section(
             "Advice",
@@ -48,7 +48,7 @@ def _settings(outcome: Outcome, command: str) -> Iterator[Block]:
 
 
 def _terms(outcome: Outcome) -> dict[str, str]:
-    name = joined(outcome.lead("unimodal"))
+    name = format_pattern(outcome.lead("unimodal"))
     return {
         "modalities present": f"What the model is given of a sample. {name} is everything; the rest is taken away: "
         f"{ABSENCE[outcome.about['absent']]}.",

@@ -22,9 +22,9 @@ from rich.table import Table
 from umemma.config import Params
 from umemma.data import shard_reader
 from umemma.data.storage import Store
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 from umemma.evaluation import experiments
-from umemma.evaluation.experiments import Cell
+from umemma.evaluation.experiments import Experiment
 from umemma.models import saved_model
 from umemma.system import subprocesses
 from umemma.system.files import new_folder, read_json, sha256, write_json
@@ -57,7 +57,7 @@ def run(
 
     What is done already stays. Where some fail the others are made, and UserError names the failed ones.
     """
-    section, plan = params.compare, experiments.planned(params)
+    section, plan = params.compare, experiments.plan_experiments(params)
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities)
     for name, kind, known in (
@@ -67,7 +67,7 @@ def run(
         ("" if seed is None else str(seed), "seed", [str(s) for s in section.seeds]),
     ):
         if name and name not in known:
-            raise unknown(kind, name, known, f"--{kind}")
+            raise unknown_name(kind, name, known, f"--{kind}")
     plan = [
         c
         for c in plan
@@ -80,7 +80,7 @@ def run(
     # 1. The uni-modal models of each seed, which its presets share.
     alone: dict[str, Job] = {}
     for cell in todo:
-        own = experiments.settings(params, cell)
+        own = experiments.experiment_params(params, cell)
         for m in [modality] if modality else sorted(params.modalities):
             if not _trained(
                 own.paths.pretrain(m), own.unimodal_settings(m, index.fingerprint), weights
@@ -121,11 +121,11 @@ def costs(params: Params) -> Table | None:
             lines = list(csv.DictReader(file))
     except FileNotFoundError:
         return None
-    plan = experiments.planned(params)
+    plan = experiments.plan_experiments(params)
     these = set()
     for cell in plan:
-        for rate in [None, *experiments.rates(params, cell)]:
-            these.add(_print(experiments.settings(params, cell, rate)))
+        for rate in [None, *experiments.learning_rates(params, cell)]:
+            these.add(_print(experiments.experiment_params(params, cell, rate)))
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}
     for line in lines:
         if line["settings"] in these:
@@ -177,29 +177,31 @@ def _weights(params: Params) -> dict[str, str]:
     }
 
 
-def _done(params: Params, cell: Cell, index: str, weights: Mapping[str, str]) -> bool:
-    own = experiments.settings(params, cell)
+def _done(params: Params, cell: Experiment, index: str, weights: Mapping[str, str]) -> bool:
+    own = experiments.experiment_params(params, cell)
     alone = {m: own.unimodal_settings(m, index) for m in own.modalities}
-    made = experiments.done(params, cell, index)
+    made = experiments.read_marker(params, cell, index)
     if made is None or not all(
         _trained(own.paths.pretrain(m), of, weights) for m, of in alone.items()
     ):
         return False
-    chosen = experiments.settings(params, cell, made["learning_rate"]).ensemble_settings(index)
+    chosen = experiments.experiment_params(params, cell, made["learning_rate"]).ensemble_settings(
+        index
+    )
     return _trained(
         own.paths.ensemble, chosen, weights, [own.paths.pretrain(m) for m in own.modalities]
     )
 
 
-def _pretrain(params: Params, cell: Cell, modality: str) -> Job:
-    own, what = experiments.settings(params, cell), f"pretrain/{modality}"
+def _pretrain(params: Params, cell: Experiment, modality: str) -> Job:
+    own, what = experiments.experiment_params(params, cell), f"pretrain/{modality}"
     yield from _process(cell, what, own, "pretrain-unimodal", "--modality", modality)
 
 
-def _cell(params: Params, cell: Cell, index: str, weights: Mapping[str, str]) -> Job:
+def _cell(params: Params, cell: Experiment, index: str, weights: Mapping[str, str]) -> Job:
     """Train with each learning rate, keep the model that is best on validation (ties: the first), evaluate it."""
-    rates, scores = experiments.rates(params, cell), list[float]()
-    paths = experiments.settings(params, cell).paths
+    rates, scores = experiments.learning_rates(params, cell), list[float]()
+    paths = experiments.experiment_params(params, cell).paths
     folder = _folder(params, cell, cell.preset)
     if (
         not paths.ensemble.exists()
@@ -208,7 +210,7 @@ def _cell(params: Params, cell: Cell, index: str, weights: Mapping[str, str]) ->
             shutil.rmtree(old)
     tries = [folder / f"rate-{rate}" for rate in rates] if rates[1:] else [paths.ensemble]
     for rate, kept in zip(rates, tries, strict=True):
-        own = experiments.settings(params, cell, rate)
+        own = experiments.experiment_params(params, cell, rate)
         if not _trained(
             kept, own.ensemble_settings(index), weights, [paths.pretrain(m) for m in own.modalities]
         ):
@@ -218,9 +220,12 @@ def _cell(params: Params, cell: Cell, index: str, weights: Mapping[str, str]) ->
     best = scores.index(max(scores))
     _copy(tries[best], paths.ensemble)
     yield from _process(
-        cell, cell.preset, experiments.settings(params, cell, rates[best]), "evaluate-missing"
+        cell,
+        cell.preset,
+        experiments.experiment_params(params, cell, rates[best]),
+        "evaluate-missing",
     )
-    experiments.mark(
+    experiments.write_marker(
         params,
         cell,
         index,
@@ -260,7 +265,9 @@ def _copy(model: Path, to: Path) -> None:
             shutil.copytree(model, aside, dirs_exist_ok=True)
 
 
-def _process(cell: Cell, what: str, own: Params, *words: str) -> Generator[Command, Ended, None]:
+def _process(
+    cell: Experiment, what: str, own: Params, *words: str
+) -> Generator[Command, Ended, None]:
     """Run a command with the settings `own`. UserError with what it said, if it fails."""
     folder = _folder(own, cell, what)
     write_json(folder / "params.json", own.model_dump(mode="json"))  # which is YAML too
@@ -291,7 +298,7 @@ def _process(cell: Cell, what: str, own: Params, *words: str) -> Generator[Comma
         raise UserError(f"{reason} (log: {folder / 'log.txt'})")
 
 
-def _folder(params: Params, cell: Cell, what: str) -> Path:
+def _folder(params: Params, cell: Experiment, what: str) -> Path:
     return params.paths.runs / cell.place / what
 
 

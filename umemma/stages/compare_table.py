@@ -7,19 +7,19 @@ from umemma.data import shard_reader
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import comparison, experiments
-from umemma.evaluation.comparison import Cell
-from umemma.evaluation.metrics import chosen
+from umemma.evaluation.comparison import ExperimentResult
+from umemma.evaluation.metrics import select_metrics
 from umemma.missing import Missing
-from umemma.missing import asked as read
+from umemma.missing import parse_missing as read
 from umemma.reports.comparison import Standings, write
 
 
 def run(params: Params) -> Standings:
     """UserError where a cell isn't done, as a table with holes misleads."""
-    plan, section = experiments.planned(params), params.evaluate
+    plan, section = experiments.plan_experiments(params), params.evaluate
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
-    metrics = chosen(section.metrics, index.task, len(index.classes))
-    marks = {cell: experiments.done(params, cell, index.fingerprint) for cell in plan}
+    metrics = select_metrics(section.metrics, index.task, len(index.classes))
+    marks = {cell: experiments.read_marker(params, cell, index.fingerprint) for cell in plan}
     if lacking := [str(cell) for cell, mark in marks.items() if mark is None]:
         raise UserError(
             f"{len(lacking)} of {len(plan)} cells aren't done with these settings: {'; '.join(lacking[:5])}"
@@ -27,13 +27,13 @@ def run(params: Params) -> Standings:
             "compare",
             "Run: umemma compare",
         )
-    found, groups, samples = list[Cell](), dict[str, list[str]](), 0
+    found, groups, samples = list[ExperimentResult](), dict[str, list[str]](), 0
     for cell in plan:  # one after another: predictions of all of them may not fit into memory
-        answers = experiments.predictions(params, cell)
+        answers = experiments.load_predictions(params, cell)
         groups, samples = answers.groups, len(answers.keys)
         also = _asked(params, cell.train)
         found.append(
-            comparison.boil_down(
+            comparison.summarize_experiment(
                 cell.train,
                 cell.preset,
                 cell.seed,
@@ -43,7 +43,7 @@ def run(params: Params) -> Standings:
                 also,
             )
         )
-    method = experiments.method(params)
+    method = experiments.compared_method(params)
     about = {
         "dataset": params.dataset,
         "variant": index.variant,
@@ -57,12 +57,14 @@ def run(params: Params) -> Standings:
         method,
         list(params.compare.seeds),
         {
-            train: comparison.columns(params.modalities, _asked(params, train))
+            train: comparison.list_columns(params.modalities, _asked(params, train))
             for train in params.compare.train
         },
-        comparison.scores(found),
-        comparison.points(found),
-        list(comparison.differences(found, method, index.task, groups, params.compare.baseline)),
+        comparison.summarize_scores(found),
+        comparison.curve_points(found),
+        list(
+            comparison.compare_methods(found, method, index.task, groups, params.compare.baseline)
+        ),
         {
             cell: mark["learning_rate"]
             for cell, mark in marks.items()
@@ -75,7 +77,7 @@ def run(params: Params) -> Standings:
 
 def _asked(params: Params, train: str) -> tuple[Missing, float] | None:
     """What is missing in training, to be asked for at the same ratio: where it is one thing, and leaves something."""
-    entries = experiments.missing_of(train, params)
+    entries = experiments.training_absences(train, params)
     if len(entries) != 1:
         return None
     ((text, ratio),) = entries.items()

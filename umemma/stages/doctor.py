@@ -21,15 +21,15 @@ from typing import Any
 from umemma import datasets, modalities
 from umemma.config import Params, Preprocess
 from umemma.data import raw_folder
-from umemma.data.archives import wanted
-from umemma.data.shard_writer import storable, survey
+from umemma.data.archives import find_target
+from umemma.data.shard_writer import count_records, mark_problems
 from umemma.errors import UserError
 from umemma.modalities.probe import SOUNDLESS, Probe, probe
-from umemma.reports.doctor import Report, Some, Split, show
+from umemma.reports.doctor import Report, Some, SplitReport, show
 from umemma.system.files import file_size, find_mismatch, sha256
-from umemma.system.log import progress
+from umemma.system.log import make_progress
 from umemma.types import BrokenPolicy, Clip, DatasetSpec, Media, Plain, Record, Source
-from umemma.validation import checked
+from umemma.validation import validate
 
 UNLISTED = "none listed"
 
@@ -40,14 +40,14 @@ def run(params: Params, as_json: bool) -> int:
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:
-        show(report, datasets.get(params.dataset).SPEC)
+        show(report, datasets.get_module(params.dataset).SPEC)
     return 1 if report.needs else 0
 
 
 def examine(params: Params) -> Report:
     """UserError for wrong settings only; any other becomes one of the needs."""
-    module, section, raw = datasets.get(params.dataset), params.preprocess, params.paths.raw
-    options = checked(module.Options, section.options, "settings", "preprocess.options")
+    module, section, raw = datasets.get_module(params.dataset), params.preprocess, params.paths.raw
+    options = validate(module.Options, section.options, "settings", "preprocess.options")
     spec: DatasetSpec = module.SPEC
     report = Report(spec.name, spec.variant, spec.licence, spec.citation, str(raw))
     get = f"umemma download {params.dataset}"
@@ -76,9 +76,9 @@ def examine(params: Params) -> Report:
 def _check_raw(report: Report, raw: Path, get: str) -> dict[str, str]:
     """The raw files against download.json. {name: sha256} of those that are as it says."""
     try:
-        files = raw_folder.raw_files(raw, f"Run: {get}")
+        files = raw_folder.read_raw_files(raw, f"Run: {get}")
     except UserError as error:
-        report.files = len(raw_folder.tree(raw))
+        report.files = len(raw_folder.list_files(raw))
         there = (raw / "download.json").exists()
         report.needs.append(
             str(error)
@@ -98,9 +98,9 @@ def _check_raw(report: Report, raw: Path, get: str) -> dict[str, str]:
             return None
         return _digest(raw / name) if size == files[name].size else ""
 
-    with progress() as bars:
+    with make_progress() as bars:
         bar = bars.add_task("doctor: checksums", total=len(files), note="")
-        for name, found in zip(files, raw_folder.parallel(digest, files), strict=True):
+        for name, found in zip(files, raw_folder.map_in_threads(digest, files), strict=True):
             if found is None:
                 report.missing.add(name)
             elif found != files[name].sha256:
@@ -137,7 +137,7 @@ def _to_get(module: ModuleType, raw: Path, options: Plain) -> list[dict[str, Any
     except (UserError, OSError):
         pass  # the next ones follow from a file that isn't there; what came before it counts
     own = {source.path for source in sources if not source.unpack}
-    names = [name for name in raw_folder.tree(raw) if name not in own]
+    names = [name for name in raw_folder.list_files(raw) if name not in own]
     held: dict[
         Callable[[str], str | None], int
     ] = {}  # files in place by where they come from: many tars share a rule
@@ -146,7 +146,7 @@ def _to_get(module: ModuleType, raw: Path, options: Plain) -> list[dict[str, Any
         if not source.unpack:
             return not find_mismatch(raw / source.path, source)
         if source.unpack not in held:
-            held[source.unpack] = sum(wanted(source.unpack, name) == name for name in names)
+            held[source.unpack] = sum(find_target(source.unpack, name) == name for name in names)
         return held[source.unpack] >= (1 if source.media else max(source.files, 1))
 
     return [
@@ -174,8 +174,8 @@ def _check_samples(
     section: Preprocess,
 ) -> dict[Path, int]:
     """Every record, and a look at its media. {media file: the splits whose samples name it, bit i for the i-th}."""
-    counts, repeated = survey(module.records(raw, options))
-    report.splits = {split: Split(spec.expected.get(split)) for split in spec.splits}
+    counts, repeated = count_records(module.records(raw, options))
+    report.splits = {split: SplitReport(spec.expected.get(split)) for split in spec.splits}
     report.classes = {name: {split: [0, 0] for split in spec.splits} for name in spec.classes}
     bits = {split: 1 << number for number, split in enumerate(spec.splits)}
     named: dict[Path, int] = {}
@@ -187,11 +187,11 @@ def _check_samples(
             record.media, section.media
         )
 
-    with warnings.catch_warnings(), progress() as bars:
+    with warnings.catch_warnings(), make_progress() as bars:
         warnings.simplefilter("ignore")
         bar = bars.add_task("doctor: samples", total=counts.total(), note="")
-        for record, found in raw_folder.parallel(
-            look, storable(module.records(raw, options), spec, repeated)
+        for record, found in raw_folder.map_in_threads(
+            look, mark_problems(module.records(raw, options), spec, repeated)
         ):
             _count(report, spec, record, found, section.broken, soundless)
             if found:
@@ -226,7 +226,7 @@ def _count(
         report.duplicate_ids.add(record.key)
     reason = ""
     if found:
-        reason = "; ".join(modalities.reasons(found.broken))
+        reason = "; ".join(modalities.format_reasons(found.broken))
         paths = dict.fromkeys(
             str(path) for path in map(_path, map(record.media.__getitem__, found.broken)) if path
         )
@@ -283,9 +283,9 @@ def _check_content(
         return known or _digest(path)
 
     same: dict[str, list[Path]] = defaultdict(list)
-    with progress() as bars:
+    with make_progress() as bars:
         bar = bars.add_task("doctor: duplicates", total=len(twins), note="")
-        for path, found in zip(twins, raw_folder.parallel(digest, twins), strict=True):
+        for path, found in zip(twins, raw_folder.map_in_threads(digest, twins), strict=True):
             same[found].append(path)
             bars.advance(bar)
     for found, paths in same.items():

@@ -10,8 +10,8 @@ from umemma import datasets
 from umemma.config import Paths
 from umemma.data.downloader import Downloader, is_address
 from umemma.errors import UserError
-from umemma.system.log import progress
-from umemma.validation import checked
+from umemma.system.log import make_progress
+from umemma.validation import validate
 
 
 def run(dataset: str, options: Mapping[str, Any], origin: str = "") -> Path:
@@ -22,8 +22,8 @@ def run(dataset: str, options: Mapping[str, Any], origin: str = "") -> Path:
     addresses are not asked then), or from their own addresses. UserError for those that can't
     be had, with the steps that a person can take, for a hostile or damaged archive, and where the disk is too small.
     """
-    module = datasets.get(dataset)
-    chosen = checked(module.Options, options, "settings", "preprocess.options")
+    module = datasets.get_module(dataset)
+    chosen = validate(module.Options, options, "settings", "preprocess.options")
     if origin and not is_address(origin):
         origin = str(Path(origin).expanduser().absolute())
         if not Path(origin).exists():
@@ -36,7 +36,7 @@ def run(dataset: str, options: Mapping[str, Any], origin: str = "") -> Path:
     folder = Paths(dataset).raw
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with progress() as bars:
+        with make_progress() as bars:
             job = Downloader(dataset, module.SPEC, folder, origin, bars)
             job.place_all(module.sources(folder, chosen))
             job.describe()

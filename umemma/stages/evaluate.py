@@ -24,13 +24,20 @@ from umemma.evaluation import information, metrics
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.grid import Grid, write_rows
 from umemma.evaluation.predictions import Predictions
-from umemma.evaluation.results import Outcome, by_setting, ceiling, finite, spread, summary
-from umemma.missing import asked, keep_table, patterns, settings
+from umemma.evaluation.results import (
+    Outcome,
+    find_ceiling,
+    group_by_condition,
+    mean_and_std,
+    replace_nan,
+    summarize,
+)
+from umemma.missing import list_conditions, list_patterns, make_keep_table, parse_missing
 from umemma.models import saved_model
 from umemma.reports import evaluation
 from umemma.system import distributed
 from umemma.system.files import new_files
-from umemma.types import joined
+from umemma.types import format_pattern
 from umemma.validation import fingerprint
 
 KEPT = "predictions.parquet"
@@ -54,9 +61,11 @@ def run(params: Params) -> Outcome:
     if not distributed.is_main():
         return Outcome([], [], [], inputs.about)
     grid = _grid(params, predictions)
-    rows = grid.rows(settings(params.modalities), params.evaluate.ratios)
+    rows = grid.rows(list_conditions(params.modalities), params.evaluate.ratios)
     section = params.evaluate
-    bits = information.bits(predictions, grid.bootstrap, grid.metrics[0], section.smallest_effect)
+    bits = information.estimate_information(
+        predictions, grid.bootstrap, grid.metrics[0], section.smallest_effect
+    )
     outcome = Outcome(*rows, grid.metrics, inputs.about, bits)
     with new_files(params.paths.results) as folder:
         predictions.save(folder / KEPT, inputs.made_by)
@@ -83,7 +92,11 @@ def ask(params: Params, missing: str, ratios: Sequence[float]) -> Outcome:
                 usage=True,
             )
     names = params.modalities
-    sets = [asked(missing.replace(",", "+"), names, "--missing")] if missing else settings(names)
+    sets = (
+        [parse_missing(missing.replace(",", "+"), names, "--missing")]
+        if missing
+        else list_conditions(names)
+    )
     inputs = _inputs(params)
     predictions = Predictions.load(params.paths.results / KEPT, inputs.made_by)
     if predictions is None:
@@ -103,7 +116,7 @@ def _grid(params: Params, predictions: Predictions) -> Grid:
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """An outcome for machines: the summary of metrics.json, and an entry per (missing set, ratio)."""
-    numbers = summary(outcome)
+    numbers = summarize(outcome)
     higher = {metric.name: metric.higher for metric in outcome.metrics}
     complete = {
         row.metric: row.value
@@ -115,16 +128,16 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         if row.model == "unimodal":
             alone[row.metric][row.left] = row.value
     results = []
-    for row, drawn in by_setting(outcome.ratios):
-        mean, std = spread([one.value for one in drawn])
+    for row, drawn in group_by_condition(outcome.ratios):
+        mean, std = mean_and_std([one.value for one in drawn])
         entry = {
             name: getattr(row, name)
             for name in ("missing", "left", "ratio", "metric", "value", "low", "high")
         }
         entry |= {"samples": row.n, "refused": row.refused, "complete": complete[row.metric]}
-        entry |= {"unimodal_ceiling": ceiling(row.left, alone[row.metric], higher[row.metric])}
+        entry |= {"unimodal_ceiling": find_ceiling(row.left, alone[row.metric], higher[row.metric])}
         results.append(entry | {"draws": {"mean": mean, "std": std, "count": len(drawn)}})
-    return finite({**numbers, **outcome.about, "results": results})
+    return replace_nan({**numbers, **outcome.about, "results": results})
 
 
 def _command(params: Params) -> str:
@@ -141,7 +154,7 @@ def _inputs(params: Params) -> _Inputs:
     params.evaluate.check_split()
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities)
-    lead = metrics.chosen(params.evaluate.metrics, index.task, len(index.classes))[0]
+    lead = metrics.select_metrics(params.evaluate.metrics, index.task, len(index.classes))[0]
     own = params.ensemble_settings(index.fingerprint)
     ensemble = saved_model.check(params.paths.ensemble, own, ENSEMBLE)
     weights = {
@@ -175,11 +188,11 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     """One pass over the split for the ensemble and each uni-modal model, shared among the processes."""
     import torch
 
-    from umemma.data.loader import watched
+    from umemma.data.loader import watch_workers
     from umemma.models import factory
-    from umemma.training.step import answers
-    from umemma.training.train import Data
-    from umemma.training.trainer import prepare, repeatable
+    from umemma.training.step import predict_logits
+    from umemma.training.train import DataSource
+    from umemma.training.trainer import explain_nondeterminism, prepare
 
     section, index, names = params.evaluate, inputs.index, sorted(params.modalities)
     chosen = {m: params.encoder(m) for m in names}
@@ -189,7 +202,12 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     saved_model.load(
         params.paths.ensemble, model, params.ensemble_settings(index.fingerprint), ENSEMBLE
     )
-    several = [(factory.ready(model, params.finetune, device), torch.from_numpy(keep_table(names)))]
+    several = [
+        (
+            factory.place_on_device(model, params.finetune, device),
+            torch.from_numpy(make_keep_table(names)),
+        )
+    ]
     for m in names:
         model = factory.build({m: chosen[m]}, {m: specs[m]}, index.classes)
         saved_model.load(
@@ -200,19 +218,20 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         )
         several.append(
             (
-                factory.ready(model, params.pretrain.of(m), device),
+                factory.place_on_device(model, params.pretrain.of(m), device),
                 torch.ones(1, 1, dtype=torch.bool),
             )
         )
-    data = Data(Store(params.paths.shards), index, specs, params.machine, params.seed)
-    with contextlib.ExitStack() as stay, watched(), repeatable():
+    data = DataSource(Store(params.paths.shards), index, specs, params.machine, params.seed)
+    with contextlib.ExitStack() as stay, watch_workers(), explain_nondeterminism():
         split = data.load(section.split, stay, "evaluate")
         probed = len(names) > 1
         logits, *alone = (
-            one.numpy() for one in answers(several, split, section.batch_size, device, probed)
+            one.numpy()
+            for one in predict_logits(several, split, section.batch_size, device, probed)
         )
-    subsets = patterns(names)
-    ensemble = {joined(pattern): logits[:, s] for s, pattern in enumerate(subsets)}
+    subsets = list_patterns(names)
+    ensemble = {format_pattern(pattern): logits[:, s] for s, pattern in enumerate(subsets)}
     unimodal = {m: one[:, 0] for m, one in zip(names, alone, strict=True)}
     probes = {m: logits[:, len(subsets) + i] for i, m in enumerate(names) if probed}
     probes = {

@@ -16,13 +16,13 @@ import torch
 from umemma.config import Finetune, Params, Training
 from umemma.data import shard_reader
 from umemma.data.storage import Store
-from umemma.missing import pattern_weights
+from umemma.missing import normalize_pattern_weights
 from umemma.models import factory, saved_model
 from umemma.models.late_fusion import LateFusion
 from umemma.system.files import sha256
 from umemma.training.balancing import GradientModulation, Rival, Teachers
-from umemma.training.run_folder import Run, as_csv
-from umemma.training.train import Data, learn
+from umemma.training.run_folder import Run, format_csv
+from umemma.training.train import DataSource, train_model
 from umemma.training.trainer import prepare
 
 
@@ -38,8 +38,8 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
     settings, folder = params.ensemble_settings(index.fingerprint), params.paths.ensemble
     chosen = {m: params.encoder(m) for m in sorted(params.modalities)}
     specs = factory.input_specs(chosen)
-    augments = factory.augments(settings["augment"], specs)
-    weights = pattern_weights(list(chosen), section.pattern_weights)
+    augments = factory.make_augmentations(settings["augment"], specs)
+    weights = normalize_pattern_weights(list(chosen), section.pattern_weights)
     if switches["mma"] == "none":
         weights = np.eye(len(weights))[0]  # the complete pattern only
     device = prepare(params.seed, "finetune", deterministic=params.machine.deterministic)
@@ -51,7 +51,7 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
         for m in chosen:
             alone[m], its = _unimodal(params, m, index)
             started_from[m if unimodal else f"teacher of {m}"] = str(its["weights_sha256"])
-    if not again and (about := saved_model.done(folder, settings, started_from)):
+    if not again and (about := saved_model.find_current(folder, settings, started_from)):
         return float(about["scores"]["val_score"])
     training: Training = section
     if unimodal:
@@ -72,9 +72,9 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
             params.machine,
             tensorboard,
         )
-    learned = learn(
-        factory.ready(model, section, device),
-        Data(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
+    learned = train_model(
+        factory.place_on_device(model, section, device),
+        DataSource(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
         under_way,
         weights=weights,
         one_drawn=switches["mma"] == "drop",
@@ -84,7 +84,7 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
         title=f"finetune {switches['preset']}",
         rival=_rival(switches["balance"], section, model, alone, device),
     )
-    figures, from_hub = as_csv(learned.figures), factory.from_hub(chosen, specs)
+    figures, from_hub = format_csv(learned.figures), factory.find_hub_names(chosen, specs)
     saved_model.save(
         folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub
     )
@@ -104,7 +104,7 @@ def _rival(
         return GradientModulation(model, section.ogm.alpha, section.ogm.noise)
     if name == "umt":  # a frozen encoder has nothing to be taught
         teachers = {
-            m: factory.ready(one, section, device)
+            m: factory.place_on_device(one, section, device)
             for m, one in alone.items()
             if m not in model.frozen
         }

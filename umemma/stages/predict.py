@@ -21,13 +21,13 @@ from rich.table import Table as Shown
 
 from umemma.datasets import _table
 from umemma.datasets._table import Row
-from umemma.errors import UserError, unknown
+from umemma.errors import UserError, unknown_name
 from umemma.models import predictor
 from umemma.models.predict_inputs import Failure
 from umemma.models.predictor import Prediction, Predictor
 from umemma.system import log
 from umemma.system.files import new_file
-from umemma.types import BrokenPolicy, joined
+from umemma.types import BrokenPolicy, format_pattern
 
 GROUP = 4096  # rows that are written together
 MANY = 1000  # rows from which on further processes pay: one takes seconds to start
@@ -124,7 +124,7 @@ def run_table(
         with (
             new_file(out) as aside,
             pq.ParquetWriter(aside, schema := _schema(model)) as writer,
-            log.progress() as bars,
+            log.make_progress() as bars,
         ):
             bar = bars.add_task("predict", total=total, note="")
             found = bars.track(model.predict_many(samples, batch_size, workers), total, task_id=bar)
@@ -166,7 +166,9 @@ def _row(row: Row, found: Prediction | Failure) -> dict[str, Any]:
         "probabilities": [*found.probabilities.values()],
     }
     return (
-        key | answer | {"present": joined(found.present), "reason": "; ".join(found.broken) or None}
+        key
+        | answer
+        | {"present": format_pattern(found.present), "reason": "; ".join(found.broken) or None}
     )
 
 
@@ -227,9 +229,9 @@ def _column(given: str, header: Sequence[str], known: Sequence[str]) -> tuple[st
             f"can't read {given!r}", "--columns", "Write it as --columns image=COLUMN.", usage=True
         )
     if modality not in known:
-        raise unknown("modality", modality, known, "--columns")
+        raise unknown_name("modality", modality, known, "--columns")
     if header and column not in header:
-        raise unknown("column", column, header, f"--columns {modality}")
+        raise unknown_name("column", column, header, f"--columns {modality}")
     return modality, column
 
 

@@ -24,16 +24,16 @@ from umemma.config import Params
 from umemma.data import raw_folder, shard_reader, shard_writer
 from umemma.data.raw_folder import RawFile
 from umemma.data.shard_reader import Index, Shard
-from umemma.data.shard_writer import Job
+from umemma.data.shard_writer import ShardJob
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.system import executors
 from umemma.system.files import sha256
-from umemma.system.log import progress
+from umemma.system.log import make_progress
 from umemma.types import Clip, DatasetSpec, Media, Record, Unreadable
-from umemma.validation import checked, difference, fingerprint
+from umemma.validation import fingerprint, list_differences, validate
 
-Executor = Callable[[Callable[[Job], Shard], Iterable[Job], int], Iterator[Shard]]
+Executor = Callable[[Callable[[ShardJob], Shard], Iterable[ShardJob], int], Iterator[Shard]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def run(
     *,
     retry_failed: bool = False,
     share: Share = Share(),
-    executor: Executor = executors.local,
+    executor: Executor = executors.run_locally,
 ) -> Index:
     """Make every shard that isn't there yet, and the index when none is missing. workers: 0 = all cores.
 
@@ -59,33 +59,33 @@ def run(
     died every time.
     """
     # 1. What there is to do.
-    module, section, raw = datasets.get(params.dataset), params.preprocess, params.paths.raw
-    options = checked(module.Options, section.options, "settings", "preprocess.options")
+    module, section, raw = datasets.get_module(params.dataset), params.preprocess, params.paths.raw
+    options = validate(module.Options, section.options, "settings", "preprocess.options")
     again = f"Run: umemma download {params.dataset}"
-    files = raw_folder.raw_files(raw, again)
-    raw_folder.check(raw, files, again)
+    files = raw_folder.read_raw_files(raw, again)
+    raw_folder.check_raw_files(raw, files, again)
     spec: DatasetSpec = module.spec(raw, options)
     params.check_modalities(spec.modalities)
     store, settings = Store(params.paths.shards), params.shard_settings()
-    counts, repeated = shard_writer.survey(module.records(raw, options))
+    counts, repeated = shard_writer.count_records(module.records(raw, options))
     check_splits(counts, spec)
     total = counts.total()
-    say_what_differs(store, settings)
+    log_differences(store, settings)
 
     # 2. Do what is missing.
-    records = shard_writer.storable(module.records(raw, options), spec, repeated)
-    made_from = input_of(module, raw, files, settings)
-    expected: dict[str, Job] = {}
-    with progress() as bars:
+    records = shard_writer.mark_problems(module.records(raw, options), spec, repeated)
+    made_from = make_input_fingerprint(module, raw, files, settings)
+    expected: dict[str, ShardJob] = {}
+    with make_progress() as bars:
         bar = bars.add_task(f"preprocess {params.dataset}", total=total, note="")
 
-        def todo() -> Iterator[Job]:
-            listed = shard_writer.jobs(
+        def todo() -> Iterator[ShardJob]:
+            listed = shard_writer.plan_shards(
                 records, spec, store, section.media, section.shard_size, made_from, section.broken
             )
             for number, job in enumerate(listed):
                 expected[job.name] = replace(job, records=())
-                made = shard_writer.is_made(job, thorough=True)
+                made = shard_writer.is_current(job, thorough=True)
                 if made and retry_failed and shard_writer.has_failures(job):
                     made, job = False, replace(job, retry=True)
                 if made or number % share.tasks != share.index:
@@ -101,7 +101,7 @@ def run(
             1 if store.url.startswith("memory://") else workers
         )  # which each process has for itself
         started, done, failed, broken = time.perf_counter(), 0, 0, 0
-        for shard in executor(shard_writer.make, todo(), workers):
+        for shard in executor(shard_writer.write_shard, todo(), workers):
             bars.advance(bar, shard.samples + shard.failed + shard.left_out)
             done, failed, broken = (
                 done + shard.samples,
@@ -122,7 +122,7 @@ def run(
     made: dict[str, list[Shard]] = {split: [] for split in spec.splits}
     missing: list[str] = []
     for name, job in expected.items():
-        found = shard_reader.marker(store, name) if shard_writer.is_made(job) else None
+        found = shard_reader.find_marker(store, name) if shard_writer.is_current(job) else None
         if found is None:
             missing.append(name)
         else:
@@ -155,7 +155,7 @@ def check_splits(counts: Mapping[str, int], spec: DatasetSpec) -> None:
         raise UserError(f"splits {sorted(strangers)} are not those of the dataset", spec.name)
 
 
-def input_of(
+def make_input_fingerprint(
     module: ModuleType, raw: Path, files: Mapping[str, RawFile], settings: Mapping[str, Any]
 ) -> Callable[[Iterable[Record]], str]:
     """A function from the records of a shard to the fingerprint of all that decides its bytes.
@@ -210,10 +210,10 @@ def _content(path: Path) -> str:
         return ""
 
 
-def say_what_differs(store: Store, settings: Mapping[str, Any]) -> None:
+def log_differences(store: Store, settings: Mapping[str, Any]) -> None:
     """A line in the log where the present shards are other settings' work, and so are remade."""
     try:
-        differences = difference(shard_reader.read_index(store).settings, settings)
+        differences = list_differences(shard_reader.read_index(store).settings, settings)
     except UserError:  # no index, or none that can be read: whatever there is speaks for itself
         return
     if differences:

@@ -11,11 +11,11 @@ import numpy as np
 from umemma.config import Params
 from umemma.data import shard_reader
 from umemma.data.storage import Store
-from umemma.errors import unknown
+from umemma.errors import unknown_name
 from umemma.models import factory, saved_model
 from umemma.system.files import sha256
-from umemma.training.run_folder import Run, as_csv
-from umemma.training.train import Data, learn
+from umemma.training.run_folder import Run, format_csv
+from umemma.training.train import DataSource, train_model
 from umemma.training.trainer import prepare
 
 
@@ -25,7 +25,7 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
     A model that is there, made with the same settings, stays, unless it is to be trained `again`.
     """
     if modality not in params.modalities:
-        raise unknown("modality", modality, params.modalities, "--modality")
+        raise unknown_name("modality", modality, params.modalities, "--modality")
     store = Store(params.paths.shards)
     index = shard_reader.read_index(store, params.shard_settings())
     params.check_modalities(index.modalities)
@@ -36,13 +36,13 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
     specs = factory.input_specs(
         {m: params.encoder(m) for m in params.modalities}
     )  # all: fail before the first trains
-    augments = factory.augments(settings["augment"], specs)
+    augments = factory.make_augmentations(settings["augment"], specs)
     device = prepare(params.seed, "pretrain", modality, deterministic=params.machine.deterministic)
     training = params.pretrain.of(modality)
     chosen, specs = {modality: params.encoder(modality)}, {modality: specs[modality]}
     weights = factory.find_weights(chosen)
     started_from = {m: sha256(path) for m, path in weights.items()}
-    if not again and (about := saved_model.done(folder, settings, started_from)):
+    if not again and (about := saved_model.find_current(folder, settings, started_from)):
         return float(about["scores"]["val_score"])
     model = factory.build(chosen, specs, index.classes, weights=weights)
     under_way = Run.of(
@@ -53,9 +53,9 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
         params.machine,
         tensorboard,
     )
-    learned = learn(
-        factory.ready(model, training, device),
-        Data(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
+    learned = train_model(
+        factory.place_on_device(model, training, device),
+        DataSource(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
         under_way,
         weights=np.ones(1),
         one_drawn=False,
@@ -64,7 +64,7 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
         device=device,
         title=f"pretrain {modality}",
     )
-    figures, from_hub = as_csv(learned.figures), factory.from_hub(chosen, specs)
+    figures, from_hub = format_csv(learned.figures), factory.find_hub_names(chosen, specs)
     saved_model.save(
         folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub
     )

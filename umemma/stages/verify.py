@@ -7,7 +7,7 @@ from umemma.data import shard_reader
 from umemma.data.shard_reader import Index
 from umemma.data.storage import Store
 from umemma.errors import UserError
-from umemma.system.log import progress
+from umemma.system.log import make_progress
 
 
 def run(params: Params) -> Index:
@@ -15,13 +15,13 @@ def run(params: Params) -> Index:
     store = Store(params.paths.shards)
     index = shard_reader.read_index(store, params.shard_settings())
     found: list[str] = []
-    with progress() as bars:
+    with make_progress() as bars:
         bar = bars.add_task(
             f"verify {params.dataset}", total=sum(map(index.samples, index.splits)), note=""
         )
         for split in index.splits:
             for shard in index.shards(split):
-                found += shard_reader.verify(store, index, split, shard)
+                found += shard_reader.verify_shard(store, index, split, shard)
                 bars.advance(bar, shard.samples)
     if found:
         listed = "\n".join(

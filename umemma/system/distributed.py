@@ -58,7 +58,7 @@ def is_main() -> bool:
     return world().rank == 0
 
 
-def start() -> torch.device:
+def init() -> torch.device:
     """Join the other processes, and take this one's device. Once per process; alone there is nobody to join."""
     import torch
     from torch import distributed as dist
@@ -89,7 +89,7 @@ def start() -> torch.device:
     return device
 
 
-def finish() -> None:
+def shutdown() -> None:
     """Part from the other processes, if there are any."""
     if _joined():
         from torch import distributed as dist
@@ -97,7 +97,7 @@ def finish() -> None:
         dist.destroy_process_group()
 
 
-def largest(numbers: Sequence[float]) -> Callable[[], list[float]]:
+def all_reduce_max(numbers: Sequence[float]) -> Callable[[], list[float]]:
     """Ask for each number's largest value over all processes; the answer is waited for when it is called."""
     import torch
     from torch import distributed as dist
@@ -113,7 +113,7 @@ def largest(numbers: Sequence[float]) -> Callable[[], list[float]]:
     return answer
 
 
-def everyone(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
     """The values of all processes, by rank. Plain data, small."""
     if world().size == 1:
         return [value]
@@ -124,7 +124,7 @@ def everyone(value: Any) -> list[Any]:
     return values
 
 
-def rows(mine: Tensor, total: int) -> Tensor:
+def gather_rows(mine: Tensor, total: int) -> Tensor:
     """(total, ...) of all processes from the (n, ...) of each, on the CPU: of rank r come the rows r, r + size, ..."""
     size = world().size
     if size == 1:
@@ -147,7 +147,7 @@ def rows(mine: Tensor, total: int) -> Tensor:
     )[:total]
 
 
-def spread(tensors: Iterable[Tensor]) -> None:
+def broadcast(tensors: Iterable[Tensor]) -> None:
     """The tensors become what they are in the main process, in place."""
     if world().size > 1:
         from torch import distributed as dist
@@ -156,25 +156,25 @@ def spread(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
-def share(total: int) -> range:
+def rank_indices(total: int) -> range:
     """The rows of this process, such that `rows` puts them together again."""
     return range(world().rank, total, world().size)
 
 
-def together(function: Callable[[], Result]) -> Result:
+def raise_on_all(function: Callable[[], Result]) -> Result:
     """`function()`, and a UserError of any process becomes one of all, so that none waits for one that has gone."""
     result, error = None, None
     try:
         result = function()
     except UserError as caught:
         error = caught
-    first = next((one for one in everyone(error) if one is not None), None)
+    first = next((one for one in all_gather_object(error) if one is not None), None)
     if first is not None:
         raise error or first
     return result  # type: ignore[return-value]
 
 
-def first_to_say(text: str) -> bool:
+def is_first_to_report(text: str) -> bool:
     """Whether no other process has said the same yet. Processes fail alike; the user should read it once."""
     if not _joined():
         try:

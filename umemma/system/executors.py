@@ -30,7 +30,9 @@ Result = TypeVar("Result")
 ATTEMPTS = 2  # for a job that is alone with its worker
 
 
-def local(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
+def run_locally(
+    function: Callable[[Job], Result], jobs: Iterable[Job], workers: int
+) -> Iterator[Result]:
     """`workers` spawned processes; one worker is this process itself."""
     if workers == 1:
         yield from map(function, jobs)
@@ -60,7 +62,9 @@ def local(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) 
                     )
 
 
-def ray(address: str) -> Callable[[Callable[[Job], Result], Iterable[Job], int], Iterator[Result]]:
+def run_on_ray(
+    address: str,
+) -> Callable[[Callable[[Job], Result], Iterable[Job], int], Iterator[Result]]:
     """Tasks of Ray Core, on the cluster at `address` ("auto" = the one of this machine) or, with "", on one of its own."""
 
     def run(

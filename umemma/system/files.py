@@ -47,7 +47,7 @@ def new_file(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill; it takes the place of `path` when the block ends well. Until then the old one stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent)
+    remove_leftovers(path.parent)
     aside, old = _beside(path, "part"), _beside(path, "old")
     aside.mkdir()
     try:
@@ -76,7 +76,7 @@ def new_files(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Tidy up after processes of this machine that were killed: what was half-written goes, what was moved aside returns."""
     for path in [*folder.glob(".*.part"), *folder.glob(".*.old")]:
         match = re.fullmatch(r"\.(.+)\.([^.]*)-(\d+)\.(part|old)", path.name)

@@ -35,7 +35,7 @@ class _Passing(Exception):
     """What may be over at the next try."""
 
 
-def http(
+def fetch_http(
     url: str,
     target: Path,
     source: Source,
@@ -186,7 +186,7 @@ def _answer(session: Any, part: _Part, source: Source, advance: Advance) -> bool
     return "Range" in headers and answer.status_code == 206
 
 
-def gdrive(
+def fetch_gdrive(
     identifier: str, target: Path, source: Source, advance: Advance = lambda done, total: None
 ) -> None:
     """Fetch a file of Google Drive to `target`, by gdown (>= 6.5), which continues its own parts. NotServed as `http`."""
@@ -216,7 +216,7 @@ def gdrive(
     os.replace(aside, target)
 
 
-def kaggle(handle: str) -> Path:
+def fetch_kaggle(handle: str) -> Path:
     """The folder of a Kaggle data set, "owner/name", which kagglehub keeps in its own cache. NotServed as `http`."""
     try:
         import kagglehub

@@ -19,7 +19,7 @@ console = Console(stderr=True)
 output = Console()  # results, on stdout
 
 
-def start(command: str, folder: Path = Path("logs")) -> None:
+def start_logging(command: str, folder: Path = Path("logs")) -> None:
     """Log to the console, and in full to a new file under `folder`; a folder that can't be written is no reason to stop."""
     rank, size, _ = world()
     if (
@@ -46,7 +46,7 @@ def start(command: str, folder: Path = Path("logs")) -> None:
     logger.debug(f"command line: {sys.argv}")
 
 
-def progress() -> Progress:
+def make_progress() -> Progress:
     """Bars that stay on the screen when they are done; each task may set a `note` (loss, samples per second)."""
     return Progress(
         TextColumn("{task.description:<20}"),
@@ -59,7 +59,7 @@ def progress() -> Progress:
     )
 
 
-def table(
+def make_table(
     title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1
 ) -> Table:
     """For the terminal: the first `names` columns are words, the others numbers."""

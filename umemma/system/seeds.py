@@ -24,12 +24,12 @@ def uniform(seed: int, *names: str | int) -> float:
     return (derive(seed, *names) >> 10) / 2**53
 
 
-def hashes(keys: Sequence[str]) -> np.ndarray:
+def hash_keys(keys: Sequence[str]) -> np.ndarray:
     """(N,) uint64: a hash of each sample key, to be `mixed`."""
     return np.array([derive(0, "key", key) for key in keys], dtype=np.uint64)
 
 
-def mixed(hashes: np.ndarray, seed: int, *names: str | int) -> np.ndarray:
+def mix(hashes: np.ndarray, seed: int, *names: str | int) -> np.ndarray:
     """(N,) uint64 numbers that belong to `names` and to each sample, whatever batch or process it is in.
 
     Reference: the finaliser of SplitMix64 (Steele, Lea & Flood, Fast splittable pseudorandom number generators, 2014).
@@ -40,6 +40,6 @@ def mixed(hashes: np.ndarray, seed: int, *names: str | int) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def unit(numbers: np.ndarray) -> np.ndarray:
+def to_unit(numbers: np.ndarray) -> np.ndarray:
     """uint64 numbers as float64 in [0, 1)."""
     return (numbers >> np.uint64(11)) / 2.0**53

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from umemma.models.late_fusion import LateFusion
-from umemma.training.loss import losses
+from umemma.training.loss import sample_losses
 from umemma.types import Batch
 
 Rival: TypeAlias = Callable[[Mapping[str, Tensor], Batch], Tensor]
@@ -47,8 +47,8 @@ class GradientModulation:
     @torch.no_grad()
     def __call__(self, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """0: what it changes are the gradients of this batch."""
-        right = right_answers(self.model, features, batch.target)
-        self.k = coefficients(right, batch.present.to(right.device), self.alpha)
+        right = predict_target_probability(self.model, features, batch.target)
+        self.k = modulation_coefficients(right, batch.present.to(right.device), self.alpha)
         return right.new_zeros(())
 
     def _change(self, i: int) -> Callable[[Tensor], Tensor]:
@@ -63,14 +63,16 @@ class GradientModulation:
         return change
 
 
-def right_answers(model: LateFusion, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
+def predict_target_probability(
+    model: LateFusion, features: Mapping[str, Tensor], target: Tensor
+) -> Tensor:
     """(B, M): the probability that each modality alone gives the right answer, by what its head adds to the logits of a
     complete sample. For sets of labels it is the geometric mean over the labels, those that are not there included."""
     logits = [model.heads[m](features[m]) / len(model.modalities) for m in model.modalities]
-    return losses(torch.stack(logits, 1), target).neg().exp()
+    return sample_losses(torch.stack(logits, 1), target).neg().exp()
 
 
-def coefficients(right: Tensor, present: Tensor, alpha: float) -> Tensor:
+def modulation_coefficients(right: Tensor, present: Tensor, alpha: float) -> Tensor:
     """(M,): k_m = 1 - tanh(alpha rho_m) where rho_m > 1, else 1; also 1 where there is nothing to compare with.
 
     right: (B, M) probabilities of the right answer, present: (B, M) bool.

@@ -19,28 +19,28 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from umemma._version import __version__
-from umemma.data.loader import Split, cut
+from umemma.data.loader import LoadedSplit, cut_batches
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
 from umemma.system.files import new_file, save_tensors
 from umemma.validation import fingerprint
 
 
-def unchanging(model: LateFusion, augments: Mapping[str, Any]) -> list[str]:
+def find_frozen(model: LateFusion, augments: Mapping[str, Any]) -> list[str]:
     """The modalities whose features training doesn't change."""
     return [m for m in model.modalities if m in model.frozen and m not in augments]
 
 
 @contextlib.contextmanager
-def kept(
+def cache_features(
     model: LateFusion,
-    splits: Mapping[str, Split],
+    splits: Mapping[str, LoadedSplit],
     names: Sequence[str],
     folder: Path,
     made_from: Mapping[str, Any],
     batch_size: int,
     device: torch.device,
-) -> Iterator[dict[str, Split]]:
+) -> Iterator[dict[str, LoadedSplit]]:
     """The splits with features in place of the inputs of `names`, and the model, for as long as the block lasts, without
     their encoders. made_from: what the samples depend on besides their keys."""
     if not names:
@@ -79,16 +79,16 @@ def kept(
 
 def _features(
     model: LateFusion,
-    split: Split,
+    split: LoadedSplit,
     where: Mapping[str, Path],
     batch_size: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """{modality: (N, D_m)} on the CPU, from where they were kept or from one pass, shared among the processes."""
     found = {m: _read(path) for m, path in where.items()}
-    if all(distributed.everyone(all(x is not None for x in found.values()))):
+    if all(distributed.all_gather_object(all(x is not None for x in found.values()))):
         return {m: x for m, x in found.items() if x is not None}
-    features = encode(
+    features = encode_samples(
         model, split.of(where.keys()), sorted(where), np.arange(len(split)), batch_size, device
     )
     if distributed.is_main():
@@ -106,9 +106,9 @@ def _features(
     return features
 
 
-def encode(
+def encode_samples(
     model: LateFusion,
-    split: Split,
+    split: LoadedSplit,
     names: Sequence[str],
     numbers: np.ndarray,
     batch_size: int,
@@ -118,12 +118,14 @@ def encode(
     modalities of the split, sorted."""
     chunks: dict[str, list[Tensor]] = {m: [torch.empty(0, model.dims[m])] for m in names}
     model.eval()
-    mine = numbers[np.array(distributed.share(len(numbers)), dtype=np.int64)]
+    mine = numbers[np.array(distributed.rank_indices(len(numbers)), dtype=np.int64)]
     with torch.no_grad():
-        for batch in split.batches(cut(mine, batch_size), device):
+        for batch in split.batches(cut_batches(mine, batch_size), device):
             for i, m in enumerate(names):
                 chunks[m].append(model.encode_one(m, batch.inputs[m], batch.present[:, i]).cpu())
-    return {m: distributed.rows(torch.cat(parts), len(numbers)) for m, parts in chunks.items()}
+    return {
+        m: distributed.gather_rows(torch.cat(parts), len(numbers)) for m, parts in chunks.items()
+    }
 
 
 def _read(path: Path) -> Tensor | None:

@@ -14,10 +14,10 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
-from umemma.data.loader import Split
+from umemma.data.loader import LoadedSplit
 from umemma.models.late_fusion import LateFusion
 from umemma.training import feature_cache
-from umemma.training.loss import losses
+from umemma.training.loss import sample_losses
 
 MOST = 20_000  # training samples that a probe is fitted to
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)  # of its weights, of which validation chooses
@@ -25,13 +25,15 @@ STEPS = 50  # of L-BFGS, for each
 
 
 def fit_all(
-    model: LateFusion, train: Split, val: Split, batch_size: int, device: torch.device
+    model: LateFusion, train: LoadedSplit, val: LoadedSplit, batch_size: int, device: torch.device
 ) -> None:
     """Fit the probe of every modality to the features of the training samples that have it, the strength of its decay
     chosen on validation. Where these samples are of one class there is nothing to fit: the probe's answers stay NaN."""
     some = np.sort(np.argsort(train.hashes, kind="stable")[:MOST])
-    fitted_to = feature_cache.encode(model, train, model.modalities, some, batch_size, device)
-    chosen_by = feature_cache.encode(
+    fitted_to = feature_cache.encode_samples(
+        model, train, model.modalities, some, batch_size, device
+    )
+    chosen_by = feature_cache.encode_samples(
         model, val, model.modalities, np.arange(len(val)), batch_size, device
     )
     for i, m in enumerate(model.modalities):
@@ -59,7 +61,7 @@ def fit(known: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], classes: 
     for decay in DECAYS:  # from the strongest on, each from where the one before ended
         _minimise(layer, x, target, decay)
         with torch.no_grad():
-            loss = float(losses(layer((held_out[0] - mean) / scale), held_out[1]).mean())
+            loss = float(sample_losses(layer((held_out[0] - mean) / scale), held_out[1]).mean())
         if loss < least:
             best, least = copy.deepcopy(layer), loss
     with torch.no_grad():  # of the features as they come
@@ -73,7 +75,7 @@ def _minimise(layer: nn.Linear, x: Tensor, target: Tensor, decay: float) -> None
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = losses(layer(x), target).mean() + decay / 2 * layer.weight.square().sum()
+        value = sample_losses(layer(x), target).mean() + decay / 2 * layer.weight.square().sum()
         value.backward()
         return value
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def losses(logits: Tensor, target: Tensor) -> Tensor:
+def sample_losses(logits: Tensor, target: Tensor) -> Tensor:
     """In nats: (B, C) or (B, S, C) logits -> (B,) or (B, S).
 
     Cross entropy against (B,) classes; against (B, C) sets of labels (0 or 1) the mean binary cross entropy over classes.

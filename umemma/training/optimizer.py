@@ -98,7 +98,9 @@ class Optimizer:
         own = _copy(self.model) if self.ema else {}
         if self.ema:
             self.model.load_state_dict(self.average)
-        distributed.spread(self.model.buffers())  # batch norm's statistics are each process's own
+        distributed.broadcast(
+            self.model.buffers()
+        )  # batch norm's statistics are each process's own
         figures = dict(validate())
         better = [figures["score"], -figures["loss"]] > best
         if better:

@@ -26,7 +26,7 @@ from umemma.config import Machine
 from umemma.errors import UserError
 from umemma.models import saved_model
 from umemma.system import distributed
-from umemma.system.files import new_file, save_tensors, sweep
+from umemma.system.files import new_file, remove_leftovers, save_tensors
 from umemma.validation import fingerprint
 
 Figure = tuple[int, int, str, str, float]  # step, epoch, split, name, value
@@ -84,9 +84,8 @@ class Run:
                     about = file.metadata() or {}
                     if about.get("made_from") != self.made_from:
                         continue
-                    return {name: file.get_tensor(name) for name in file.keys()}, json.loads(
-                        about["state"]
-                    )  # noqa: SIM118
+                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                    return tensors, json.loads(about["state"])
             except (SafetensorError, OSError, KeyError, ValueError):
                 logger.warning(f"{path} is damaged; the checkpoint before it is taken")
                 if distributed.is_main():
@@ -99,7 +98,7 @@ class Run:
         if not distributed.is_main():
             return
         about = {"made_from": self.made_from, "state": json.dumps(state)}
-        sweep(self.folder)
+        remove_leftovers(self.folder)
         try:
             with new_file(self.folder / f"step-{step:09}.safetensors") as aside:
                 apart = {
@@ -122,7 +121,7 @@ class Run:
         if distributed.is_main():
             try:
                 with new_file(self.folder / METRICS) as aside:
-                    aside.write_text(as_csv(figures), encoding="utf-8")
+                    aside.write_text(format_csv(figures), encoding="utf-8")
             except OSError as error:
                 logger.warning(f"No figures in {self.folder}: {error}")
 
@@ -135,7 +134,7 @@ class Run:
             contextlib.suppress(OSError),
             (self.folder / METRICS).open("a", encoding="utf-8") as file,
         ):  # a full disk
-            file.write(as_csv(figures, header=False))
+            file.write(format_csv(figures, header=False))
         if self.board:
             for step, _, split, name, value in figures:
                 self.board.add_scalar(f"{split}/{name}", value, step)
@@ -155,7 +154,7 @@ class Run:
         return sorted(self.folder.glob("step-*.safetensors"))
 
 
-def as_csv(figures: Iterable[Figure], header: bool = True) -> str:
+def format_csv(figures: Iterable[Figure], header: bool = True) -> str:
     """The figures as CSV text, a row each."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from umemma.data.loader import Split, cut
+from umemma.data.loader import LoadedSplit, cut_batches
 from umemma.evaluation.metrics import score
-from umemma.missing import draw, keep_table, sample_weights
+from umemma.missing import draw_patterns, make_keep_table, weigh_patterns
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
-from umemma.system.seeds import mixed, unit
+from umemma.system.seeds import mix, to_unit
 from umemma.training.balancing import Rival
-from umemma.training.loss import losses
+from umemma.training.loss import sample_losses
 from umemma.types import Batch
 
 
@@ -37,47 +37,57 @@ class PatternStep(nn.Module):
         self.table, self.shares = _used(model, weights)
 
     def forward(self, batch: Batch) -> Tensor:
-        per_sample = sample_weights(batch.present, self.table, self.shares)
+        per_sample = weigh_patterns(batch.present, self.table, self.shares)
         if self.one_drawn:  # before anything is encoded: what is dropped is absent
             assert batch.chance is not None
-            drawn = draw(per_sample, torch.from_numpy(unit(mixed(batch.chance, 0, "mma"))))
+            drawn = draw_patterns(
+                per_sample, torch.from_numpy(to_unit(mix(batch.chance, 0, "mma")))
+            )
             batch = batch._replace(present=batch.present & self.table[drawn])
         features, absent = self.model.encode(batch.inputs, batch.present)
         if self.one_drawn:
-            loss = losses(self.model.fuse(features, absent, batch.present), batch.target).mean()
+            loss = sample_losses(
+                self.model.fuse(features, absent, batch.present), batch.target
+            ).mean()
         else:
             logits = self.model.fuse(features, absent, batch.present[:, None] & self.table)
-            loss = (losses(logits, batch.target) * per_sample.to(logits.device)).sum(1).mean()
+            loss = (
+                (sample_losses(logits, batch.target) * per_sample.to(logits.device)).sum(1).mean()
+            )
         return loss + self.rival(features, batch) if self.rival else loss
 
 
-def validation(
-    model: LateFusion, split: Split, weights: np.ndarray, batch_size: int, device: torch.device
+def make_validation(
+    model: LateFusion,
+    split: LoadedSplit,
+    weights: np.ndarray,
+    batch_size: int,
+    device: torch.device,
 ) -> Callable[[], dict[str, float]]:
     """{"score", "loss"} under the weights that the step trains."""
     table, shares = _used(model, weights)
-    per_sample = sample_weights(split.present, table, shares)
+    per_sample = weigh_patterns(split.present, table, shares)
 
     def validate() -> dict[str, float]:
-        logits = pattern_logits(model, split, table, batch_size, device).nan_to_num()
+        logits = predict_pattern_logits(model, split, table, batch_size, device).nan_to_num()
         hits = torch.from_numpy(score(logits.numpy(), split.target.numpy()))
-        loss = (losses(logits, split.target) * per_sample).sum(1).mean()
+        loss = (sample_losses(logits, split.target) * per_sample).sum(1).mean()
         return {"score": float((hits * per_sample).sum(1).mean()), "loss": float(loss)}
 
     return validate
 
 
-def pattern_logits(
-    model: LateFusion, split: Split, table: Tensor, batch_size: int, device: torch.device
+def predict_pattern_logits(
+    model: LateFusion, split: LoadedSplit, table: Tensor, batch_size: int, device: torch.device
 ) -> Tensor:
     """(N, S, C) on the CPU: the logits of every sample under every pattern of `table` (S, M), each encoded once, by one
     of the processes."""
-    return answers([(model, table)], split, batch_size, device)[0]
+    return predict_logits([(model, table)], split, batch_size, device)[0]
 
 
-def answers(
+def predict_logits(
     models: Sequence[tuple[LateFusion, Tensor]],
-    split: Split,
+    split: LoadedSplit,
     batch_size: int,
     device: torch.device,
     probes: bool = False,
@@ -89,14 +99,16 @@ def answers(
         model.eval()
         rows = len(table) + (len(names) if probes and not i else 0)
         chunks.append([torch.empty(0, rows, model.classes)])
-    for batch in split.batches(cut(distributed.share(len(split)), batch_size), device):
+    for batch in split.batches(
+        cut_batches(distributed.rank_indices(len(split)), batch_size), device
+    ):
         for i, (model, table) in enumerate(models):
             own = batch._replace(
                 present=batch.present[:, [names.index(m) for m in model.modalities]]
             )
             forward = model.pattern_and_probe_logits if probes and not i else model.pattern_logits
             chunks[i].append(forward(own, table).cpu())
-    return [distributed.rows(torch.cat(parts), len(split)) for parts in chunks]
+    return [distributed.gather_rows(torch.cat(parts), len(split)) for parts in chunks]
 
 
 def _used(model: LateFusion, weights: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -105,6 +117,6 @@ def _used(model: LateFusion, weights: np.ndarray) -> tuple[Tensor, Tensor]:
     used[0] = (
         True  # column 0 is what a sample is trained with when no weighted pattern leaves it anything
     )
-    return torch.from_numpy(keep_table(model.modalities)[used]), torch.from_numpy(
+    return torch.from_numpy(make_keep_table(model.modalities)[used]), torch.from_numpy(
         weights[used]
     ).float()

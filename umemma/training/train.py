@@ -13,25 +13,25 @@ import torch
 
 from umemma.config import Machine, Training
 from umemma.data import loader
-from umemma.data.loader import Split
+from umemma.data.loader import LoadedSplit
 from umemma.data.shard_reader import Index
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import calibration
-from umemma.missing import keep_table, patterns
+from umemma.missing import list_patterns, make_keep_table
 from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
-from umemma.system.log import progress
+from umemma.system.log import make_progress
 from umemma.training import feature_cache, linear_probe
 from umemma.training.balancing import Rival
 from umemma.training.run_folder import Figure, Run
-from umemma.training.step import PatternStep, answers, validation
-from umemma.training.trainer import fit, repeatable
-from umemma.types import InputSpec, Plain, joined
+from umemma.training.step import PatternStep, make_validation, predict_logits
+from umemma.training.trainer import explain_nondeterminism, fit
+from umemma.types import InputSpec, Plain, format_pattern
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSource:
     """Shards, and how they are looked at. augments are for training only; missing: {split: {what: share that loses it}}."""
 
     store: Store
@@ -49,17 +49,17 @@ class Data:
         title: str,
         once: Collection[str] = (),
         training: bool = False,
-    ) -> Split:
+    ) -> LoadedSplit:
         """A split, decoded or ready to be; a bar shows the progress."""
         augments, missing = self.augments if training else {}, self.missing.get(split, {})
         memory, workers = self.machine.memory, self.machine.workers
-        with progress() as bars:
+        with make_progress() as bars:
             bar = bars.add_task(f"{title}: {split}", total=self.index.samples(split), note="decode")
 
             def advance(samples: int) -> None:
                 bars.advance(bar, samples)
 
-            loaded = loader.load(
+            loaded = loader.load_split(
                 self.store, self.index, split, self.specs, stay, memory=memory, workers=workers, once=once,
                 seed=self.seed, advance=advance, augments=augments, missing=missing,
             )  # fmt: skip
@@ -68,7 +68,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainResult:
     """scores: of the split "val"; figures: the course of the training; answers: what belongs to the weights where they are
     used (checkpoint.save)."""
 
@@ -77,9 +77,9 @@ class Learned:
     answers: dict[str, Any]
 
 
-def learn(
+def train_model(
     model: LateFusion,
-    data: Data,
+    data: DataSource,
     run: Run | None,
     *,
     weights: np.ndarray,
@@ -89,17 +89,17 @@ def learn(
     device: torch.device,
     title: str,
     rival: Rival | None = None,
-) -> Learned:
+) -> TrainResult:
     """Train `model` and leave it with its best weights; without a `run` it is only validated.
 
     weights: (S,) over the patterns, one_drawn, rival: as PatternStep; folder: for kept features. UserError where there is
     only one class to learn, for a kernel that can't repeat where it has to, and as `fit`.
     """
-    fixed = feature_cache.unchanging(model, data.augments)
+    fixed = feature_cache.find_frozen(model, data.augments)
     probed = len(model.modalities) > 1
     names = ("train", "val") if run or probed else ("val",)
     batch_size, figures = training.batch_size, list[Figure]()
-    with contextlib.ExitStack() as stay, loader.watched(), repeatable():
+    with contextlib.ExitStack() as stay, loader.watch_workers(), explain_nondeterminism():
         splits = {
             name: data.load(name, stay, title, fixed, training=name == "train") for name in names
         }
@@ -107,12 +107,14 @@ def learn(
             _check_classes(splits["train"])
         made_from = {"shards": data.index.fingerprint}
         splits = stay.enter_context(
-            feature_cache.kept(model, splits, fixed, folder, made_from, batch_size, device)
+            feature_cache.cache_features(
+                model, splits, fixed, folder, made_from, batch_size, device
+            )
         )
-        validate = validation(model, splits["val"], weights, batch_size, device)
+        validate = make_validation(model, splits["val"], weights, batch_size, device)
         if run:
             step = PatternStep(model, weights, one_drawn, rival)
-            how = training.of_the_loop() | {"rates": factory.rates(model, training)}
+            how = training.of_the_loop() | {"rates": factory.assign_learning_rates(model, training)}
             figures = fit(
                 step,
                 model,
@@ -134,17 +136,19 @@ def learn(
         "task": data.index.task,
         "media": settings.get("media", {}),
     }
-    return Learned(scores, figures, answers | {"calibration": calibrations})
+    return TrainResult(scores, figures, answers | {"calibration": calibrations})
 
 
 def _calibrations(
-    model: LateFusion, val: Split, batch_size: int, device: torch.device, seed: int
+    model: LateFusion, val: LoadedSplit, batch_size: int, device: torch.device, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Of every subset, and of every probe ("probe/audio"), fitted on the samples of validation that have all of it."""
     names, probed = model.modalities, bool(model.probes)
-    table = torch.from_numpy(keep_table(names))
-    logits = answers([(model, table)], val, batch_size, device, probed)[0].numpy()
-    fitted = {joined(pattern): (i, pattern) for i, pattern in enumerate(patterns(names))}
+    table = torch.from_numpy(make_keep_table(names))
+    logits = predict_logits([(model, table)], val, batch_size, device, probed)[0].numpy()
+    fitted = {
+        format_pattern(pattern): (i, pattern) for i, pattern in enumerate(list_patterns(names))
+    }
     fitted |= {f"probe/{m}": (len(table) + i, (m,)) for i, m in enumerate(names if probed else ())}
     target, found = val.target.numpy(), {}
     for name, (i, pattern) in fitted.items():
@@ -154,7 +158,7 @@ def _calibrations(
     return found
 
 
-def _check_classes(train: Split) -> None:
+def _check_classes(train: LoadedSplit) -> None:
     if bool((train.target == train.target[0]).all()):
         what = "of one class" if train.target.ndim == 1 else "of the same labels"
         raise UserError(

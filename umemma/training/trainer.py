@@ -26,10 +26,10 @@ from loguru import logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from umemma.data.loader import Split, cut
+from umemma.data.loader import LoadedSplit, cut_batches
 from umemma.errors import UserError
 from umemma.system import distributed
-from umemma.system.log import progress
+from umemma.system.log import make_progress
 from umemma.system.seeds import derive
 from umemma.system.subprocesses import STOPPED
 from umemma.training.optimizer import Optimizer
@@ -52,11 +52,11 @@ def prepare(seed: int, *names: str, deterministic: bool | Literal["warn"] = True
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     torch.manual_seed(derive(seed, *names))
     _hold_memory()
-    return distributed.start()
+    return distributed.init()
 
 
 @contextlib.contextmanager
-def repeatable() -> Iterator[None]:
+def explain_nondeterminism() -> Iterator[None]:
     """In the block a kernel that can't repeat to the bit, where that is asked for, is a UserError that names the switch."""
     try:
         yield
@@ -98,7 +98,7 @@ class State:
 def fit(
     step: nn.Module,
     model: nn.Module,
-    train: Split,
+    train: LoadedSplit,
     validate: Callable[[], Mapping[str, float]],
     run: Run,
     *,
@@ -134,7 +134,7 @@ def fit(
     # 1. Go on from the last checkpoint, or begin.
     state = State()
     found = run.latest()
-    if len(set(distributed.everyone(found and found[1]["step"]))) > 1:
+    if len(set(distributed.all_gather_object(found and found[1]["step"]))) > 1:
         raise UserError(
             "the processes find different checkpoints",
             str(run.folder),
@@ -160,7 +160,7 @@ def fit(
         (), dtype=torch.float64, device=device
     )  # losses that only the device knows yet
 
-    with progress() as bars, _stop_signals() as signals:
+    with make_progress() as bars, _stop_signals() as signals:
         bar = bars.add_task(title, total=steps, completed=state.step, note="")
         while state.epoch <= epochs and state.epoch - state.best_epoch <= patience:
             # 2. Train: every sample once, in an order that the seed and the epoch decide.
@@ -168,9 +168,9 @@ def fit(
             order = np.random.default_rng(derive(seed, "order", state.epoch)).permutation(
                 len(train)
             )
-            plan = cut(order, batch_size)[state.batch :]
+            plan = cut_batches(order, batch_size)[state.batch :]
             shares = [chunk[rank::size] if rank < len(chunk) else chunk[:1] for chunk in plan]
-            parts = [cut(share, micro_batch or batch_size) for share in shares]
+            parts = [cut_batches(share, micro_batch or batch_size) for share in shares]
             batches = train.batches(
                 [one for own in parts for one in own], device, derive(seed, "epoch", state.epoch)
             )
@@ -206,7 +206,7 @@ def fit(
                 if shown or state.batch == steps_per_epoch or device.type == "cpu":
                     _fold(state, pending)
                 if shown:
-                    value = sum(distributed.everyone(float(losses))) / len(chunk)
+                    value = sum(distributed.all_gather_object(float(losses))) / len(chunk)
                     _note(state, run, {("train", "batch_loss"): value})
                 over, told = state.batch == steps_per_epoch, [0.0, 0.0, 0.0]
                 if size == 1 or over or state.step % ASK == 0:
@@ -215,7 +215,7 @@ def fit(
                         not math.isfinite(state.total[0]),
                         run.due(),
                     ]
-                    asked.append(distributed.largest(now))
+                    asked.append(distributed.all_reduce_max(now))
                 while asked and (
                     size == 1 or over or len(asked) > 1
                 ):  # several answer while the next steps are made
@@ -235,7 +235,7 @@ def fit(
             figures, better = optimizer.validated(validate, state.best)
             if better:
                 state.best, state.best_epoch = [figures["score"], -figures["loss"]], state.epoch
-            loss = sum(distributed.everyone(state.total[0])) / len(train)
+            loss = sum(distributed.all_gather_object(state.total[0])) / len(train)
             machine = {
                 "samples_per_s": samples / seconds,
                 "data_wait": waited / seconds,
@@ -253,7 +253,7 @@ def fit(
             logger.debug(f"{title}: epoch {state.epoch}: {note}, {wait}")
             state.epoch, state.batch, state.total = state.epoch + 1, 0, [0.0]
         bars.update(bar, total=state.step)
-        (stop,) = distributed.largest([signals[0] if signals else 0])()
+        (stop,) = distributed.all_reduce_max([signals[0] if signals else 0])()
         if stop:  # while it validated the last time
             _save(state, optimizer, run)
             raise _stopped(int(stop), state, title)
@@ -270,7 +270,7 @@ def _spread(step: nn.Module, batch: Batch) -> nn.Module:
     buffers = [buffer.clone() for buffer in step.buffers()]
     step(batch).backward()
     unused = any(p.grad is None for p in step.parameters() if p.requires_grad)
-    look = bool(distributed.largest([unused])()[0])
+    look = bool(distributed.all_reduce_max([unused])()[0])
     forward = DistributedDataParallel(step, find_unused_parameters=look, broadcast_buffers=False)
     forward(batch).backward()
     step.zero_grad()
@@ -282,7 +282,7 @@ def _spread(step: nn.Module, batch: Batch) -> nn.Module:
 def _save(state: State, optimizer: Optimizer, run: Run) -> None:
     """A checkpoint of now. All processes take part."""
     tensors, state.scaler = optimizer.state()
-    totals = distributed.everyone(state.total[0])
+    totals = distributed.all_gather_object(state.total[0])
     if all(
         math.isfinite(total) for total in totals
     ):  # else the weights may be lost, which is soon found

@@ -1,4 +1,4 @@
-"""The documents that people read, in pieces that tests can check: links, anchors and code blocks.
+"""The documents that people read, in pieces that tests can check.
 
 A comment on the line before a code block says that the documentation tests do not run it, and why:
 
@@ -43,7 +43,7 @@ MARKUP = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 
 @dataclass(frozen=True)
 class Block:
-    """A code block. marker: "", "not run" or "run by"; reason: the reason, or the name of the test."""
+    """A code block. marker: "", "not run" or "run by"; reason: why not, or the name of the test."""
 
     language: str
     text: str
@@ -109,7 +109,7 @@ def blocks(name: str) -> Iterator[Block]:
 
 
 def anchors(name: str) -> set[str]:
-    """Return the anchors of a document: MkDocs' for a page of the site, GitHub's for the other files."""
+    """Return the anchors of a document: MkDocs' for a page of the site, GitHub's for others."""
     text = read_whole(name)
     prose = "\n".join(text[start:end] for start, end in prose_spans(text))
     found: set[str] = set()

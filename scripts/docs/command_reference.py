@@ -87,7 +87,7 @@ def _synopsis(name: str, arguments: list[Any], options: list[Any]) -> str:
 
 
 def _parts_of(text: str) -> tuple[list[str], str, list[str]]:
-    """(paragraphs of the description, what the command creates, sentences on its exit status) of a help text."""
+    """(paragraphs of the description, what is created, sentences on the exit status)."""
     description = []
     creates = ""
     statuses: list[str] = []

@@ -1,4 +1,4 @@
-"""The list of error messages: every UserError that the source raises, with what to do about it, read with `ast`."""
+"""The list of error messages: every UserError that the source raises and what to do about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import umemma
 
 PACKAGE = Path(umemma.__file__).parent
 
-# Title and anchor of each area, and the files and folders of umemma/ that belong to it; the first match counts.
+# Title, anchor, and files and folders of umemma/, of each area; the first match counts.
 AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Command line and settings",
@@ -96,7 +96,7 @@ def generate() -> str:
 
 
 def area_of(path: Path) -> str:
-    """The title of the area that a source file belongs to; the last one for a file that none names."""
+    """The title of the area of a source file; the last one for a file that none names."""
     name = path.relative_to(PACKAGE).as_posix()
     for title, _, places in AREAS:
         for place in places:
@@ -124,7 +124,7 @@ def _is_raised(node: ast.AST) -> TypeGuard[ast.Call]:
 
 
 def _shared_constants(paths: Iterable[Path]) -> dict[str, ast.expr]:
-    """{NAME: value} of the constants in capitals that have the same text wherever they are defined."""
+    """{NAME: value} of the constants in capitals that only one of the files defines."""
     values: dict[str, list[ast.expr]] = {}
     for path in paths:
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
 """MkDocs hook: fill the generated parts of the documentation site while it is built.
 
-A page asks for a generated part with a line `<!-- generated: NAME -->`. ARCHITECTURE.md and CHANGELOG.md of the
-repository root become pages of the site. Links from a page to a file outside of docs/ work on a code host; on the
-site they become links to the page that shows the file, or plain code text.
+A page asks for a generated part with a line `<!-- generated: NAME -->`. The pages of ROOT_PAGES
+show a file of the repository root. A link from a page to a file outside of docs/ works on a code
+host; on the site it becomes a link to the page that shows the file, or plain text.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import command_reference
 import error_reference
 import setting_reference
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
-from repository_links import rewrite_links
+from repository_links import ROOT_PAGES, rewrite_links
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ROOT_PAGES = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md"}
 MARKER = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
 
 GENERATORS: dict[str, Callable[[], str]] = {
@@ -30,20 +29,14 @@ GENERATORS: dict[str, Callable[[], str]] = {
 }
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that show a file of the repository root."""
-    for page, source in ROOT_PAGES.items():
-        text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=text))
-    return files
-
-
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replace the markers by what their generators return, and rewrite the links out of docs/."""
-    source = ROOT_PAGES.get(page.file.src_uri)
-    if source is None:
-        source = f"docs/{page.file.src_uri}"
-    markdown = rewrite_links(markdown, source, page.file.src_uri, ROOT_PAGES)
+    """Return the whole text of a page, with links that work on the site."""
+    source = f"docs/{page.file.src_uri}"
+    shown = ROOT_PAGES.get(page.file.src_uri)
+    if shown is not None:
+        source = shown
+        markdown = (ROOT / shown).read_text(encoding="utf-8")
+    markdown = rewrite_links(markdown, source, page.file.src_uri)
     return MARKER.sub(_generated_part, markdown)
 
 

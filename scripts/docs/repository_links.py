@@ -1,11 +1,12 @@
-"""Links of Markdown files: find them, and translate those that leave docs/ into links that work on the site."""
+"""Links of Markdown files: find them, and translate those that leave docs/ for the site."""
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
+ROOT_PAGES = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md"}
 FENCE = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+(?:\([^()\s]*\))?)\)")
@@ -33,13 +34,13 @@ def find_links(markdown: str) -> list[str]:
     return targets
 
 
-def rewrite_links(markdown: str, source: str, page: str, root_pages: Mapping[str, str]) -> str:
+def rewrite_links(markdown: str, source: str, page: str) -> str:
     """Translate the links of the repository file `source` for the page `page` (both posix paths).
 
-    A link to a Markdown file below docs/ is made relative to the page, a link to a file that `root_pages`
-    {page: file} shows goes to that page, and a link to any other file of the repository becomes its text.
+    A link to a file below docs/ is made relative to the page, a link to a file that a page of
+    ROOT_PAGES shows goes to that page, and a link to any other file becomes its text.
     """
-    shown_at = {file: site_page for site_page, file in root_pages.items()}
+    shown_at = {file: site_page for site_page, file in ROOT_PAGES.items()}
 
     def replace(match: re.Match[str]) -> str:
         image, text, target = match.groups()

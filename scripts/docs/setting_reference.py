@@ -1,4 +1,4 @@
-"""The settings reference: every key of params.yaml with its type, default and description, read from the schema."""
+"""The settings reference: every key of params.yaml, read from the schema."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from umemma import datasets, modalities
 from umemma import contracts as umemma_types
+from umemma import datasets, modalities
 from umemma.config import Params
 
 DESCRIPTIONS = tomllib.loads(
@@ -96,9 +96,7 @@ def _preprocess(model: type[BaseModel]) -> Iterator[Section]:
     intro = "What of the raw media is packed into the shards."
     media = model_of(model.model_fields["media"].annotation)
     yield _whole("### preprocess.media {#preprocess-media}", intro, media, "preprocess.media")
-    intro = (
-        "Each dataset has its own options. `umemma download` and `umemma doctor` read them, too."
-    )
+    intro = "Each dataset has its own options. `umemma download` and `umemma doctor` read them too."
     yield Section("### preprocess.options {#options}", intro)
     for name in sorted(datasets.NAMES):
         options = datasets.get(name).Options
@@ -129,8 +127,8 @@ def _encoders(model: type[BaseModel]) -> Iterator[Section]:
 
 def _augment() -> Iterator[Section]:
     intro = (
-        "One entry per modality, such as `augment.image`: how training samples are changed. The draws "
-        "depend on the seed, the epoch and the sample's key. By default nothing is changed."
+        "One entry per modality, such as `augment.image`: how training samples are changed. The "
+        "draws depend on the seed, the epoch and the sample's key. By default nothing changes."
     )
     yield Section("## augment {#augment}", intro)
     for name in ("image", "video", "audio", "text"):
@@ -149,8 +147,8 @@ def _training(pretrain: type[BaseModel], finetune: type[BaseModel]) -> Iterator[
     )
     yield Section(heading, intro, pretrain, "training", tuple(shared))
     intro = (
-        "`encoder`, `adapters`, `head` and `absence` (which has no weight decay) take these keys, and "
-        "so does each modality in `finetune.modalities`. The nearest setting wins: the part of the "
+        "`encoder`, `adapters`, `head` and `absence` (which has no weight decay) take these keys, "
+        "and so does each modality in `finetune.modalities`. The nearest setting wins: the part of the "
         "modality, the modality, the part, the section."
     )
     rates = model_of(pretrain.model_fields["encoder"].annotation)

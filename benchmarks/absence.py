@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from umemma import linear_probe
-from umemma.contracts import Batch
-from umemma.fusion import LateFusion
-from umemma.metrics import get, task
+from umemma.evaluation.metrics import get, task
 from umemma.missing import patterns
+from umemma.models.late_fusion import LateFusion
+from umemma.training import linear_probe
+from umemma.types import Batch
 
 SEEDS = 5
 WIDTH, SAMPLES = 32, 4000
@@ -31,7 +31,9 @@ SHARES = np.geomspace(0.54, 0.01, 23)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("biases", "statistics", "seconds"))
     {"biases": biases, "statistics": batch_norm, "seconds": seconds}[parser.parse_args().what]()
 
@@ -41,14 +43,19 @@ def main() -> None:
 
 def biases() -> None:
     """Mean and standard deviation over data sets drawn with seeds 0 to 4, 2,000 test samples each."""
-    for name, many, metric in (("23 labels", True, "f1_samples"), ("23 classes, long tail", False, "f1_macro")):
+    for name, many, metric in (
+        ("23 labels", True, "f1_samples"),
+        ("23 classes, long tail", False, "f1_macro"),
+    ):
         found: dict[tuple[str, str], list[float]] = {}
         for seed in range(SEEDS):
             for key, value in ensemble(seed, many, metric).items():
                 found.setdefault(key, []).append(value)
         print(f"\n{name}, {metric}")
         for (left, rule), values in found.items():
-            print(f"  {left:12} {rule:20} {statistics.mean(values):.3f} +- {statistics.stdev(values):.3f}")
+            print(
+                f"  {left:12} {rule:20} {statistics.mean(values):.3f} +- {statistics.stdev(values):.3f}"
+            )
 
 
 def ensemble(seed: int, many: bool, metric: str) -> dict[tuple[str, str], float]:
@@ -62,9 +69,13 @@ def ensemble(seed: int, many: bool, metric: str) -> dict[tuple[str, str], float]
     for m, x in inputs.items():
         val = x[half:][: half // 4], y[half:][: half // 4]
         alone[m] = LateFusion({m: nn.Identity()}, {m: WIDTH}, {m: torch.zeros(WIDTH)}, 23)
-        alone[m].heads[m].load_state_dict(linear_probe.fit((x[:half], y[:half]), val, 23).state_dict())
+        alone[m].heads[m].load_state_dict(
+            linear_probe.fit((x[:half], y[:half]), val, 23).state_dict()
+        )
     blanks = dict.fromkeys(inputs, torch.zeros(WIDTH))
-    together = LateFusion({m: nn.Identity() for m in inputs}, dict.fromkeys(inputs, WIDTH), blanks, 23)
+    together = LateFusion(
+        {m: nn.Identity() for m in inputs}, dict.fromkeys(inputs, WIDTH), blanks, 23
+    )
     together.start_from(alone)
     test = {m: x[half:] for m, x in inputs.items()}
     scored = get(metric, task(target), 23)
@@ -128,18 +139,25 @@ def batch_norm() -> None:
         with torch.no_grad():
             for number in range(50):
                 x, gone = pictures(64, 10 + number), torch.from_numpy(chance.random(64) < absent)
-                encoder(x.where(~gone[:, None, None, None], torch.tensor(BLACK)) if blanks else x[~gone])
+                encoder(
+                    x.where(~gone[:, None, None, None], torch.tensor(BLACK)) if blanks else x[~gone]
+                )
             return encoder.eval()(seen)
 
     whole = after(0.0, False)
     for absent in (0.1, 0.3, 0.5, 0.7):
-        moved = [100 * float((after(absent, blanks) - whole).norm() / whole.norm()) for blanks in (True, False)]
+        moved = [
+            100 * float((after(absent, blanks) - whole).norm() / whole.norm())
+            for blanks in (True, False)
+        ]
         print(f"{absent:.0%} absent: before {moved[0]:5.1f} %, now {moved[1]:5.1f} %")
 
 
 def seconds() -> None:
     """A training epoch of 1,024 pictures of 64 pixels through the encoder, forward and backward; the least of 3."""
-    model = LateFusion({"image": resnet()}, {"image": 512}, {"image": torch.zeros(3, 64, 64)}, 10).train()
+    model = LateFusion(
+        {"image": resnet()}, {"image": 512}, {"image": torch.zeros(3, 64, 64)}, 10
+    ).train()
     x = nn.functional.interpolate(pictures(1024, 0), size=64)
     chance = np.random.default_rng(0)
 
@@ -153,7 +171,9 @@ def seconds() -> None:
     epoch(0.0)
     taken = {absent: min(epoch(absent) for _ in range(3)) for absent in (0.0, 0.3, 0.7, 0.9)}
     for absent, time_taken in taken.items():
-        print(f"{absent:.0%} absent: {time_taken:.2f} s, {time_taken / taken[0.0]:.2f} of the full epoch")
+        print(
+            f"{absent:.0%} absent: {time_taken:.2f} s, {time_taken / taken[0.0]:.2f} of the full epoch"
+        )
 
 
 if __name__ == "__main__":

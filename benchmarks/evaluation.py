@@ -21,20 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from umemma.contracts import Batch, ImageInput, joined
 from umemma.encoders import build
-from umemma.fusion import LateFusion
-from umemma.grid import Grid
-from umemma.metrics import correct
+from umemma.evaluation.grid import Grid
+from umemma.evaluation.metrics import correct
+from umemma.evaluation.predictions import Predictions
 from umemma.missing import keep_table, patterns, settings
-from umemma.predictions import Predictions
+from umemma.models.late_fusion import LateFusion
+from umemma.types import Batch, ImageInput, joined
 
 RATIOS = [i / 10 for i in range(11)]
 CLASSES, BATCH = 10, 256
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["grid", "million"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=10_000, help="of the test split, for `grid`")
@@ -85,9 +87,14 @@ def million(names: list[str], samples: int = 1_000_000, dim: int = 64) -> None:
     chance = torch.Generator().manual_seed(0)
     target = torch.randint(CLASSES, (samples,), generator=chance)
     centres = {name: torch.randn(CLASSES, dim, generator=chance) for name in names}
-    inputs = {name: centres[name][target] + 3 * torch.randn(samples, dim, generator=chance) for name in names}
+    inputs = {
+        name: centres[name][target] + 3 * torch.randn(samples, dim, generator=chance)
+        for name in names
+    }
     modules = {name: nn.Identity() for name in names}
-    model = LateFusion(modules, dict.fromkeys(names, dim), {n: torch.zeros(dim) for n in names}, CLASSES).eval()
+    model = LateFusion(
+        modules, dict.fromkeys(names, dim), {n: torch.zeros(dim) for n in names}, CLASSES
+    ).eval()
     with torch.no_grad():
         for name in names:
             model.heads[name].weight.copy_(centres[name] / 9)
@@ -95,7 +102,9 @@ def million(names: list[str], samples: int = 1_000_000, dim: int = 64) -> None:
     made = rows(predictions(model, inputs, target))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{samples} samples, {len(names)} modalities, {made} rows: {seconds:.1f} s, peak {peak:.2f} GiB")
+    print(
+        f"{samples} samples, {len(names)} modalities, {made} rows: {seconds:.1f} s, peak {peak:.2f} GiB"
+    )
 
 
 def batches(inputs: dict[str, Tensor], target: Tensor) -> list[Batch]:
@@ -107,10 +116,14 @@ def batches(inputs: dict[str, Tensor], target: Tensor) -> list[Batch]:
 def predictions(model: LateFusion, inputs: dict[str, Tensor], target: Tensor) -> Predictions:
     """The uni-modal columns are those of the ensemble: what the ceilings cost is another pass, and not the grid's."""
     table = torch.from_numpy(keep_table(model.modalities))
-    logits = torch.cat([model.pattern_logits(batch, table) for batch in batches(inputs, target)]).numpy()
+    logits = torch.cat(
+        [model.pattern_logits(batch, table) for batch in batches(inputs, target)]
+    ).numpy()
     tables = {joined(pattern): logits[:, s] for s, pattern in enumerate(patterns(model.modalities))}
     keys = [f"sample-{i}" for i in range(len(target))]
-    return Predictions(keys, {"sample": keys}, target.numpy(), tables, {m: tables[m] for m in model.modalities})
+    return Predictions(
+        keys, {"sample": keys}, target.numpy(), tables, {m: tables[m] for m in model.modalities}
+    )
 
 
 def rows(found: Predictions) -> int:

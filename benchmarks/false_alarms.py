@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri, stdtr
 
-from umemma.comparison import Tested, holm, paired
+from umemma.evaluation.comparison import Tested, holm, paired
 
 SAMPLES, METHODS, LEVEL = 800, 8, 0.05
 SEEDS, GROUPS, SPREADS = (3, 5, 10), (25, 400), (0.0, 0.5, 1.0, 3.0)
@@ -46,8 +46,12 @@ KINDS = (ONLY_SAMPLES, AND_GROUPS, AND_NOISE, ALL, ONLY_NOISE)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["single", "crossed", "tables", "rules", "power"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", nargs="?", choices=["single", "crossed", "tables", "rules", "power"]
+    )
     parser.add_argument("--repetitions", type=int, default=2000, help="of a single test")
     parser.add_argument("--tables", type=int, default=400)
     arguments = parser.parse_args()
@@ -63,10 +67,19 @@ def main() -> None:
 def single(repetitions: int) -> None:
     """False alarms of one test of one column."""
     error = 100 * np.sqrt(LEVEL * (1 - LEVEL) / repetitions)
-    print(f"False alarms of a test at 5 %, in %, {repetitions} repetitions (standard error {error:.1f}):\n")
-    heading("the methods differ in | spread", [f"{runs} seeds, {groups} groups" for groups in GROUPS for runs in SEEDS])
+    print(
+        f"False alarms of a test at 5 %, in %, {repetitions} repetitions (standard error {error:.1f}):\n"
+    )
+    heading(
+        "the methods differ in | spread",
+        [f"{runs} seeds, {groups} groups" for groups in GROUPS for runs in SEEDS],
+    )
     for kind, spread in itertools.product(KINDS, SPREADS):
-        row = [100 * alarms(kind, spread, runs, groups, repetitions) for groups in GROUPS for runs in SEEDS]
+        row = [
+            100 * alarms(kind, spread, runs, groups, repetitions)
+            for groups in GROUPS
+            for runs in SEEDS
+        ]
         line(f"{kind.what} | {spread:g}", row)
 
 
@@ -83,17 +96,25 @@ def tables(count: int) -> None:
     print(
         f"Tables with any false alarm at 5 %, in %, {count} tables (standard error {error:.1f}), and by the old rule:\n"
     )
-    heading("the methods differ in | spread", [f"{runs} seeds, {groups} groups" for groups in GROUPS for runs in SEEDS])
+    heading(
+        "the methods differ in | spread",
+        [f"{runs} seeds, {groups} groups" for groups in GROUPS for runs in SEEDS],
+    )
     for kind, spread in itertools.product((AND_GROUPS, ALL, ONLY_NOISE), (0.0, 1.0, 3.0)):
         row = []
         for groups, runs in itertools.product(GROUPS, SEEDS):
             chance = np.random.default_rng([1, KINDS.index(kind), int(10 * spread), runs, groups])
             found = [both_rules(chance, kind, spread, runs, groups) for _ in range(count // 50)]
             row.append(100 * np.mean(found, (0, 1)))
-        print(f"| {kind.what} | {spread:g} | {' | '.join(f'{new:.1f} ({old:.1f})' for new, old in row)} |", flush=True)
+        print(
+            f"| {kind.what} | {spread:g} | {' | '.join(f'{new:.1f} ({old:.1f})' for new, old in row)} |",
+            flush=True,
+        )
 
 
-def both_rules(chance: np.random.Generator, kind: Differ, spread: float, runs: int, groups: int) -> np.ndarray:
+def both_rules(
+    chance: np.random.Generator, kind: Differ, spread: float, runs: int, groups: int
+) -> np.ndarray:
     """(50, 2): whether each of 50 tables has a false alarm by the rule of today, and by the one before."""
     columns = answers(chance, kind, spread, runs, groups, METHODS, 50, ACCURACY)
     new = smallest(np.stack([compared(columns[0] - other).p for other in columns[1:]], 1), 50)
@@ -106,7 +127,9 @@ def crossed(repetitions: int) -> None:
         f"Crossed groupings (25 voices x 400 images, {SAMPLES} samples), false alarms in %, {repetitions} repetitions:\n"
     )
     heading("effect of voice, image | spread", [f"{runs} seeds" for runs in SEEDS])
-    for (voice, image), spread in itertools.product(((0.0, 0.0), (0.02, 0.0), (0.02, 0.05)), (0.0, 1.0, 3.0)):
+    for (voice, image), spread in itertools.product(
+        ((0.0, 0.0), (0.02, 0.0), (0.02, 0.05)), (0.0, 1.0, 3.0)
+    ):
         row = [100 * alarms_crossed(voice, image, spread, runs, repetitions) for runs in SEEDS]
         line(f"{'yes' if voice else 'no'}, {'yes' if image else 'no'} | {spread:g}", row)
 
@@ -118,8 +141,14 @@ def alarms_crossed(voice: float, image: float, spread: float, runs: int, repetit
     names = {name: [str(i) for i in member] for name, member in members.items()}
     found = []
     for _ in range(max(1, repetitions // 250)):
-        latent = scaled(chance, 0.85 - voice - image, 1, 1, SAMPLES, 250)  # (methods, S, N, repetitions)
-        latent = latent + scaled(chance, 0.05, 2, 1, SAMPLES, 250) + scaled(chance, 0.1, 2, runs, SAMPLES, 250)
+        latent = scaled(
+            chance, 0.85 - voice - image, 1, 1, SAMPLES, 250
+        )  # (methods, S, N, repetitions)
+        latent = (
+            latent
+            + scaled(chance, 0.05, 2, 1, SAMPLES, 250)
+            + scaled(chance, 0.1, 2, runs, SAMPLES, 250)
+        )
         latent += scaled(chance, of_latent(spread, ACCURACY[0]) ** 2, 2, runs, 1, 250)
         latent += scaled(chance, voice, 2, 1, 25, 250)[:, :, members["voice"]]
         latent += scaled(chance, image, 2, 1, 400, 250)[:, :, members["image"]]
@@ -130,9 +159,14 @@ def alarms_crossed(voice: float, image: float, spread: float, runs: int, repetit
 
 def rules(count: int, runs: int = 3, groups: int = 400) -> None:
     """Why no other degrees of freedom: of the same variance, those of Satterthwaite and the fewest of seeds and groups."""
-    print(f"False alarms with {runs} seeds and {groups} groups, in %: of single tests, and of {count} tables:\n")
+    print(
+        f"False alarms with {runs} seeds and {groups} groups, in %: of single tests, and of {count} tables:\n"
+    )
     names = ("the command", "Satterthwaite", "min(S, G) - 1")
-    heading("the methods differ in | spread", [f"{what}: {name}" for what in ("test", "table") for name in names])
+    heading(
+        "the methods differ in | spread",
+        [f"{what}: {name}" for what in ("test", "table") for name in names],
+    )
     for kind, spread in itertools.product((AND_GROUPS, ALL, ONLY_NOISE), (0.0, 1.0, 3.0)):
         chance = np.random.default_rng([4, KINDS.index(kind), int(10 * spread)])
         found = []
@@ -165,7 +199,9 @@ def power(count: int, better: float = 2.0) -> None:
         found = []
         for _ in range(count // 50):
             columns = answers(chance, kind, spread, runs, 400, METHODS, 50, ACCURACY, better)
-            p = np.stack([compared(columns[0] - other).p for other in columns[1:]], 1).reshape(50, 5, METHODS - 1)
+            p = np.stack([compared(columns[0] - other).p for other in columns[1:]], 1).reshape(
+                50, 5, METHODS - 1
+            )
             for one in p:
                 found.append([one[0, 0], holm(one[:, 0])[0], holm(one.ravel())[0]])
         line(f"{kind.what} | {spread:g} | {runs}", 100 * (np.array(found) < LEVEL).mean(0))
@@ -229,12 +265,14 @@ def smallest(p: np.ndarray, tables: int) -> np.ndarray:
 
 def before(columns: np.ndarray, chance: np.random.Generator, times: int = 999) -> np.ndarray:
     """(tables,): the smallest adjusted p of each by the rule before: the best baseline of each column, and resampled seeds and
-    groups. See `git log umemma/comparison.py`."""
+    groups. See `git log umemma/evaluation/comparison.py`."""
     _, runs, groups, width = columns.shape
     means = columns.mean((1, 2), dtype=np.float64)
     best = 1 + means[1:].argmax(0)
     apart = columns[0] - columns[best, :, :, np.arange(width)].transpose(1, 2, 0)
-    resampled = chance.multinomial(groups, np.full(groups, 1 / groups), times).astype(np.float32) / groups
+    resampled = (
+        chance.multinomial(groups, np.full(groups, 1 / groups), times).astype(np.float32) / groups
+    )
     share = chance.multinomial(runs, np.full(runs, 1 / runs), times) / runs
     share = 1 / runs + (share - 1 / runs) * np.sqrt(runs / (runs - 1))
     drawn = sum(share[:, [s]] * (resampled @ apart[s]) for s in range(runs))

@@ -7,8 +7,8 @@ The pairs are laid out as in the test split of `digits`: 450 images of 10 digits
 right where a normal number of the pair, plus one of its image, plus one of its voice, lies below a threshold, so the true
 accuracy is known (72 %). "families" has the split's own 18 families of voices, whose sizes are very unequal. The rules
 are: percentile intervals that resample images only, voices only, or both at once by product weights; the larger of the two
-single variances; and their sum less that of the pairs, which is what `umemma.metrics.Bootstrap` does. The last two are
-corrected for few groups.
+single variances; and their sum less that of the pairs, which is what `umemma.evaluation.metrics.Bootstrap` does. The last
+two are corrected for few groups.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from scipy.special import ndtri
 
-from umemma.metrics import Bootstrap, Stats, quantiles
+from umemma.evaluation.metrics import Bootstrap, Stats, quantiles
 
 IMAGES, VOICES, UTTERANCES, ACCURACY = 450, 25, 3, 0.72
 FAMILIES = (5, 3, 2, *[1] * 15)  # voices of each
@@ -36,7 +36,9 @@ RULES = ("images", "voices", "product", "larger", "sum")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--datasets", type=int, default=2000)
     parser.add_argument("--times", type=int, default=1000, help="resamples of an interval")
     arguments = parser.parse_args()
@@ -46,10 +48,15 @@ def main() -> None:
         for name, effects in EFFECTS.items():
             held, width = covered(voices, effects, arguments.datasets, arguments.times)
             cells = [f"{100 * held[rule]:.1f}" for rule in RULES]
-            print(f"| {voices} | {name} | " + " | ".join(cells) + f" | {100 * width:.1f} |", flush=True)
+            print(
+                f"| {voices} | {name} | " + " | ".join(cells) + f" | {100 * width:.1f} |",
+                flush=True,
+            )
 
 
-def covered(voices: str, effects: tuple[float, float], datasets: int, times: int) -> tuple[dict[str, float], float]:
+def covered(
+    voices: str, effects: tuple[float, float], datasets: int, times: int
+) -> tuple[dict[str, float], float]:
     """{rule: the share of data sets whose interval holds the true accuracy}, and the mean width of the last rule."""
     chance = np.random.default_rng(0)
     held = dict.fromkeys(RULES, 0)
@@ -69,7 +76,9 @@ def drawn(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """{grouping: (N,) numbers} of a new layout, and (N, ALIKE) whether a pair is answered rightly, in each data set."""
     image = np.repeat(np.arange(IMAGES), UTTERANCES)
-    voice = np.concatenate([chance.choice(VOICES, UTTERANCES, replace=False) for _ in range(IMAGES)])
+    voice = np.concatenate(
+        [chance.choice(VOICES, UTTERANCES, replace=False) for _ in range(IMAGES)]
+    )
     if voices == "18 families":
         voice = np.repeat(np.arange(len(FAMILIES)), FAMILIES)[voice]
     of_image, of_voice = effects
@@ -84,7 +93,9 @@ def by_rule(
     groups: Mapping[str, np.ndarray], right: np.ndarray, seed: int, times: int
 ) -> Iterator[dict[str, tuple[float, float]]]:
     """For each data set {rule: interval} of the accuracy."""
-    bootstrap = Bootstrap({name: numbers.astype(str).tolist() for name, numbers in groups.items()}, seed, times)
+    bootstrap = Bootstrap(
+        {name: numbers.astype(str).tolist() for name, numbers in groups.items()}, seed, times
+    )
     ones = np.ones(len(right))
     columns = np.column_stack([right, ones])
     sums = bootstrap.totals(Stats(np.arange(columns.shape[1]), columns, columns.shape[1]), ones)
@@ -99,7 +110,10 @@ def by_rule(
             "images": quantiles(draws[0]),
             "voices": quantiles(draws[1]),
             "product": quantiles(product[:, number] / product[:, -1]),
-            "larger": (estimate + stretch * (low - estimate), estimate + stretch * (high - estimate)),
+            "larger": (
+                estimate + stretch * (low - estimate),
+                estimate + stretch * (high - estimate),
+            ),
             "sum": bootstrap.bounds(draws, estimate),
         }
 

@@ -37,7 +37,9 @@ SECONDS, FPS, WIDTH, HEIGHT, FRAMES, SIDE, RATE = 3, 25, 480, 360, 8, 224, 16000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["clips", "pairs", "reading", "memory"])
     parser.add_argument("--samples", type=int, default=0, help="for clips and memory")
     parser.add_argument("--rounds", type=int, default=3)
@@ -119,17 +121,25 @@ def clips(samples: int, rounds: int, workers: int) -> None:
 def film(path: Path, seed: int) -> None:
     """H.264 and AAC, a moving texture under a tone: about 1 Mbit/s, as such clips have."""
     chance = np.random.default_rng(seed)
-    texture = np.asarray(Image.fromarray(chance.integers(0, 255, (48, 64, 3), np.uint8)).resize((WIDTH * 2, HEIGHT)))
+    texture = np.asarray(
+        Image.fromarray(chance.integers(0, 255, (48, 64, 3), np.uint8)).resize((WIDTH * 2, HEIGHT))
+    )
     with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "23"})
+        video = container.add_stream(
+            "libx264", rate=FPS, options={"preset": "veryfast", "crf": "23"}
+        )
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         sound = container.add_stream("aac", rate=44100)
         for i in range(SECONDS * FPS):
             view = np.ascontiguousarray(texture[:, 3 * i : 3 * i + WIDTH])
             container.mux(video.encode(av.VideoFrame.from_ndarray(view, "rgb24")))
         container.mux(video.encode(None))
-        tone = 0.3 * np.sin(np.arange(SECONDS * 44100) * 0.06) + 0.1 * chance.standard_normal(SECONDS * 44100)
-        frame = av.AudioFrame.from_ndarray(np.stack([tone, tone]).astype(np.float32), "fltp", "stereo")
+        tone = 0.3 * np.sin(np.arange(SECONDS * 44100) * 0.06) + 0.1 * chance.standard_normal(
+            SECONDS * 44100
+        )
+        frame = av.AudioFrame.from_ndarray(
+            np.stack([tone, tone]).astype(np.float32), "fltp", "stereo"
+        )
         frame.sample_rate = 44100
         container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
@@ -148,9 +158,17 @@ def over(work: Callable[[Path], None], paths: list[Path], count: int) -> None:
 def twice(path: Path) -> None:
     """The usual script: one call for the frames, one for the sound."""
     quiet = ["ffmpeg", "-loglevel", "error", "-y", "-i", str(path)]
-    frames = ["-vf", f"fps={FRAMES / SECONDS},scale=-2:{SIDE}", "-q:v", "3", f"out/{path.stem}-%02d.jpg"]
+    frames = [
+        "-vf",
+        f"fps={FRAMES / SECONDS},scale=-2:{SIDE}",
+        "-q:v",
+        "3",
+        f"out/{path.stem}-%02d.jpg",
+    ]
     subprocess.run([*quiet, *frames], check=True)
-    subprocess.run([*quiet, "-vn", "-ac", "1", "-ar", str(RATE), f"out/{path.stem}.wav"], check=True)
+    subprocess.run(
+        [*quiet, "-vn", "-ac", "1", "-ar", str(RATE), f"out/{path.stem}.wav"], check=True
+    )
 
 
 def bare(path: Path) -> None:
@@ -167,7 +185,9 @@ def bare(path: Path) -> None:
                 elif times and frame.time >= times[0]:
                     number = FRAMES - len(times)
                     times.pop(0)
-                    pixels = frame.reformat(round(WIDTH * SIDE / HEIGHT), SIDE, "rgb24").to_ndarray()
+                    pixels = frame.reformat(
+                        round(WIDTH * SIDE / HEIGHT), SIDE, "rgb24"
+                    ).to_ndarray()
                     Image.fromarray(pixels).save(f"out/{path.stem}-{number}.jpg", quality=90)
         chunks += [part.to_ndarray()[0] for part in resampler.resample(None)]
     soundfile.write(f"out/{path.stem}.flac", np.concatenate(chunks), RATE)
@@ -215,7 +235,13 @@ def write_plainly(source: str) -> None:
             made = record.media["audio"]()
             soundfile.write(sound, made.samples, made.rate, format="FLAC", subtype="PCM_16")
             members = {"image.png": picture.getvalue(), "audio.flac": sound.getvalue()}
-            shards.write({"__key__": record.key, **members, "json": json.dumps({"label": record.label}).encode()})
+            shards.write(
+                {
+                    "__key__": record.key,
+                    **members,
+                    "json": json.dumps({"label": record.label}).encode(),
+                }
+            )
 
 
 # Reading. -------------------------------------------------------------------------------------------------------------
@@ -226,19 +252,22 @@ def reading(samples: int, rounds: int, workers: int) -> None:
     Path("params.yaml").write_text("dataset: digits\nmodalities: [audio, image]\n")
     for stage in ("download", "preprocess"):
         subprocess.run([sys.executable, "-m", "umemma", stage], check=True, capture_output=True)
-    from umemma import config, loader, shards
-    from umemma.contracts import AudioInput, ImageInput
+    from umemma import config
+    from umemma.data import loader, shard_reader
+    from umemma.data.storage import Store
     from umemma.modalities import audio, image
-    from umemma.store import Store
+    from umemma.types import AudioInput, ImageInput
 
     specs = {"audio": AudioInput(sample_rate=8000, seconds=0.8, mels=40, window=256, hop=200)}
     specs["image"] = ImageInput(size=16, channels=1)
     store = Store(config.load().paths.shards)
-    index = shards.read_index(store)
+    index = shard_reader.read_index(store)
 
     def ours() -> None:
         with contextlib.ExitStack() as stay:
-            assert len(loader.load(store, index, "train", specs, stay, workers=0)) == index.samples("train")
+            assert len(loader.load(store, index, "train", specs, stay, workers=0)) == index.samples(
+                "train"
+            )
 
     def plain() -> None:
         import torch
@@ -246,10 +275,15 @@ def reading(samples: int, rounds: int, workers: int) -> None:
 
         urls = [store.at(shard.name) for shard in index.shards("train")]
         found = [
-            (image.decode(s["image.png"], specs["image"]), audio.decode(s["audio.flac"], specs["audio"]))
+            (
+                image.decode(s["image.png"], specs["image"]),
+                audio.decode(s["audio.flac"], specs["audio"]),
+            )
             for s in webdataset.WebDataset(urls, shardshuffle=False)
         ]
-        assert len(next(torch.stack(column) for column in zip(*found, strict=True))) == index.samples("train")
+        assert len(
+            next(torch.stack(column) for column in zip(*found, strict=True))
+        ) == index.samples("train")
 
     medians = compare({"bare webdataset": plain, "umemma": ours}, index.samples("train"), rounds)
     ratios(medians, "umemma", ["bare webdataset"])
@@ -261,8 +295,8 @@ def reading(samples: int, rounds: int, workers: int) -> None:
 TOY = """
 import resource, sys
 from umemma import config, datasets, rawfiles
-from umemma.contracts import DatasetSpec, Plain, Record
-from umemma.files import write_json
+from umemma.types import DatasetSpec, Plain, Record
+from umemma.system.files import write_json
 from umemma.stages import preprocess
 
 class Options(Plain):
@@ -289,7 +323,9 @@ def memory(samples: int, rounds: int, workers: int) -> None:
     Path("toy.py").write_text(TOY)
     few = samples or 70_000
     for count in (few, 10 * few):
-        done = subprocess.run([sys.executable, "toy.py", str(count)], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "toy.py", str(count)], check=True, capture_output=True, text=True
+        )
         print("{:>9} samples, peak {:>4} MiB".format(*done.stdout.split()))
 
 

@@ -29,7 +29,9 @@ BATCH, EPOCHS = 64, 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["epoch", "streamed", "frozen", "processes", *RIVALS])
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
@@ -44,7 +46,8 @@ def main() -> None:
         unpack()
         if arguments.what == "processes":
             times = take_turns(
-                {f"{n} process{'es' * (n > 1)}": lambda n=n: command(n) for n in (1, 2)}, arguments.rounds
+                {f"{n} process{'es' * (n > 1)}": lambda n=n: command(n) for n in (1, 2)},
+                arguments.rounds,
             )
             ratio(times, "2 processes", "1 process")
             return
@@ -54,7 +57,9 @@ def main() -> None:
             "frozen": ["frozen_each_epoch", "frozen_kept"],
         }[arguments.what]
         start = [sys.executable, str(here)]
-        times = take_turns({name: lambda name=name: spawn([*start, name]) for name in rivals}, arguments.rounds)
+        times = take_turns(
+            {name: lambda name=name: spawn([*start, name]) for name in rivals}, arguments.rounds
+        )
         for other in rivals[:-1]:
             ratio(times, rivals[-1], other)
 
@@ -92,7 +97,9 @@ def command(processes: int) -> float:
         log.unlink()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *words], check=True, capture_output=True, env=environment)
-    text = "".join(log.read_text() for log in Path("logs").glob("*-0.log" if processes > 1 else "*"))
+    text = "".join(
+        log.read_text() for log in Path("logs").glob("*-0.log" if processes > 1 else "*")
+    )
     speeds = [float(found.replace(",", "")) for found in re.findall(r"DEBUG.* ([\d,]+)/s, ", text)]
     assert len(speeds) == 8
     return statistics.median(3234 / speed for speed in speeds[2:])
@@ -103,23 +110,25 @@ def command(processes: int) -> float:
 
 def setting() -> tuple[Any, Any, Any]:
     """(settings, index, specs) of the project in the current folder."""
-    from umemma import config, models, shards
-    from umemma.store import Store
+    from umemma import config
+    from umemma.data import shard_reader
+    from umemma.data.storage import Store
+    from umemma.models import factory
 
     params = config.load()
-    index = shards.read_index(Store(params.paths.shards))
-    return params, index, models.input_specs({m: params.encoder(m) for m in params.modalities})
+    index = shard_reader.read_index(Store(params.paths.shards))
+    return params, index, factory.input_specs({m: params.encoder(m) for m in params.modalities})
 
 
 def unpack() -> None:
     """The samples as files, one each, as peers have them."""
-    from umemma import shards
-    from umemma.store import Store
+    from umemma.data import shard_reader
+    from umemma.data.storage import Store
 
     store = Store("data/shards/digits")
     Path("files").mkdir()
     lines = []
-    for record in shards.read(store, shards.read_index(store), "train"):
+    for record in shard_reader.read(store, shard_reader.read_index(store), "train"):
         for m, suffix in (("audio", "flac"), ("image", "png")):
             Path(f"files/{record.key}.{suffix}").write_bytes(record.media[m])  # type: ignore[arg-type]
         lines.append(f"{record.key} {record.label}")
@@ -130,11 +139,11 @@ def fresh() -> tuple[Any, Any]:
     """The model and its optimiser."""
     import torch
 
-    from umemma import models
+    from umemma.models import factory
 
     params, index, specs = setting()
     torch.manual_seed(0)
-    model = models.build({m: params.encoder(m) for m in params.modalities}, specs, index.classes)
+    model = factory.build({m: params.encoder(m) for m in params.modalities}, specs, index.classes)
     return model, torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
 
 
@@ -142,8 +151,8 @@ def train_on(batches: Callable[[], Any]) -> float:
     """A plain loop; median seconds of an epoch, the first left out."""
     import torch
 
-    from umemma.contracts import Batch
-    from umemma.trainer import prepare
+    from umemma.training.trainer import prepare
+    from umemma.types import Batch
 
     prepare(0, "bench")  # the same kernels and memory for all
     model, optimizer = fresh()
@@ -168,7 +177,9 @@ def dataloader(workers: int = 0) -> float:
     import torch
     from torch.utils.data import DataLoader
 
-    loader = DataLoader(Files(), batch_size=BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(
+        Files(), batch_size=BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
     torch.manual_seed(0)
     return train_on(lambda: loader)
 
@@ -179,8 +190,14 @@ class Files:
         from torchvision import transforms
 
         self.lines = [line.split() for line in Path("files.txt").read_text().splitlines()]
-        self.mel = torchaudio.transforms.MelSpectrogram(8000, n_fft=256, win_length=256, hop_length=200, n_mels=40)
-        steps = [transforms.Resize((16, 16)), transforms.ToTensor(), transforms.Normalize(0.5, 0.25)]
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            8000, n_fft=256, win_length=256, hop_length=200, n_mels=40
+        )
+        steps = [
+            transforms.Resize((16, 16)),
+            transforms.ToTensor(),
+            transforms.Normalize(0.5, 0.25),
+        ]
         self.picture = transforms.Compose(steps)
 
     def __len__(self) -> int:
@@ -218,8 +235,8 @@ def bare() -> float:
 
 
 def load(params: Any, stay: contextlib.ExitStack, memory: float) -> Any:
-    from umemma import loader
-    from umemma.store import Store
+    from umemma.data import loader
+    from umemma.data.storage import Store
 
     _, index, specs = setting()
     return loader.load(Store(params.paths.shards), index, "train", specs, stay, memory=memory)
@@ -230,9 +247,9 @@ def ours(memory: float) -> float:
     import numpy as np
     import torch
 
-    from umemma.patterns import PatternStep
-    from umemma.runs import Run
-    from umemma.trainer import fit, prepare
+    from umemma.training.run_folder import Run
+    from umemma.training.step import PatternStep
+    from umemma.training.trainer import fit, prepare
 
     params, _, _ = setting()
     prepare(0, "bench")
@@ -243,12 +260,26 @@ def ours(memory: float) -> float:
         ends.append(time.perf_counter())
         return {"score": 0.0, "loss": -float(len(ends))}
 
-    how = params.pretrain.of_the_loop() | {"epochs": EPOCHS, "batch_size": BATCH, "patience": EPOCHS}
+    how = params.pretrain.of_the_loop() | {
+        "epochs": EPOCHS,
+        "batch_size": BATCH,
+        "patience": EPOCHS,
+    }
     with contextlib.ExitStack() as stay:
         train = load(params, stay, memory)
         step = PatternStep(model, np.array([1.0, 0.0, 0.0]), one_drawn=False)
         run = Run(Path(tempfile.mkdtemp()), "bench")
-        fit(step, model, train, validate, run, **how, seed=0, device=torch.device("cpu"), title="bench")
+        fit(
+            step,
+            model,
+            train,
+            validate,
+            run,
+            **how,
+            seed=0,
+            device=torch.device("cpu"),
+            title="bench",
+        )
     return statistics.median(np.diff(ends))
 
 
@@ -257,22 +288,24 @@ def frozen(kept: bool) -> float:
     import numpy as np
     import torch
 
-    from umemma import features, learning, models
     from umemma.config import Encoder, Machine
-    from umemma.runs import Run
-    from umemma.store import Store
-    from umemma.trainer import prepare
+    from umemma.data.storage import Store
+    from umemma.models import factory
+    from umemma.training import feature_cache
+    from umemma.training import train as train_module
+    from umemma.training.run_folder import Run
+    from umemma.training.trainer import prepare
 
     params, index, _ = setting()
     prepare(0, "bench")
     encoder = Encoder(name="timm:resnet18", weights="none", tune="frozen", input={"size": 64})
-    specs = models.input_specs({"image": encoder})
+    specs = factory.input_specs({"image": encoder})
     torch.manual_seed(0)
-    model = models.build({"image": encoder}, specs, index.classes)
+    model = factory.build({"image": encoder}, specs, index.classes)
     if not kept:
-        features.unchanging = lambda model, augments: []  # type: ignore[assignment]
+        feature_cache.unchanging = lambda model, augments: []  # type: ignore[assignment]
     ends: list[float] = []
-    note = learning.fit
+    note = train_module.fit
 
     def timed(step: Any, model: Any, train: Any, validate: Any, run: Any, **how: Any) -> Any:
         def validated() -> dict[str, float]:
@@ -283,12 +316,12 @@ def frozen(kept: bool) -> float:
         ends.append(started)
         return note(step, model, train, validated, run, **how)
 
-    learning.fit = timed
+    train_module.fit = timed
     epochs = 12 if kept else 2
     changes = {"epochs": epochs, "batch_size": BATCH, "patience": epochs}
-    data = learning.Data(Store(params.paths.shards), index, specs, Machine(), 0)
+    data = train_module.Data(Store(params.paths.shards), index, specs, Machine(), 0)
     folder = Path(tempfile.mkdtemp())
-    learning.learn(
+    train_module.learn(
         model, data, Run(folder, "bench"), weights=np.ones(1), one_drawn=False,
         training=params.pretrain.of("image").model_copy(update=changes), folder=folder,
         device=torch.device("cpu"), title="bench",

@@ -31,10 +31,14 @@ KILLED, SURVIVED, UNFIT = "killed", "survived", "unfit"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--unbroken", action="store_true", help="first run all these tests on the code as it is")
+    parser.add_argument(
+        "--unbroken", action="store_true", help="first run all these tests on the code as it is"
+    )
     asked = parser.parse_args()
     listed = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text(encoding="utf-8"))["mutant"]
     mutants = [one for one in listed if asked.only in one["name"] or asked.only in one["file"]]
@@ -59,7 +63,9 @@ def judge(mutant: dict[str, Any], place: Path) -> str:
     if text.count(mutant["old"]) != 1:
         return UNFIT
     copy(place)
-    (place / mutant["file"]).write_text(text.replace(mutant["old"], mutant["new"]), encoding="utf-8")
+    (place / mutant["file"]).write_text(
+        text.replace(mutant["old"], mutant["new"]), encoding="utf-8"
+    )
     try:
         return run(place, [mutant["test"]])
     finally:
@@ -71,7 +77,11 @@ def copy(place: Path) -> Path:
     place.mkdir()
     for name in PARTS:
         if (ROOT / name).exists():
-            shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+            shutil.copytree(
+                ROOT / name,
+                place / name,
+                ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"),
+            )
     for file in ROOT.iterdir():
         if file.is_file():
             shutil.copy(file, place)
@@ -80,11 +90,31 @@ def copy(place: Path) -> Path:
 
 def run(place: Path, tests: list[str]) -> str:
     """SURVIVED if all of them pass, KILLED if one fails or the process crashes, UNFIT if pytest can't run them."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        *tests,
+    ]
+    environment = os.environ | {
+        "PYTHONPATH": str(place),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        command, cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode > 1:  # pytest's own: 0 passed, 1 failed; below 0 is a signal
-        print(f"pytest can't run {' '.join(tests)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}", flush=True)
+        print(
+            f"pytest can't run {' '.join(tests)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}",
+            flush=True,
+        )
         return UNFIT
     return KILLED if done.returncode else SURVIVED
 

@@ -31,7 +31,9 @@ QUICK = (
 )
 
 
-os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; several tests run at a time
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # of the processes that tests start; several tests run at a time
+)
 torch.set_num_threads(1)
 
 
@@ -95,7 +97,10 @@ def bert(tmp_path) -> Path:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     published = transformers.BertForMaskedLM(config).state_dict()
     names = {key: key.replace("LayerNorm.weight", "LayerNorm.gamma") for key in published}
-    save_file({names[key]: value.clone() for key, value in published.items()}, folder / "model.safetensors")
+    save_file(
+        {names[key]: value.clone() for key, value in published.items()},
+        folder / "model.safetensors",
+    )
     return folder
 
 

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from scipy.special import entr, log_softmax
 
-from umemma import analysis, answers
-from umemma.analysis import Bound, Difference, Information, advise, bits
-from umemma.metrics import Bootstrap, get
-from umemma.predictions import Predictions
+from umemma.evaluation import error_analysis, information
+from umemma.evaluation.information import Bound, Difference, Information, advise, bits
+from umemma.evaluation.metrics import Bootstrap, get
+from umemma.evaluation.predictions import Predictions
 
 N = 20_000
 
 
-def posterior(seen: Mapping[str, np.ndarray], errors: Mapping[str, float], classes: int) -> np.ndarray:
+def posterior(
+    seen: Mapping[str, np.ndarray], errors: Mapping[str, float], classes: int
+) -> np.ndarray:
     """(N, K) log p(y | x) of a uniform label seen through independent channels that change it, to any other, with p."""
     found = np.zeros((len(next(iter(seen.values()))), classes))
     for m, x in seen.items():
@@ -36,14 +38,20 @@ def informations(errors: Mapping[str, float], classes: int) -> float:
         hit = x[:, None] == np.arange(classes)
         joint *= np.where(hit, 1 - errors[m], errors[m] / (classes - 1))
     marginal = joint.sum(1)
-    return float((np.log(classes) + entr(marginal).sum() - entr(joint).sum()) / np.log(2))  # H(Y) + H(X) - H(Y, X)
+    return float(
+        (np.log(classes) + entr(marginal).sum() - entr(joint).sum()) / np.log(2)
+    )  # H(Y) + H(X) - H(Y, X)
 
 
 ERRORS = {"audio": 0.1, "image": 0.3}
 
 
 def channels(
-    n: int = N, classes: int = 4, errors: Mapping[str, float] = ERRORS, scale: float = 1.0, seed: int = 5
+    n: int = N,
+    classes: int = 4,
+    errors: Mapping[str, float] = ERRORS,
+    scale: float = 1.0,
+    seed: int = 5,
 ) -> Predictions:
     """Predictions that are the true posteriors, `scale` times as sure."""
     chance = np.random.default_rng(seed)
@@ -57,9 +65,20 @@ def channels(
         logits = scale * posterior({m: seen[m] for m in names}, errors, classes)
         return logits.astype(np.float32)
 
-    ensemble = {"+".join(s): told(*s) for k in range(len(errors), 0, -1) for s in itertools.combinations(errors, k)}
+    ensemble = {
+        "+".join(s): told(*s)
+        for k in range(len(errors), 0, -1)
+        for s in itertools.combinations(errors, k)
+    }
     keys = [f"k{i}" for i in range(n)]
-    return Predictions(keys, {"sample": keys}, target, ensemble, {m: told(m) for m in errors}, list("abcd")[:classes])
+    return Predictions(
+        keys,
+        {"sample": keys},
+        target,
+        ensemble,
+        {m: told(m) for m in errors},
+        list("abcd")[:classes],
+    )
 
 
 def found(predictions: Predictions) -> Information:
@@ -69,7 +88,9 @@ def found(predictions: Predictions) -> Information:
 def test_the_closed_forms_agree():
     h = float(entr([0.1, 0.9]).sum() / np.log(2))
     assert informations({"audio": 0.1}, 2) == pytest.approx(1 - h)
-    assert informations({"audio": 0.1, "image": 0.5}, 2) == pytest.approx(1 - h)  # an even coin adds nothing
+    assert informations({"audio": 0.1, "image": 0.5}, 2) == pytest.approx(
+        1 - h
+    )  # an even coin adds nothing
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -97,15 +118,24 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     inside = []
     for seed in range(40):
         result = found(channels(n=1000, seed=seed))
-        inside += [row.low < truth[row.modalities] < row.high for row in result.bounds if row.model == "ensemble"]
+        inside += [
+            row.low < truth[row.modalities] < row.high
+            for row in result.bounds
+            if row.model == "ensemble"
+        ]
         others = {"audio": alone["image"], "image": alone["audio"]}
-        inside += [row.bits_low < both - others[row.modality] < row.bits_high for row in result.complementary]
+        inside += [
+            row.bits_low < both - others[row.modality] < row.bits_high
+            for row in result.complementary
+        ]
     assert 0.88 < np.mean(inside) < 0.99
 
 
 @pytest.mark.parametrize("scale", [0.3, 3.0])
 def test_wrong_confidence_only_lowers_the_bound(scale):
-    for wrong, right in zip(found(channels(scale=scale)).bounds, found(channels()).bounds, strict=True):
+    for wrong, right in zip(
+        found(channels(scale=scale)).bounds, found(channels()).bounds, strict=True
+    ):
         assert wrong.high < right.low
 
 
@@ -139,16 +169,26 @@ def test_absent_modalities_by_hand():
     ensemble = {"audio+image": whole, "audio": audio, "image": image}
     result = found(
         Predictions(
-            list("abcd"), {"group": list("aabb")}, target, ensemble, {"audio": audio, "image": image}, ["x", "y"]
+            list("abcd"),
+            {"group": list("aabb")},
+            target,
+            ensemble,
+            {"audio": audio, "image": image},
+            ["x", "y"],
         )
     )
     rows = {row.modalities: row for row in result.bounds if row.model == "ensemble"}
     assert (rows["image"].n, rows["audio"].n) == (3, 4)
     share = entr([1 / 3, 2 / 3]).sum() / np.log(2)  # of the labels of a, b and c
-    assert (rows["image"].entropy, rows["image"].cross_entropy) == pytest.approx((share, 2 / 3), abs=1e-6)
+    assert (rows["image"].entropy, rows["image"].cross_entropy) == pytest.approx(
+        (share, 2 / 3), abs=1e-6
+    )
     assert rows["audio"].bits == pytest.approx(1 - 3 / 4, abs=1e-6)
     adds = {row.modality: row for row in result.complementary}
-    assert (adds["audio"].n, adds["image"].n) == (3, 3)  # d has nothing besides audio, and no image to lose
+    assert (adds["audio"].n, adds["image"].n) == (
+        3,
+        3,
+    )  # d has nothing besides audio, and no image to lose
     assert adds["audio"].bits == pytest.approx(1 / 3, abs=1e-6)
     assert adds["image"].bits == pytest.approx(2 / 3, abs=1e-6)
     assert all(row.bits == row.score == 0 for row in result.gaps)
@@ -156,9 +196,11 @@ def test_absent_modalities_by_hand():
 
 
 def test_surprise_by_hand():
-    assert analysis.surprise(np.array([0, 0, 3, 0])) == pytest.approx([np.log2(4 / 3)] * 2 + [2, np.log2(4 / 3)])
+    assert information.surprise(np.array([0, 0, 3, 0])) == pytest.approx(
+        [np.log2(4 / 3)] * 2 + [2, np.log2(4 / 3)]
+    )
     labels = np.array([[1, 1, 0], [1, 0, 0]], dtype=np.float32)  # always, half of the time, never
-    assert analysis.surprise(labels) == pytest.approx([1, 1])
+    assert information.surprise(labels) == pytest.approx([1, 1])
 
 
 def test_gap_by_hand():
@@ -176,7 +218,9 @@ def test_gap_by_hand():
 
 def told(groups: int = 100, smallest: float = 0.01, **rows: list[tuple]) -> list[str]:
     """Advice. Each row as (modality, score, score_low, score_high, bits, bits_low, bits_high)."""
-    differences = {name: [Difference(m, 100, *numbers) for m, *numbers in each] for name, each in rows.items()}
+    differences = {
+        name: [Difference(m, 100, *numbers) for m, *numbers in each] for name, each in rows.items()
+    }
     metric = get("accuracy", "multiclass", 2)
     return list(advise(Information("multiclass", metric, smallest, 1.0, [], **differences), groups))
 
@@ -210,13 +254,20 @@ def test_harm_is_of_the_score():
         "The modality image does harm: with it accuracy is 10.0 points (5.0 to 20.0) lower than without it. Use it only "
         "where the others are missing, or leave it out of `modalities`."
     )
-    assert told(complementary=[("image", 0.018, -0.012, 0.05, -0.98, -1.33, -0.65)]) == []  # bits alone are no harm
+    assert (
+        told(complementary=[("image", 0.018, -0.012, 0.05, -0.98, -1.33, -0.65)]) == []
+    )  # bits alone are no harm
     assert told(complementary=[("image", -0.018, -0.05, 0.012, 0.98, 0.65, 1.33)]) == []
 
 
 def test_nothing_is_said_of_what_does_not_matter():
     tiny = (-0.004, -0.006, -0.002, -0.04, -0.05, -0.03)  # surely below 0, but by less than a point
-    assert told(complementary=[("image", *tiny)], gaps=[("image", *tiny)], shortfalls=[("image", *tiny)]) == []
+    assert (
+        told(
+            complementary=[("image", *tiny)], gaps=[("image", *tiny)], shortfalls=[("image", *tiny)]
+        )
+        == []
+    )
     assert told(complementary=[("image", 0.009, 0.002, 0.012, 0, 0, 0)]) == []
     assert len(told(smallest=0.003, complementary=[("image", *tiny)])) == 1
     assert told(gaps=[("spectrogram", 0.001, -0.002, 0.005, -0.04, -0.05, -0.03)]) == []
@@ -235,12 +286,17 @@ def test_what_is_most_urgent_comes_first():
     )
     assert lines[1].startswith("Protect text most")
     assert not any("does harm" in line for line in lines)  # of two it is the same once more
-    (own,) = told(singles=[("text", *NOTHING)], shortfalls=[("text", -0.061, -0.09, -0.03, 0, 0, 0)])
+    (own,) = told(
+        singles=[("text", *NOTHING)], shortfalls=[("text", -0.061, -0.09, -0.03, 0, 0, 0)]
+    )
     assert own.startswith(
         "All modalities together do worse than the model trained on text alone: accuracy is 6.1 points (3.0 to 9.0) lower."
     )
     of_three = [("audio", *NOTHING), ("image", *HARM), ("text", *CLEAR)]
-    assert any("image does harm" in line for line in told(complementary=of_three, singles=[("text", *HARM)]))
+    assert any(
+        "image does harm" in line
+        for line in told(complementary=of_three, singles=[("text", *HARM)])
+    )
 
 
 def test_advice_tells_the_fusion_from_the_encoder():
@@ -258,20 +314,33 @@ def test_advice_tells_the_fusion_from_the_encoder():
     )
     assert len(told(**whole, fusion_gaps=[("audio", *HARM)], encoder_gaps=[("audio", *HARM)])) == 2
     (unclear,) = told(**whole)
-    assert unclear.startswith("Given only audio, the ensemble's accuracy is 10.0 points (5.0 to 20.0) below")
+    assert unclear.startswith(
+        "Given only audio, the ensemble's accuracy is 10.0 points (5.0 to 20.0) below"
+    )
     assert "not clear" in unclear
-    (weak,) = told(gaps=[("audio", *NOTHING), ("image", *NOTHING)], shortfalls=[("audio", *CLEAR), ("image", *CLOSE)])
-    assert weak.startswith("The model trained on audio alone is 30.0 points (20.0 to 40.0) of accuracy below all")
+    (weak,) = told(
+        gaps=[("audio", *NOTHING), ("image", *NOTHING)],
+        shortfalls=[("audio", *CLEAR), ("image", *CLOSE)],
+    )
+    assert weak.startswith(
+        "The model trained on audio alone is 30.0 points (20.0 to 40.0) of accuracy below all"
+    )
     assert told(gaps=[("audio", *NOTHING)], shortfalls=[("audio", *NOTHING)]) == []
     assert told(gaps=[("audio", *NOTHING)]) == []  # a single modality
 
 
 def test_few_groups_give_no_advice():
     (line,) = told(groups=9, complementary=[("image", *CLEAR)])
-    assert line == "There are only 9 independent groups of samples: too few for intervals, so no advice is given."
+    assert (
+        line
+        == "There are only 9 independent groups of samples: too few for intervals, so no advice is given."
+    )
     assert told(groups=10, complementary=[("image", *CLEAR)])[0].startswith("Protect image")
     one = channels(n=400)
-    crossed = {"image": [f"i{i // 2}" for i in range(400)], "voice": [f"v{i % 9}" for i in range(400)]}
+    crossed = {
+        "image": [f"i{i // 2}" for i in range(400)],
+        "voice": [f"v{i % 9}" for i in range(400)],
+    }
     both = Predictions(one.keys, crossed, one.target, one.ensemble, one.unimodal)
     assert "only 9 independent groups" in found(both).advice[0]
 
@@ -292,12 +361,20 @@ def two_stages(lazy: bool, n: int = 4000) -> Predictions:
     audio, image = heard(0.1, target), answer(heard(0.3, target), 0.3)
     feature = heard(0.28, audio) if lazy else audio  # 0.1 * 0.72 + 0.9 * 0.28 = 0.324 wrong
     probe = answer(feature, 0.324 if lazy else 0.1)
-    fused = probe if lazy else answer(heard(0.25, feature), 0.3)  # 0.1 * 0.75 + 0.9 * 0.25 = 0.3 wrong
+    fused = (
+        probe if lazy else answer(heard(0.25, feature), 0.3)
+    )  # 0.1 * 0.75 + 0.9 * 0.25 = 0.3 wrong
     keys = [f"k{i}" for i in range(n)]
     alone = {"audio": answer(audio, 0.1), "image": image}
     ensemble = {"audio+image": fused + image, "audio": fused, "image": image}
     return Predictions(
-        keys, {"sample": keys}, target, ensemble, alone, ["x", "y"], probes={"audio": probe, "image": image}
+        keys,
+        {"sample": keys},
+        target,
+        ensemble,
+        alone,
+        ["x", "y"],
+        probes={"audio": probe, "image": image},
     )
 
 
@@ -308,7 +385,9 @@ def test_a_probe_blames_the_lazy_encoder():
     assert encoder.score_low < encoder.score < encoder.score_high < 0
     assert encoder.bits < encoder.bits_high < 0
     assert fusion[2:] == of_image[2:] == (0,) * 6
-    assert any(line.startswith("The ensemble's audio encoder learnt less") for line in result.advice)
+    assert any(
+        line.startswith("The ensemble's audio encoder learnt less") for line in result.advice
+    )
     assert not any("The fusion loses" in line for line in result.advice)
 
 
@@ -337,7 +416,9 @@ def test_the_leading_metric_is_what_advice_follows():
     made = Predictions(one.keys, {"sample": one.keys}, rare, ensemble, alone, ["x", "y"])
     bootstrap = Bootstrap(made.groups, 0, 100)
     by_f1 = bits(made, bootstrap, get("f1_macro", "multiclass", 2))
-    assert by_f1.complementary[0].score == pytest.approx(1 - 0.5 * 2 * 0.99 / 1.99, abs=1e-6)  # recall 1 and 0
+    assert by_f1.complementary[0].score == pytest.approx(
+        1 - 0.5 * 2 * 0.99 / 1.99, abs=1e-6
+    )  # recall 1 and 0
     assert bits(made, bootstrap).complementary[0].score == pytest.approx(0.01)
     assert by_f1.as_json()["metric"] == "f1_macro"
     assert by_f1.advice[0].startswith("Protect audio most: F1 (macro) falls by 50.3 points")
@@ -347,9 +428,13 @@ def test_the_leading_metric_is_what_advice_follows():
 
 
 def test_advice_on_a_known_source():
-    lines = found(channels(errors={"audio": 0.1, "image": 0.3, "text": 0.75})).advice  # 0.75 of 4: text is noise
+    lines = found(
+        channels(errors={"audio": 0.1, "image": 0.3, "text": 0.75})
+    ).advice  # 0.75 of 4: text is noise
     assert lines[0].startswith("Protect audio most")
-    assert not any("Given only" in line or "The fusion" in line or "does harm" in line for line in lines)
+    assert not any(
+        "Given only" in line or "The fusion" in line or "does harm" in line for line in lines
+    )
 
 
 def test_json_holds_every_number():
@@ -375,30 +460,41 @@ def small() -> Predictions:
     p = np.array([0.9, 0.8, 0.8, 0.6, np.nan])
     logits = np.log(np.stack([p, 1 - p], 1)).astype(np.float32)
     return Predictions(
-        list("abcde"), {"sample": list("abcde")}, np.array([0, 0, 1, 1, 0]), {"x": logits}, {"x": logits}, ["u", "v"]
+        list("abcde"),
+        {"sample": list("abcde")},
+        np.array([0, 0, 1, 1, 0]),
+        {"x": logits},
+        {"x": logits},
+        ["u", "v"],
     )
 
 
 def test_selective_by_hand():
-    rows = answers.selective(small(), points=4)
+    rows = error_analysis.selective(small(), points=4)
     assert [row.n for row in rows] == [1, 2, 3, 4]
-    assert [row.score for row in rows] == pytest.approx([1, 0.75, 2 / 3, 0.5])  # the two of 0.8 stand in no order
+    assert [row.score for row in rows] == pytest.approx(
+        [1, 0.75, 2 / 3, 0.5]
+    )  # the two of 0.8 stand in no order
     assert [row.confidence for row in rows] == pytest.approx([0.9, 0.8, 0.8, 0.6])
-    area = answers.aurc(small().ensemble["x"], small().target)
+    area = error_analysis.aurc(small().ensemble["x"], small().target)
     assert area == pytest.approx(1 - np.mean([1, 0.75, 2 / 3, 0.5]))
 
 
 def test_confident_answers_of_a_true_posterior_are_better():
     one = channels(n=2000)
-    rows = answers.selective(one, points=10)
+    rows = error_analysis.selective(one, points=10)
     assert len(rows) == 30
     scores = [row.score for row in rows if row.modalities == "audio+image"]
     assert scores[0] > scores[-1]
-    assert answers.aurc(one.ensemble["audio+image"], one.target) < answers.aurc(one.ensemble["image"], one.target)
+    assert error_analysis.aurc(one.ensemble["audio+image"], one.target) < error_analysis.aurc(
+        one.ensemble["image"], one.target
+    )
 
 
 def test_reliability_by_hand():
-    rows = answers.reliability(small())  # 15 bins: 0.6 falls into the 10th, 0.8 into the 13th, 0.9 into the 14th
+    rows = error_analysis.reliability(
+        small()
+    )  # 15 bins: 0.6 falls into the 10th, 0.8 into the 13th, 0.9 into the 14th
     assert [row.n for row in rows] == [1, 2, 1]
     assert [row.confidence for row in rows] == pytest.approx([0.6, 0.8, 0.9])
     assert [row.right for row in rows] == [0, 0.5, 1]
@@ -406,16 +502,21 @@ def test_reliability_by_hand():
 
 def test_classes_by_hand():
     one = small()
-    assert [(row.name, row.n, row.score) for row in answers.per_class(one)] == [("u", 2, 1.0), ("v", 2, 0.0)]
-    matrix = answers.confusion(one.ensemble["x"], one.target)
+    assert [(row.name, row.n, row.score) for row in error_analysis.per_class(one)] == [
+        ("u", 2, 1.0),
+        ("v", 2, 0.0),
+    ]
+    matrix = error_analysis.confusion(one.ensemble["x"], one.target)
     assert matrix.tolist() == [[2, 0], [2, 0]]
-    assert answers.confused(matrix, one.classes) == [("v", "u", 2, 1.0)]
+    assert error_analysis.confused(matrix, one.classes) == [("v", "u", 2, 1.0)]
 
 
 def test_labels_by_hand():
     """F1 of three labels: found twice and right once of one, missed, and neither there nor found."""
     target = np.array([[1, 1, 0], [0, 0, 0]], dtype=np.float32)
     logits = np.array([[1, -1, -1], [1, -1, -1]], dtype=np.float32)
-    one = Predictions(list("ab"), {"sample": list("ab")}, target, {"x": logits}, {"x": logits}, ["u", "v", "w"])
-    assert [row.score for row in answers.per_class(one)] == pytest.approx([2 / 3, 0, None])
-    assert sum(row.n for row in answers.reliability(one)) == 6
+    one = Predictions(
+        list("ab"), {"sample": list("ab")}, target, {"x": logits}, {"x": logits}, ["u", "v", "w"]
+    )
+    assert [row.score for row in error_analysis.per_class(one)] == pytest.approx([2 / 3, 0, None])
+    assert sum(row.n for row in error_analysis.reliability(one)) == 6

@@ -15,11 +15,21 @@ import zipfile
 
 import pytest
 
-from umemma import archives
+from umemma.data import archives
 from umemma.errors import UserError
 
-MEMBERS = {"top/AVE/a.mp4": b"A" * 3000, "top/AVE/b.mp4": b"B", "./top/list.txt": b"1\n2\n", "top/readme": b"no"}
-PLACES = {"top/AVE/a.mp4": "AVE/a.mp4", "top/AVE/b.mp4": "AVE/b.mp4", "top/list.txt": "list.txt", "top/readme": None}
+MEMBERS = {
+    "top/AVE/a.mp4": b"A" * 3000,
+    "top/AVE/b.mp4": b"B",
+    "./top/list.txt": b"1\n2\n",
+    "top/readme": b"no",
+}
+PLACES = {
+    "top/AVE/a.mp4": "AVE/a.mp4",
+    "top/AVE/b.mp4": "AVE/b.mp4",
+    "top/list.txt": "list.txt",
+    "top/readme": None,
+}
 
 
 def tarred(members: dict, mode: str = "w") -> bytes:
@@ -52,17 +62,29 @@ def zipped(members: dict[str, bytes], mode: int = 0) -> bytes:
 def unpack(folder, data: bytes, place=None, bound=10**6, **arguments):
     (folder / "archive").write_bytes(data)
     return archives.unpack(
-        folder / "archive", folder / "raw", place or (lambda name: PLACES.get(name)), bound=bound, **arguments
+        folder / "archive",
+        folder / "raw",
+        place or (lambda name: PLACES.get(name)),
+        bound=bound,
+        **arguments,
     )
 
 
 def files(folder) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize(
     "data",
-    [tarred(MEMBERS), *(tarred(MEMBERS, f"w:{kind}") for kind in ("gz", "bz2", "xz")), zipped(MEMBERS)],
+    [
+        tarred(MEMBERS),
+        *(tarred(MEMBERS, f"w:{kind}") for kind in ("gz", "bz2", "xz")),
+        zipped(MEMBERS),
+    ],
     ids=["tar", "gz", "bz2", "xz", "zip"],
 )
 def test_wanted_members_go_to_their_places(tmp_path, data):
@@ -77,7 +99,9 @@ def test_wanted_members_go_to_their_places(tmp_path, data):
     assert files(tmp_path / "raw") == content
 
 
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "..\\evil", "C:\\evil", "C:evil"])
+@pytest.mark.parametrize(
+    "name", ["../evil", "/tmp/evil", "a/../../evil", "..\\evil", "C:\\evil", "C:evil"]
+)
 @pytest.mark.parametrize("pack", [tarred, zipped])
 def test_a_member_that_would_leave_the_folder_is_refused(tmp_path, name, pack):
     inner = tmp_path / "inner"
@@ -91,7 +115,9 @@ def test_a_member_that_would_leave_the_folder_is_refused(tmp_path, name, pack):
     assert names <= {"inner/archive", "inner/raw/fine", "inner/raw/evil"}
     assert files(inner / "raw")["evil"] == b"1"
     assert not os.path.exists("/tmp/evil")
-    assert unpack(inner, pack({"fine": b"1", name: b"evil"}), {"fine": "fine"}.get)  # not wanted: not looked at
+    assert unpack(
+        inner, pack({"fine": b"1", name: b"evil"}), {"fine": "fine"}.get
+    )  # not wanted: not looked at
 
 
 @pytest.mark.parametrize("target", ["../evil", "/tmp/evil", "a/../../evil", "", ".", "C:/evil"])
@@ -102,14 +128,23 @@ def test_a_place_outside_of_the_folder_is_refused(tmp_path, target):
 
 
 @pytest.mark.parametrize(
-    "kind", [(tarfile.SYMTYPE, "/etc/passwd"), (tarfile.LNKTYPE, "fine"), (tarfile.FIFOTYPE, ""), (tarfile.CHRTYPE, "")]
+    "kind",
+    [
+        (tarfile.SYMTYPE, "/etc/passwd"),
+        (tarfile.LNKTYPE, "fine"),
+        (tarfile.FIFOTYPE, ""),
+        (tarfile.CHRTYPE, ""),
+    ],
 )
 def test_links_and_devices_of_a_tar(tmp_path, kind):
     data = tarred({"fine": b"1", "link": kind, "last": b"2"})
     with pytest.raises(UserError, match=r"member 'link' is a link, a device"):
         unpack(tmp_path, data, lambda name: name)
     shutil.rmtree(tmp_path / "raw")
-    assert unpack(tmp_path, data, {"fine": "fine", "last": "last"}.get) == {"fine": "fine", "last": "last"}
+    assert unpack(tmp_path, data, {"fine": "fine", "last": "last"}.get) == {
+        "fine": "fine",
+        "last": "last",
+    }
     assert files(tmp_path / "raw") == {"fine": b"1", "last": b"2"}
 
 
@@ -141,7 +176,9 @@ def test_a_zip_member_that_is_larger_than_it_says_is_damaged(tmp_path):
     assert files(tmp_path) == {"archive": bytes(data)}
 
 
-NOISE = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(256))  # 8,192 bytes that don't compress
+NOISE = b"".join(
+    hashlib.sha256(bytes([i])).digest() for i in range(256)
+)  # 8,192 bytes that don't compress
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
@@ -175,7 +212,8 @@ def test_a_damaged_header_is_not_the_end(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no archive", b"<html>" * 500, zipped({"a": NOISE})[:-9], b"PK\x03\x04", b"\x1f\x8b"]
+    "data",
+    [b"", b"no archive", b"<html>" * 500, zipped({"a": NOISE})[:-9], b"PK\x03\x04", b"\x1f\x8b"],
 )
 def test_what_is_no_archive_is_damaged(tmp_path, data):
     with pytest.raises(UserError, match="damaged archive"):

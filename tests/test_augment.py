@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from umemma import modalities
-from umemma.checks import checked
-from umemma.contracts import AudioInput, ImageInput, TextInput, VideoInput, WaveInput
 from umemma.errors import UserError
-from umemma.modalities import audio, chance, image, masks, pictures, text, video
-from umemma.seeds import hashes, mixed
+from umemma.modalities import audio, image, sampling, spec_augment, text, video, vision
+from umemma.system.seeds import hashes, mixed
+from umemma.types import AudioInput, ImageInput, TextInput, VideoInput, WaveInput
+from umemma.validation import checked
 
 SEEDED = torch.Generator().manual_seed(0)
 NUMBERS = mixed(hashes([f"sample{i}" for i in range(6)]), 0, "augment")
@@ -32,7 +32,9 @@ HEARD = torch.randn(6, 1, 8, 21, generator=SEEDED)
 SAMPLES = torch.randn(6, 200, generator=SEEDED) / 10
 SAMPLES[1, 150:] = 0  # padding
 SAMPLES[2] = 0  # nothing there
-TOKENS = torch.tensor([[1, 11, 12, 13, 14, 15, 16, 2, 0, 0], [1, 21, 0, 22, 2, 0, 0, 0, 0, 0], [1, 2] + [0] * 8] * 2)
+TOKENS = torch.tensor(
+    [[1, 11, 12, 13, 14, 15, 16, 2, 0, 0], [1, 21, 0, 22, 2, 0, 0, 0, 0, 0], [1, 2] + [0] * 8] * 2
+)
 
 PICTURED = [
     {"crop": 0.4},
@@ -48,7 +50,10 @@ CASES = [
     *(("spectrogram", GREY, PIXELS[:, :1], options) for options in [*PICTURED, *MASKED]),
     *(("video", CLIP, FRAMES, options) for options in PICTURED),
     *(("audio", LOUD, HEARD, options) for options in [{"shift": 0.5}, {"noise": 0.3}, *MASKED]),
-    *(("audio", WAVE, SAMPLES, options) for options in [{"shift": 0.5}, {"gain": 6.0}, {"noise": 0.3}, MASKED[1]]),
+    *(
+        ("audio", WAVE, SAMPLES, options)
+        for options in [{"shift": 0.5}, {"gain": 6.0}, {"noise": 0.3}, MASKED[1]]
+    ),
     ("text", WORDS, TOKENS, {"dropout": 0.5}),
 ]
 NAMED = [f"{name}-{type(spec).__name__}-{'-'.join(options)}" for name, spec, _, options in CASES]
@@ -64,10 +69,14 @@ def test_a_batch_is_augmented_as_its_items_one_by_one(name, spec, x, options):
     modality, before = modalities.get(name), x.clone()
     modality.check(modality.Augment(**options), spec)
     whole = augmented(modality, x, spec, **options)
-    one_by_one = [augmented(modality, x[i : i + 1], spec, NUMBERS[i : i + 1], **options) for i in range(6)]
+    one_by_one = [
+        augmented(modality, x[i : i + 1], spec, NUMBERS[i : i + 1], **options) for i in range(6)
+    ]
     assert torch.equal(whole, torch.cat(one_by_one))
     assert torch.equal(x, before)  # not changed in place
-    assert torch.equal(whole, augmented(modality, x, spec, **options))  # the same numbers, the same result
+    assert torch.equal(
+        whole, augmented(modality, x, spec, **options)
+    )  # the same numbers, the same result
     assert not torch.equal(whole, augmented(modality, x, spec, NUMBERS[::-1], **options))
     assert whole.shape == x.shape
     assert modality.finish(whole, spec).dtype == modality.finish(x, spec).dtype
@@ -116,21 +125,27 @@ def test_options_that_the_input_has_no_use_for():
 
 
 def test_chance_belongs_to_the_sample_and_is_uniform():
-    numbers = chance.uniform(MANY, "it", 3)
+    numbers = sampling.uniform(MANY, "it", 3)
     assert numbers.shape == (4000, 3)
-    np.testing.assert_array_equal(numbers[7:9], chance.uniform(MANY[7:9], "it", 3))
+    np.testing.assert_array_equal(numbers[7:9], sampling.uniform(MANY[7:9], "it", 3))
     np.testing.assert_allclose(np.histogram(numbers, 10, (0, 1))[0] / 12000, 0.1, atol=0.01)
-    assert np.abs(np.corrcoef([*numbers.T, chance.uniform(MANY, "else")]) - np.eye(4)).max() < 0.05
+    assert (
+        np.abs(np.corrcoef([*numbers.T, sampling.uniform(MANY, "else")]) - np.eye(4)).max() < 0.05
+    )
 
 
 # Pictures. ------------------------------------------------------------------------------------------------------------
 
-SQUARE = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]], dtype=torch.uint8)
+SQUARE = torch.tensor(
+    [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]], dtype=torch.uint8
+)
 
 
 def resampled(**drawn) -> list[list[int]]:
     x = SQUARE.view(1, 1, 1, 4, 4)
-    return pictures.augment(x, pictures.Augment(), {k: np.array([v]) for k, v in drawn.items()})[0, 0, 0].tolist()
+    return vision.augment(x, vision.Augment(), {k: np.array([v]) for k, v in drawn.items()})[
+        0, 0, 0
+    ].tolist()
 
 
 def test_a_flip_mirrors_left_and_right():
@@ -139,7 +154,12 @@ def test_a_flip_mirrors_left_and_right():
 
 
 def test_a_shift_moves_whole_pixels_and_black_comes_in():
-    assert resampled(shift=(0.25, -0.5)) == [[0, 0, 0, 0], [3, 4, 0, 0], [7, 8, 0, 0], [11, 12, 0, 0]]
+    assert resampled(shift=(0.25, -0.5)) == [
+        [0, 0, 0, 0],
+        [3, 4, 0, 0],
+        [7, 8, 0, 0],
+        [11, 12, 0, 0],
+    ]
     assert resampled(shift=(0.12, 0.0)) == SQUARE.tolist()  # 0.48 of a pixel
 
 
@@ -147,7 +167,7 @@ def test_a_crop_is_enlarged():
     assert resampled(crop=(0.0, 0.0, 1.0, 1.0)) == SQUARE.tolist()
     ramp = torch.arange(0, 160, 10, dtype=torch.uint8).expand(1, 1, 1, 16, 16)
     crop = {"crop": np.array([[0.25, 0.25, 0.5, 0.5]])}
-    found = pictures.augment(ramp, pictures.Augment(), crop)[0, 0, 0]
+    found = vision.augment(ramp, vision.Augment(), crop)[0, 0, 0]
     # Column i shows the place 4 + (i + 0.5) / 2 - 0.5 of the ramp, and 0.5 is rounded to an even number.
     assert found[0].tolist() == [38, 42, 48, 52, 58, 62, 68, 72, 78, 82, 88, 92, 98, 102, 108, 112]
     assert (found == found[0]).all()
@@ -156,21 +176,21 @@ def test_a_crop_is_enlarged():
 def test_a_crop_at_the_edge_brings_no_black_in():
     flat = torch.full((6, 1, 1, 12, 12), 200, dtype=torch.uint8)
     drawn = {"crop": np.array([[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]] * 3)}
-    assert torch.equal(pictures.augment(flat, pictures.Augment(), drawn), flat)
+    assert torch.equal(vision.augment(flat, vision.Augment(), drawn), flat)
 
 
 def test_crop_then_flip_then_shift():
-    once = pictures.augment(
-        FRAMES, pictures.Augment(), drawn := pictures.draw(pictures.Augment(**PICTURED[3]), NUMBERS)
+    once = vision.augment(
+        FRAMES, vision.Augment(), drawn := vision.draw(vision.Augment(**PICTURED[3]), NUMBERS)
     )
     steps = FRAMES
     for name in ("crop", "flip", "shift"):
-        steps = pictures.augment(steps, pictures.Augment(), {name: drawn[name]})
+        steps = vision.augment(steps, vision.Augment(), {name: drawn[name]})
     assert torch.equal(once, steps)
 
 
 def test_crops_keep_to_their_share_and_shape():
-    drawn = pictures.draw(pictures.Augment(crop=0.3, flip=0.2, shift=0.1), MANY)
+    drawn = vision.draw(vision.Augment(crop=0.3, flip=0.2, shift=0.1), MANY)
     top, left, height, width = drawn["crop"].T
     area, ratio = height * width, width / height
     assert 0.3 < area.min() < 0.301
@@ -184,11 +204,16 @@ def test_crops_keep_to_their_share_and_shape():
     assert 0.099 < drawn["shift"].max() <= 0.1
 
 
-@pytest.mark.parametrize("operation", pictures.OPERATIONS)
+@pytest.mark.parametrize("operation", vision.OPERATIONS)
 def test_an_operation_changes_pictures_and_leaves_black_black(operation):
-    drawn = {"operations": np.array([[list(pictures.OPERATIONS).index(operation)]] * 6), "by": np.array([[0.6]] * 6)}
-    dim = (FRAMES // 2).repeat(1, 1, 1, 2, 2)  # there have to be more pixels than levels to equalise them
-    done = pictures.augment(dim, pictures.Augment(), drawn)
+    drawn = {
+        "operations": np.array([[list(vision.OPERATIONS).index(operation)]] * 6),
+        "by": np.array([[0.6]] * 6),
+    }
+    dim = (FRAMES // 2).repeat(
+        1, 1, 1, 2, 2
+    )  # there have to be more pixels than levels to equalise them
+    done = vision.augment(dim, vision.Augment(), drawn)
     assert done.dtype == torch.uint8
     assert not done[:, 2].any()
     assert torch.equal(done, dim) == (operation == "identity")
@@ -196,12 +221,19 @@ def test_an_operation_changes_pictures_and_leaves_black_black(operation):
 
 def test_operations_have_the_strength_that_is_asked_for():
     def applied(operation, by, x=SQUARE):
-        drawn = {"operations": np.array([[list(pictures.OPERATIONS).index(operation)]]), "by": np.array([[by]])}
-        return pictures.augment(x.view(1, 1, 1, 4, 4), pictures.Augment(), drawn)[0, 0, 0].tolist()
+        drawn = {
+            "operations": np.array([[list(vision.OPERATIONS).index(operation)]]),
+            "by": np.array([[by]]),
+        }
+        return vision.augment(x.view(1, 1, 1, 4, 4), vision.Augment(), drawn)[0, 0, 0].tolist()
 
-    assert applied("brightness", 1.0, SQUARE * 10) == (SQUARE * 10 * 1.9).int().clamp(max=255).tolist()
+    assert (
+        applied("brightness", 1.0, SQUARE * 10) == (SQUARE * 10 * 1.9).int().clamp(max=255).tolist()
+    )
     assert applied("brightness", -1.0, SQUARE * 10) == SQUARE.tolist()
-    assert applied("translate_x", 0.5) == [[0, *row[:3]] for row in SQUARE.tolist()]  # 150 / 331 * 0.5 * 4 = 0.9
+    assert applied("translate_x", 0.5) == [
+        [0, *row[:3]] for row in SQUARE.tolist()
+    ]  # 150 / 331 * 0.5 * 4 = 0.9
     assert applied("posterize", 1.0, SQUARE * 10) == (SQUARE * 10 // 16 * 16).tolist()  # 4 bits
     assert applied("posterize", 0.0) == SQUARE.tolist()
 
@@ -227,17 +259,21 @@ def test_noise_has_the_spread_that_is_asked_for():
 
 def test_masks_cover_what_is_drawn():
     drawn = {"freq_masks": np.array([[[0, 1]]]), "time_masks": np.array([[[1, 2], [3, 3]]])}
-    found = masks.masked(torch.ones(1, 1, 2, 4), drawn, torch.tensor(0.0))
+    found = spec_augment.masked(torch.ones(1, 1, 2, 4), drawn, torch.tensor(0.0))
     assert found[0, 0].tolist() == [[0, 0, 0, 0], [1, 0, 1, 1]]
 
 
 def test_masks_have_all_widths_and_places():
-    drawn = masks.draw(masks.Masks(time_masks=1, time_width=0.5), MANY, 8, 6)
+    drawn = spec_augment.draw(spec_augment.Masks(time_masks=1, time_width=0.5), MANY, 8, 6)
     assert list(drawn) == ["time_masks"]
     pairs, counts = np.unique(drawn["time_masks"][:, 0], axis=0, return_counts=True)
-    assert {tuple(pair) for pair in pairs.tolist()} == {(a, a + w) for w in range(4) for a in range(6 - w + 1)}
+    assert {tuple(pair) for pair in pairs.tolist()} == {
+        (a, a + w) for w in range(4) for a in range(6 - w + 1)
+    }
     widths = pairs[:, 1] - pairs[:, 0]
-    np.testing.assert_allclose([counts[widths == w].sum() / 4000 for w in range(4)], 0.25, atol=0.03)
+    np.testing.assert_allclose(
+        [counts[widths == w].sum() / 4000 for w in range(4)], 0.25, atol=0.03
+    )
 
 
 def test_the_mask_of_a_ready_made_spectrogram_is_what_the_encoder_sees_as_nothing():
@@ -252,7 +288,10 @@ def test_sound_moves_round():
     drawn = {"shift": np.array([0.25])}
     assert audio.augment(x, WAVE, audio.Augment(), drawn).tolist() == [[4, 1, 2, 3]]
     rows = torch.stack([x, x + 4], 1)[None]  # (1, 1, 2, 4)
-    assert audio.augment(rows, LOUD, audio.Augment(), drawn)[0, 0].tolist() == [[4, 1, 2, 3], [8, 5, 6, 7]]
+    assert audio.augment(rows, LOUD, audio.Augment(), drawn)[0, 0].tolist() == [
+        [4, 1, 2, 3],
+        [8, 5, 6, 7],
+    ]
 
 
 @pytest.mark.parametrize("options", [{"shift": 0.5}, {"gain": 6.0}, {"noise": 0.3}])
@@ -269,7 +308,9 @@ def test_gain_is_in_decibels_and_noise_in_proportion():
     gain = audio.draw(audio.Augment(gain=6.0), MANY, WAVE)["gain"]
     assert gain.max() == pytest.approx(10 ** (6 / 20), abs=0.01)
     assert gain.min() == pytest.approx(10 ** (-6 / 20), abs=0.01)
-    assert audio.augment(torch.ones(1, 3), WAVE, audio.Augment(), {"gain": np.array([0.5])}).tolist() == [[0.5] * 3]
+    assert audio.augment(
+        torch.ones(1, 3), WAVE, audio.Augment(), {"gain": np.array([0.5])}
+    ).tolist() == [[0.5] * 3]
     tone = torch.full((6, 4000), 0.01)
     tone[:, 2000:] = 0  # the RMS is that of the half which isn't padding
     noise = augmented(audio, tone, WaveInput(sample_rate=4000, seconds=1.0), noise=0.1) - tone
@@ -288,8 +329,22 @@ def dropped(tokens, numbers, p=0.5, padding=0):
 
 def test_tokens_are_deleted_and_the_rest_moves_up():
     assert dropped([1, 5, 6, 7, 2, 0], [0.0, 0.9, 0.4, 0.6, 0.0, 0.0]) == [1, 5, 7, 2, 0, 0]
-    assert dropped([1, 5, 6, 7, 2, 9], [0.0, 0.9, 0.4, 0.3, 0.0, 0.0], padding=9) == [1, 5, 2, 9, 9, 9]
-    assert dropped([1, 0, 6, 0, 2, 0], [0.0, 0.9, 0.4, 0.6, 0.0, 0.0]) == [1, 0, 0, 2, 0, 0]  # 0 is a token here too
+    assert dropped([1, 5, 6, 7, 2, 9], [0.0, 0.9, 0.4, 0.3, 0.0, 0.0], padding=9) == [
+        1,
+        5,
+        2,
+        9,
+        9,
+        9,
+    ]
+    assert dropped([1, 0, 6, 0, 2, 0], [0.0, 0.9, 0.4, 0.6, 0.0, 0.0]) == [
+        1,
+        0,
+        0,
+        2,
+        0,
+        0,
+    ]  # 0 is a token here too
 
 
 def test_one_token_and_the_marks_always_stay():

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from umemma import config
-from umemma.checks import checked
-from umemma.contracts import Clip
 from umemma.datasets import ave
 from umemma.errors import UserError
+from umemma.types import Clip
+from umemma.validation import checked
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(__file__).parents[2] / "shared" / "mirror" / "ave"
@@ -47,7 +47,9 @@ def test_one_line_is_one_event_seen_and_heard(raw):
     assert len(found) == 10
     record = found["train--9R4WPSKE3Q-03"]
     assert ave.CLASSES[record.label] == "Fixed-wing aircraft, airplane"
-    assert record.media == dict.fromkeys(("audio", "video"), Clip(raw / "AVE" / "-9R4WPSKE3Q.mp4", 3.0, 10.0))
+    assert record.media == dict.fromkeys(
+        ("audio", "video"), Clip(raw / "AVE" / "-9R4WPSKE3Q.mp4", 3.0, 10.0)
+    )
     assert (record.split, record.group, record.problem) == ("train", "-9R4WPSKE3Q", "")
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", key) for key in found)
 
@@ -74,7 +76,8 @@ def test_leaks_can_be_left_out_of_train_and_only_there(raw):
     assert not any(record.left_out for record in listed(raw).values())
     left_out = {key: r.left_out for key, r in listed(raw, leaks="drop").items() if r.left_out}
     assert left_out == dict.fromkeys(
-        ("train-0f_iTO5t3hU-09", "train-0f_iTO5t3hU-17", "train-2qVuxENcRvw-02"), "also in val or test (leaks: drop)"
+        ("train-0f_iTO5t3hU-09", "train-0f_iTO5t3hU-17", "train-2qVuxENcRvw-02"),
+        "also in val or test (leaks: drop)",
     )
     assert ave.spec(raw, ave.Options()) == ave.SPEC
     assert ave.spec(raw, ave.Options(leaks="drop")).variant == "leaks-dropped"
@@ -164,11 +167,17 @@ def test_the_recipe_is_valid():
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real lists aren't at hand")
 def test_the_real_lists():
     found = list(ave.records(REAL, ave.Options()))
-    assert Counter(record.split for record in found) == ave.SPEC.expected == {"train": 3339, "val": 402, "test": 402}
+    assert (
+        Counter(record.split for record in found)
+        == ave.SPEC.expected
+        == {"train": 3339, "val": 402, "test": 402}
+    )
     assert len({record.key for record in found}) == len(found)
     assert [record.key for record in found if record.problem] == ["train-VWi2ENBuTbw-00"]
     assert sum(record.group.startswith("-") for record in found) == 1030
-    ids = {split: {record.group for record in found if record.split == split} for split in ave.LISTS}
+    ids = {
+        split: {record.group for record in found if record.split == split} for split in ave.LISTS
+    }
     assert [len(ids["train"] & ids[split]) for split in ("test", "val")] == [8, 10]
     labels = Counter(group for group, _ in {(record.group, record.label) for record in found})
     assert Counter(labels.values()) == {1: 4052, 2: 44, 3: 1}

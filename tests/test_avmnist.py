@@ -15,11 +15,11 @@ import pytest
 import soundfile
 
 from umemma import config, datasets
-from umemma.checks import checked
-from umemma.contracts import AudioInput, ImageInput
 from umemma.datasets import _digits_av as parts
 from umemma.datasets import avmnist, avmnist_multibench, avmnist_smil
 from umemma.errors import UserError
+from umemma.types import AudioInput, ImageInput
+from umemma.validation import checked
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(__file__).parents[2] / "shared" / "mirror"
@@ -50,8 +50,15 @@ def make_recordings(folder: Path) -> None:
     for digit in range(10):
         for speaker in SPEAKERS:
             for take in TAKES:
-                tone = 0.3 * np.sin(2 * np.pi * (200 + 100 * digit) / 8000 * np.arange(7000 if take == 20 else 1600))
-                soundfile.write(folder / "recordings" / f"{digit}_{speaker}_{take}.wav", tone, 8000, subtype="PCM_16")
+                tone = 0.3 * np.sin(
+                    2 * np.pi * (200 + 100 * digit) / 8000 * np.arange(7000 if take == 20 else 1600)
+                )
+                soundfile.write(
+                    folder / "recordings" / f"{digit}_{speaker}_{take}.wav",
+                    tone,
+                    8000,
+                    subtype="PCM_16",
+                )
     (folder / "recordings" / "README.md").write_text("no recording")
 
 
@@ -91,9 +98,15 @@ def test_image_and_recording_are_of_one_digit_and_one_split(raw):
         assert record.split == split
         assert record.label == int(number) % 10 == int(digit)
         assert int(take) in takes[split]
-        assert record.media["image"].args[1:] == ("test" if split == "test" else "train", 0.25, int(number))
+        assert record.media["image"].args[1:] == (
+            "test" if split == "test" else "train",
+            0.25,
+            int(number),
+        )
     assert [r.key for r in records if r.split == "val"] == [f"val-{i:05d}" for i in range(220, 240)]
-    assert len({r.group for r in records if r.split == "train"}) > 60  # of 120: recordings are drawn, not repeated
+    assert (
+        len({r.group for r in records if r.split == "train"}) > 60
+    )  # of 120: recordings are drawn, not repeated
     assert len({r.key for r in records}) == len(records)
 
 
@@ -120,15 +133,21 @@ def test_components_are_those_of_the_training_images_only(tmp_path):
     write_idx(tmp_path / "other" / parts.IMAGES["train"], changed)
     write_idx(tmp_path / "other" / parts.IMAGES["test"], np.zeros((TEST, 28, 28), np.uint8))
     for number in (0, 219):
-        one, other = (avmnist._image(tmp_path / name, "train", 0.25, number) for name in ("one", "other"))
+        one, other = (
+            avmnist._image(tmp_path / name, "train", 0.25, number) for name in ("one", "other")
+        )
         np.testing.assert_array_equal(one, other)
-    assert not np.array_equal(*(avmnist._image(tmp_path / name, "test", 0.25, 3) for name in ("one", "other")))
+    assert not np.array_equal(
+        *(avmnist._image(tmp_path / name, "test", 0.25, 3) for name in ("one", "other"))
+    )
 
 
 def test_components_keep_the_energy_asked_for(raw):
     train = parts.images(raw, "train")[:220].reshape(220, 784).astype(float)
     mean = train.mean(0)
-    _, scales, directions = np.linalg.svd(train - mean, full_matrices=False)  # another way to the same components
+    _, scales, directions = np.linalg.svd(
+        train - mean, full_matrices=False
+    )  # another way to the same components
     kept = np.cumsum(scales**2) / np.sum(scales**2)
     count = int(np.argmax(kept >= 0.25)) + 1
     _, basis = avmnist.components(raw, 0.25)
@@ -143,11 +162,15 @@ def test_components_keep_the_energy_asked_for(raw):
 @pytest.mark.parametrize("noise", ["", "esc/1-101-A-0.wav"])
 @pytest.mark.parametrize("snr_db", [-9.5, 6.0])
 def test_noise_has_the_stated_ratio(raw, noise, snr_db):
-    clip = soundfile.read(raw / "recordings" / "3_theo_20.wav")[0][:6400]  # fills the 0.8 s, so it can be fitted out
+    clip = soundfile.read(raw / "recordings" / "3_theo_20.wav")[0][
+        :6400
+    ]  # fills the 0.8 s, so it can be fitted out
     sound = avmnist._sound(raw, "3_theo_20", noise, snr_db, "train-00000").samples.astype(float)
     scale = np.dot(sound, clip) / np.dot(clip, clip)
     rest = sound - scale * clip
-    assert 10 * np.log10(np.mean((scale * clip) ** 2) / np.mean(rest**2)) == pytest.approx(snr_db, abs=0.6)
+    assert 10 * np.log10(np.mean((scale * clip) ** 2) / np.mean(rest**2)) == pytest.approx(
+        snr_db, abs=0.6
+    )
 
 
 def test_a_recording_lies_at_a_drawn_place(raw):
@@ -166,24 +189,38 @@ def test_noise_is_of_another_fold_in_each_split(raw):
     for record in listed(raw, noise="esc"):
         used[record.split].add(record.media["audio"].args[2][len("esc/")])
     assert used == {"train": {"1", "2", "3"}, "val": {"4"}, "test": {"5"}}
-    assert len(avmnist._noise(raw / "esc" / "1-101-A-0.wav")) == pytest.approx(2000, abs=80)  # without what fills it up
+    assert len(avmnist._noise(raw / "esc" / "1-101-A-0.wav")) == pytest.approx(
+        2000, abs=80
+    )  # without what fills it up
 
 
 def test_noise_has_a_source_only_when_asked_for(raw):
-    white, esc = (list(avmnist.sources(raw, avmnist.Options(noise=noise))) for noise in ("white", "esc"))
+    white, esc = (
+        list(avmnist.sources(raw, avmnist.Options(noise=noise))) for noise in ("white", "esc")
+    )
     assert len(white) == 5
     assert esc[:4] == white[:4]
     assert esc[5].unpack("ESC-50-master/audio/1-100032-A-0.wav") == "esc/1-100032-A-0.wav"
-    assert esc[5].unpack("audio/5-9032-A.ogg") == esc[5].unpack("esc/5-9032-A.ogg") == "esc/5-9032-A.ogg"
+    assert (
+        esc[5].unpack("audio/5-9032-A.ogg")
+        == esc[5].unpack("esc/5-9032-A.ogg")
+        == "esc/5-9032-A.ogg"
+    )
     assert esc[5].unpack("ESC-50-master/meta/esc50.csv") is None
-    assert white[4].unpack("free-spoken-digit-dataset-1.0.10/recordings/0_theo_1.wav") == "recordings/0_theo_1.wav"
+    assert (
+        white[4].unpack("free-spoken-digit-dataset-1.0.10/recordings/0_theo_1.wav")
+        == "recordings/0_theo_1.wav"
+    )
     assert white[4].unpack("recordings/0_theo_1.wav") == "recordings/0_theo_1.wav"
     assert white[4].unpack("free-spoken-digit-dataset-1.0.10/README.md") is None
 
 
 def test_the_variant_says_what_was_made(raw, tmp_path):
     assert avmnist.spec(tmp_path, avmnist.Options()).variant == "energy0.25-white-9.5dB"
-    assert avmnist.spec(raw, avmnist.Options(noise="esc", snr_db=3.0)).variant == "energy0.25-esc50+3dB"
+    assert (
+        avmnist.spec(raw, avmnist.Options(noise="esc", snr_db=3.0)).variant
+        == "energy0.25-esc50+3dB"
+    )
     (tmp_path / "esc").mkdir()
     (tmp_path / "esc" / "1-100032-A.ogg").touch()
     assert "esc10" in avmnist.spec(tmp_path, avmnist.Options(noise="esc")).variant
@@ -209,7 +246,9 @@ def test_a_recording_that_cannot_be_used_is_one_phrase(tmp_path):
     ):
         with pytest.raises(ValueError, match=phrase) as error:
             avmnist._sound(tmp_path, name, "", -9.5, "train-00000")
-        assert name not in str(error.value) or name == "silent"  # no phrase of its own for each sample
+        assert (
+            name not in str(error.value) or name == "silent"
+        )  # no phrase of its own for each sample
     with pytest.raises(ValueError, match="a silent noise clip"):
         avmnist._noise(tmp_path / "hush.wav")
 
@@ -249,7 +288,9 @@ def test_damaged_files_say_which_and_what_to_do(tmp_path):
     labels.unlink()
     with pytest.raises(UserError, match="not there yet"):
         listed(tmp_path)
-    images.write_bytes(whole[images][: len(whole[images]) // 2])  # its header is whole: found where images are taken
+    images.write_bytes(
+        whole[images][: len(whole[images]) // 2]
+    )  # its header is whole: found where images are taken
     with pytest.raises(UserError, match="damaged"):
         parts.images(tmp_path, "train")
 
@@ -296,9 +337,14 @@ def test_smil_takes_each_recording_of_three_speakers_once(raw):
 
 
 def test_smil_val_share_moves_no_pair(raw):
-    few, many = (list(avmnist_smil.records(raw, avmnist_smil.Options(val_share=share))) for share in (0.1, 0.5))
+    few, many = (
+        list(avmnist_smil.records(raw, avmnist_smil.Options(val_share=share)))
+        for share in (0.1, 0.5)
+    )
     assert Counter(r.split for r in many) == {"train": 30, "val": 30, "test": 150}
-    assert [(r.key, r.media["image"].args) for r in few] == [(r.key, r.media["image"].args) for r in many]
+    assert [(r.key, r.media["image"].args) for r in few] == [
+        (r.key, r.media["image"].args) for r in many
+    ]
     assert {r.key for r in few if r.split == "val"} < {r.key for r in many if r.split == "val"}
     assert avmnist_smil.spec(raw, avmnist_smil.Options()).expected == avmnist_smil.SPEC.expected
     expected = avmnist_smil.spec(raw, avmnist_smil.Options(val_share=0.2)).expected
@@ -339,7 +385,12 @@ def test_multibench_rows(multibench):
         assert record.label == number % 10
         media = pickle.loads(pickle.dumps(record.media))  # noqa: S301
         image, sound = media["image"](), media["spectrogram"]()
-        assert (image.shape, sound.shape, image.dtype, sound.dtype) == ((28, 28), (112, 112), np.uint8, np.uint8)
+        assert (image.shape, sound.shape, image.dtype, sound.dtype) == (
+            (28, 28),
+            (112, 112),
+            np.uint8,
+            np.uint8,
+        )
         assert (image == number).all()
         assert (sound == 2 * number).all()
 
@@ -360,7 +411,9 @@ def test_multibench_values_that_are_no_grey_levels(tmp_path):
 
 def test_multibench_label_that_is_no_digit_is_that_samples_problem(multibench):
     np.save(multibench / "test_labels.npy", np.array([0, 1, np.nan, 10, 4.0]))
-    records = {r.key: r for r in avmnist_multibench.records(multibench, avmnist_multibench.Options())}
+    records = {
+        r.key: r for r in avmnist_multibench.records(multibench, avmnist_multibench.Options())
+    }
     for key in ("test-00002", "test-00003"):
         assert (records[key].label, records[key].problem) == (None, "a label that is no digit")
     assert records["test-00004"].label == 4
@@ -377,7 +430,11 @@ class Bait:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("image/train_data.npy", np.zeros((24, 28, 28)), r"float64 \(24, 28, 28\), not of N x 784 numbers"),
+        (
+            "image/train_data.npy",
+            np.zeros((24, 28, 28)),
+            r"float64 \(24, 28, 28\), not of N x 784 numbers",
+        ),
         ("audio/test_data.npy", np.zeros((5, 112, 111)), "not of N x 112 x 112 numbers"),
         ("audio/test_data.npy", np.zeros((5, 112, 112), complex), "not of N x 112 x 112 numbers"),
         ("audio/test_data.npy", np.zeros((4, 112, 112)), "4 samples for 5 labels"),
@@ -432,7 +489,9 @@ def test_recipes_are_settings(name):
     assert options == module.Options()  # a recipe is the protocol, and so are the defaults
     assert params.preprocess.options.keys() == module.Options.model_fields.keys()
     for modality in params.modalities:
-        params.encoder(modality).adapt(AudioInput() if modality == "audio" else ImageInput(), modality)
+        params.encoder(modality).adapt(
+            AudioInput() if modality == "audio" else ImageInput(), modality
+        )
     assert params.finetune.scratch.epochs == params.pretrain.epochs + params.finetune.epochs
 
 
@@ -468,7 +527,9 @@ def test_real_files(real):
     mean, basis = avmnist.components(real, 0.25)
     assert len(basis) == 4
     # The same whole numbers on every machine, with any BLAS and any number of threads.
-    digest = hashlib.sha256(mean.tobytes() + np.sort(np.abs(basis), axis=None).tobytes()).hexdigest()
+    digest = hashlib.sha256(
+        mean.tobytes() + np.sort(np.abs(basis), axis=None).tobytes()
+    ).hexdigest()
     assert digest.startswith("a2c9966498203ff1")
     for record in records[::2000]:
         assert np.abs(record.media["audio"]().samples).max() == avmnist.PEAK

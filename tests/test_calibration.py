@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from umemma.calibration import Calibration, _lower, fit, probabilities
-from umemma.metrics import correct, log_loss
+from umemma.evaluation.calibration import Calibration, _lower, fit, probabilities
+from umemma.evaluation.metrics import correct, log_loss
 
 N = 6000
 GROUPS = {"group": [f"g{i // 3}" for i in range(N)]}
@@ -69,9 +69,9 @@ def test_a_temperature_changes_no_answer():
 def test_the_order_of_samples_does_not_matter():
     logits, target = source("multiclass", shift=1.0)
     order = np.random.default_rng(0).permutation(N)
-    assert fit(logits[order], target[order], {"group": [GROUPS["group"][i] for i in order]}, 7) == fit(
-        logits, target, GROUPS, 7
-    )
+    assert fit(
+        logits[order], target[order], {"group": [GROUPS["group"][i] for i in order]}, 7
+    ) == fit(logits, target, GROUPS, 7)
 
 
 def test_samples_without_logits_do_not_count():

@@ -24,7 +24,9 @@ COMMANDS = [
 
 def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "umemma", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, **environment})
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env={**os.environ, **environment}
+    )
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
@@ -35,14 +37,19 @@ def test_help_answers_at_once(tmp_path, command):
         before = os.times()
         done = run(*words, folder=tmp_path)
         after = os.times()  # processor time, so that a busy machine doesn't fail the test
-        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        times.append(
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
     assert done.returncode == 0
     assert "Usage" in done.stdout
     assert min(times) < 0.5
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("stage", ["compare", "doctor", "evaluate", "preprocess", "tabulate"])
+@pytest.mark.parametrize("stage", ["compare", "doctor", "evaluate", "preprocess", "compare_table"])
 def test_a_stage_that_can_do_without_torch_does(tmp_path, stage):
     """A question to kept predictions, say, is answered before torch is there."""
     code = f"import sys, umemma.stages.{stage}; sys.exit('torch' in sys.modules)"
@@ -70,5 +77,7 @@ def test_an_error_is_one_message_without_a_traceback(tmp_path):
 
 
 def test_shell_completion(tmp_path):
-    done = run(folder=tmp_path, _UMEMMA_COMPLETE="complete_bash", COMP_WORDS="umemma fine", COMP_CWORD="1")
+    done = run(
+        folder=tmp_path, _UMEMMA_COMPLETE="complete_bash", COMP_WORDS="umemma fine", COMP_CWORD="1"
+    )
     assert "finetune-ensemble" in done.stdout

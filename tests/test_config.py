@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from umemma import checks, config
+from umemma import config, validation
 from umemma.config import PRESETS
 from umemma.errors import UserError
 
@@ -18,12 +18,20 @@ def test_the_shipped_file_is_read_and_its_numbers_are_numbers():
     params = config.load(PARAMS)
     assert params.dataset == "digits"
     assert params.pretrain.learning_rate == 2e-3  # YAML 1.1 would read a string here
-    switches = {"preset": "ume-mma", "init": "unimodal", "mma": "all", "train": "all", "balance": "none"}
+    switches = {
+        "preset": "ume-mma",
+        "init": "unimodal",
+        "mma": "all",
+        "train": "all",
+        "balance": "none",
+    }
     assert params.finetune.switches() == switches
 
 
 def test_set_changes_one_value():
-    params = config.load(PARAMS, ["finetune.learning_rate=1e-5", "evaluate.ratios=[0.5]", "encoders.image=cnn:small"])
+    params = config.load(
+        PARAMS, ["finetune.learning_rate=1e-5", "evaluate.ratios=[0.5]", "encoders.image=cnn:small"]
+    )
     assert params.finetune.learning_rate == 1e-5
     assert params.evaluate.ratios == (0.5,)
     assert params.encoders["image"].name == "cnn:small"
@@ -32,11 +40,15 @@ def test_set_changes_one_value():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_switches(preset):
     switches = config.load(PARAMS, [f"finetune.preset={preset}"]).finetune.switches()
-    assert switches == dict(zip(("preset", "init", "mma", "train", "balance"), (preset, *PRESETS[preset]), strict=True))
+    assert switches == dict(
+        zip(("preset", "init", "mma", "train", "balance"), (preset, *PRESETS[preset]), strict=True)
+    )
 
 
 def test_a_switch_wins_over_the_preset_and_the_name_follows():
-    assert config.load(PARAMS, ["finetune.mma=none"]).finetune.switches()["preset"] == "ume-finetune"
+    assert (
+        config.load(PARAMS, ["finetune.mma=none"]).finetune.switches()["preset"] == "ume-finetune"
+    )
     assert config.load(PARAMS, ["finetune.mma=drop"]).finetune.switches()["preset"] == "ume-dropout"
     unnamed = ["finetune.mma=drop", "finetune.train=head"]
     assert config.load(PARAMS, unnamed).finetune.switches()["preset"] == "custom"
@@ -48,10 +60,19 @@ def test_a_switch_wins_over_the_preset_and_the_name_follows():
         ("finetune.lerning_rate=1", "finetune.lerning_rate' (Did you mean 'learning_rate'?"),
         ("evalute.draws=1", "evalute' (Did you mean 'evaluate'?"),
         ("encoders.audio.nam=cnn", "encoders.audio.nam' (Did you mean 'name'?"),
-        ("finetune.epochs=ten", "finetune.epochs: input should be a valid integer, but it is 'ten'"),
+        (
+            "finetune.epochs=ten",
+            "finetune.epochs: input should be a valid integer, but it is 'ten'",
+        ),
         ("finetune.epochs=0", "finetune.epochs: input should be greater than 0, but it is 0"),
-        ("finetune.mma=sometimes", "finetune.mma: input should be 'none', 'drop' or 'all', but it is 'sometimes'"),
-        ("evaluate.ratios=[1.5]", "evaluate.ratios.0: input should be less than or equal to 1, but it is 1.5"),
+        (
+            "finetune.mma=sometimes",
+            "finetune.mma: input should be 'none', 'drop' or 'all', but it is 'sometimes'",
+        ),
+        (
+            "evaluate.ratios=[1.5]",
+            "evaluate.ratios.0: input should be less than or equal to 1, but it is 1.5",
+        ),
         ("pretrain.learning_rate=.nan", "pretrain.learning_rate: input should be"),
         ("seed=1.5", "seed: input should be a valid integer"),
         ("dataset=3", "dataset: input should be a valid string"),
@@ -101,12 +122,12 @@ def test_modalities_are_checked_against_the_dataset():
 
 
 def test_difference_names_the_path():
-    assert checks.difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == [
+    assert validation.difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == [
         "a.c: 2 there, 3 here",
         "d: None there, 4 here",
     ]
 
 
 def test_fingerprint_knows_no_order():
-    assert checks.fingerprint({"a": 1, "b": 2}) == checks.fingerprint({"b": 2, "a": 1})
-    assert checks.fingerprint({"a": 1}) != checks.fingerprint({"a": 2})
+    assert validation.fingerprint({"a": 1, "b": 2}) == validation.fingerprint({"b": 2, "a": 1})
+    assert validation.fingerprint({"a": 1}) != validation.fingerprint({"a": 2})

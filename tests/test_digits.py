@@ -45,7 +45,9 @@ def test_splits_share_no_image_and_no_voice(records):
         images[record.groups["image"]].add(record.split)
         voices[record.groups["voice"]].add(record.split)
         assert record.key.startswith(record.groups["image"] + "-")
-        assert record.key.split("-", 1)[1].replace("_", " ").lower().startswith(record.groups["voice"])
+        assert (
+            record.key.split("-", 1)[1].replace("_", " ").lower().startswith(record.groups["voice"])
+        )
     assert all(len(splits) == 1 for splits in images.values())
     assert all(len(splits) == 1 for splits in voices.values())
     assert len(images) == 1797
@@ -65,7 +67,8 @@ def test_counts_and_classes(records):
 
 def test_same_digit_in_both_modalities(records, raw):
     said = {
-        (clip["voice"].replace(" ", "_"), clip["digit"]) for clip in pq.read_table(raw / "speech.parquet").to_pylist()
+        (clip["voice"].replace(" ", "_"), clip["digit"])
+        for clip in pq.read_table(raw / "speech.parquet").to_pylist()
     }
     assert all((record.key.split("-", 1)[1], record.label) in said for record in records)
 
@@ -99,9 +102,13 @@ def test_what_is_not_train_does_not_matter_to_the_pictures_of_train(records, raw
 def test_noise_has_the_stated_ratio():
     clip = np.sin(np.arange(6400) / 3).astype(np.float32)
     noisy = digits._add_noise(clip, -6.0, seed=1)
-    scale = np.dot(noisy, clip) / np.dot(clip, clip)  # the clip fills the window, so it can be fitted out
+    scale = np.dot(noisy, clip) / np.dot(
+        clip, clip
+    )  # the clip fills the window, so it can be fitted out
     noise = noisy - scale * clip
-    assert 10 * np.log10(np.mean((scale * clip) ** 2) / np.mean(noise**2)) == pytest.approx(-6, abs=0.5)
+    assert 10 * np.log10(np.mean((scale * clip) ** 2) / np.mean(noise**2)) == pytest.approx(
+        -6, abs=0.5
+    )
 
 
 def test_records_are_the_same_every_time(records, raw):

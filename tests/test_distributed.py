@@ -16,17 +16,24 @@ import pytest
 from conftest import QUICK, quick
 from side_by_side import everything
 
-from umemma import distributed
-from umemma.distributed import World
 from umemma.errors import UserError
 from umemma.stages import evaluate, finetune
+from umemma.system import distributed
+from umemma.system.distributed import World
 
 HERE = Path(__file__).parent
 SETS = [word for change in QUICK for word in ("--set", change)]
 
 
 def torchrun(processes: int, *words: str) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
     return [*launcher, *words]
 
 
@@ -36,7 +43,9 @@ def environment() -> dict[str, str]:
 
 
 def run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment(), check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=environment(), check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -46,13 +55,23 @@ def run(command: list[str]) -> str:
     [
         ({}, World(0, 1, 0)),
         ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, World(3, 8, 1)),
-        ({"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1"}, World(9, 16, 1)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}, World(0, 1, 0)),  # a batch script, no srun
+        (
+            {"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1"},
+            World(9, 16, 1),
+        ),
+        (
+            {"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"},
+            World(0, 1, 0),
+        ),  # a batch script, no srun
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "SLURM_PROCID": "5"}, World(0, 2, 0)),
     ],
 )
 def test_who_am_i(variables, world, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("SLURM_")] + ["RANK", "WORLD_SIZE", "LOCAL_RANK"]:
+    for name in [name for name in os.environ if name.startswith("SLURM_")] + [
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+    ]:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -69,7 +88,12 @@ def test_an_environment_that_makes_no_sense(monkeypatch, rank):
 
 @pytest.mark.parametrize(
     ("nodes", "first"),
-    [("gpu07", "gpu07"), ("gpu[07-09,12],login1", "gpu07"), ("a-b[001,5]", "a-b001"), ("x1,x2", "x1")],
+    [
+        ("gpu07", "gpu07"),
+        ("gpu[07-09,12],login1", "gpu07"),
+        ("a-b[001,5]", "a-b001"),
+        ("x1,x2", "x1"),
+    ],
 )
 def test_the_first_machine_of_a_slurm_step(nodes, first):
     assert distributed._first_host(nodes) == first
@@ -82,9 +106,15 @@ def alone(tmp_path_factory):
 
 def srun(processes: int, *words: str) -> None:
     """As Slurm starts the tasks of a step, each with its own environment."""
-    step = {"SLURM_STEP_NUM_TASKS": str(processes), "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_ID": "0"}
+    step = {
+        "SLURM_STEP_NUM_TASKS": str(processes),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_ID": "0",
+    }
     step["SLURM_JOB_ID"] = str(os.getpid())
-    own = [step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(processes)]
+    own = [
+        step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(processes)
+    ]
     tasks = [subprocess.Popen([sys.executable, *words], env=environment() | one) for one in own]
     assert [task.wait(120) for task in tasks] == [0] * processes
 
@@ -96,9 +126,17 @@ def test_several_processes_get_what_one_gets(tmp_path, alone, processes, launche
     found = json.loads((tmp_path / "found.json").read_text())
     assert found.keys() == alone.keys()
     for name, expected in alone.items():
-        if name in ("all", "drop", "parts", "holes"):  # they add up the same numbers in another order
+        if name in (
+            "all",
+            "drop",
+            "parts",
+            "holes",
+        ):  # they add up the same numbers in another order
             for key, values in expected.items():
-                assert flat(found[name][key]) == pytest.approx(flat(values), rel=1e-4, abs=1e-6), (name, key)
+                assert flat(found[name][key]) == pytest.approx(flat(values), rel=1e-4, abs=1e-6), (
+                    name,
+                    key,
+                )
         elif "figures" in name or name == "logits":
             assert flat(found[name]) == pytest.approx(flat(expected), rel=1e-4), name
         else:
@@ -109,7 +147,9 @@ def test_several_processes_get_what_one_gets(tmp_path, alone, processes, launche
 
 
 def flat(values: list) -> list[float]:
-    return [one for value in values for one in flat(value)] if isinstance(values, list) else [values]
+    return (
+        [one for value in values for one in flat(value)] if isinstance(values, list) else [values]
+    )
 
 
 def test_stages_in_two_and_three_processes_score_as_in_one(project):
@@ -131,19 +171,29 @@ def test_stages_in_two_and_three_processes_score_as_in_one(project):
 
 
 def test_a_mistake_is_said_once(project):
-    command = torchrun(2, "-m", "umemma", "pretrain-unimodal", *SETS, "--set", "pretrain.batch_size=1")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False)
+    command = torchrun(
+        2, "-m", "umemma", "pretrain-unimodal", *SETS, "--set", "pretrain.batch_size=1"
+    )
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=environment(), check=False
+    )
     assert done.stderr.count("a batch of 1 leaves some of 2 processes without a sample") == 1
     assert "UserError" not in done.stderr  # the only traceback is torchrun's own
 
 
 def checkpoints(project: Path) -> list[int]:
-    return sorted(int(path.stem.split("-")[1]) for path in project.glob("runs/digits/*/step-*.safetensors"))
+    return sorted(
+        int(path.stem.split("-")[1]) for path in project.glob("runs/digits/*/step-*.safetensors")
+    )
 
 
-def stop(command: list[str], project: Path, step: int, how: Callable[[subprocess.Popen], None]) -> int:
+def stop(
+    command: list[str], project: Path, step: int, how: Callable[[subprocess.Popen], None]
+) -> int:
     """Start a training, stop it when it has come to `step`; its exit status."""
-    with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as process:
         deadline = time.monotonic() + 120
         while max(checkpoints(project), default=0) < step:
             assert process.poll() is None, "it ended before it was stopped"
@@ -154,10 +204,22 @@ def stop(command: list[str], project: Path, step: int, how: Callable[[subprocess
 
 
 @pytest.mark.parametrize(
-    "stage", ["pretrain-unimodal --modality image --set pretrain.epochs=6", "finetune-ensemble --set finetune.epochs=6"]
+    "stage",
+    [
+        "pretrain-unimodal --modality image --set pretrain.epochs=6",
+        "finetune-ensemble --set finetune.epochs=6",
+    ],
 )
 def test_killed_at_any_moment_it_goes_on_to_the_same_weights(project, stage):
-    command = [sys.executable, "-m", "umemma", *stage.split(), *SETS, "--set", "machine.checkpoint=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "umemma",
+        *stage.split(),
+        *SETS,
+        "--set",
+        "machine.checkpoint=0",
+    ]
     command += stage.split()[-2:]  # the last of two wins
     out = project / "models/digits" / ("ensemble" if "ensemble" in stage else "pretrain/image")
     run(command)
@@ -173,7 +235,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(project, stage):
 
 
 def test_a_killed_process_of_two_and_the_training_goes_on(project):
-    command = torchrun(2, "-m", "umemma", "finetune-ensemble", *SETS, "--set", "machine.checkpoint=0")
+    command = torchrun(
+        2, "-m", "umemma", "finetune-ensemble", *SETS, "--set", "machine.checkpoint=0"
+    )
     command += ["--set", "finetune.epochs=4"]
     out = project / "models/digits/ensemble"
     run(command)

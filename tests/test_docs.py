@@ -17,11 +17,12 @@ from documents import ROOT
 from repository_links import EXTERNAL, find_links, rewrite_links
 from ruamel.yaml import YAML
 
-from umemma import __version__, config, datasets
-from umemma.checks import checked
+from umemma import config, datasets
+from umemma._version import __version__
 from umemma.cli import app
 from umemma.config import PRESETS
-from umemma.models import input_specs
+from umemma.models.factory import input_specs
+from umemma.validation import checked
 
 URL = re.compile(r"https?://[a-z0-9.-]+\.[a-z]{2,}(/[^\s<>\"]*)?", re.IGNORECASE)
 LOADED = re.compile(r"<(?:script|img|iframe|source|video|audio)\b[^>]*?\bsrc=\"([^\"]*)\"")

@@ -24,8 +24,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from umemma import cli, config
-from umemma.checks import checked
 from umemma.cli import app
+from umemma.validation import checked
 
 FILLED_IN = {"$SLURM_ARRAY_TASK_ID": "0"}
 LAUNCHERS = ("torchrun", "srun", "python")

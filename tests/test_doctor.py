@@ -17,11 +17,11 @@ from media import film
 from PIL import Image
 
 from umemma import cli, config, datasets, modalities
-from umemma.contracts import Clip, Packing, Sound, Unreadable
 from umemma.errors import UserError
-from umemma.modalities.clips import CUT_OFF
+from umemma.modalities.av_decoder import CUT_OFF
 from umemma.modalities.probe import EMPTY, SOUNDLESS, probe
 from umemma.stages import doctor, download, preprocess
+from umemma.types import Clip, Packing, Sound, Unreadable
 
 REAL = Path(__file__).parents[2] / "shared" / "mirror"
 P = Packing(side=32)
@@ -30,7 +30,7 @@ TONE = Sound(np.sin(np.arange(800) / 5).astype(np.float32) / 2, 8000)
 
 TOY = """
 import json
-from umemma.contracts import Clip, DatasetSpec, Plain, Record, Source
+from umemma.types import Clip, DatasetSpec, Plain, Record, Source
 from umemma.errors import UserError
 
 SPEC = DatasetSpec(
@@ -86,7 +86,11 @@ def cut(path: Path, to: Path, share: float) -> Path:
 
 
 def tree(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture
@@ -212,7 +216,9 @@ def clips(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["front.mp4", "b-frames.mp4", "slow.mp4", "end.mp4", "a.mkv", "a.avi"])
+@pytest.mark.parametrize(
+    "name", ["front.mp4", "b-frames.mp4", "slow.mp4", "end.mp4", "a.mkv", "a.avi"]
+)
 @pytest.mark.parametrize("stretch", [(0.0, None), (1.0, 3.0), (4.0, 6.0)])
 def test_clips_that_were_cut_off_are_told_as_packing_tells_them(clips, tmp_path, name, stretch):
     for share in (0.0, 0.1, 0.4, 0.55, 0.7, 0.85, 0.95, 1.0):
@@ -252,7 +258,11 @@ def test_a_look_agrees_with_packing(clips, tmp_path):
         ),
         ({"video": clips / "noise.mp4"}, {"video": noise}, set()),
         ({"audio": b"RIFF\x04\0\0\0????"}, {"audio": noise}, set()),
-        ({"audio": b"RIFF\xff\0\0\0????"}, {"audio": "cut off: it ends before its declared length"}, set()),
+        (
+            {"audio": b"RIFF\xff\0\0\0????"},
+            {"audio": "cut off: it ends before its declared length"},
+            set(),
+        ),
         ({"video": "a text"}, {"video": "not a video"}, set()),
         ({"audio": tmp_path / "a.wav"}, {}, set()),
         ({"audio": tmp_path / "a.flac"}, {}, set()),
@@ -266,13 +276,25 @@ def test_a_look_agrees_with_packing(clips, tmp_path):
         ({"image": b"no picture"}, {"image": "not a readable image: unknown format"}, set()),
         ({"image": clips / "nowhere.jpg"}, {"image": missing}, set()),
         ({"image": "a text"}, {"image": "not an image"}, set()),
-        ({"image": Unreadable("path outside of root"), "text": "hi"}, {"image": "path outside of root"}, set()),
+        (
+            {"image": Unreadable("path outside of root"), "text": "hi"},
+            {"image": "path outside of root"},
+            set(),
+        ),
         ({"text": "  Grüße "}, {}, set()),
         ({"text": " \n"}, {}, {"text"}),
         ({"text": tmp_path / "latin.txt"}, {"text": latin}, set()),
         ({"text": b"\xff"}, {"text": latin}, set()),
-        ({"image": half, "text": b"\xff"}, {"image": "not a readable image: truncated", "text": latin}, set()),
-        ({"audio": flac(np.zeros(50)), "image": half}, {"image": "not a readable image: truncated"}, {"audio"}),
+        (
+            {"image": half, "text": b"\xff"},
+            {"image": "not a readable image: truncated", "text": latin},
+            set(),
+        ),
+        (
+            {"audio": flac(np.zeros(50)), "image": half},
+            {"image": "not a readable image: truncated"},
+            {"audio"},
+        ),
     ]
     for media, broken, absent in cases:
         assert packed(media) == (broken, absent), media
@@ -282,7 +304,9 @@ def test_a_look_agrees_with_packing(clips, tmp_path):
 def test_what_only_packing_finds(clips, tmp_path):
     data = bytearray((clips / "a.avi").read_bytes())
     start = data.index(b"movi") + 2000
-    for place in range(start, len(data) - 3000, 97):  # here and there, so that chunks keep their heads
+    for place in range(
+        start, len(data) - 3000, 97
+    ):  # here and there, so that chunks keep their heads
         data[place] ^= 0xFF
     (tmp_path / "damaged.avi").write_bytes(data)
     media = {"audio": tmp_path / "damaged.avi"}
@@ -295,7 +319,10 @@ def test_what_only_packing_finds(clips, tmp_path):
 
 
 def test_why_a_modality_is_absent(clips):
-    assert probe({"audio": clips / "mute.mp4", "text": " "}, P).absent == {"audio": SOUNDLESS, "text": EMPTY}
+    assert probe({"audio": clips / "mute.mp4", "text": " "}, P).absent == {
+        "audio": SOUNDLESS,
+        "text": EMPTY,
+    }
     assert probe({"audio": flac(np.zeros(50))}, P).absent == {"audio": EMPTY}
 
 
@@ -306,7 +333,12 @@ def test_everything_that_is_wrong_is_found_and_counted(toy, capsys):
     download.run("toy", {})
     status, found = examined(capsys)
     assert status == 1
-    assert (found["dataset"], found["licence"], found["described"], found["to_get"]) == ("toy", "free", True, [])
+    assert (found["dataset"], found["licence"], found["described"], found["to_get"]) == (
+        "toy",
+        "free",
+        True,
+        [],
+    )
     assert found["splits"] == {
         "train": {"expected": 10, "listed": 13, "left_out": 1, "unusable": 9, "usable": 3},
         "val": {"expected": None, "listed": 1, "left_out": 0, "unusable": 0, "usable": 1},
@@ -317,7 +349,9 @@ def test_everything_that_is_wrong_is_found_and_counted(toy, capsys):
         "[dog]": {"train": [3, 2], "val": [0, 0], "test": [1, 1]},
         "owl": {"train": [4, 0], "val": [0, 0], "test": [0, 0]},
     }
-    empty = packed({"video": Path("data/raw/toy/clips/empty.mp4")})[0]["video"]  # the reason is FFmpeg's
+    empty = packed({"video": Path("data/raw/toy/clips/empty.mp4")})[0][
+        "video"
+    ]  # the reason is FFmpeg's
     assert counts(found["unusable"]) == {
         "duplicate id": 1,
         both(empty): 1,
@@ -329,14 +363,24 @@ def test_everything_that_is_wrong_is_found_and_counted(toy, capsys):
         both("the event lies after the end of the file"): 1,
         "an id with other characters than letters, digits, '_' and '-'": 1,
     }
-    assert found["unusable"][both("file is missing")]["examples"] == ["e (data/raw/toy/clips/nowhere.mp4)"]
-    assert found["broken"] == {both(CUT_OFF): {"count": 1, "examples": ["c (data/raw/toy/clips/cut.mp4)"]}}
+    assert found["unusable"][both("file is missing")]["examples"] == [
+        "e (data/raw/toy/clips/nowhere.mp4)"
+    ]
+    assert found["broken"] == {
+        both(CUT_OFF): {"count": 1, "examples": ["c (data/raw/toy/clips/cut.mp4)"]}
+    }
     assert counts(found["left_out"]) == {"not wanted": 1}
     assert found["duplicate_ids"] == {"count": 1, "examples": ["a"]}
     assert found["absent"] == {
-        "audio": {SOUNDLESS: {"train": 1, "val": 0, "test": 0}, CUT_OFF: {"train": 1, "val": 0, "test": 0}},
+        "audio": {
+            SOUNDLESS: {"train": 1, "val": 0, "test": 0},
+            CUT_OFF: {"train": 1, "val": 0, "test": 0},
+        },
         "video": {CUT_OFF: {"train": 1, "val": 0, "test": 0}},
-        "text": {EMPTY: {"train": 1, "val": 0, "test": 0}, doctor.UNLISTED: {"train": 1, "val": 1, "test": 0}},
+        "text": {
+            EMPTY: {"train": 1, "val": 0, "test": 0},
+            doctor.UNLISTED: {"train": 1, "val": 1, "test": 0},
+        },
         "image": {doctor.UNLISTED: {"train": 0, "val": 1, "test": 0}},
     }
     assert (found["soundless_files"], found["not_looked_into"]) == (1, 0)
@@ -348,7 +392,8 @@ def test_everything_that_is_wrong_is_found_and_counted(toy, capsys):
         "Samples whose id another one has",
     ]
     assert (
-        "preprocess.max_failures: 0.715 (the media count as absent then; preprocess.broken: fail" in found["needs"][0]
+        "preprocess.max_failures: 0.715 (the media count as absent then; preprocess.broken: fail"
+        in found["needs"][0]
     )
     assert found["notes"][:5] == [
         "train: 13 samples are listed; the official number is 10.",
@@ -381,12 +426,20 @@ def test_leaks_and_losses_within_bounds_need_nobody(toy, capsys):
     rows = Path("data/raw/toy/rows.json")
     shutil.copy("data/raw/toy/clips/mute.mp4", "data/raw/toy/clips/quiet.mp4")
     kept = [row for row in json.loads(rows.read_text()) if row["key"] in "bcjlm"] + [
-        {"key": "z", "split": "train", "label": 0, "clips": {"video": "clips/good.mp4"}, "group": "a"},
+        {
+            "key": "z",
+            "split": "train",
+            "label": 0,
+            "clips": {"video": "clips/good.mp4"},
+            "group": "a",
+        },
         {"key": "y", "split": "train", "label": 0, "clips": {"video": "clips/quiet.mp4"}},
     ]
     rows.write_text(json.dumps(kept))
     download.run("toy", {})
-    status, found = examined(capsys, "preprocess.max_failures=0.17")  # 1 of 6 samples; one more is left out
+    status, found = examined(
+        capsys, "preprocess.max_failures=0.17"
+    )  # 1 of 6 samples; one more is left out
     assert (status, found["needs"]) == (0, [])
     assert counts(found["leaks"]) == {"train and val": 1}
     assert (found["same_content"]["count"], found["across_splits"]["count"]) == (2, 1)
@@ -399,7 +452,9 @@ def test_broken_media_alone_are_over_the_bound(toy, capsys):
     rows = Path("data/raw/toy/rows.json")
     torn = {"files": {"image": "pictures/cut.jpg"}, "texts": {"text": "hi"}}
     whole = {"files": {"image": "pictures/good.jpg"}}
-    kept = [{"key": split, "split": split, "label": 0, **whole} for split in ("train", "val", "test")]
+    kept = [
+        {"key": split, "split": split, "label": 0, **whole} for split in ("train", "val", "test")
+    ]
     rows.write_text(json.dumps([*kept, {"key": "torn", "split": "train", "label": 0, **torn}]))
     download.run("toy", {})
     status, found = examined(capsys)
@@ -420,12 +475,17 @@ def test_each_grouping_is_looked_at(toy, capsys):
         {"scene": "3", "voice": "af"},
         {"scene": "4"},
     ]
-    rows.write_text(json.dumps([row | {"group": group} for row, group in zip(kept, groups, strict=True)]))
+    rows.write_text(
+        json.dumps([row | {"group": group} for row, group in zip(kept, groups, strict=True)])
+    )
     download.run("toy", {})
     found = examined(capsys, "preprocess.max_failures=1.0")[1]
     assert [row["split"] for row in kept] == ["train", "train", "val", "test"]
     assert found["leaks"] == {"train and val (voice)": {"count": 1, "examples": ["af"]}}
-    assert any(note.startswith("Groups with samples in train and val (voice): 1 (af).") for note in found["notes"])
+    assert any(
+        note.startswith("Groups with samples in train and val (voice): 1 (af).")
+        for note in found["notes"]
+    )
 
 
 def test_the_report_for_people(toy, capsys):
@@ -455,12 +515,16 @@ def test_raw_files_that_are_gone_or_differ(toy, capsys):
     download.run("toy", {})
     (raw / "clips" / "mute.mp4").unlink()
     (raw / "clips" / "copy.mp4").write_bytes(b"shorter")
-    (raw / "clips" / "other.mp4").write_bytes((raw / "clips" / "other.mp4").read_bytes()[:-1] + b"?")
+    (raw / "clips" / "other.mp4").write_bytes(
+        (raw / "clips" / "other.mp4").read_bytes()[:-1] + b"?"
+    )
     status, found = examined(capsys)
     assert status == 1
     assert found["missing"] == {"count": 1, "examples": ["clips/mute.mp4"]}
     assert found["altered"] == {"count": 2, "examples": ["clips/copy.mp4", "clips/other.mp4"]}
-    assert found["needs"][0] == "Raw files that are gone: 1 (clips/mute.mp4). Run: umemma download toy"
+    assert (
+        found["needs"][0] == "Raw files that are gone: 1 (clips/mute.mp4). Run: umemma download toy"
+    )
     assert found["needs"][1].startswith(
         "Raw files that differ from download.json: 2 (clips/copy.mp4, clips/other.mp4). "
     )
@@ -471,15 +535,24 @@ def test_without_raw_files_it_says_what_to_get(toy, capsys):
     shutil.rmtree("data/raw/toy")
     status, found = examined(capsys)
     assert (status, found["splits"], found["files"]) == (1, {}, 0)
-    assert [source["path"] for source in found["to_get"]] == ["rows.json"]  # the next follows from it
-    assert found["needs"] == ["Put the raw files in place, or have them verified. Run: umemma download toy"]
+    assert [source["path"] for source in found["to_get"]] == [
+        "rows.json"
+    ]  # the next follows from it
+    assert found["needs"] == [
+        "Put the raw files in place, or have them verified. Run: umemma download toy"
+    ]
     text = printed(capsys)
-    assert "Not in place (in all 5.0 GB to download, at the most 6.0 GB of disk)\n  rows.json: see the steps\n" in text
+    assert (
+        "Not in place (in all 5.0 GB to download, at the most 6.0 GB of disk)\n  rows.json: see the steps\n"
+        in text
+    )
     assert "Steps\n  Write rows.json.\n" in text
     assert "1 thing needs you:" in text
     Path("data/raw/toy").mkdir()
     Path("data/raw/toy/rows.json").write_text("[]")
-    assert "\n  media.zip, 1.5 MB: https://example.org/media.zip\n\nSteps\n  Ask.\n" in printed(capsys)
+    assert "\n  media.zip, 1.5 MB: https://example.org/media.zip\n\nSteps\n  Ask.\n" in printed(
+        capsys
+    )
 
 
 def test_other_options_may_need_other_files(toy, capsys):
@@ -497,7 +570,10 @@ def test_other_options_may_need_other_files(toy, capsys):
 def test_before_download_files_are_examined_all_the_same(toy, capsys):
     status, found = examined(capsys)
     assert (status, found["described"], found["to_get"], found["files"]) == (1, False, [], 10)
-    assert found["needs"][0] == "Put the raw files in place, or have them verified. Run: umemma download toy"
+    assert (
+        found["needs"][0]
+        == "Put the raw files in place, or have them verified. Run: umemma download toy"
+    )
     assert found["splits"]["train"]["usable"] == 3
     assert found["across_splits"]["count"] == 1  # read here, as no download.json has the checksums
     Path("data/raw/toy/download.json").write_text("{}")
@@ -507,7 +583,9 @@ def test_before_download_files_are_examined_all_the_same(toy, capsys):
 def test_a_name_that_no_disk_can_hold_spoils_one_sample(toy, capsys):
     rows = Path("data/raw/toy/rows.json")
     row = {"key": "z", "split": "train", "label": 0, "clips": {"video": f"clips/{'x' * 300}.mp4"}}
-    rows.write_text(json.dumps([row, {**row, "key": "y", "clips": {}, "files": {"image": "x" * 300}}]))
+    rows.write_text(
+        json.dumps([row, {**row, "key": "y", "clips": {}, "files": {"image": "x" * 300}}])
+    )
     download.run("toy", {})
     found = examined(capsys)[1]
     reason = "file can't be read: File name too long"
@@ -557,7 +635,14 @@ def test_pictures_with_odd_metadata_leave_no_warning(toy, capsys):
     for number in range(300):
         Path(f"data/raw/toy/pictures/{number}.jpg").write_bytes(data)
         split = ("train", "val", "test")[number % 3]
-        rows.append({"key": f"n{number}", "split": split, "label": 0, "files": {"image": f"pictures/{number}.jpg"}})
+        rows.append(
+            {
+                "key": f"n{number}",
+                "split": split,
+                "label": 0,
+                "files": {"image": f"pictures/{number}.jpg"},
+            }
+        )
     Path("data/raw/toy/rows.json").write_text(json.dumps(rows))
     before, interval = list(warnings.filters), sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # so that threads do meet inside of a picture

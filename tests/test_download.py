@@ -18,13 +18,19 @@ from loguru import logger
 from test_archives import files, tarred, zipped
 from test_fetch import DATA, KAGGLEHUB, MD5, Site, serving, toy
 
-from umemma import datasets, rawfiles
-from umemma.contracts import DatasetSpec, Plain, Source
+from umemma import datasets
+from umemma.data import raw_folder
 from umemma.errors import UserError
 from umemma.stages import download
+from umemma.types import DatasetSpec, Plain, Source
 
 RAW = Path("data/raw/toy")
-CLIPS = {"Toy/clips/a.mp4": b"AAA", "Toy/clips/b.mp4": b"BB", "Toy/list.txt": b"a\nb\n", "Toy/readme": b"?"}
+CLIPS = {
+    "Toy/clips/a.mp4": b"AAA",
+    "Toy/clips/b.mp4": b"BB",
+    "Toy/list.txt": b"a\nb\n",
+    "Toy/readme": b"?",
+}
 LIST = "md5:" + hashlib.md5(b"a\nb\n").hexdigest()
 STEPS = "Get clips.zip from its makers and put it into data/raw/toy/."
 
@@ -49,7 +55,9 @@ def site(tmp_path, monkeypatch):
 def said():
     """The log lines from the level INFO on."""
     lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), format="{level} {message}", level="INFO")
+    sink = logger.add(
+        lambda line: lines.append(str(line)), format="{level} {message}", level="INFO"
+    )
     yield lines
     logger.remove(sink)
 
@@ -60,10 +68,18 @@ def use(monkeypatch):
 
     def run(*sources, origin="", spec=None, **options):
         module = types.ModuleType("toy_dataset")
-        about = {"summary": "", "modalities": ("video",), "classes": ("a", "b"), "licence": "CC0", "citation": "Toy"}
+        about = {
+            "summary": "",
+            "modalities": ("video",),
+            "classes": ("a", "b"),
+            "licence": "CC0",
+            "citation": "Toy",
+        }
         module.SPEC = DatasetSpec(name="toy", **about, **(spec or {}))
         module.Options = Options
-        module.sources = sources[0] if callable(sources[0]) else lambda folder, options: iter(sources)
+        module.sources = (
+            sources[0] if callable(sources[0]) else lambda folder, options: iter(sources)
+        )
         monkeypatch.setitem(sys.modules, "toy_dataset", module)
         monkeypatch.setitem(datasets.NAMES, "toy", "toy_dataset")
         return download.run("toy", options, str(origin))
@@ -72,7 +88,9 @@ def use(monkeypatch):
 
 
 def clips(site: Site, **more) -> Source:
-    return Source("clips.zip", (f"{site.url}/clips.zip",), unpack=place, media=True, steps=STEPS, **more)
+    return Source(
+        "clips.zip", (f"{site.url}/clips.zip",), unpack=place, media=True, steps=STEPS, **more
+    )
 
 
 def listed() -> dict[str, tuple[int, bool]]:
@@ -122,7 +140,9 @@ def test_settings_that_the_data_set_does_not_know(tmp_path, monkeypatch):
 
 
 def test_addresses_are_asked_in_turn_and_a_second_run_asks_nothing(site, use):
-    source = Source("lists/list.txt", (f"{site.url}/gone.txt", f"{site.url}/list.txt"), checksum=LIST)
+    source = Source(
+        "lists/list.txt", (f"{site.url}/gone.txt", f"{site.url}/list.txt"), checksum=LIST
+    )
     assert use(source, Source("data.bin", (f"{site.url}/data.bin",), media=True)) == RAW
     assert [path for path, _ in site.asked] == ["/gone.txt", "/list.txt", "/data.bin"]
     assert listed() == {"data.bin": (len(DATA), True), "lists/list.txt": (4, False)}
@@ -151,14 +171,18 @@ def test_an_archive_is_unpacked_and_not_kept(site, use, said):
     use(clips(site, files=3))
     assert len(site.asked) == 1
     checksum = f"sha256:{hashlib.sha256(site.files['/clips.zip']).hexdigest()}"
-    use(clips(site, files=3, checksum=checksum))  # there is a new version of the archive, as far as is known
+    use(
+        clips(site, files=3, checksum=checksum)
+    )  # there is a new version of the archive, as far as is known
     assert len(site.asked) == 2
 
 
 def test_a_file_of_an_archive_that_is_gone_or_changed_is_unpacked_again(site, use, said):
     use(clips(site))
     for change in ("gone", "changed"):
-        (RAW / "clips/a.mp4").unlink() if change == "gone" else (RAW / "clips/a.mp4").write_bytes(b"longer")
+        (RAW / "clips/a.mp4").unlink() if change == "gone" else (RAW / "clips/a.mp4").write_bytes(
+            b"longer"
+        )
         use(clips(site))
         assert listed() == WHOLE
     assert len(site.asked) == 3
@@ -172,7 +196,11 @@ def test_a_file_of_an_archive_that_is_gone_or_changed_is_unpacked_again(site, us
 def test_other_options_may_need_more_of_an_archive(site, use):
     def sources(folder, options):
         only = f"clips/{options.only}.mp4"
-        yield Source("c.zip", (f"{site.url}/clips.zip",), unpack=lambda name: only if name.endswith(only) else None)
+        yield Source(
+            "c.zip",
+            (f"{site.url}/clips.zip",),
+            unpack=lambda name: only if name.endswith(only) else None,
+        )
 
     use(sources, only="a")
     use(sources, only="a")
@@ -184,7 +212,10 @@ def test_other_options_may_need_more_of_an_archive(site, use):
 def test_archives_with_one_rule_are_told_apart_by_what_they_held(site, use):
     """Files of the first one don't pass for an unpacked copy of the second."""
     site.files |= {"/1.tar": tarred({"clips/a.mp4": b"1"}), "/2.tar": tarred({"clips/b.mp4": b"2"})}
-    one, two = (Source(name, (f"{site.url}/{name}",), unpack=place, media=True) for name in ("1.tar", "2.tar"))
+    one, two = (
+        Source(name, (f"{site.url}/{name}",), unpack=place, media=True)
+        for name in ("1.tar", "2.tar")
+    )
     use(one, two)
     assert set(listed()) == {"clips/a.mp4", "clips/b.mp4"}
     (RAW / ".done/1.tar.json").unlink()
@@ -226,7 +257,10 @@ def test_a_hostile_archive_is_refused(site, use, tmp_path):
     site.files["/clips.zip"] = zipped({"a.mp4": bytes(70_000_000)})  # 68 kB
     with pytest.raises(UserError, match="more than 67,108,864 bytes"):
         use(Source("clips.zip", (f"{site.url}/clips.zip",), unpack=lambda name: name))
-    use(Source("clips.zip", (f"{site.url}/clips.zip",), unpack=lambda name: name), spec={"disk": 80_000_000})
+    use(
+        Source("clips.zip", (f"{site.url}/clips.zip",), unpack=lambda name: name),
+        spec={"disk": 80_000_000},
+    )
 
 
 def test_a_data_set_from_kaggle(site, use, tmp_path, monkeypatch):
@@ -235,7 +269,11 @@ def test_a_data_set_from_kaggle(site, use, tmp_path, monkeypatch):
     (cache / "clips/a.mp4").write_bytes(b"AAA")
     (cache / "list.txt").write_bytes(b"a\nb\n")
     toy(monkeypatch, "kagglehub", KAGGLEHUB.replace('"/cache/"', f'"{tmp_path}/cache/"'))
-    media = Source("clips", ("kaggle:owner/name",), unpack=lambda name: name if name.startswith("clips/") else None)
+    media = Source(
+        "clips",
+        ("kaggle:owner/name",),
+        unpack=lambda name: name if name.startswith("clips/") else None,
+    )
     use(media, Source("list.txt", ("kaggle:owner/private", "kaggle:owner/name")))
     assert set(listed()) == {"clips/a.mp4", "list.txt"}
 
@@ -270,7 +308,10 @@ def test_an_archive_in_the_raw_folder_is_unpacked_and_stays(site, use, said):
     use(clips(site))
     assert (listed(), site.asked) == (WHOLE, [])
     assert (RAW / "clips.zip").is_file()
-    assert any(line.startswith("WARNING") and " 1 files that this data set has no use for" in line for line in said)
+    assert any(
+        line.startswith("WARNING") and " 1 files that this data set has no use for" in line
+        for line in said
+    )
 
 
 def test_a_wrong_file_is_replaced_or_named(site, use, said):
@@ -293,7 +334,9 @@ def test_a_file_that_changed_since_is_fetched_again_or_used_as_it_is(site, use, 
     use(Source("list.txt"))
     assert (RAW / "list.txt").read_bytes() == b"mine"
     assert listed() == {"list.txt": (4, False)}
-    assert any(line.startswith("WARNING") and "differs from the last download" in line for line in said)
+    assert any(
+        line.startswith("WARNING") and "differs from the last download" in line for line in said
+    )
 
 
 # --from ---------------------------------------------------------------------------------------------------------------
@@ -321,20 +364,29 @@ def test_from_a_folder_or_an_archive(site, use, mirror, origin):
     before = {path: path.stat() for path in RAW.rglob("*") if path.is_file()}
     use(clips(site), origin=mirror / origin)
     assert listed() == WHOLE
-    assert {path: path.stat() for path in RAW.rglob("*") if path.is_file()} == before  # nothing is copied twice
+    assert {
+        path: path.stat() for path in RAW.rglob("*") if path.is_file()
+    } == before  # nothing is copied twice
 
 
 def test_what_was_edited_in_the_folder_replaces_ours(site, use, mirror, said):
     table = Source("list.txt", media=False)
     use(table, clips(site), origin=mirror / "Toy")
-    for name, content in (("list.txt", b"a\nb\nc\n"), ("list.txt", b"a\nb\nd\n"), ("clips/a.mp4", b"CCC")):
+    for name, content in (
+        ("list.txt", b"a\nb\nc\n"),
+        ("list.txt", b"a\nb\nd\n"),
+        ("clips/a.mp4", b"CCC"),
+    ):
         before = {path: path.stat().st_ino for path in RAW.rglob("*") if path.is_file()}
         (mirror / "Toy" / name).write_bytes(content)  # at the same size, but for the first
         said.clear()
         use(table, clips(site), origin=mirror / "Toy")
         assert (RAW / name).read_bytes() == content
         after = {path: path.stat().st_ino for path in RAW.rglob("*") if path.is_file()}
-        assert {path for path in after if after[path] != before.get(path)} == {RAW / name, RAW / "download.json"}
+        assert {path for path in after if after[path] != before.get(path)} == {
+            RAW / name,
+            RAW / "download.json",
+        }
         line = f"INFO {RAW / name} replaced from {mirror / 'Toy'}\n"
         if name == "clips/a.mp4":
             line = "INFO clips.zip: 1 files copied, 1 of them in place of others; 2 were there\n"
@@ -374,7 +426,9 @@ def test_archives_that_share_a_rule_are_compared_once(use, tmp_path, monkeypatch
     (tmp_path / "src/clips").mkdir(parents=True)
     (tmp_path / "src/clips/a.mp4").write_bytes(b"AAA")
     read = []
-    monkeypatch.setattr(download, "sha256", lambda path: read.append(path) or hashlib.sha256(b"AAA").hexdigest())
+    monkeypatch.setattr(
+        download, "sha256", lambda path: read.append(path) or hashlib.sha256(b"AAA").hexdigest()
+    )
     tars = [Source(f"{number}.tar", unpack=place, media=True) for number in range(5)]
     for count in (1, 2):  # ours for download.json; the origin's and ours
         read.clear()
@@ -402,7 +456,10 @@ def test_from_an_archive_of_another_name(site, use, mirror):
 def test_from_a_folder_whose_own_name_is_part_of_the_archive(site, use, mirror):
     use(
         Source(
-            "c.zip", unpack=lambda n: n[4:] if n.startswith("Toy/clips/") else n if n.startswith("clips/") else None
+            "c.zip",
+            unpack=lambda n: (
+                n[4:] if n.startswith("Toy/clips/") else n if n.startswith("clips/") else None
+            ),
         ),
         origin=mirror / "Toy",
     )
@@ -410,7 +467,11 @@ def test_from_a_folder_whose_own_name_is_part_of_the_archive(site, use, mirror):
 
 
 def test_from_a_folder_takes_the_right_file_of_a_name(site, use, tmp_path):
-    for name, content in (("a/list.txt", b"wrong"), ("lists/list.txt", b"a\nb\n"), ("z/list.txt", b"also wrong")):
+    for name, content in (
+        ("a/list.txt", b"wrong"),
+        ("lists/list.txt", b"a\nb\n"),
+        ("z/list.txt", b"also wrong"),
+    ):
         (tmp_path / "mirror" / name).parent.mkdir(parents=True)
         (tmp_path / "mirror" / name).write_bytes(content)
     use(Source("lists/list.txt"), Source("list.txt", checksum=LIST), origin=tmp_path / "mirror")
@@ -425,7 +486,9 @@ def test_from_a_folder_of_archives_that_share_their_names(site, use, tmp_path):
     (tmp_path / "mirror/train/0.tar").write_bytes(tarred({"clips/a.mp4": b"1"}))
     train, test = (Source(f"{part}/0.tar", unpack=place, media=True) for part in ("train", "test"))
     for origin in ("mirror", "mirror/train", "mirror/train/0.tar"):
-        with pytest.raises(UserError, match=r"these can't be had:\n  test/0\.tar: .*neither it nor a file"):
+        with pytest.raises(
+            UserError, match=r"these can't be had:\n  test/0\.tar: .*neither it nor a file"
+        ):
             use(train, test, origin=tmp_path / origin)
     (tmp_path / "mirror/test").mkdir()
     (tmp_path / "mirror/test/0.tar").write_bytes(tarred({"clips/b.mp4": b"2"}))
@@ -502,7 +565,10 @@ def test_a_long_list_is_cut(use, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         use(*(Source(f"{i}.txt") for i in range(1234)))
-    assert error.value.what.splitlines()[-2:] == ["  9.txt: no address is known", "  and 1,224 more"]
+    assert error.value.what.splitlines()[-2:] == [
+        "  9.txt: no address is known",
+        "  and 1,224 more",
+    ]
 
 
 def test_media_of_which_nothing_is_there(site, use):
@@ -522,13 +588,18 @@ def test_a_disk_that_is_too_small(site, use):
     (RAW / "clips").mkdir()
     (RAW / "clips/a.mp4").write_bytes(b"AAA")
     use(
-        clips(site), Source("data.bin", (f"{site.url}/data.bin",), size=len(DATA)), spec={"disk": 10**18}
+        clips(site),
+        Source("data.bin", (f"{site.url}/data.bin",), size=len(DATA)),
+        spec={"disk": 10**18},
     )  # only a file
 
 
 def test_the_size_is_said_first(site, use, said):
     use(clips(site), spec={"size": 8_200_000_000, "disk": 17_000})
-    assert re.match(r"INFO toy: 8\.2 GB to download, 17 kB on the disk at the most; .* free\. Licence: CC0", said[0])
+    assert re.match(
+        r"INFO toy: 8\.2 GB to download, 17 kB on the disk at the most; .* free\. Licence: CC0",
+        said[0],
+    )
 
 
 def test_a_path_out_of_the_raw_folder_is_refused(use, tmp_path, monkeypatch):
@@ -550,7 +621,7 @@ def test_a_disk_that_refuses_is_one_message(site, use):
 TOY = """
 from pathlib import Path
 from umemma import datasets
-from umemma.contracts import DatasetSpec, Plain, Source
+from umemma.types import DatasetSpec, Plain, Source
 from umemma.stages import download
 
 class Options(Plain):
@@ -625,12 +696,15 @@ def test_copying_that_was_killed_goes_on(site, use, mirror):
         use(clips(site), origin=mirror / "Toy")
         assert listed() == WHOLE
         use(clips(site))
-        assert (site.asked, others and set(files(RAW))) == ([], others and {*WHOLE, "download.json"})
+        assert (site.asked, others and set(files(RAW))) == (
+            [],
+            others and {*WHOLE, "download.json"},
+        )
 
 
 def test_the_raw_folder_that_download_leaves_passes_the_check(site, use):
     use(clips(site), Source("list.txt"))
-    rawfiles.check(RAW, rawfiles.raw_files(RAW, ""), "")
+    raw_folder.check(RAW, raw_folder.raw_files(RAW, ""), "")
     (RAW / "list.txt").write_bytes(b"b\na\n")
     with pytest.raises(UserError, match="differs from"):
-        rawfiles.check(RAW, rawfiles.raw_files(RAW, ""), "")
+        raw_folder.check(RAW, raw_folder.raw_files(RAW, ""), "")

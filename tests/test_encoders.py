@@ -12,12 +12,12 @@ import torchaudio
 from conftest import ROOT
 
 from umemma import config, encoders
-from umemma.contracts import AudioInput, ImageInput, TextInput, VideoInput, WaveInput
-from umemma.encoders import catalogue
-from umemma.encoders.frames import OverFrames
+from umemma.encoders.catalogue import list_encoders
+from umemma.encoders.frame_pooling import OverFrames
 from umemma.encoders.torchaudio import WaveEncoder
 from umemma.errors import UserError
 from umemma.stages import encoders as stage
+from umemma.types import AudioInput, ImageInput, TextInput, VideoInput, WaveInput
 
 INPUTS = [
     ("cnn:small", "audio", AudioInput(mels=8), (2, 1, 8, 12), 64),
@@ -50,7 +50,10 @@ def test_features_have_the_width_that_is_promised(name, modality, spec, shape, w
 def test_lenet_has_the_layers_of_its_paper():
     module, _ = encoders.build("cnn:lenet", "image", ImageInput(channels=1))
     convolutions = (25 + 1) * 6 + (6 * 25 + 1) * 16  # without the gaps between the maps of C3
-    assert sum(p.numel() for p in module.parameters()) == convolutions + (16 * 25 + 1) * 120 + (120 + 1) * 84
+    assert (
+        sum(p.numel() for p in module.parameters())
+        == convolutions + (16 * 25 + 1) * 120 + (120 + 1) * 84
+    )
 
 
 def test_lenet_says_when_a_picture_is_too_small():
@@ -61,7 +64,9 @@ def test_lenet_says_when_a_picture_is_too_small():
 def test_a_size_that_a_model_can_not_be_built_for_is_said_at_once():
     with pytest.raises(UserError, match="no input of 30 by 30 for it: Input height"):
         encoders.build("timm:test_vit", "image", ImageInput(size=30))
-    with pytest.raises(UserError, match="no input of 64 by 320 for it: Model only handles square inputs"):
+    with pytest.raises(
+        UserError, match="no input of 64 by 320 for it: Model only handles square inputs"
+    ):
         encoders.build("timm:nest_tiny", "audio", encoders.input_spec("timm:nest_tiny", "audio"))
     with pytest.raises(UserError, match="3 channels"):
         encoders.build("open_clip:ViT-B-32", "image", ImageInput(channels=1))
@@ -107,7 +112,9 @@ def test_pictures_are_normalised_as_the_weights_were_trained():
     assert encoders.input_spec("open_clip:ViT-B-16-SigLIP@webli", "image") == ImageInput(
         size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop=False
     )
-    assert encoders.input_spec("open_clip:ViT-B-32", "text") == TextInput(length=77, tokenizer="clip")
+    assert encoders.input_spec("open_clip:ViT-B-32", "text") == TextInput(
+        length=77, tokenizer="clip"
+    )
     siglip = encoders.input_spec("open_clip:ViT-B-16-SigLIP", "text")
     assert siglip == TextInput(length=64, tokenizer="open_clip:ViT-B-16-SigLIP", padding=1)
     assert encoders.input_spec("torchaudio:HUBERT_BASE", "audio") == WaveInput(sample_rate=16000)
@@ -120,7 +127,9 @@ def test_a_video_is_the_average_of_its_frames():
     module, _ = encoders.build("cnn:small", "video", VideoInput(frames=3, size=8))
     assert all(name.startswith("encoder.") for name in module.state_dict())
     x = torch.rand(2, 3, 3, 8, 8)
-    torch.testing.assert_close(module(x), torch.stack([module(x[:, [t]]) for t in range(3)]).mean(0))
+    torch.testing.assert_close(
+        module(x), torch.stack([module(x[:, [t]]) for t in range(3)]).mean(0)
+    )
 
 
 @pytest.mark.parametrize("pool", ["mean", "attention"])
@@ -223,7 +232,9 @@ def test_a_wave_of_zeros_or_a_very_short_one_has_a_feature_too():
     short[1, 0] = 1.0
     assert module(short).isfinite().all()
     silence = torch.zeros(1, 71)
-    torch.testing.assert_close(module(silence), module.model(silence)[0].mean(1))  # all of its steps
+    torch.testing.assert_close(
+        module(silence), module.model(silence)[0].mean(1)
+    )  # all of its steps
 
 
 def test_loudness_makes_no_difference_where_waves_are_normalised():
@@ -250,7 +261,7 @@ def test_a_bundle_is_built_without_a_download():
 
 TINY = """
 from torch import nn
-from umemma.contracts import ImageInput
+from umemma.types import ImageInput
 def tiny():
     return nn.Flatten(), 12, ImageInput(size=2)
 def wrong():
@@ -284,7 +295,11 @@ def test_an_encoder_of_one_s_own_serves_pictures_and_videos():
 @pytest.mark.parametrize(
     ("name", "modality", "said"),
     [
-        ("import:mine:tiny", "audio", "wants a ImageInput, and audio gives a AudioInput or WaveInput"),
+        (
+            "import:mine:tiny",
+            "audio",
+            "wants a ImageInput, and audio gives a AudioInput or WaveInput",
+        ),
         ("import:mine:tinny", "image", "Did you mean 'tiny'?"),
         ("import:mine:number", "image", "unknown function 'number'"),
         ("import:mine:wrong", "image", r"it returned \(Flatten"),
@@ -316,12 +331,20 @@ def test_the_page_shows_an_encoder_of_one_s_own_that_works(tmp_path, monkeypatch
 # The listing. ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_listing_shows_small_families_in_full_and_large_ones_by_a_line(tmp_path, monkeypatch, capsys):
+def test_the_listing_shows_small_families_in_full_and_large_ones_by_a_line(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    rows, notes = catalogue()
+    rows, notes = list_encoders()
     assert [row.name for row in rows] == ["cnn:lenet", "cnn:small", "text:cnn", "text:transformer"]
     assert {row.width for row in rows} == {84, 64, 192, 128}
-    assert {note.partition(":")[0] for note in notes} == {"hf", "import", "open_clip", "timm", "torchaudio"}
+    assert {note.partition(":")[0] for note in notes} == {
+        "hf",
+        "import",
+        "open_clip",
+        "timm",
+        "torchaudio",
+    }
     assert re.search(r"timm: 1,\d\d\d models, for audio, image", "\n".join(notes))
     stage.run()
     assert "text:transformer" in capsys.readouterr().out
@@ -329,22 +352,28 @@ def test_the_listing_shows_small_families_in_full_and_large_ones_by_a_line(tmp_p
 
 def test_the_listing_finds_names_and_weights_at_hand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows, notes = catalogue("timm:test_vit*", "image")
-    assert rows[0] == ("timm:test_vit", "audio, image, spectrogram, video", 64, "160 px", "downloads")
+    rows, notes = list_encoders("timm:test_vit*", "image")
+    assert rows[0] == (
+        "timm:test_vit",
+        "audio, image, spectrogram, video",
+        64,
+        "160 px",
+        "downloads",
+    )
     assert not notes
     (tmp_path / "data" / "weights" / "timm").mkdir(parents=True)
     (tmp_path / "data" / "weights" / "timm" / "test_vit.pth").touch()
-    assert catalogue("test_vit")[0][0].weights == "yes: data/weights/timm/test_vit.pth"
-    assert not catalogue("*", "text")[0][0].name.startswith("timm:")
-    rows, notes = catalogue("open_clip:ViT-*")
+    assert list_encoders("test_vit")[0][0].weights == "yes: data/weights/timm/test_vit.pth"
+    assert not list_encoders("*", "text")[0][0].name.startswith("timm:")
+    rows, notes = list_encoders("open_clip:ViT-*")
     assert len(rows) == 40
     assert notes[0].endswith(" more match; a longer pattern shows them.")
-    assert [row.width for row in catalogue("open_clip:ViT-B-32@openai")[0]] == [512]
-    assert [row.width for row in catalogue("torchaudio:HUBERT_L*")[0]] == [1024]
-    assert catalogue("hf")[1][0].startswith("hf: any, for text")
+    assert [row.width for row in list_encoders("open_clip:ViT-B-32@openai")[0]] == [512]
+    assert [row.width for row in list_encoders("torchaudio:HUBERT_L*")[0]] == [1024]
+    assert list_encoders("hf")[1][0].startswith("hf: any, for text")
     for pattern in ("timm:nothing_of_the_kind", "nothing_of_the_kind"):
         with pytest.raises(UserError, match="no encoder matches"):
-            catalogue(pattern)
+            list_encoders(pattern)
 
 
 def test_settings_of_the_example_are_json():  # the settings of a run are written to model.json

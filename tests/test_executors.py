@@ -13,8 +13,8 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from umemma import executors
 from umemma.errors import UserError
+from umemma.system import executors
 
 
 class Job(NamedTuple):
@@ -83,7 +83,9 @@ def test_workers_end_with_their_parent(tmp_path):
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
     try:
         until = time.monotonic() + 30
-        while len(workers := psutil.Process(parent.pid).children(recursive=True)) < 3:  # two, and a resource tracker
+        while (
+            len(workers := psutil.Process(parent.pid).children(recursive=True)) < 3
+        ):  # two, and a resource tracker
             assert time.monotonic() < until
             time.sleep(0.1)
         time.sleep(1)  # past their start

@@ -25,20 +25,28 @@ from test_predict import call, saved
 from torch import nn
 
 import umemma
-from umemma import incoming, modalities
-from umemma.calibration import probabilities
-from umemma.contracts import ImageInput, TextInput
+from umemma import modalities
 from umemma.errors import UserError
+from umemma.evaluation.calibration import probabilities
 from umemma.missing import keep_table
+from umemma.models import predict_inputs
+from umemma.models.onnx import Fusion
 from umemma.stages import export
+from umemma.types import ImageInput, TextInput
 
 
 def answers(path: Path, **inputs: np.ndarray) -> list[np.ndarray]:
     return onnxruntime.InferenceSession(path).run(None, inputs)
 
 
-FITTED = {"audio": {"temperature": 0.5, "bias": [1.0, 0.0, -1.0]}, "image": {"temperature": 3.0, "bias": []}}
-INPUTS = {"audio": torch.linspace(-1, 1, 3 * 176).view(3, 1, 16, 11), "image": torch.ones(3, 1, 16, 16)}
+FITTED = {
+    "audio": {"temperature": 0.5, "bias": [1.0, 0.0, -1.0]},
+    "image": {"temperature": 3.0, "bias": []},
+}
+INPUTS = {
+    "audio": torch.linspace(-1, 1, 3 * 176).view(3, 1, 16, 11),
+    "image": torch.ones(3, 1, 16, 16),
+}
 
 
 @pytest.mark.parametrize("absent", ["zero", "blank", "learned"])
@@ -49,10 +57,10 @@ def test_the_fusion_gives_each_sample_its_own_subset(tmp_path, absent):
     features, _ = model.model.encode(INPUTS, torch.ones(3, 2, dtype=torch.bool))
     holed = [f.where(present[:, i, None], torch.nan) for i, f in enumerate(features.values())]
     expected = model.logits(INPUTS, present)
-    logits, chances = export.Fusion(model)(*holed, present)
+    logits, chances = Fusion(model)(*holed, present)
     np.testing.assert_allclose(logits.detach(), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(chances.detach(), probabilities(expected, "multiclass"), atol=1e-6)
-    assert export.Fusion(model)(*holed, present & False)[0].isnan().all()
+    assert Fusion(model)(*holed, present & False)[0].isnan().all()
 
 
 def test_the_files_give_what_the_model_gives(tmp_path):
@@ -64,14 +72,19 @@ def test_the_files_give_what_the_model_gives(tmp_path):
         found = answers(tmp_path / "onnx" / f"encoder-{m}.onnx", input=x.numpy())[0]
         features[f"features_{m}"] = np.where(present[:, i, None], found, np.nan).astype(np.float32)
     logits, _ = answers(tmp_path / "onnx" / "fusion.onnx", **features, present=present)
-    np.testing.assert_allclose(logits, model.logits(INPUTS, torch.from_numpy(present)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        logits, model.logits(INPUTS, torch.from_numpy(present)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_every_modality_and_family(tmp_path, monkeypatch, capfd):
     """An image by timm, a text by a transformer, a video frame by frame; several labels; from the command line, which
     says where and how close, and nothing else."""
     monkeypatch.chdir(tmp_path)
-    more = {"image": {"name": "timm:resnet18", "input": {"size": 32}}, "text": {"name": "text:transformer"}}
+    more = {
+        "image": {"name": "timm:resnet18", "input": {"size": 32}},
+        "text": {"name": "text:transformer"},
+    }
     saved(Path("m/model"), "image+text+video", task="multilabel", **more)
     assert call("export", "--model", "m/model") == 0
     said = capfd.readouterr()
@@ -80,7 +93,11 @@ def test_every_modality_and_family(tmp_path, monkeypatch, capfd):
     about = json.loads(Path("m/onnx/export.json").read_text())
     assert about["task"] == "multilabel"
     assert about["fusion"]["present"]["columns"] == ["image", "text", "video"]
-    assert about["encoders"]["text"]["input"] == {"name": "input", "shape": ["batch", 77], "type": "int64"}
+    assert about["encoders"]["text"]["input"] == {
+        "name": "input",
+        "shape": ["batch", 77],
+        "type": "int64",
+    }
     assert about["encoders"]["video"]["made_as"]["kind"] == "VideoInput"
     assert about["encoders"]["image"]["made_as"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
     for path in Path("m/onnx").glob("*.onnx"):
@@ -93,7 +110,7 @@ def test_every_modality_and_family(tmp_path, monkeypatch, capfd):
 
 def fed(model: Any, modality: str, media: Any) -> np.ndarray:
     """What umemma itself gives to the encoder."""
-    decoded, *_ = incoming.decode({modality: media}, model.about.media, model.specs)
+    decoded, *_ = predict_inputs.decode({modality: media}, model.about.media, model.specs)
     return modalities.get(modality).finish(decoded[modality][None], model.specs[modality]).numpy()
 
 
@@ -116,7 +133,9 @@ def pixels(path: Path, made: dict[str, Any]) -> np.ndarray:
     if scale < 1:
         smaller = tuple(round(length * scale) for length in picture.size)
         path = path.with_suffix(".small.jpg")
-        picture.resize(smaller, resampling, reducing_gap=made["reducing_gap"]).save(path, quality=made["quality"])
+        picture.resize(smaller, resampling, reducing_gap=made["reducing_gap"]).save(
+            path, quality=made["quality"]
+        )
     picture = opened(path, made["size"]).convert({1: "L", 3: "RGB"}[made["channels"]])
     if picture.size != size:
         left, top = ((length - min(picture.size)) / 2 for length in picture.size)
@@ -133,9 +152,9 @@ def loudness(path: Path, made: dict[str, Any]) -> np.ndarray:
         rate = min(stream.rate, made["packed_rate"])
         resampler = av.AudioResampler("s16", "mono", rate)
         parts = [part for frame in file.decode(stream) for part in resampler.resample(frame)]
-        samples = np.concatenate([part.to_ndarray()[0] for part in parts + resampler.resample(None)]) / np.float32(
-            32768
-        )
+        samples = np.concatenate(
+            [part.to_ndarray()[0] for part in parts + resampler.resample(None)]
+        ) / np.float32(32768)
     x = torch.from_numpy(samples)
     if rate != made["sample_rate"]:
         x = torchaudio.functional.resample(x, rate, made["sample_rate"])
@@ -165,7 +184,10 @@ def tokens(words: str, made: dict[str, Any], tokenizer: tokenizers.Tokenizer) ->
 def test_the_input_can_be_made_without_umemma(tmp_path):
     size = {"size": 24, "crop": True, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
     audio = {"sample_rate": 16000, "seconds": 0.5, "mels": 16, "hop": 400}
-    encoders = {"image": {"name": "cnn:small", "input": size}, "audio": {"name": "cnn:small", "input": audio}}
+    encoders = {
+        "image": {"name": "cnn:small", "input": size},
+        "audio": {"name": "cnn:small", "input": audio},
+    }
     model = umemma.load(saved(tmp_path / "model", "audio+image+text", **encoders))
     export.run(tmp_path / "model", tmp_path / "onnx")
     about = json.loads((tmp_path / "onnx" / "export.json").read_text())["encoders"]
@@ -181,7 +203,9 @@ def test_the_input_can_be_made_without_umemma(tmp_path):
     picture.convert("RGBA").save(tmp_path / "clear.png")
     deep.save(tmp_path / "deep.png")
     for path in sorted(tmp_path.glob("*.[jp][pn]g")):
-        np.testing.assert_allclose(pixels(path, about["image"]["made_as"]), fed(model, "image", path), atol=1e-5)
+        np.testing.assert_allclose(
+            pixels(path, about["image"]["made_as"]), fed(model, "image", path), atol=1e-5
+        )
 
     for rate, seconds, channels in ((8000, 0.7, 1), (16000, 0.3, 1), (44100, 0.6, 2)):
         path = tmp_path / f"{rate}.wav"
@@ -190,8 +214,13 @@ def test_the_input_can_be_made_without_umemma(tmp_path):
         np.testing.assert_allclose(ours, fed(model, "audio", path), atol=1e-4)
 
     made = about["text"]["made_as"]
-    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "onnx" / made["tokenizer_files"] / "tokenizer.json"))
-    for words in (" A dog's BARK &amp;amp; it'll\n rain ", "one two three four five six seven eight nine ten"):
+    tokenizer = tokenizers.Tokenizer.from_file(
+        str(tmp_path / "onnx" / made["tokenizer_files"] / "tokenizer.json")
+    )
+    for words in (
+        " A dog's BARK &amp;amp; it'll\n rain ",
+        "one two three four five six seven eight nine ten",
+    ):
         np.testing.assert_array_equal(tokens(words, made, tokenizer), fed(model, "text", words))
     assert all(len(one["made_as"]["steps"]) > 2 for one in about.values())
 
@@ -202,7 +231,9 @@ def test_the_tokenizer_of_clip_is_that_of_open_clip(tmp_path):
     known = [c for c in map(chr, range(0x110000)) if old.category(c) not in ("Cn", "Cs")]
     known = [c for c in known if ord(c) < 0x3100] + [c for c in known if ord(c) >= 0x3100][::40]
     texts = [" a".join(known[i : i + 25]) for i in range(0, len(known), 25)]
-    texts += ["".join(chance.choice(list("abcdeilmnorstuv '\u2019!.,-<>&;1"), 90)) for _ in range(200)]
+    texts += [
+        "".join(chance.choice(list("abcdeilmnorstuv '\u2019!.,-<>&;1"), 90)) for _ in range(200)
+    ]
     words = Path(__file__).parent.parent.joinpath("README.md").read_text().split()
     texts += [" ".join(chance.choice(words, 40)) for _ in range(200)]
     texts += [
@@ -219,12 +250,16 @@ def test_the_tokenizer_of_clip_is_that_of_open_clip(tmp_path):
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         for one in some:
             expected = modalities.get("text").decode(one.strip().encode(), spec)
-            np.testing.assert_array_equal(tokens(one, made, tokenizer)[0], expected, err_msg=ascii(one))
+            np.testing.assert_array_equal(
+                tokens(one, made, tokenizer)[0], expected, err_msg=ascii(one)
+            )
 
 
 def test_a_tokenizer_of_transformers_comes_with_the_export(tmp_path, monkeypatch, bert):
     monkeypatch.chdir(tmp_path)
-    model = umemma.load(saved(Path("model"), "text", text={"name": "hf:bert", "input": {"length": 8}}))
+    model = umemma.load(
+        saved(Path("model"), "text", text={"name": "hf:bert", "input": {"length": 8}})
+    )
     shutil.rmtree("bert")
     export.run(Path("model"), Path("onnx"))
     written = Path("onnx/export.json").read_text()
@@ -272,11 +307,15 @@ class Sly(nn.Module):
     [(Undecided, "the image encoder can't be exported"), (Sly, "ONNX differs from PyTorch")],
 )
 def test_an_encoder_that_cannot_be_exported_leaves_nothing(tmp_path, monkeypatch, encoder, message):
-    folder = saved(tmp_path / "model", "image+text", image={"name": "cnn:small", "input": {"size": 8, "channels": 1}})
+    folder = saved(
+        tmp_path / "model",
+        "image+text",
+        image={"name": "cnn:small", "input": {"size": 8, "channels": 1}},
+    )
     spec = ImageInput(size=8, channels=1)
     own = umemma.load(folder)
     own.model.encoders["image"] = nn.Sequential(encoder(), nn.Linear(64, 64)).requires_grad_(False)
-    monkeypatch.setattr("umemma.predictor.load", lambda *_: own)
+    monkeypatch.setattr("umemma.models.predictor.load", lambda *_: own)
     assert own.specs["image"] == spec
     with pytest.raises(UserError, match=message):
         export.run(folder, tmp_path / "onnx")

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from umemma import fetch
-from umemma.contracts import Source
-from umemma.fetch import NotServed
+from umemma.system import http
+from umemma.system.http import NotServed
+from umemma.types import Source
 
 DATA = bytes(range(256)) * 400  # 102,400 bytes
 MD5 = f"md5:{hashlib.md5(DATA).hexdigest()}"
@@ -37,7 +37,9 @@ class Site:
         self.etag = '"one"'
         self.kind = "application/octet-stream"
         self.length = True
-        self.stall: threading.Event | None = None  # waited for where a body is cut, instead of cutting
+        self.stall: threading.Event | None = (
+            None  # waited for where a body is cut, instead of cutting
+        )
         self.url = ""
 
 
@@ -117,7 +119,7 @@ def site():
 
 
 def get(site, target, source, **arguments):
-    fetch.http(f"{site.url}/data.bin", target, source, pause=0.001, **arguments)
+    http.http(f"{site.url}/data.bin", target, source, pause=0.001, **arguments)
     return [wanted for _, wanted in site.asked]
 
 
@@ -139,7 +141,9 @@ def test_a_file_comes_whole_with_its_progress(site, tmp_path):
     assert seen[-1] == (len(DATA), len(DATA))
 
 
-@pytest.mark.parametrize("source", [Source("data.bin"), Source("data.bin", size=len(DATA), checksum=MD5)])
+@pytest.mark.parametrize(
+    "source", [Source("data.bin"), Source("data.bin", size=len(DATA), checksum=MD5)]
+)
 def test_a_cut_connection_is_continued_where_it_broke(site, tmp_path, source):
     site.cuts = [1000, 500]
     assert get(site, tmp_path / "data.bin", source) == ["", "bytes=1000-", "bytes=1500-"]
@@ -169,7 +173,7 @@ def test_another_version_or_address_is_begun_anew(site, tmp_path):
         else:
             other = b"m" * len(DATA)  # of the same length
             site.files["/mirror.bin"] = other
-            fetch.http(f"{site.url}/mirror.bin", tmp_path / "data.bin", Source("data.bin"))
+            http.http(f"{site.url}/mirror.bin", tmp_path / "data.bin", Source("data.bin"))
             assert site.asked[-1] == ("/mirror.bin", "")
         assert (tmp_path / "data.bin").read_bytes() == other
         (tmp_path / "data.bin").unlink()
@@ -195,7 +199,9 @@ def test_a_part_that_is_whole_already_is_not_fetched_again(site, tmp_path):
     (tmp_path / ".data.bin.part").write_bytes(DATA)
     note = {"url": f"{site.url}/data.bin", "total": len(DATA), "validator": '"one"'}
     (tmp_path / ".data.bin.part.json").write_text(json.dumps(note))
-    assert get(site, tmp_path / "data.bin", Source("data.bin")) == [f"bytes={len(DATA)}-"]  # answered by 416
+    assert get(site, tmp_path / "data.bin", Source("data.bin")) == [
+        f"bytes={len(DATA)}-"
+    ]  # answered by 416
     assert (tmp_path / "data.bin").read_bytes() == DATA
 
 
@@ -205,7 +211,10 @@ def test_a_part_of_something_else_is_dropped(site, tmp_path, part):
     (tmp_path / ".data.bin.part").write_bytes(part)
     note = {"url": f"{site.url}/data.bin", "total": len(DATA), "validator": '"one"'}
     (tmp_path / ".data.bin.part.json").write_text(json.dumps(note))
-    assert get(site, tmp_path / "data.bin", Source("data.bin", checksum=MD5)) == [f"bytes={len(part)}-", ""]
+    assert get(site, tmp_path / "data.bin", Source("data.bin", checksum=MD5)) == [
+        f"bytes={len(part)}-",
+        "",
+    ]
     assert (tmp_path / "data.bin").read_bytes() == DATA
 
 
@@ -217,7 +226,7 @@ def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(site, tmp_path):
         get(site, tmp_path / "again.bin", Source("data.bin"), retries=2)
     site.busy, site.asked = 0, []
     with pytest.raises(NotServed, match="404"):
-        fetch.http(f"{site.url}/nothing.bin", tmp_path / "nothing.bin", Source("nothing.bin"))
+        http.http(f"{site.url}/nothing.bin", tmp_path / "nothing.bin", Source("nothing.bin"))
     assert len(site.asked) == 1
 
 
@@ -242,7 +251,7 @@ def test_a_body_without_a_length_is_bounded(site, tmp_path, monkeypatch):
     assert left(tmp_path) == []
     get(site, tmp_path / "data.bin", Source("data.bin"))
     assert (tmp_path / "data.bin").read_bytes() == DATA
-    monkeypatch.setattr(fetch, "UNSIZED", 50)
+    monkeypatch.setattr(http, "UNSIZED", 50)
     with pytest.raises(NotServed, match="more than 50 bytes"):
         get(site, tmp_path / "more.bin", Source("data.bin"))
 
@@ -256,10 +265,10 @@ def test_a_web_page_is_not_the_file(site, tmp_path):
 def test_a_host_that_is_not_there_is_given_up_soon(tmp_path):
     with serving({}) as site:
         url = site.url
-    with pytest.raises(fetch.Unreachable, match="can't be reached"):
-        fetch.http(f"{url}/data.bin", tmp_path / "data.bin", Source("data.bin"), pause=0.001)
+    with pytest.raises(http.Unreachable, match="can't be reached"):
+        http.http(f"{url}/data.bin", tmp_path / "data.bin", Source("data.bin"), pause=0.001)
     with pytest.raises(NotServed):
-        fetch.http("http://", tmp_path / "data.bin", Source("data.bin"), pause=0.001)
+        http.http("http://", tmp_path / "data.bin", Source("data.bin"), pause=0.001)
 
 
 # gdown and kagglehub: toy doubles with the arguments of gdown 6.5 and kagglehub 1.0. -----------------------------------
@@ -295,26 +304,28 @@ def test_google_drive(tmp_path, monkeypatch):
     toy(monkeypatch, "gdown", GDOWN)
     seen = []
     target = tmp_path / "raw" / "a.zip"
-    fetch.gdrive("ID", target, Source("a.zip", size=4), lambda done, total: seen.append((done, total)))
+    http.gdrive(
+        "ID", target, Source("a.zip", size=4), lambda done, total: seen.append((done, total))
+    )
     assert (target.read_bytes(), seen, left(target.parent)) == (b"data", [(4, 4)], ["a.zip"])
     with pytest.raises(NotServed, match=r"^Cannot retrieve the link\.$"):
-        fetch.gdrive("private", target, Source("a.zip"))
+        http.gdrive("private", target, Source("a.zip"))
     with pytest.raises(NotServed, match="has 4 bytes, not 5"):
-        fetch.gdrive("ID", tmp_path / "raw" / "b.zip", Source("b.zip", size=5))
+        http.gdrive("ID", tmp_path / "raw" / "b.zip", Source("b.zip", size=5))
     assert left(target.parent) == ["a.zip"]
 
 
 def test_kaggle(monkeypatch):
     toy(monkeypatch, "kagglehub", KAGGLEHUB)
-    assert fetch.kaggle("owner/name").as_posix() == "/cache/owner/name"
+    assert http.kaggle("owner/name").as_posix() == "/cache/owner/name"
     with pytest.raises(NotServed, match=r"^403 Client Error\. Make sure you are authenticated\.$"):
-        fetch.kaggle("owner/private")
+        http.kaggle("owner/private")
 
 
 def test_an_extra_that_is_not_installed_is_named(tmp_path, monkeypatch):
     for name in ("gdown", "kagglehub"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it fails
     with pytest.raises(NotServed, match=r"pip install 'umemma\[gdrive\]'"):
-        fetch.gdrive("ID", tmp_path / "a.zip", Source("a.zip"))
+        http.gdrive("ID", tmp_path / "a.zip", Source("a.zip"))
     with pytest.raises(NotServed, match=r"pip install 'umemma\[kaggle\]'"):
-        fetch.kaggle("owner/name")
+        http.kaggle("owner/name")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from umemma.errors import UserError
-from umemma.files import new_file, new_files, new_folder, read_json, write_json
+from umemma.system.files import new_file, new_files, new_folder, read_json, write_json
 
 
 def names(folder: Path) -> list[str]:

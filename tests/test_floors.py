@@ -1,134 +1,244 @@
-"""The structure: imports go down only, and dvc.yaml's deps are what each stage's code really imports."""
+"""The structure: imports go down the floors only, and the dependencies in dvc.yaml are the code that each stage imports."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "umemma"
 
-# Rooms by floor, lowest first. Words may build on one another in the order given.
+# Folders, and files on top, by floor, lowest first. A file may import from the floors below its own and from its folder.
 FLOORS: list[set[str]] = [
-    {""},  # umemma/__init__.py
-    {"errors"},
-    {"contracts", "checks"},
-    {"config"},
-    {"distributed"},
-    {"files", "seeds", "log"},
-    {"rawfiles", "store", "executors", "processes"},
-    {"fetch", "archives"},
-    {"datasets", "modalities", "encoders", "missing", "metrics", "calibration", "objective"},
-    {"figures", "page"},
-    {"shards", "predictions", "fusion", "checkpoint", "optimizer"},
-    {"packing", "loader", "incoming", "rivals", "runs"},
-    {"models", "patterns", "features", "trainer", "grid", "analysis", "answers", "diagnosis"},
-    {"linear_probe"},
-    {"learning", "predictor", "summary", "cells", "comparison"},
-    {"sections"},
-    {"report", "standings"},
+    {"errors", "types", "_version"},
+    {"validation", "system"},
+    {"missing", "config", "datasets", "modalities", "encoders"},
+    {"evaluation", "data"},
+    {"models", "reports"},
+    {"training"},
     {"stages"},
-    {"cli"},
+    {"cli", "__init__"},
     {"__main__"},
 ]
-# Rooms that carry words and files around but can't change a number: not deps of a DVC stage.
-PLUMBING = {"", "errors", "contracts", "checks", "config", "files", "log", "store", "executors", "processes"}
-PLUMBING |= {"distributed", "runs"}
+# A stage imports no other stage, whatever their folder.
+APART = {"stages"}
+# These carry settings, files and messages around and can't change a number: no DVC stage depends on them.
+PLUMBING = {"umemma/__init__.py", "umemma/_version.py", "umemma/errors.py", "umemma/types.py"}
+PLUMBING |= {"umemma/validation.py", "umemma/config.py", "umemma/data/storage.py"}
+NOT_PLUMBING = "umemma/system/seeds.py"
 
 
-def room(file: Path) -> str:
-    parts = file.relative_to(PACKAGE).with_suffix("").parts
-    return "" if parts == ("__init__",) else parts[0]
+def room(file: Path, package: Path = PACKAGE) -> str:
+    """Return the folder of a file, or its own name where it lies on top."""
+    return file.relative_to(package).with_suffix("").parts[0]
 
 
 def floor(name: str) -> int:
     return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
 
 
-def imports(file: Path) -> set[Path]:
-    """The files of the package that `file` imports, at the top or inside a function."""
+def resolve(name: str, level: int, file: Path, root: Path) -> str:
+    """Return the absolute name of a module that `file` imports with `level` leading dots."""
+    if level == 0:
+        return name
+    package = list(file.relative_to(root).with_suffix("").parts[:-1])
+    package = package[: len(package) - level + 1]
+    return ".".join([*package, *([name] if name else [])])
+
+
+def is_dynamic_import(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    called = node.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in {"import_module", "__import__", "find_spec"}
+
+
+def imported_names(file: Path, root: Path) -> set[str]:
+    """Return the modules that a file names: imports at the top or inside a function, relative ones, and import_module."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("umemma."):
-            names.add(node.value)  # a plug-in table's module
-    found = set()
-    for name in names:
-        if name.split(".")[0] == "umemma":
-            path = ROOT / name.replace(".", "/")
-            found |= {one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()}
-    return found - {file}
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve(node.module or "", node.level, file, root)
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif is_dynamic_import(node) and node.args and isinstance(node.args[0], ast.Constant):
+            text = str(node.args[0].value)
+            above = file.relative_to(root).parts[:-1] if text.startswith(".") else ()
+            # Which package it is relative to is an argument of the call, so each one above the file is taken.
+            names |= {".".join([*above[: depth + 1], text.lstrip(".")]) for depth in range(len(above))} or {text}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if node.value.startswith("umemma."):
+                names.add(node.value)  # the module of a plug-in, in its table
+    return names
 
 
-def data_of(file: Path) -> set[Path]:
-    """Files beside it that are no Python and that it names."""
-    names = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
-    return {path for path in file.parent.iterdir() if path.name in names and path.suffix not in ("", ".py")}
+def imports(file: Path, root: Path = ROOT) -> set[Path]:
+    """Return the files of the package that `file` imports."""
+    files: set[Path] = set()
+    for name in imported_names(file, root):
+        if name.split(".")[0] != "umemma":
+            continue
+        path = root / name.replace(".", "/")
+        files |= {place for place in (path.with_suffix(".py"), path / "__init__.py") if place.is_file()}
+    return files - {file, root / "umemma" / "__init__.py"}
+
+
+def wrong_imports(root: Path) -> list[str]:
+    """Return each import that goes up, sideways to another folder, or to another stage."""
+    package = root / "umemma"
+    wrong = []
+    for file in sorted(package.rglob("*.py")):
+        for other in sorted(imports(file, root)):
+            here, there = room(file, package), room(other, package)
+            of_the_package = "__init__.py" in (file.name, other.name)
+            if here == there and (here not in APART or of_the_package):
+                continue
+            if floor(there) >= floor(here):
+                wrong.append(f"{file.relative_to(root)} imports {other.relative_to(root)}")
+    return wrong
 
 
 def test_imports_go_down_only():
-    wrong = []
-    for file in PACKAGE.rglob("*.py"):
-        for other in imports(file):
-            own, its = room(file), room(other)
-            same_family = own == its and own != "stages"
-            of_the_stages = file.name == "__init__.py" or other.name == "__init__.py"
-            if not same_family and not (own == its == "stages" and of_the_stages) and floor(its) >= floor(own):
-                wrong.append(f"{file.relative_to(ROOT)} imports {other.relative_to(ROOT)}")
-    assert not wrong
+    assert not wrong_imports(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("system/low.py", "from umemma.stages import evaluate"),
+        ("system/low.py", "from ..stages import evaluate"),
+        ("system/low.py", "def lazy():\n    from umemma.stages.evaluate import run"),
+        ("system/low.py", "import importlib\nimportlib.import_module('.stages.evaluate', 'umemma')"),
+        ("low.py", "import importlib\nimportlib.import_module('.stages.evaluate', __name__)"),
+        ("system/low.py", "import importlib\nimportlib.import_module('umemma.stages.evaluate')"),
+        ("encoders/low.py", "from umemma.modalities import image"),
+        ("stages/low.py", "from umemma.stages import evaluate"),
+    ],
+)
+def test_an_import_that_goes_up_or_sideways_is_seen(file, line, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.FLOORS", [*FLOORS[:1], FLOORS[1] | {"low"}, *FLOORS[2:]])
+    for name in ("stages/evaluate.py", "modalities/image.py"):
+        path = tmp_path / "umemma" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    path = tmp_path / "umemma" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(line)
+    (found,) = wrong_imports(tmp_path)
+    assert found.startswith(f"umemma/{file} imports umemma/")
 
 
 def test_every_file_has_a_floor():
     assert {room(file) for file in PACKAGE.rglob("*.py")} == set().union(*FLOORS)
 
 
+def test_no_module_imports_itself_round_a_circle():
+    graph = {file: imports(file) for file in PACKAGE.rglob("*.py") if file.name != "__init__.py"}
+    graph = {file: {other for other in others if other in graph} for file, others in graph.items()}
+    while free := {file for file, others in graph.items() if not others}:
+        graph = {file: others - free for file, others in graph.items() if file not in free}
+    assert not graph
+
+
+def test_at_most_fourteen_modules_in_a_folder():
+    for folder in [PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir())]:
+        assert len(list(folder.glob("*.py"))) <= 14, folder
+
+
+# dvc.yaml -------------------------------------------------------------------------------------------------------------
+
+
 def closure(file: Path) -> set[Path]:
-    seen, todo = set(), [file]
+    """Return `file` and all the files of the package that it imports, directly or not."""
+    seen: set[Path] = set()
+    todo = [file]
     while todo:
-        if (one := todo.pop()) not in seen:
-            seen.add(one)
-            todo += imports(one)
+        next_file = todo.pop()
+        if next_file not in seen:
+            seen.add(next_file)
+            todo += imports(next_file)
     return seen
 
 
-def stage_deps(stage: str) -> set[str]:
-    """What a DVC stage has to depend on: the code it imports, a package as a folder, and no plumbing."""
-    files = {one for one in closure(PACKAGE / "stages" / f"{stage}.py") if room(one) not in PLUMBING}
-    packages = {"datasets", "modalities", "encoders"}
-    whole = {one for one in files if room(one) in packages}
-    deps = {f"umemma/{room(one)}" for one in whole}
-    deps |= {str(path.relative_to(ROOT)) for one in files - whole for path in {one} | data_of(one)}
-    return deps - {"umemma/stages/__init__.py"}
+def names_data(file: Path) -> set[Path]:
+    """Return the files beside `file` that are no Python and that it names."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return {path for path in file.parent.iterdir() if path.name in names and path.suffix not in ("", ".py")}
 
 
-def test_dvc_stages_depend_on_the_code_they_import():
-    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    files = {"download": "download", "preprocess": "preprocess", "pretrain-unimodal": "pretrain"}
-    files |= {"finetune-ensemble": "finetune", "evaluate-missing": "evaluate"}
-    for name, file in files.items():
-        deps = {dep for dep in stages[name]["deps"] if dep.startswith("umemma/")}
-        assert deps == stage_deps(file), name
+def is_plumbing(name: str) -> bool:
+    if name in PLUMBING or name.startswith("umemma/system/"):
+        return name != NOT_PLUMBING
+    return Path(name).name == "__init__.py"
 
 
-def test_the_comparison_depends_on_the_code_that_its_processes_import():
-    stages = YAML(typ="safe").load(ROOT / "compare" / "dvc.yaml")["stages"]
-    files = {"compare-unimodal": ("compare", "pretrain"), "compare-cell": ("compare", "finetune", "evaluate")}
-    files |= {"compare-table": ("tabulate", "evaluate")}
-    for name, several in files.items():
-        deps = [dep for dep in stages[name]["deps"] if dep.startswith("umemma/")]
-        assert deps == sorted(set().union(*map(stage_deps, several))), name
+def needed(stages: tuple[str, ...]) -> set[str]:
+    """Return the code that the modules of `stages` import and that can change a number, as paths in the project."""
+    files = set().union(*(closure(PACKAGE / "stages" / f"{stage}.py") for stage in stages))
+    for file in list(files):
+        files |= names_data(file)
+    names = {str(path.relative_to(ROOT)) for path in files}
+    return {name for name in names if not is_plumbing(name)}
+
+
+STAGES = {
+    "dvc.yaml": {
+        "download": ("download",),
+        "preprocess": ("preprocess",),
+        "pretrain-unimodal": ("pretrain",),
+        "finetune-ensemble": ("finetune",),
+        "evaluate-missing": ("evaluate",),
+    },
+    "compare/dvc.yaml": {
+        "compare-unimodal": ("compare", "pretrain"),
+        "compare-cell": ("compare", "finetune", "evaluate"),
+        "compare-table": ("compare_table", "evaluate"),
+    },
+}
+CASES = [(file, stage) for file, stages in STAGES.items() for stage in stages]
+# What these make is made again within seconds: they depend on whole folders, so that dvc.yaml can be read.
+CHEAP = {"evaluate-missing", "compare-table"}
+
+
+def files_of(dependency: str) -> set[str]:
+    """Return the files that a dependency stands for."""
+    path = ROOT / dependency
+    if path.is_file():
+        return {dependency}
+    inside = {str(file.relative_to(ROOT)) for file in path.rglob("*") if "__pycache__" not in file.parts}
+    return {name for name in inside if (ROOT / name).is_file()}
+
+
+@pytest.mark.parametrize(("file", "stage"), CASES)
+def test_a_dvc_stage_depends_on_the_code_that_it_imports(file, stage):
+    dvc = YAML(typ="safe").load(ROOT / file)["stages"]
+    dependencies = [name for name in dvc[stage]["deps"] if name.startswith("umemma/")]
+    assert dependencies == sorted(set(dependencies))
+    needs = needed(STAGES[file][stage])
+    covered: set[str] = set()
+    for dependency in dependencies:
+        files = files_of(dependency)
+        assert files & needs, f"{dependency} isn't imported"
+        whole = stage in CHEAP or dependency.split("/")[1] in {"datasets", "modalities", "encoders"}
+        unneeded = {name for name in files - needs if Path(name).name != "__init__.py"}
+        assert whole or not unneeded, f"{dependency} would run {stage} again for {sorted(unneeded)}"
+        covered |= files
+    assert not needs - covered
 
 
 def test_help_imports_no_torch():
-    """cli.py and the words below it stay light; what imports torch is imported inside a command."""
+    """cli.py and what it imports stay light; what imports torch is imported inside a command."""
     heavy = {"torch", "torchaudio", "webdataset", "matplotlib", "sklearn", "pyarrow"}
-    for name in ("cli", "errors", "contracts", "checks", "config", "distributed", "files", "seeds", "log"):
-        for node in ast.parse((PACKAGE / f"{name}.py").read_text()).body:
-            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+    light = ["cli", "errors", "types", "validation", "config"]
+    light += ["system/distributed", "system/files", "system/seeds", "system/log"]
+    for name in light:
+        for node in ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8")).body:
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not heavy & {module.split(".")[0] for module in modules}, name

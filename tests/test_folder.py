@@ -16,13 +16,14 @@ from PIL import Image
 from test_predict import call, saved
 
 import umemma
-from umemma import checkpoint, config, encoders, predictor
-from umemma.contracts import TextInput
+from umemma import config, encoders
 from umemma.encoders import hf
 from umemma.errors import UserError
 from umemma.modalities import text
-from umemma.runs import Run
+from umemma.models import predictor, saved_model
 from umemma.stages import download, evaluate, finetune, preprocess, pretrain
+from umemma.training.run_folder import Run
+from umemma.types import TextInput
 
 GIVEN = "a b f"
 MODELS = ("pretrain/text", "ensemble")
@@ -38,9 +39,13 @@ def words(folder: Path, names: str) -> None:
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    known = Tokenizer(models.WordLevel({name: i for i, name in enumerate(["[UNK]", *names])}, "[UNK]"))
+    known = Tokenizer(
+        models.WordLevel({name: i for i, name in enumerate(["[UNK]", *names])}, "[UNK]")
+    )
     known.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=known, unk_token="[UNK]").save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=known, unk_token="[UNK]").save_pretrained(
+        folder
+    )
 
 
 def trained(tokenizer: str) -> None:
@@ -48,11 +53,19 @@ def trained(tokenizer: str) -> None:
     raw = Path("table")
     raw.mkdir()
     Image.new("L", (9, 8), 90).save(raw / "x.png")
-    rows = [f"{' '.join('abcdef'[i % 6 :])},x.png,{i % 2},{side}" for side in ("train", "val") for i in range(8)]
+    rows = [
+        f"{' '.join('abcdef'[i % 6 :])},x.png,{i % 2},{side}"
+        for side in ("train", "val")
+        for i in range(8)
+    ]
     (raw / "t.csv").write_text("\n".join(["text,image,label,split", *rows]) + "\n")
     options = "{table: t.csv, columns: {text: text, image: image}, split: split}"
     encoders_ = "{image: {input: {size: 8}}, text: {name: hf:bert, weights: none, input: {length: 8, tokenizer: '%s'}}}"
-    sets = [f"preprocess.options={options}", f"encoders={encoders_ % tokenizer}", "modalities=[image, text]"]
+    sets = [
+        f"preprocess.options={options}",
+        f"encoders={encoders_ % tokenizer}",
+        "modalities=[image, text]",
+    ]
     params = config.of("manifest", [*sets, "pretrain.epochs=1", "finetune.epochs=1"])
     download.run("manifest", params.preprocess.options, str(raw))
     preprocess.run(params, workers=1)
@@ -78,7 +91,11 @@ def answered_elsewhere(*folders: Path) -> list[list[float]]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 # Tokenizers and configurations of transformers. -----------------------------------------------------------------------
@@ -119,12 +136,22 @@ def test_a_folder_is_the_same_bytes_wherever_its_parts_came_from(place):
     two = saved(place / "two", "text", text={"name": "hf:bert", "input": {"length": 8}})
     assert content(two) == before
     (carried,) = json.loads(before["model.json"])["hf"].values()
-    inside = {name.removeprefix(f"{carried['folder']}/") for name in before if name.startswith("hf/")}
-    assert inside == set(carried["files"]) == {"config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert not [name for name, data in before.items() if b"somebody" in data or str(place).encode() in data]
+    inside = {
+        name.removeprefix(f"{carried['folder']}/") for name in before if name.startswith("hf/")
+    }
+    assert (
+        inside
+        == set(carried["files"])
+        == {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    )
+    assert not [
+        name for name, data in before.items() if b"somebody" in data or str(place).encode() in data
+    ]
     kept = json.loads(before[f"{carried['folder']}/tokenizer_config.json"])
     assert kept["model_max_length"] == 16
-    assert not {"is_local", "local_files_only", "name_or_path"} & kept.keys()  # which the hub's cache answers otherwise
+    assert (
+        not {"is_local", "local_files_only", "name_or_path"} & kept.keys()
+    )  # which the hub's cache answers otherwise
 
 
 def test_a_model_in_use_may_be_in_any_current_directory(place):
@@ -139,36 +166,57 @@ def test_a_model_in_use_may_be_in_any_current_directory(place):
 def test_every_kind_of_tokenizer_comes_back_as_it_was(place):
     """Word pieces, byte pairs, a unigram model: the same tokens, filling and bound of the length."""
     import transformers
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     texts = ["A dog sings, by the pond!", "Ünïcode 東京 🙂 don't", "", "dog " * 40]
     kinds = {
-        "bytes": (models.BPE(), trainers.BpeTrainer(special_tokens=["<s>", "</s>", "<pad>"], show_progress=False)),
+        "bytes": (
+            models.BPE(),
+            trainers.BpeTrainer(special_tokens=["<s>", "</s>", "<pad>"], show_progress=False),
+        ),
         "unigram": (
             models.Unigram(),
             trainers.UnigramTrainer(
-                special_tokens=["<s>", "</s>", "<pad>", "<unk>"], unk_token="<unk>", show_progress=False
+                special_tokens=["<s>", "</s>", "<pad>", "<unk>"],
+                unk_token="<unk>",
+                show_progress=False,
             ),
         ),
     }
     for name, (model, trainer) in kinds.items():
         made = Tokenizer(model)
         made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-        made.pre_tokenizer = pre_tokenizers.ByteLevel() if name == "bytes" else pre_tokenizers.Metaspace()
+        made.pre_tokenizer = (
+            pre_tokenizers.ByteLevel() if name == "bytes" else pre_tokenizers.Metaspace()
+        )
         made.decoder = decoders.ByteLevel()
         made.train_from_iterator(texts * 3, trainer)
         marks = [(mark, made.token_to_id(mark)) for mark in ("<s>", "</s>")]
-        made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=marks)
-        own = transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", model_max_length=24)
+        made.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=marks
+        )
+        own = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=made, pad_token="<pad>", model_max_length=24
+        )
         own.save_pretrained(name)
     for name in ("bert", *kinds):
         hf.save(name, Path("kept", name), with_config=name == "bert")
-        theirs, ours = (TextInput(length=24, tokenizer=f"hf:{place}") for place in (name, f"kept/{name}"))
+        theirs, ours = (
+            TextInput(length=24, tokenizer=f"hf:{place}") for place in (name, f"kept/{name}")
+        )
         for one in texts:
             assert torch.equal(text.decode(one.encode(), ours), text.decode(one.encode(), theirs))
-    assert encoders.input_spec("hf:kept/bert", "text") == encoders.input_spec("hf:bert", "text").model_copy(
-        update={"tokenizer": "hf:kept/bert"}
-    )
+    assert encoders.input_spec("hf:kept/bert", "text") == encoders.input_spec(
+        "hf:bert", "text"
+    ).model_copy(update={"tokenizer": "hf:kept/bert"})
 
 
 def without(folder: Path) -> None:
@@ -193,12 +241,14 @@ def test_a_tokenizer_that_is_not_whole_is_one_error(place, harm, capsys):
     folder = saved(place / "m", "text", text={"name": "hf:bert", "input": {"length": 8}})
     about = json.loads((folder / "model.json").read_text())
     settings = about["settings"]
-    assert checkpoint.done(folder, settings, {})
+    assert saved_model.done(folder, settings, {})
     harm(folder / about["hf"]["bert"]["folder"])
-    with pytest.raises(UserError, match="the tokenizer of hf:bert is missing, truncated or altered") as caught:
+    with pytest.raises(
+        UserError, match="the tokenizer of hf:bert is missing, truncated or altered"
+    ) as caught:
         umemma.load(folder)
     assert caught.value.hint == predictor.AGAIN
-    assert checkpoint.done(folder, settings, {}) is None  # so that it is trained again
+    assert saved_model.done(folder, settings, {}) is None  # so that it is trained again
     assert call("export", "--model", "m") == 1
     assert "Copy the folder again" in capsys.readouterr().err
 
@@ -209,7 +259,10 @@ def test_a_tokenizer_that_is_not_whole_is_one_error(place, harm, capsys):
         ({"hf": {}}, "no tokenizer of hf:bert in it"),
         ({"hf": {"bert": {"folder": "../bert", "files": {}}}}, "hf.bert.folder"),
         ({"hf": {"bert": {"folder": "hf/00000000", "files": {"../x.json": ""}}}}, "hf.bert.files"),
-        ({"hf": {"bert": {"folder": "hf/00000000", "files": {"modeling.py": ""}}}}, "hf.bert.files"),
+        (
+            {"hf": {"bert": {"folder": "hf/00000000", "files": {"modeling.py": ""}}}},
+            "hf.bert.files",
+        ),
         ({"hf": None}, "hf: "),
     ],
 )
@@ -224,12 +277,23 @@ def test_a_folder_leads_nowhere_else(place, change, message):
 
 def test_a_folder_of_a_stranger_runs_no_code(place):
     """Neither Python beside a configuration, nor a kernel of the hub that it names."""
-    one = umemma.load(saved(place / "one", "text", text={"name": "hf:bert", "input": {"length": 8}}))
+    one = umemma.load(
+        saved(place / "one", "text", text={"name": "hf:bert", "input": {"length": 8}})
+    )
     path = Path("bert/config.json")
-    own = {"auto_map": {"AutoConfig": "code.Own", "AutoModel": "code.Own"}, "_attn_implementation": "nobody/kernel"}
-    path.write_text(json.dumps(json.loads(path.read_text()) | own | {"_experts_implementation": "nobody/kernel"}))
+    own = {
+        "auto_map": {"AutoConfig": "code.Own", "AutoModel": "code.Own"},
+        "_attn_implementation": "nobody/kernel",
+    }
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_text()) | own | {"_experts_implementation": "nobody/kernel"}
+        )
+    )
     Path("bert/code.py").write_text(f"open({str(place / 'ran')!r}, 'w')\nclass Own: pass")
-    two = umemma.load(saved(place / "two", "text", text={"name": "hf:bert", "input": {"length": 8}}))
+    two = umemma.load(
+        saved(place / "two", "text", text={"name": "hf:bert", "input": {"length": 8}})
+    )
     assert two.predict(text=GIVEN) == one.predict(text=GIVEN)
     config_ = two.model.encoders["text"].model.config
     assert "nobody/kernel" not in (config_._attn_implementation, config_._experts_implementation)
@@ -275,14 +339,14 @@ def test_only_this_format_is_read(tmp_path, found):
     about = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(about | {"format": found}))
     with pytest.raises(UserError, match=f"format {found}, this one reads 2"):
-        checkpoint.check(folder, about["settings"], "")
+        saved_model.check(folder, about["settings"], "")
 
 
 def test_a_training_of_another_format_is_not_gone_on_with(tmp_path, monkeypatch):
     machine = quick().machine
     this = Run.of(tmp_path, "x", {}, {}, machine, tensorboard=False)
     assert this.made_from == Run.of(tmp_path, "x", {}, {}, machine, tensorboard=False).made_from
-    monkeypatch.setattr(checkpoint, "FORMAT", 1)
+    monkeypatch.setattr(saved_model, "FORMAT", 1)
     other = Run.of(tmp_path, "x", {}, {}, machine, tensorboard=False)
     assert other.made_from != this.made_from
     assert other.folder != this.folder
@@ -294,7 +358,7 @@ SAVING = """
 import os, torch
 from pathlib import Path
 from test_predict import saved
-from umemma.runs import Run
+from umemma.training.run_folder import Run
 for umask in (0o022, 0o077):
     os.umask(umask)
     saved(Path(f"{umask:03o}", "m"), "text", text={"name": "hf:bert", "input": {"length": 8}})
@@ -305,10 +369,13 @@ for umask in (0o022, 0o077):
 def test_files_are_readable_as_the_umask_says(place):
     """Kept features too: tests/test_learning.py."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    subprocess.run([sys.executable, "-c", SAVING], env=os.environ | {"PYTHONPATH": path}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", SAVING], env=os.environ | {"PYTHONPATH": path}, check=True
+    )
     for folder, mode in (("022", 0o644), ("077", 0o600)):
         modes = {
-            p.relative_to(folder).parts[0] + p.suffix: oct(p.stat().st_mode & 0o777) for p in Path(folder).rglob("*.*")
+            p.relative_to(folder).parts[0] + p.suffix: oct(p.stat().st_mode & 0o777)
+            for p in Path(folder).rglob("*.*")
         }
         assert set(modes) == {"m.safetensors", "m.csv", "m.json", "runs.safetensors"}
         assert set(modes.values()) == {oct(mode)}

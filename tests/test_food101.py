@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from umemma import config, modalities
-from umemma.checks import checked
-from umemma.contracts import Packing, Record
 from umemma.datasets import food101
 from umemma.errors import UserError
+from umemma.types import Packing, Record
+from umemma.validation import checked
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "mirror" / "food101"
@@ -57,7 +57,9 @@ def image(raw: Path, place: str) -> None:
 
 def write(raw: Path, train: str = TRAIN, test: str = TEST) -> None:
     (raw / "texts").mkdir(exist_ok=True)
-    (raw / "texts" / "train_titles.csv").write_bytes(train.replace("\n", "\r\n").encode())  # as the real ones end lines
+    (raw / "texts" / "train_titles.csv").write_bytes(
+        train.replace("\n", "\r\n").encode()
+    )  # as the real ones end lines
     (raw / "texts" / "test_titles.csv").write_bytes(test.encode())
 
 
@@ -66,7 +68,10 @@ def raw(tmp_path) -> Path:
     write(tmp_path)
     for number in (851, *range(12, 22)):
         image(tmp_path, f"train/apple_pie/apple_pie_{number}.jpg")
-    for place in ("train/cheese_plate/cheese_plate_717-2.jpg", "test/cheese_plate/cheese_plate_717-11.jpg"):
+    for place in (
+        "train/cheese_plate/cheese_plate_717-2.jpg",
+        "test/cheese_plate/cheese_plate_717-11.jpg",
+    ):
         image(tmp_path, place)
     image(tmp_path, "test/baklava/baklava_1.jpg")
     image(tmp_path, "train/baklava/baklava_2.jpg")  # has no row
@@ -90,7 +95,10 @@ def test_a_sample_is_an_image_its_title_and_its_class(raw):
     }
     assert (record.label, record.group, record.problem) == (0, "apple_pie_851", "")
     assert record.split in ("train", "val")
-    assert (found["baklava_1"].split, found["baklava_1"].label) == ("test", food101.CLASSES.index("baklava"))
+    assert (found["baklava_1"].split, found["baklava_1"].label) == (
+        "test",
+        food101.CLASSES.index("baklava"),
+    )
     packed = modalities.pack(record.media, Packing())
     assert sorted(packed) == ["image.jpg", "text.txt"]
 
@@ -150,7 +158,11 @@ def test_a_repeated_row_is_a_problem_of_the_second(raw):
 
 
 def test_a_class_that_differs_is_a_problem(raw):
-    write(raw, TRAIN + "apple_pie_40.jpg,Whose?,baklava\ntacos_1.jpg,Tacos,tacos\nmud_pie_1.jpg,Mud,mud_pie\n")
+    write(
+        raw,
+        TRAIN
+        + "apple_pie_40.jpg,Whose?,baklava\ntacos_1.jpg,Tacos,tacos\nmud_pie_1.jpg,Mud,mud_pie\n",
+    )
     image(raw, "train/pizza/tacos_1.jpg")
     image(raw, "train/baklava/churros_1.jpg")  # without a row
     image(raw, "train/tacos/tacos_2.jpg")
@@ -166,15 +178,23 @@ def test_validation_is_drawn_by_a_hash_of_the_group(raw):
     names = [f"tacos_{number}" for number in range(400)]
     names += [f"tacos_{n}-{frame}" for n in (900, 901) for frame in range(9)]
     write(raw, "".join(f"{name}.jpg,Tacos,tacos\n" for name in names))
-    splits = {key: record.split for key, record in listed(raw, val_share=0.25).items() if key in names}
-    assert 60 < sum(split == "val" for key, split in splits.items() if "-" not in key) < 140  # 100 expected
+    splits = {
+        key: record.split for key, record in listed(raw, val_share=0.25).items() if key in names
+    }
+    assert (
+        60 < sum(split == "val" for key, split in splits.items() if "-" not in key) < 140
+    )  # 100 expected
     assert all(len({splits[f"tacos_{n}-{frame}"] for frame in range(9)}) == 1 for n in (900, 901))
     fewer = {key for key, record in listed(raw, val_share=0.05).items() if record.split == "val"}
-    assert fewer < {key for key, record in listed(raw, val_share=0.25).items() if record.split == "val"}
+    assert fewer < {
+        key for key, record in listed(raw, val_share=0.25).items() if record.split == "val"
+    }
 
 
 def test_the_order_mixes_the_classes(raw):
-    rows = [f"{dish}_{number}.jpg,A title,{dish}" for dish in ("pho", "tacos") for number in range(40)]
+    rows = [
+        f"{dish}_{number}.jpg,A title,{dish}" for dish in ("pho", "tacos") for number in range(40)
+    ]
     write(raw, "\n".join(rows))
     dishes = [key.split("_")[0] for key in listed(raw) if key.startswith(("pho", "tacos"))]
     assert 5 < dishes[:40].count("pho") < 35
@@ -201,10 +221,17 @@ def test_validation_by_the_list(raw):
     }
     (raw / "split.json").write_text(json.dumps(names))
     found = listed(raw, val="list")
-    assert [found[key].split for key in ("apple_pie_851", "apple_pie_13", "baklava_1")] == ["train", "val", "test"]
+    assert [found[key].split for key in ("apple_pie_851", "apple_pie_13", "baklava_1")] == [
+        "train",
+        "val",
+        "test",
+    ]
     # What it doesn't name is left out; lines that can't be read stay problems.
     left_out = {key for key, record in found.items() if record.left_out == "not in split.json"}
-    assert left_out == {f"apple_pie_{n}" for n in range(14, 22)} | {"cheese_plate_717-2", "baklava_2"}
+    assert left_out == {f"apple_pie_{n}" for n in range(14, 22)} | {
+        "cheese_plate_717-2",
+        "baklava_2",
+    }
     assert found["train-line-14"].problem == "malformed row"
     # What only it names has no file; what it puts on the other side can't be used.
     assert found["tacos_5"].media == {"image": raw / "images" / "train" / "tacos" / "tacos_5.jpg"}
@@ -247,7 +274,10 @@ def test_titles_that_are_not_there_or_not_text_are_refused(raw):
     [
         ("images/train/apple_pie/apple_pie_1.jpg", "images/train/apple_pie/apple_pie_1.jpg"),
         ("upmc/images/test/apple_pie/apple_pie_1.jpg", "images/test/apple_pie/apple_pie_1.jpg"),
-        ("images/images/train/cheese_plate/cheese_plate_717-2.jpg", "images/train/cheese_plate/cheese_plate_717-2.jpg"),
+        (
+            "images/images/train/cheese_plate/cheese_plate_717-2.jpg",
+            "images/train/cheese_plate/cheese_plate_717-2.jpg",
+        ),
         ("texts/train_titles.csv", "texts/train_titles.csv"),
         ("upmc/texts/test_titles.csv", "texts/test_titles.csv"),
         ("split.json", None),
@@ -269,7 +299,10 @@ def test_sources_are_the_archive_the_titles_and_the_split_where_asked_for(tmp_pa
     assert archive.unpack is food101.place
     assert [source.path for source in titles] == ["texts/train_titles.csv", "texts/test_titles.csv"]
     assert not any(source.media for source in titles)
-    assert all("kaggle datasets download -d gianmarco96/upmcfood101" in one.steps for one in (archive, *titles))
+    assert all(
+        "kaggle datasets download -d gianmarco96/upmcfood101" in one.steps
+        for one in (archive, *titles)
+    )
     *_, split = food101.sources(tmp_path, food101.Options(val="list"))
     assert (split.path, split.size) == ("split.json", 2045859)
 

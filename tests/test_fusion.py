@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from umemma.contracts import Batch
-from umemma.fusion import LateFusion
 from umemma.missing import average, keep_table, patterns
-from umemma.patterns import PatternStep
+from umemma.models.late_fusion import LateFusion
+from umemma.training.step import PatternStep
+from umemma.types import Batch
 
 
 def linear(weight: list[list[float]]) -> nn.Linear:
@@ -39,7 +39,9 @@ def batch(audio: list[float], image: list[float], present: list[list[bool]] | No
 
 
 def test_complete_logits_by_hand():
-    assert model()(batch([1.0], [1.0])).tolist() == [[4.5, 1.5]]  # the means of 2 + 4 and 3, of -2 and -3 + 8
+    assert model()(batch([1.0], [1.0])).tolist() == [
+        [4.5, 1.5]
+    ]  # the means of 2 + 4 and 3, of -2 and -3 + 8
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,9 @@ def test_pattern_logits_are_each_pattern_run_alone(absent):
     for s, row in enumerate([[True, True], [True, False], [False, True]]):
         alone = fusion(one._replace(present=one.present & torch.tensor(row)))
         assert torch.equal(logits[0, s], alone[0])
-    assert logits[1, 2].isnan().all()  # the second sample has no image: nothing is left to answer from
+    assert (
+        logits[1, 2].isnan().all()
+    )  # the second sample has no image: nothing is left to answer from
     assert not logits[1, :2].isnan().any()
 
 
@@ -82,7 +86,10 @@ def started(absent: str, classes: int = 5) -> tuple[LateFusion, dict[str, LateFu
     """An ensemble that has just started from uni-modal models, whose biases are far apart; and these."""
     torch.manual_seed(0)
     blanks = {m: torch.randn(n) for m, n in SIZES.items()}
-    alone = {m: LateFusion({m: nn.Linear(n, 7)}, {m: 7}, {m: blanks[m]}, classes) for m, n in SIZES.items()}
+    alone = {
+        m: LateFusion({m: nn.Linear(n, 7)}, {m: 7}, {m: blanks[m]}, classes)
+        for m, n in SIZES.items()
+    }
     for one in alone.values():
         for head in one.heads.values():
             nn.init.normal_(head.bias, std=2)
@@ -94,7 +101,9 @@ def started(absent: str, classes: int = 5) -> tuple[LateFusion, dict[str, LateFu
 
 @pytest.mark.parametrize("absent", ["zero", "learned"])
 @pytest.mark.parametrize("pattern", patterns(list(SIZES)))
-def test_the_untrained_ensemble_answers_every_subset_as_the_average_of_its_unimodal_models(absent, pattern):
+def test_the_untrained_ensemble_answers_every_subset_as_the_average_of_its_unimodal_models(
+    absent, pattern
+):
     """In logits, so for single classes and for sets of labels alike."""
     fusion, alone = started(absent)
     inputs = {m: torch.randn(9, n) for m, n in SIZES.items()}
@@ -104,28 +113,42 @@ def test_the_untrained_ensemble_answers_every_subset_as_the_average_of_its_unimo
     torch.testing.assert_close(fusion(Batch(inputs, present, target)), average, rtol=0, atol=1e-6)
     table = torch.from_numpy(keep_table(list(SIZES)))
     whole = Batch(inputs, torch.ones(9, 3, dtype=torch.bool), target)
-    torch.testing.assert_close(fusion.pattern_logits(whole, table)[:, patterns(list(SIZES)).index(pattern)], average)
+    torch.testing.assert_close(
+        fusion.pattern_logits(whole, table)[:, patterns(list(SIZES)).index(pattern)], average
+    )
 
 
 def test_with_blank_the_untrained_ensemble_answers_the_blank_input_too():
     fusion, alone = started("blank")
     x = torch.randn(2, 4)
-    inputs = {"audio": x, "image": torch.full((2, 6), float("nan")), "text": torch.full((2, 3), float("nan"))}
+    inputs = {
+        "audio": x,
+        "image": torch.full((2, 6), float("nan")),
+        "text": torch.full((2, 3), float("nan")),
+    }
     present = torch.tensor([[True, False, False]] * 2)
     found = fusion(Batch(inputs, present, torch.zeros(2)))
     blanks = {m: alone[m].get_buffer(f"blank_{m}").expand(2, -1) for m in SIZES} | {"audio": x}
     ones = torch.ones(2, 1, dtype=torch.bool)
-    torch.testing.assert_close(found, sum(alone[m](Batch({m: blanks[m]}, ones, found)) for m in SIZES) / 3)
+    torch.testing.assert_close(
+        found, sum(alone[m](Batch({m: blanks[m]}, ones, found)) for m in SIZES) / 3
+    )
 
 
 def test_the_average_of_answers_by_hand():
     answers = {"a": torch.tensor([[3.0], [5.0]]), "b": torch.tensor([[float("nan")], [9.0]])}
     instead = {"a": torch.tensor([1.0]), "b": torch.tensor([1.0])}
     keep = torch.tensor([[True, False], [True, True]])
-    assert average(answers, instead, keep, imputed=False).tolist() == [[4.0], [7.0]]  # 3 + 1; (5 + 9) / 2
+    assert average(answers, instead, keep, imputed=False).tolist() == [
+        [4.0],
+        [7.0],
+    ]  # 3 + 1; (5 + 9) / 2
     assert average(answers, instead, keep, imputed=True).tolist() == [[2.0], [7.0]]
     several = torch.stack([keep, torch.tensor([[False, False], [False, True]])], 1)
-    assert average(answers, instead, several, imputed=False).tolist() == [[[4.0], [2.0]], [[7.0], [10.0]]]
+    assert average(answers, instead, several, imputed=False).tolist() == [
+        [[4.0], [2.0]],
+        [[7.0], [10.0]],
+    ]
 
 
 class Counting(nn.Module):
@@ -143,7 +166,9 @@ class Counting(nn.Module):
 def normed() -> LateFusion:
     torch.manual_seed(0)
     encoders = {"a": Counting(3), "b": Counting(2)}
-    return LateFusion(encoders, {"a": 3, "b": 2}, {"a": torch.zeros(3), "b": torch.zeros(2)}, 2, "learned")
+    return LateFusion(
+        encoders, {"a": 3, "b": 2}, {"a": torch.zeros(3), "b": torch.zeros(2)}, 2, "learned"
+    )
 
 
 PRESENT = torch.tensor([[True, True], [True, False], [False, True], [True, False], [True, False]])
@@ -200,7 +225,10 @@ def test_of_a_single_sample_batch_norm_takes_its_own_statistics():
 
 
 def test_batch_norms_that_come_from_unimodal_training_keep_their_statistics():
-    alone = {m: LateFusion({m: Counting(n)}, {m: n}, {m: torch.zeros(n)}, 2) for m, n in (("a", 3), ("b", 2))}
+    alone = {
+        m: LateFusion({m: Counting(n)}, {m: n}, {m: torch.zeros(n)}, 2)
+        for m, n in (("a", 3), ("b", 2))
+    }
     for one in alone.values():
         for encoder in one.encoders.values():
             encoder.norm.running_mean.fill_(7.0)
@@ -219,7 +247,9 @@ def test_frozen_encoders_stay_in_evaluation_mode_and_get_no_gradient():
     fusion.freeze(["a"])
     fusion.train()
     before = fusion.encoders["a"].running_mean.clone()
-    fusion(Batch({"a": torch.randn(8, 2) + 5}, torch.ones(8, 1, dtype=torch.bool), torch.zeros(8))).sum().backward()
+    fusion(
+        Batch({"a": torch.randn(8, 2) + 5}, torch.ones(8, 1, dtype=torch.bool), torch.zeros(8))
+    ).sum().backward()
     assert fusion.heads.training
     assert torch.equal(fusion.encoders["a"].running_mean, before)
     assert fusion.encoders["a"].weight.grad is None
@@ -233,7 +263,9 @@ def test_on_features_of_an_encoder_the_answer_is_the_same(absent):
     whole = fusion(one)
     features, _ = fusion.encode(one.inputs, one.present)
     with fusion.on_features({"image": fusion.encoders["image"](fusion.blank_image)[0]}):
-        assert torch.equal(fusion(one._replace(inputs={**one.inputs, "image": features["image"]})), whole)
+        assert torch.equal(
+            fusion(one._replace(inputs={**one.inputs, "image": features["image"]})), whole
+        )
     assert torch.equal(fusion(one), whole)
 
 

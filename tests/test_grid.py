@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from umemma.calibration import Calibration
-from umemma.contracts import Batch, ImageInput, joined
 from umemma.encoders import build
 from umemma.errors import UserError
-from umemma.fusion import LateFusion
-from umemma.grid import Grid
-from umemma.metrics import Bootstrap, sample_f1, score
+from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.grid import Grid
+from umemma.evaluation.metrics import Bootstrap, sample_f1, score
+from umemma.evaluation.predictions import Predictions
 from umemma.missing import asked, drawn, keep_table, patterns
-from umemma.predictions import Predictions
-from umemma.seeds import hashes
+from umemma.models.late_fusion import LateFusion
+from umemma.system.seeds import hashes
+from umemma.types import Batch, ImageInput, joined
 
 NAMES = ["audio", "image", "video"]
 
@@ -36,11 +36,18 @@ def by_hand() -> Predictions:
         "image": logits([1, 1, 0, None]),
     }
     alone = {"audio": logits([1, 1, 0, 0]), "image": logits([1, 0, 0, None])}
-    return Predictions(list("abcd"), {"sample": list("abcd")}, np.ones(4, dtype=np.int64), ensemble, alone)
+    return Predictions(
+        list("abcd"), {"sample": list("abcd")}, np.ones(4, dtype=np.int64), ensemble, alone
+    )
 
 
 def ratios(
-    predictions: Predictions, what: str, shares: list[float], draws: int = 0, seed: int = 0, names=("accuracy",)
+    predictions: Predictions,
+    what: str,
+    shares: list[float],
+    draws: int = 0,
+    seed: int = 0,
+    names=("accuracy",),
 ):
     """The rows of the ensemble."""
     grid = Grid(predictions, seed, draws, 50, names)
@@ -49,7 +56,10 @@ def ratios(
 
 
 def test_subsets_by_hand():
-    rows = {(row.model, row.left): row for row in Grid(by_hand(), 0, 2, 50, ["accuracy"]).rows([], [])[0]}
+    rows = {
+        (row.model, row.left): row
+        for row in Grid(by_hand(), 0, 2, 50, ["accuracy"]).rows([], [])[0]
+    }
     assert rows["ensemble", "audio+image"].value == 0.75
     assert rows["ensemble", "audio"].value == 0.25
     assert rows["ensemble", "image"].value == pytest.approx(2 / 3)
@@ -65,11 +75,23 @@ def test_subsets_by_hand():
 def test_the_worst_case_by_hand():
     """Right under every subset that a sample has: only a. By the F1 of sets of labels: the smallest."""
     row = Grid(by_hand(), 0, 0, 200).worst()
-    assert (row.missing, row.left, row.metric, row.value, row.n) == ("any", "worst", "accuracy", 0.25, 4)
+    assert (row.missing, row.left, row.metric, row.value, row.n) == (
+        "any",
+        "worst",
+        "accuracy",
+        0.25,
+        4,
+    )
     assert row.low == 0 < row.value < row.high
     target = np.array([[1, 0], [1, 1]], dtype=np.float32)
-    tables = {"a": logits([0, 1]), "b": logits([1, 1]), "a+b": logits([0, 0])}  # F1: 1 2/3, 0 2/3, 1 2/3
-    sets = Predictions(list("xy"), {"sample": list("xy")}, target, tables, {m: tables[m] for m in "ab"})
+    tables = {
+        "a": logits([0, 1]),
+        "b": logits([1, 1]),
+        "a+b": logits([0, 0]),
+    }  # F1: 1 2/3, 0 2/3, 1 2/3
+    sets = Predictions(
+        list("xy"), {"sample": list("xy")}, target, tables, {m: tables[m] for m in "ab"}
+    )
     assert Grid(sets, 0, 0, 50).worst().value == pytest.approx((0 + 2 / 3) / 2)
 
 
@@ -84,23 +106,36 @@ def test_gaps_by_hand():
     assert rows["audio"].low == -1.0  # -0.25 - few * 0.5 is less than a share can differ by
     assert rows["audio"].high == pytest.approx(-0.25 + few * 0.25, abs=1e-4)
     assert rows["audio+image"].value == 0.75 - 0.5  # the better of 1/2 and 1/3
-    assert (rows["audio+image"].missing, rows["audio"].missing, rows["audio"].metric) == ("", "image", "accuracy")
+    assert (rows["audio+image"].missing, rows["audio"].missing, rows["audio"].metric) == (
+        "",
+        "image",
+        "accuracy",
+    )
     one.unimodal["image"] = logits([1, 1, 1, None])
     grid = Grid(one, 0, 0, 50)
     assert next(grid.gaps(grid.metrics[0])).value == 0.75 - 1  # now the image's model is the better
     one.ensemble["audio"] = one.unimodal["audio"]
-    same = next(row for row in Grid(one, 0, 0, 50).gaps(Grid(one, 0, 0, 50).metrics[0]) if row.left == "audio")
+    same = next(
+        row
+        for row in Grid(one, 0, 0, 50).gaps(Grid(one, 0, 0, 50).metrics[0])
+        if row.left == "audio"
+    )
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
 def test_intervals_of_the_grid_are_those_of_its_groups():
     one = chance_answers(200)
-    groups = {"image": [f"i{n // 2}" for n in range(200)], "voice": [f"v{n % 20}" for n in range(200)]}
+    groups = {
+        "image": [f"i{n // 2}" for n in range(200)],
+        "voice": [f"v{n % 20}" for n in range(200)],
+    }
     grouped = Predictions(one.keys, groups, one.target, one.ensemble, one.unimodal)
     row = Grid(grouped, 0, 0, 300).rows([], [])[0][0]
     right = score(one.ensemble["audio+image"], one.target)
     assert (row.low, row.high) == pytest.approx(Bootstrap(groups, 0, 300).interval(right))
-    assert (row.low, row.high) != pytest.approx(Bootstrap({"sample": one.keys}, 0, 300).interval(right))
+    assert (row.low, row.high) != pytest.approx(
+        Bootstrap({"sample": one.keys}, 0, 300).interval(right)
+    )
 
 
 def test_a_share_stays_a_share():
@@ -116,14 +151,18 @@ def test_a_share_stays_a_share():
 def test_ratios_by_hand():
     assert [row.value for row in ratios(by_hand(), "image", [0.0, 0.5, 1.0])] == [0.75, 0.5, 0.25]
     rows = ratios(by_hand(), "audio", [0.0, 0.5, 1.0])
-    assert [row.value for row in rows] == pytest.approx([1.0, 5 / 6, 2 / 3])  # sample d would have nothing left
+    assert [row.value for row in rows] == pytest.approx(
+        [1.0, 5 / 6, 2 / 3]
+    )  # sample d would have nothing left
     assert {row.n for row in rows} == {3}
 
 
 def test_one_of_two_by_hand():
     """Of samples a, b, c: complete 1 1 1, without audio 1 1 0, without image 1 0 0; each is taken from half of the share."""
     rows = ratios(by_hand(), "audio|image", [0.0, 0.5, 1.0])
-    assert [row.value for row in rows] == pytest.approx([1.0, (0.5 * 3 + 0.25 * 2 + 0.25 * 1) / 3, 0.5])
+    assert [row.value for row in rows] == pytest.approx(
+        [1.0, (0.5 * 3 + 0.25 * 2 + 0.25 * 1) / 3, 0.5]
+    )
     assert {(row.missing, row.left, row.n) for row in rows} == {("audio|image", "image|audio", 3)}
 
 
@@ -132,7 +171,9 @@ def test_a_sample_that_could_lose_everything_is_refused_at_every_ratio_and_draw(
     assert {(row.n, row.refused) for row in rows} == {(3, 1)}
 
 
-def chance_answers(n: int, names: tuple[str, ...] = ("audio+image", "audio", "image")) -> Predictions:
+def chance_answers(
+    n: int, names: tuple[str, ...] = ("audio+image", "audio", "image")
+) -> Predictions:
     chance = np.random.default_rng(0)
     keys = [f"k{i}" for i in range(n)]
     answers = {name: chance.normal(size=(n, 3)).astype(np.float32) for name in names}
@@ -140,7 +181,9 @@ def chance_answers(n: int, names: tuple[str, ...] = ("audio+image", "audio", "im
     return Predictions(keys, {"sample": keys}, chance.integers(0, 3, n), answers, alone)
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "top_2", "f1_macro", "f1_weighted", "log_loss", "ece", "map"])
+@pytest.mark.parametrize(
+    "metric", ["accuracy", "top_2", "f1_macro", "f1_weighted", "log_loss", "ece", "map"]
+)
 @pytest.mark.parametrize("what", ["image", "audio|image"])
 def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):
     """The fast way, by sums of levels, against taking the answers of a draw and scoring them."""
@@ -153,11 +196,16 @@ def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):
         for share, row in zip(shares, [row for row in rows if row.draw == number], strict=True):
             left = np.where(which == 0, "image", "audio") if "|" in what else np.full(300, "audio")
             mixed = np.stack(
-                [predictions.ensemble["audio+image" if lost[i] >= share else left[i]][i] for i in range(300)]
+                [
+                    predictions.ensemble["audio+image" if lost[i] >= share else left[i]][i]
+                    for i in range(300)
+                ]
             )
             whole = Predictions(predictions.keys, predictions.groups, predictions.target,
                                 {**predictions.ensemble, "audio+image": mixed}, predictions.unimodal)  # fmt: skip
-            direct = next(r for r in Grid(whole, 0, 0, 10, names).rows([], [])[0] if r.metric == metric)
+            direct = next(
+                r for r in Grid(whole, 0, 0, 10, names).rows([], [])[0] if r.metric == metric
+            )
             assert row.value == pytest.approx(direct.value, abs=1e-9)
 
 
@@ -209,7 +257,9 @@ def test_fast_grid_is_the_slow_way(absent):
             for sample in range(12):
                 keep = present[sample] & torch.tensor([name in pattern for name in NAMES])
                 if keep.any():
-                    assert torch.allclose(fast[sample, s], slow(keep, sample), atol=1e-5), joined(pattern)
+                    assert torch.allclose(fast[sample, s], slow(keep, sample), atol=1e-5), joined(
+                        pattern
+                    )
                 else:
                     assert fast[sample, s].isnan().all()
 
@@ -239,15 +289,29 @@ def test_bootstrap_resamples_groups():
 def test_sets_of_labels_are_scored_by_f1_per_sample():
     target = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0]], dtype=np.float32)
     found = np.array([[1, 1, -1], [-1, 1, -1], [-1, -1, -1]], dtype=np.float32)
-    assert sample_f1(found, target).tolist() == [0.5, 1.0, 0.0]  # 2 * 1 / (2 + 2); 2 * 1 / (1 + 1); nothing
-    assert score(np.stack([found, target - 0.5], 1), target).tolist() == [[0.5, 1.0], [1.0, 1.0], [0.0, 0.0]]
+    assert sample_f1(found, target).tolist() == [
+        0.5,
+        1.0,
+        0.0,
+    ]  # 2 * 1 / (2 + 2); 2 * 1 / (1 + 1); nothing
+    assert score(np.stack([found, target - 0.5], 1), target).tolist() == [
+        [0.5, 1.0],
+        [1.0, 1.0],
+        [0.0, 0.0],
+    ]
     assert np.isnan(sample_f1(np.full((1, 3), np.nan), target[:1])).all()
 
 
 def test_predictions_of_sets_of_labels_are_kept(tmp_path):
     target = np.array([[1, 0], [1, 1]], dtype=np.float32)
     tables = {"audio": logits([0, 1]), "image": logits([1, 1]), "audio+image": logits([0, 0])}
-    kept = Predictions(["a", "b"], {"sample": ["a", "b"]}, target, tables, {m: tables[m] for m in ("audio", "image")})
+    kept = Predictions(
+        ["a", "b"],
+        {"sample": ["a", "b"]},
+        target,
+        tables,
+        {m: tables[m] for m in ("audio", "image")},
+    )
     kept.save(tmp_path / "p.parquet", "x")
     loaded = Predictions.load(tmp_path / "p.parquet", "x")
     np.testing.assert_array_equal(loaded.target, target)
@@ -258,7 +322,9 @@ def test_groupings_and_probes_are_kept(tmp_path):
     one = by_hand()
     groups = {"image": list("aabb"), "voice": list("xyxy")}
     probes = {"audio": logits([1, 0, 1, 0]), "image": logits([1, 1, 1, None])}
-    whole = Predictions(one.keys, groups, one.target, one.ensemble, one.unimodal, ["x", "y"], {}, probes)
+    whole = Predictions(
+        one.keys, groups, one.target, one.ensemble, one.unimodal, ["x", "y"], {}, probes
+    )
     whole.save(tmp_path / "p.parquet", "x")
     columns = pq.read_schema(tmp_path / "p.parquet").names
     assert columns[:4] == ["key", "group_image", "group_voice", "target"]
@@ -275,12 +341,20 @@ def test_groupings_and_probes_are_kept(tmp_path):
 def test_a_probe_has_its_own_calibration():
     raw = np.array([[1.0, 0.0], [np.nan, np.nan]], dtype=np.float32)
     tables = ({"audio": raw}, {"audio": raw}, {"audio": raw})
-    applied = {"ensemble/audio": Calibration(0.1), "unimodal/audio": Calibration(0.25), "probe/audio": Calibration(0.5)}
-    made = Predictions.calibrated(list("ab"), {"sample": list("ab")}, np.zeros(2, int), tables, ["x", "y"], applied)
+    applied = {
+        "ensemble/audio": Calibration(0.1),
+        "unimodal/audio": Calibration(0.25),
+        "probe/audio": Calibration(0.5),
+    }
+    made = Predictions.calibrated(
+        list("ab"), {"sample": list("ab")}, np.zeros(2, int), tables, ["x", "y"], applied
+    )
     assert made.probes["audio"][0].tolist() == [2, 0]
     assert made.unimodal["audio"][0].tolist() == [4, 0]
     assert np.isnan(made.probes["audio"][1]).all()
-    made = Predictions.calibrated(list("ab"), {"sample": list("ab")}, np.zeros(2, int), tables[:2], ["x", "y"], applied)
+    made = Predictions.calibrated(
+        list("ab"), {"sample": list("ab")}, np.zeros(2, int), tables[:2], ["x", "y"], applied
+    )
     assert made.probes == {}
 
 
@@ -288,11 +362,19 @@ def test_an_answer_is_calibrated_by_what_is_there():
     """The second sample has no image: under both it is asked with audio, and calibrated so, as if it were predicted."""
     raw = np.array([[1.0, 0.0], [1.0, 0.0]], dtype=np.float32)
     image = np.array([[1.0, 0.0], [np.nan, np.nan]], dtype=np.float32)
-    applied = {"ensemble/audio": Calibration(0.5), "ensemble/audio+image": Calibration(1.0, (0.0, 3.0))}
+    applied = {
+        "ensemble/audio": Calibration(0.5),
+        "ensemble/audio+image": Calibration(1.0, (0.0, 3.0)),
+    }
     ensemble = {"audio+image": raw, "audio": raw, "image": image}
     target = np.zeros(2, dtype=np.int64)
     made = Predictions.calibrated(
-        ["a", "b"], {"sample": ["a", "b"]}, target, (ensemble, {"audio": raw, "image": image}), ["x", "y"], applied
+        ["a", "b"],
+        {"sample": ["a", "b"]},
+        target,
+        (ensemble, {"audio": raw, "image": image}),
+        ["x", "y"],
+        applied,
     )
     assert made.ensemble["audio+image"].tolist() == [[1, 3], [2, 0]]
     assert made.ensemble["audio"].tolist() == [[2, 0], [2, 0]]

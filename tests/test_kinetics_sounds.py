@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from umemma import config
-from umemma.checks import checked
-from umemma.contracts import Clip
 from umemma.datasets import kinetics_sounds as ks
 from umemma.errors import UserError
+from umemma.types import Clip
+from umemma.validation import checked
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(__file__).parents[2] / "shared" / "mirror" / "kinetics-sounds"
@@ -74,7 +74,11 @@ def listed(folder: Path, options: ks.Options = OGM_GE) -> dict:
 
 
 def places(folder: Path, options: ks.Options = OGM_GE) -> set[str]:
-    return {str(r.media["video"].path.relative_to(folder)) for r in ks.records(folder, options) if r.media}
+    return {
+        str(r.media["video"].path.relative_to(folder))
+        for r in ks.records(folder, options)
+        if r.media
+    }
 
 
 def test_both_line_formats_of_ogm_ge(raw):
@@ -108,7 +112,9 @@ def test_with_csv_a_clip_stands_where_kinetics_has_it(kinetics):
 
 
 def test_lines_that_are_no_clip_of_the_classes(raw):
-    (raw / "my_test.txt").write_text(TEST + "../../../etc/passwd_2,10,3\n\n-3Mwkq-7TV5_2,10,31\n-3Mwkq-7TV6_2,10\n")
+    (raw / "my_test.txt").write_text(
+        TEST + "../../../etc/passwd_2,10,3\n\n-3Mwkq-7TV5_2,10,31\n-3Mwkq-7TV6_2,10\n"
+    )
     problems = {record.key: record.problem for record in ks.records(raw, OGM_GE) if record.problem}
     assert problems == {
         "test-line-3": "malformed line",
@@ -119,7 +125,9 @@ def test_lines_that_are_no_clip_of_the_classes(raw):
 
 def test_a_line_twice_is_a_key_twice(raw):
     (raw / "my_test.txt").write_text(TEST + TEST)
-    assert Counter(record.key for record in ks.records(raw, OGM_GE))["-3Mwkq-7TV4_000002_000012"] == 2
+    assert (
+        Counter(record.key for record in ks.records(raw, OGM_GE))["-3Mwkq-7TV4_000002_000012"] == 2
+    )
 
 
 def test_labels_are_checked_against_the_csv(kinetics):
@@ -127,10 +135,14 @@ def test_labels_are_checked_against_the_csv(kinetics):
         file.write("aaaaaaaaaaa_000000_000010,10,4\n")
     with (kinetics / "annotations" / "train.csv").open("a") as file:
         file.write("bowling,aaaaaaaaaaa,0,10,train,0\n")
-    wrong = {record.key: record.problem for record in ks.records(kinetics, OGM_GE) if record.problem}
+    wrong = {
+        record.key: record.problem for record in ks.records(kinetics, OGM_GE) if record.problem
+    }
     assert wrong == {"aaaaaaaaaaa_000000_000010": "of another class in Kinetics-400"}
     (kinetics / "my_train.txt").write_text(TRAIN.replace(",4\n", ",3\n"))
-    with pytest.raises(UserError, match="label 3 is 'dribbling basketball' in Kinetics-400, not 'chopping wood'"):
+    with pytest.raises(
+        UserError, match="label 3 is 'dribbling basketball' in Kinetics-400, not 'chopping wood'"
+    ):
         listed(kinetics)
 
 
@@ -151,7 +163,9 @@ def test_adamml_takes_every_clip_of_the_classes(kinetics):
 
 def test_a_csv_line_without_a_time_is_a_failure(kinetics):
     (kinetics / "annotations" / "val.csv").write_text(f"{HEADER}\nsinging,CuDMAzj4AE-\n")
-    assert {r.key: r.problem for r in ks.records(kinetics, ADAMML) if r.problem} == {"test-line-2": "malformed line"}
+    assert {r.key: r.problem for r in ks.records(kinetics, ADAMML) if r.problem} == {
+        "test-line-2": "malformed line"
+    }
 
 
 def test_variants_and_their_expected_counts(raw):
@@ -172,12 +186,17 @@ def test_ogm_ge_has_no_32_classes():
 
 def test_val_is_drawn_from_the_training_videos_alone(raw):
     ids = [f"{number:011d}" for number in range(1000)]
-    (raw / "my_train.txt").write_text("".join(f"{i}_{s:06d}_{s + 10:06d},10,0\n" for i in ids for s in (0, 10)))
+    (raw / "my_train.txt").write_text(
+        "".join(f"{i}_{s:06d}_{s + 10:06d},10,0\n" for i in ids for s in (0, 10))
+    )
     found = list(ks.records(raw, ks.Options(val_share=0.2)))
     counts = Counter(record.split for record in found)
     assert counts["test"] == 2
     assert 350 < counts["val"] < 450
-    splits = {split: {record.group for record in found if record.split == split} for split in ("train", "val")}
+    splits = {
+        split: {record.group for record in found if record.split == split}
+        for split in ("train", "val")
+    }
     assert not splits["train"] & splits["val"]
 
 
@@ -195,7 +214,12 @@ def test_sources_in_the_order_they_depend_on_one_another(kinetics):
     assert found[-1].urls == (f"{KINETICS}/replacement_for_corrupted_k400.tgz",)
     assert [source.media for source in found] == [False] * 7 + [True] * 5
     assert [source.path for source in ks.sources(kinetics, ADAMML)][:4] == [
-        *("annotations/train.csv", "annotations/val.csv", "k400_train_path.txt", "k400_val_path.txt")
+        *(
+            "annotations/train.csv",
+            "annotations/val.csv",
+            "k400_train_path.txt",
+            "k400_val_path.txt",
+        )
     ]
 
 
@@ -227,19 +251,26 @@ def test_only_the_clips_of_the_lists_are_unpacked_into_their_split(kinetics):
 )
 def test_a_list_of_tars_may_name_nothing_else(kinetics, line):
     (kinetics / "k400_train_path.txt").write_text(line + "\n")
-    with pytest.raises(UserError, match=rf"k400_train_path\.txt: '{re.escape(line)}' is no tar of {KINETICS}/train/"):
+    with pytest.raises(
+        UserError,
+        match=rf"k400_train_path\.txt: '{re.escape(line)}' is no tar of {KINETICS}/train/",
+    ):
         list(ks.sources(kinetics, OGM_GE))
 
 
 def test_lists_that_are_not_there_or_not_what_they_should_be(kinetics):
     (kinetics / "annotations" / "val.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"val\.csv: no column label, time_end, time_start, youtube_id: not a list"):
+    with pytest.raises(
+        UserError, match=r"val\.csv: no column label, time_end, time_start, youtube_id: not a list"
+    ):
         listed(kinetics, ADAMML)
     (kinetics / "annotations" / "val.csv").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"val\.csv: damaged: not text"):
         listed(kinetics, ADAMML)
     (kinetics / "my_test.txt").unlink()
-    with pytest.raises(UserError, match=r"my_test\.txt: not there yet\nRun: umemma download kinetics-sounds"):
+    with pytest.raises(
+        UserError, match=r"my_test\.txt: not there yet\nRun: umemma download kinetics-sounds"
+    ):
         listed(kinetics)
 
 
@@ -248,7 +279,9 @@ def test_the_clip_is_the_file_of_the_official_layout(kinetics):
     where = kinetics / unpack("./--4-0ihtnBU_000058_000068.mp4")
     where.parent.mkdir()
     where.write_bytes(b"a clip")
-    assert listed(kinetics)["--4-0ihtnBU_000058_000068"].media["audio"].path.read_bytes() == b"a clip"
+    assert (
+        listed(kinetics)["--4-0ihtnBU_000058_000068"].media["audio"].path.read_bytes() == b"a clip"
+    )
 
 
 def test_the_recipe_is_valid():
@@ -267,7 +300,11 @@ def test_the_real_lists():
     assert counts["test"] == 2597
     assert 0.09 < counts["val"] / 14799 < 0.11
     assert not any(record.problem for record in found)
-    assert len({record.key for record in found}) == len({record.group for record in found}) == 14799 + 2597
+    assert (
+        len({record.key for record in found})
+        == len({record.group for record in found})
+        == 14799 + 2597
+    )
     assert sum(record.group.startswith("-") for record in found if record.split != "test") == 290
     assert sum("_" in record.group for record in found if record.split != "test") == 2241
     assert {record.label for record in found} == set(range(31))

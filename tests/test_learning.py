@@ -14,16 +14,17 @@ from conftest import quick
 from safetensors.torch import load_file, save_file
 from test_shards import write
 
-from umemma import features, models
 from umemma.config import Encoder, Machine, Training
-from umemma.contracts import DatasetSpec, Record
+from umemma.data.storage import Store
 from umemma.errors import UserError
-from umemma.files import sha256
-from umemma.learning import Data, learn
 from umemma.missing import lost
-from umemma.runs import Run
+from umemma.models import factory
 from umemma.stages import evaluate, finetune, pretrain
-from umemma.store import Store
+from umemma.system.files import sha256
+from umemma.training import feature_cache
+from umemma.training.run_folder import Run
+from umemma.training.train import Data, learn
+from umemma.types import DatasetSpec, Record
 
 CPU = torch.device("cpu")
 TRAINING = Training(epochs=2, batch_size=8, learning_rate=1e-2, weight_decay=0.0, patience=9)
@@ -39,18 +40,21 @@ def toy(folder: Path, left: set[tuple[str, str]] = frozenset(), labels: int = 2)
     records = []
     for i in range(60):
         key, label = f"k{i}", i % labels
-        media = {"image": np.full((8, 8), 100 * label + i, np.uint8), "text": f"word {'yes' if label else 'no'}"}
+        media = {
+            "image": np.full((8, 8), 100 * label + i, np.uint8),
+            "text": f"word {'yes' if label else 'no'}",
+        }
         media = {m: x for m, x in media.items() if (key, m) not in left}
         if media:
             records.append(Record(key, "train" if i < 40 else "val", label, media))
     index = write(folder, records, spec=spec)
-    return Data(Store(str(folder)), index, models.input_specs(CHOSEN), Machine(), seed=0)
+    return Data(Store(str(folder)), index, factory.input_specs(CHOSEN), Machine(), seed=0)
 
 
 def trained(folder: Path, data: Data, chosen=CHOSEN, **changes):
     torch.manual_seed(0)
     specs = {m: data.specs[m] for m in chosen}
-    model = models.build(chosen, specs, data.index.classes, "learned")
+    model = factory.build(chosen, specs, data.index.classes, "learned")
     run = Run(folder / "run", "toy")
     data = Data(data.store, data.index, specs, data.machine, data.seed, data.augments, data.missing)
     learned = learn(
@@ -62,7 +66,9 @@ def trained(folder: Path, data: Data, chosen=CHOSEN, **changes):
 
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     a, b = first.state_dict(), second.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a if "probes" not in name)
+    return a.keys() == b.keys() and all(
+        torch.equal(a[name], b[name]) for name in a if "probes" not in name
+    )
 
 
 @pytest.mark.parametrize("modality", ["image", "both"])
@@ -71,10 +77,17 @@ def test_taking_away_is_as_if_it_had_never_been_there(tmp_path, modality):
     ratios = {"image": 0.4, "text": 0.3}
     whole = toy(tmp_path / "whole")
     keys = [f"k{i}" for i in range(40)]
-    gone = {(k, m) for m, away in lost(keys, 0, ratios).items() for k, lacks in zip(keys, away, strict=True) if lacks}
+    gone = {
+        (k, m)
+        for m, away in lost(keys, 0, ratios).items()
+        for k, lacks in zip(keys, away, strict=True)
+        if lacks
+    }
     assert 15 < len(gone) < 45
     lacking = toy(tmp_path / "lacking", gone)
-    simulated = Data(whole.store, whole.index, whole.specs, whole.machine, 0, missing={"train": ratios})
+    simulated = Data(
+        whole.store, whole.index, whole.specs, whole.machine, 0, missing={"train": ratios}
+    )
     chosen = {"image": CHOSEN["image"]} if modality == "image" else CHOSEN
     first, scores = trained(tmp_path / "a", simulated, chosen)
     second, others = trained(tmp_path / "b", lacking, chosen)
@@ -84,12 +97,16 @@ def test_taking_away_is_as_if_it_had_never_been_there(tmp_path, modality):
 
 
 def frozen(*names: str) -> dict[str, Encoder]:
-    return {m: e.model_copy(update={"tune": "frozen"}) if m in names else e for m, e in CHOSEN.items()}
+    return {
+        m: e.model_copy(update={"tune": "frozen"}) if m in names else e for m, e in CHOSEN.items()
+    }
 
 
 @pytest.mark.parametrize("names", [["image"], ["image", "text"]])
 @pytest.mark.parametrize("memory", [4.0, 0.0])
-def test_training_on_kept_features_is_training_with_the_frozen_encoder(tmp_path, monkeypatch, messages, names, memory):
+def test_training_on_kept_features_is_training_with_the_frozen_encoder(
+    tmp_path, monkeypatch, messages, names, memory
+):
     data = toy(tmp_path / "s")
     data = Data(data.store, data.index, data.specs, Machine(memory=memory, workers=0), 0)
     kept, scores = trained(tmp_path / "a", data, frozen(*names))
@@ -97,28 +114,34 @@ def test_training_on_kept_features_is_training_with_the_frozen_encoder(tmp_path,
     again, _ = trained(tmp_path / "a", data, frozen(*names))
     assert sum("features of" in message for message in messages) == 2
     assert same(kept, again)
-    trained(tmp_path / "a", data, frozen(*names), learning_rate=1e-3)  # the same features serve another training
+    trained(
+        tmp_path / "a", data, frozen(*names), learning_rate=1e-3
+    )  # the same features serve another training
     assert sum("features of" in message for message in messages) == 2
-    monkeypatch.setattr(features, "unchanging", lambda model, augments: [])
+    monkeypatch.setattr(feature_cache, "unchanging", lambda model, augments: [])
     slow, others = trained(tmp_path / "b", data, frozen(*names))
     assert sum("features of" in message for message in messages) == 2
     for name, tensor in kept.state_dict().items():
         torch.testing.assert_close(tensor, slow.state_dict()[name], rtol=1e-4, atol=1e-5)
     assert scores["val_score"] == others["val_score"]
-    fresh = models.build(CHOSEN, data.specs, ["no", "yes"], "learned").encoders
-    assert kept.encoders.state_dict().keys() == fresh.state_dict().keys()  # the encoders are in the model again
+    fresh = factory.build(CHOSEN, data.specs, ["no", "yes"], "learned").encoders
+    assert (
+        kept.encoders.state_dict().keys() == fresh.state_dict().keys()
+    )  # the encoders are in the model again
 
 
 def test_features_of_other_weights_are_not_taken(tmp_path, messages):
     data = toy(tmp_path / "s")
     for seed in range(2):
         torch.manual_seed(seed)
-        model = models.build(frozen("image"), data.specs, ["no", "yes"])
+        model = factory.build(frozen("image"), data.specs, ["no", "yes"])
         with contextlib.ExitStack() as stay:
             splits = {"val": data.load("val", stay, "toy", ["image"])}
             (plain,) = splits["val"].batches([np.arange(20)], CPU)
-            expected = model.encode_one("image", plain.inputs["image"], plain.present[:, 0]).detach()
-            with features.kept(model, splits, ["image"], tmp_path / "f", {}, 8, CPU) as seen:
+            expected = model.encode_one(
+                "image", plain.inputs["image"], plain.present[:, 0]
+            ).detach()
+            with feature_cache.kept(model, splits, ["image"], tmp_path / "f", {}, 8, CPU) as seen:
                 torch.testing.assert_close(seen["val"].kept["image"], expected)
     assert sum("features of" in message for message in messages) == 2
     (tmp_path / "new").touch()
@@ -130,16 +153,23 @@ def test_features_of_samples_that_had_lost_it_are_not_taken(tmp_path, messages):
     """Frozen pictures, a share of them taken away, then another: the keys stay, what is there doesn't."""
     whole = toy(tmp_path / "s")
     for ratio in (0.5, 0.0):
-        data = Data(whole.store, whole.index, whole.specs, whole.machine, 0, missing={"train": {"image": ratio}})
+        data = Data(
+            whole.store,
+            whole.index,
+            whole.specs,
+            whole.machine,
+            0,
+            missing={"train": {"image": ratio}},
+        )
         model, _ = trained(tmp_path / "a", data, frozen("image"))
         shutil.rmtree(tmp_path / "a" / "run")
     assert same(model, trained(tmp_path / "b", whole, frozen("image"))[0])
 
 
 def test_an_augmented_encoder_has_no_kept_features(tmp_path):
-    model = models.build(frozen("image"), toy(tmp_path).specs, ["no", "yes"])
-    assert features.unchanging(model, {}) == ["image"]
-    assert features.unchanging(model, {"image": object()}) == []
+    model = factory.build(frozen("image"), toy(tmp_path).specs, ["no", "yes"])
+    assert feature_cache.unchanging(model, {}) == ["image"]
+    assert feature_cache.unchanging(model, {"image": object()}) == []
 
 
 def test_streaming_trains_to_the_same_weights(tmp_path):
@@ -163,7 +193,7 @@ def test_labels_out_of_range(tmp_path):
 
 OWN = """
 from torch import nn
-from umemma.contracts import ImageInput
+from umemma.types import ImageInput
 
 def tiny():
     layers = nn.Flatten(), nn.Linear(256, 24), nn.ReLU(), nn.Linear(24, 12)
@@ -177,7 +207,11 @@ def test_an_encoder_of_ones_own_all_the_way_with_adapters(project, monkeypatch):
     plain = ["encoders.image.name=import:tiny_encoder:tiny", "encoders.image.input={}"]
     pretrain.run(quick(*plain), "image")
     weights = load_file("models/digits/pretrain/image/model.safetensors")
-    start = {name.removeprefix("encoders.image."): x for name, x in weights.items() if name.startswith("encoders")}
+    start = {
+        name.removeprefix("encoders.image."): x
+        for name, x in weights.items()
+        if name.startswith("encoders")
+    }
     save_file(start, "start.safetensors")
     sets = [
         *plain,
@@ -202,10 +236,16 @@ def test_an_encoder_of_ones_own_all_the_way_with_adapters(project, monkeypatch):
 def test_pretrained_weights_are_where_the_baselines_from_scratch_start_too(project):
     pretrain.run(quick(), "image")
     weights = load_file("models/digits/pretrain/image/model.safetensors")
-    start = {name.removeprefix("encoders.image."): x for name, x in weights.items() if name.startswith("encoders")}
+    start = {
+        name.removeprefix("encoders.image."): x
+        for name, x in weights.items()
+        if name.startswith("encoders")
+    }
     save_file(start, "start.safetensors")
     params = quick(
-        "finetune.preset=late-fusion", "encoders.image.weights=start.safetensors", "encoders.image.tune=frozen"
+        "finetune.preset=late-fusion",
+        "encoders.image.weights=start.safetensors",
+        "encoders.image.tune=frozen",
     )
     finetune.run(params)
     ensemble = load_file("models/digits/ensemble/model.safetensors")
@@ -228,7 +268,9 @@ def test_every_way_to_train_reaches_the_model(project, sets):
     pretrain.run(quick(*sets), modality)
     model = Path(f"models/digits/pretrain/{modality}/model.safetensors").read_bytes()
     assert model != before
-    assert (Path(f"models/digits/pretrain/{modality}") / "metrics.csv").read_text().count("val,score") == 1
+    assert (Path(f"models/digits/pretrain/{modality}") / "metrics.csv").read_text().count(
+        "val,score"
+    ) == 1
 
 
 def test_a_model_that_is_there_stays_unless_it_is_to_be_trained_again(project, messages):

@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from test_learning import toy, trained
 from torch.nn import functional
 
-from umemma import linear_probe
-from umemma.fusion import LateFusion
-from umemma.loader import Split
+from umemma.data.loader import Split
+from umemma.models.late_fusion import LateFusion
+from umemma.training import linear_probe
 
 CPU = torch.device("cpu")
 
@@ -21,7 +21,9 @@ def blobs(seed: int, samples: int = 300, noise: float = 2.0) -> tuple[torch.Tens
     chance = np.random.default_rng(seed)
     target = np.arange(samples) % 3
     x = np.eye(3, 4)[target] * 3 + noise * chance.standard_normal((samples, 4))
-    return torch.from_numpy(x * [1.0, 10.0, 0.1, 1.0] + [0, 5, 0, 0]).float(), torch.from_numpy(target)
+    return torch.from_numpy(x * [1.0, 10.0, 0.1, 1.0] + [0, 5, 0, 0]).float(), torch.from_numpy(
+        target
+    )
 
 
 @pytest.mark.parametrize("decay", [1e-1, 1e-3])
@@ -45,7 +47,10 @@ def test_the_decay_is_what_the_held_out_samples_like_best():
             layer = linear_probe.fit(few, held_out, 3)
             losses[decay] = functional.cross_entropy(layer(held_out[0]), held_out[1]).item()
     chosen = linear_probe.fit(few, held_out, 3)
-    assert functional.cross_entropy(chosen(held_out[0]), held_out[1]).item() <= min(losses.values()) + 1e-2
+    assert (
+        functional.cross_entropy(chosen(held_out[0]), held_out[1]).item()
+        <= min(losses.values()) + 1e-2
+    )
     assert norms[0] < norms[1]
 
 
@@ -75,11 +80,13 @@ def identity(monkeypatch) -> LateFusion:
 
 def plain_batches(split: Split, plan, device, seed=None):
     """As Split.batches, of tensors that no modality has to finish."""
-    from umemma.contracts import Batch
+    from umemma.types import Batch
 
     for numbers in plan:
         rows = torch.from_numpy(numbers)
-        yield Batch({m: x[rows] for m, x in split.kept.items()}, split.present[rows], split.target[rows])
+        yield Batch(
+            {m: x[rows] for m, x in split.kept.items()}, split.present[rows], split.target[rows]
+        )
 
 
 def test_only_samples_that_have_it_are_fitted_to(identity):
@@ -90,7 +97,9 @@ def test_only_samples_that_have_it_are_fitted_to(identity):
     linear_probe.fit_all(identity, split, split, 16, CPU)
     assert ((identity.probes["audio"](split.kept["audio"]).argmax(1)) == target).all()
     there = present[:, 1]
-    right = (identity.probes["image"](split.kept["image"]).argmax(1) == target)[there].float().mean()
+    right = (
+        (identity.probes["image"](split.kept["image"]).argmax(1) == target)[there].float().mean()
+    )
     assert 0.3 < right < 0.75  # noise
     assert identity.probes["image"].weight.abs().max() < 1
 

@@ -14,15 +14,18 @@ import pytest
 import torch
 from test_shards import GREY, read, write
 
-from umemma import loader, shards
-from umemma.contracts import AudioInput, DatasetSpec, ImageInput, Record, Span, TextInput
+from umemma.data import loader, shard_reader
+from umemma.data.loader import Reader, Split, Streamed, cut
+from umemma.data.storage import Store
 from umemma.errors import UserError
-from umemma.loader import Reader, Split, Streamed, cut
 from umemma.missing import lost
 from umemma.modalities import audio, image
-from umemma.store import Store
+from umemma.types import AudioInput, DatasetSpec, ImageInput, Record, Span, TextInput
 
-SPECS = {"audio": AudioInput(sample_rate=8000, seconds=0.1, mels=8, window=128, hop=80), "image": ImageInput(size=8)}
+SPECS = {
+    "audio": AudioInput(sample_rate=8000, seconds=0.1, mels=8, window=128, hop=80),
+    "image": ImageInput(size=8),
+}
 CPU = torch.device("cpu")
 
 
@@ -36,7 +39,7 @@ def load(folder, stay, specs=SPECS, index=None, split="train", **how) -> Split:
     return loader.load(Store(str(folder)), index or write(folder), split, specs, stay, **how)
 
 
-def many(folder, count: int = 40) -> shards.Index:
+def many(folder, count: int = 40) -> shard_reader.Index:
     """Grey pictures and texts; every third has no text."""
     spec = DatasetSpec("toy", "", ("image", "text"), ("no", "yes"), "", "", ("train",))
     records = []
@@ -73,8 +76,12 @@ def test_a_sample_without_a_group_is_one_by_itself(tmp_path, stay):
         "image": ["7", "7"],
         "voice": ["af", "b"],
     }
-    index = write(tmp_path / "none", [Record(k, "train", 0, {"image": GREY}) for k in "ab"], spec=spec)
-    assert load(tmp_path / "none", stay, {"image": SPECS["image"]}, index).groups == {"sample": ["a", "b"]}
+    index = write(
+        tmp_path / "none", [Record(k, "train", 0, {"image": GREY}) for k in "ab"], spec=spec
+    )
+    assert load(tmp_path / "none", stay, {"image": SPECS["image"]}, index).groups == {
+        "sample": ["a", "b"]
+    }
 
 
 def test_unimodal_decoding_leaves_out_samples_that_lack_it(tmp_path, stay):
@@ -92,19 +99,27 @@ def test_batches_see_every_sample_once(tmp_path, stay):
     split = load(tmp_path, stay)
     batches = list(split.batches(cut(np.array([2, 0, 1]), 2), CPU))
     assert [batch.target.tolist() for batch in batches] == [[1, 0], [1]]
-    assert torch.equal(batches[0].inputs["image"][1], image.finish(split.kept["image"][:1], SPECS["image"])[0])
+    assert torch.equal(
+        batches[0].inputs["image"][1], image.finish(split.kept["image"][:1], SPECS["image"])[0]
+    )
 
 
 def test_sets_of_labels_become_rows_of_0_and_1(tmp_path, stay):
-    spec = DatasetSpec("toy", "", ("image",), ("a", "b", "c"), "", "", ("train",), task="multilabel")
+    spec = DatasetSpec(
+        "toy", "", ("image",), ("a", "b", "c"), "", "", ("train",), task="multilabel"
+    )
     grey = np.zeros((8, 8), np.uint8)
-    records = [Record("a", "train", (0, 2), {"image": grey}), Record("b", "train", (), {"image": grey})]
+    records = [
+        Record("a", "train", (0, 2), {"image": grey}),
+        Record("b", "train", (), {"image": grey}),
+    ]
     split = load(tmp_path, stay, {"image": SPECS["image"]}, write(tmp_path, records, spec=spec))
     assert split.target.tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize(
-    ("how", "workers"), [({"memory": 0.0}, 0), ({"memory": 0.0}, 1), ({"once": ["image"]}, 0), ({"once": [*MANY]}, 0)]
+    ("how", "workers"),
+    [({"memory": 0.0}, 0), ({"memory": 0.0}, 1), ({"once": ["image"]}, 0), ({"once": [*MANY]}, 0)],
 )
 def test_streamed_batches_are_those_of_kept_samples(tmp_path, stay, how, workers):
     index = many(tmp_path)
@@ -114,7 +129,9 @@ def test_streamed_batches_are_those_of_kept_samples(tmp_path, stay, how, workers
     assert set(streamed.kept) == set(MANY) - set(how.get("once", MANY))
     for epoch in range(2):
         plan = cut(np.random.default_rng(epoch).permutation(40), 7)
-        for one, other in zip(kept.batches(plan, CPU, epoch), streamed.batches(plan, CPU, epoch), strict=True):
+        for one, other in zip(
+            kept.batches(plan, CPU, epoch), streamed.batches(plan, CPU, epoch), strict=True
+        ):
             assert all(torch.equal(one.inputs[m], other.inputs[m]) for m in MANY)
             assert torch.equal(one.present, other.present)
             assert torch.equal(one.target, other.target)
@@ -131,7 +148,9 @@ def test_chance_belongs_to_the_sample_and_the_epoch(tmp_path, stay):
     split = load(tmp_path, stay, MANY, many(tmp_path))
     (whole,) = split.batches([np.arange(40)], CPU, seed=5)
     turned = list(split.batches(cut(np.arange(40)[::-1], 3), CPU, seed=5))
-    assert np.concatenate([batch.chance for batch in turned])[::-1].tolist() == whole.chance.tolist()
+    assert (
+        np.concatenate([batch.chance for batch in turned])[::-1].tolist() == whole.chance.tolist()
+    )
     (other,) = split.batches([np.arange(40)], CPU, seed=6)
     assert not set(other.chance) & set(whole.chance)
     assert next(split.batches([np.arange(40)], CPU)).chance is None
@@ -142,7 +161,9 @@ def test_augmentation_is_for_training_only_and_the_same_in_any_batch(tmp_path, s
     (plain,) = split.batches([np.arange(40)], CPU)
     (whole,) = split.batches([np.arange(40)], CPU, seed=1)
     assert not torch.equal(whole.inputs["image"], plain.inputs["image"])
-    parts = torch.cat([batch.inputs["image"] for batch in split.batches(cut(range(40), 3), CPU, seed=1)])
+    parts = torch.cat(
+        [batch.inputs["image"] for batch in split.batches(cut(range(40), 3), CPU, seed=1)]
+    )
     assert torch.equal(parts, whole.inputs["image"])
 
 
@@ -153,7 +174,9 @@ def test_what_is_taken_away_is_never_decoded(tmp_path, stay):
     gone = lost(keys, 0, {"image": 0.5})["image"]
     split = load(tmp_path, stay, MANY, index, missing={"image": 0.5})
     had_text = {f"k{i}" for i in range(40) if i % 3}
-    assert split.keys == [key for key, away in zip(keys, gone, strict=True) if not away or key in had_text]
+    assert split.keys == [
+        key for key, away in zip(keys, gone, strict=True) if not away or key in had_text
+    ]
     for key, present, picture in zip(split.keys, split.present, split.kept["image"], strict=True):
         assert bool(present[0]) != gone[keys.index(key)]
         assert present[0] or not picture.any()
@@ -176,7 +199,7 @@ import contextlib, os, pathlib, signal, sys, time
 import torch
 from test_loader import CPU, MANY, load, many
 from umemma.errors import UserError
-from umemma.loader import cut, watched
+from umemma.data.loader import cut, watched
 
 if __name__ == "__main__":
     with contextlib.ExitStack() as stay:
@@ -200,7 +223,9 @@ def test_a_killed_decoding_process_is_one_message(tmp_path):
     (tmp_path / "killed.py").write_text(KILLED)
     words = [sys.executable, str(tmp_path / "killed.py"), str(tmp_path / "s")]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=120, env=environment, check=False
+    )
     assert "machine.workers: a decoding process was killed" in done.stdout, done.stderr
 
 
@@ -230,7 +255,10 @@ def test_a_signal_to_the_whole_group_is_left_to_the_training(tmp_path, stay):
 def test_a_decoding_process_does_not_outlive_a_signal_for_long():
     code = "import os, signal, time; from umemma import loader; loader.GRACE = 1; loader._calm(0); "
     code += "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=50, check=False).returncode == -signal.SIGALRM
+    assert (
+        subprocess.run([sys.executable, "-c", code], timeout=50, check=False).returncode
+        == -signal.SIGALRM
+    )
 
 
 def test_decoding_processes_end_with_the_block_whoever_holds_on_to_them(tmp_path):

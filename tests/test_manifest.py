@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from umemma import config
-from umemma.checks import checked
-from umemma.contracts import AudioInput, Clip, Record, Unreadable, VideoInput
 from umemma.datasets import manifest
 from umemma.errors import UserError
+from umemma.types import AudioInput, Clip, Record, Unreadable, VideoInput
+from umemma.validation import checked
 
 ROOT = Path(__file__).parent.parent
 FIGHTS = ROOT.parent / "shared" / "mirror" / "fight_av"
@@ -46,7 +46,9 @@ ALL = {
 
 
 def options(**changes) -> manifest.Options:
-    return checked(manifest.Options, {"columns": {"image": "file"}} | changes, "settings", "preprocess.options")
+    return checked(
+        manifest.Options, {"columns": {"image": "file"}} | changes, "settings", "preprocess.options"
+    )
 
 
 def write(folder: Path, rows: list[dict], suffix: str = "csv") -> str:
@@ -101,23 +103,42 @@ def clips(*names: str) -> list[dict]:
 def test_every_format_gives_the_same_records(suffix, tmp_path):
     name = write(tmp_path, ROWS, suffix)
     found = read(tmp_path, table=name, **ALL)
-    a, b, c = Clip(tmp_path / "v/a.mp4"), Clip(tmp_path / "v/b.mp4", 0.5, 2.0), Clip(tmp_path / "v/c.mp4")
+    a, b, c = (
+        Clip(tmp_path / "v/a.mp4"),
+        Clip(tmp_path / "v/b.mp4", 0.5, 2.0),
+        Clip(tmp_path / "v/c.mp4"),
+    )
     said = 'two, "dogs"\nand a cät'
-    assert found["one"] == Record("one", "train", 1, {"audio": a, "text": said, "video": a}, "v/a.mp4")
+    assert found["one"] == Record(
+        "one", "train", 1, {"audio": a, "text": said, "video": a}, "v/a.mp4"
+    )
     assert found["two"] == Record("two", "val", 0, {"text": "nobody"}, "g")
     assert found["three"] == Record("three", "test", 1, {"audio": b, "video": b}, "g")
     assert found["four"].media == {"audio": c, "video": c}
     assert found["four"].group == "h"
     assert pickle.loads(pickle.dumps(found["one"])) == found["one"]  # noqa: S301
     spec = manifest.spec(tmp_path, options(table=name, **ALL))
-    assert (spec.name, spec.variant, spec.task, spec.classes) == ("manifest", "", "multiclass", ("cat", "dog"))
+    assert (spec.name, spec.variant, spec.task, spec.classes) == (
+        "manifest",
+        "",
+        "multiclass",
+        ("cat", "dog"),
+    )
     assert spec.modalities == ("audio", "text", "video")
 
 
 def test_lists_of_labels_in_every_format(tmp_path):
-    rows = [{"file": "1.png", "label": ["b", "a"]}, {"file": "2.png", "label": ["c"]}, {"file": "3.png", "label": []}]
+    rows = [
+        {"file": "1.png", "label": ["b", "a"]},
+        {"file": "2.png", "label": ["c"]},
+        {"file": "3.png", "label": []},
+    ]
     joined = [row | {"label": "|".join(row["label"])} for row in rows]
-    tables = [write(tmp_path, rows, "jsonl"), write(tmp_path, rows, "parquet"), write(tmp_path, joined, "csv")]
+    tables = [
+        write(tmp_path, rows, "jsonl"),
+        write(tmp_path, rows, "parquet"),
+        write(tmp_path, joined, "csv"),
+    ]
     for table in tables:
         found = read(tmp_path, table=table, multilabel=True)
         assert [found[f"row-00000{n}"].label for n in (1, 2, 3)] == [(0, 1), (2,), None]
@@ -142,7 +163,11 @@ def test_numbers_are_labels_too(tmp_path):
         table = write(tmp_path, rows, suffix)
         assert manifest.spec(tmp_path, options(table=table)).classes == ("7",)
         assert problems(tmp_path, table=table) == ["", "no label"]
-    write(tmp_path, [{"file": "1.png", "label": float("nan")}, {"file": "2.png", "label": 1.5}], "parquet")
+    write(
+        tmp_path,
+        [{"file": "1.png", "label": float("nan")}, {"file": "2.png", "label": 1.5}],
+        "parquet",
+    )
     assert problems(tmp_path, table="table.parquet") == ["no label", ""]
 
 
@@ -155,7 +180,9 @@ def test_a_value_is_the_same_class_in_every_format(tmp_path):
         ([Decimal("1.00"), Decimal("2.50")], ("1", "2.5")),
         ([1e300, float("inf")], ("1e+300", "inf")),
     ]:
-        pq.write_table(pa.table({"file": ["1.png", "2.png"], "label": values}), tmp_path / "table.parquet")
+        pq.write_table(
+            pa.table({"file": ["1.png", "2.png"], "label": values}), tmp_path / "table.parquet"
+        )
         rows = [{"file": f"{n}.png", "label": value} for n, value in enumerate(values)]
         texts = [row | {"label": text} for row, text in zip(rows, classes, strict=True)]
         tables = ["table.parquet", write(tmp_path, texts, "csv")]
@@ -164,9 +191,15 @@ def test_a_value_is_the_same_class_in_every_format(tmp_path):
         for table in tables:
             assert manifest.spec(tmp_path, options(table=table)).classes == classes
     write(tmp_path, [{"file": "1.png", "label": "1.0"}, {"file": "2.png", "label": "True"}])
-    assert manifest.spec(tmp_path, options()).classes == ("1.0", "True")  # text is left as it is written
+    assert manifest.spec(tmp_path, options()).classes == (
+        "1.0",
+        "True",
+    )  # text is left as it is written
     write(tmp_path, [{"file": "1.png", "label": [1.0, True]}], "jsonl")
-    assert manifest.spec(tmp_path, options(table="table.jsonl", multilabel=True)).classes == ("1", "true")
+    assert manifest.spec(tmp_path, options(table="table.jsonl", multilabel=True)).classes == (
+        "1",
+        "true",
+    )
 
 
 def test_dates_bytes_and_decimals_of_parquet(tmp_path):
@@ -181,25 +214,41 @@ def test_dates_bytes_and_decimals_of_parquet(tmp_path):
     }
     table = pa.table({name: [value, None] for name, value in row.items()})
     pq.write_table(table, tmp_path / "table.parquet")
-    settings = {"table": "table.parquet", "columns": {"image": "file", "text": "at"}, "key": "id", "split": "side"}
+    settings = {
+        "table": "table.parquet",
+        "columns": {"image": "file", "text": "at"},
+        "key": "id",
+        "split": "side",
+    }
     found = read(tmp_path, group="day", **settings)
     media = {"image": tmp_path / "1.png", "text": "12:30:00"}
     assert found["7"] == Record("7", "val", 0, media, "2024-01-02")
     assert found["row-000002"].problem == "no modality at all"
     assert manifest.spec(tmp_path, options(**settings)).classes == ("2024-01-02T12:30:00",)
     labels = pa.array([b"\xff", b"a"])
-    pq.write_table(pa.table({"file": ["1.png", "2.png"], "label": labels}), tmp_path / "table.parquet")
+    pq.write_table(
+        pa.table({"file": ["1.png", "2.png"], "label": labels}), tmp_path / "table.parquet"
+    )
     assert problems(tmp_path, table="table.parquet") == ["unreadable row: not UTF-8", ""]
     late = pa.array([2**31 - 1, 0], pa.int32()).cast(pa.date32())  # far after the year 9999
-    pq.write_table(pa.table({"file": ["1.png", "2.png"], "label": late}), tmp_path / "table.parquet")
-    assert problems(tmp_path, table="table.parquet") == ["unreadable row: a cell is neither text nor number", ""]
+    pq.write_table(
+        pa.table({"file": ["1.png", "2.png"], "label": late}), tmp_path / "table.parquet"
+    )
+    assert problems(tmp_path, table="table.parquet") == [
+        "unreadable row: a cell is neither text nor number",
+        "",
+    ]
 
 
 def test_what_a_modality_becomes(tmp_path):
     write(tmp_path, [{"s": "a.wav", "i": "b.png", "t": "c.txt", "label": "x"}])
     columns = {"audio": "s", "image": "i", "text": "t"}
     media = read(tmp_path, columns=columns)["row-000001"].media
-    assert media == {"audio": Clip(tmp_path / "a.wav"), "image": tmp_path / "b.png", "text": "c.txt"}
+    assert media == {
+        "audio": Clip(tmp_path / "a.wav"),
+        "image": tmp_path / "b.png",
+        "text": "c.txt",
+    }
     media = read(tmp_path, columns=columns, text_files=True)["row-000001"].media
     assert media["text"] == tmp_path / "c.txt"
 
@@ -259,7 +308,9 @@ def test_a_quote_that_never_closes_costs_its_own_line_only(rest, tmp_path):
 def test_a_quote_that_a_later_row_closes_costs_its_own_line_only(delimiter, tmp_path):
     def found(*lines: str) -> list[str]:
         path = tmp_path / ("table.csv" if delimiter == "," else "table.tsv")
-        path.write_text("\r\n".join(["file,said,label", *lines]).replace(",", delimiter), newline="")
+        path.write_text(
+            "\r\n".join(["file,said,label", *lines]).replace(",", delimiter), newline=""
+        )
         return problems(tmp_path, table=path.name, columns={"image": "file", "text": "said"})
 
     assert found('"1.png,x,a', "2.png,x,a", '"3.png",x,b', "4.png,x,a") == [QUOTES, "", "", ""]
@@ -275,7 +326,14 @@ def test_a_quote_that_a_later_row_closes_costs_its_own_line_only(delimiter, tmp_
 
 def test_a_cell_of_many_lines_is_one_row(tmp_path):
     said = "\n".join(f'line, {n}\r\n"x"' for n in range(400))
-    write(tmp_path, [{"file": "1.png", "said": said, "label": "a"}, {"file": "2.png", "said": "x", "label": "a"}] * 2)
+    write(
+        tmp_path,
+        [
+            {"file": "1.png", "said": said, "label": "a"},
+            {"file": "2.png", "said": "x", "label": "a"},
+        ]
+        * 2,
+    )
     found = read(tmp_path, columns={"image": "file", "text": "said"})
     assert [found[f"row-00000{n}"].media["text"] for n in (1, 2, 3, 4)] == [said, "x"] * 2
 
@@ -291,7 +349,9 @@ def test_many_quotes_that_never_close_take_no_long_time(tmp_path):
 def test_the_header_is_the_first_line_that_is_not_empty(tmp_path):
     empty = "\n" * 2000
     for start in ("\n", "\r\n\r\n", "  \n,\n", empty, "\ufeff\n"):
-        (tmp_path / "table.csv").write_text(f"{start}file,label\n1.png,a\n", encoding="utf-8", newline="")
+        (tmp_path / "table.csv").write_text(
+            f"{start}file,label\n1.png,a\n", encoding="utf-8", newline=""
+        )
         assert problems(tmp_path) == [""]
     (tmp_path / "table.csv").write_text(empty)
     with pytest.raises(UserError, match="no rows"):
@@ -299,10 +359,23 @@ def test_the_header_is_the_first_line_that_is_not_empty(tmp_path):
 
 
 def test_json_lines_that_cannot_be_read_are_counted(tmp_path):
-    lines = [b'\xef\xbb\xbf{"file": "1.png", "label": "a"}', b'{"file": "2.png", "la', b"", b"[1]", b"[" * 100_000]
-    lines += [b'{"file": "\xff", "label": "a"}', b'{"file": "\\ud800", "label": "a"}', b'{"file": ["5"], "label": "a"}']
+    lines = [
+        b'\xef\xbb\xbf{"file": "1.png", "label": "a"}',
+        b'{"file": "2.png", "la',
+        b"",
+        b"[1]",
+        b"[" * 100_000,
+    ]
+    lines += [
+        b'{"file": "\xff", "label": "a"}',
+        b'{"file": "\\ud800", "label": "a"}',
+        b'{"file": ["5"], "label": "a"}',
+    ]
     (tmp_path / "table.jsonl").write_bytes(b"\n".join(lines))
-    broken, strange = "unreadable row: not a JSON object", "unreadable row: a cell is neither text nor number"
+    broken, strange = (
+        "unreadable row: not a JSON object",
+        "unreadable row: a cell is neither text nor number",
+    )
     expected = ["", broken, broken, broken, *["unreadable row: not UTF-8"] * 2, strange]
     assert problems(tmp_path, table="table.jsonl") == expected
 
@@ -333,8 +406,19 @@ def test_what_is_wrong_with_a_row(tmp_path):
 
 def test_event_times(tmp_path):
     times = [("1", "2"), ("", "2"), ("1", ""), ("2", "2"), ("3", "2"), ("", "0")]
-    wrong = [("x", "2"), ("-1", "2"), ("1", "-2"), ("nan", ""), ("1", "inf"), ("inf", ""), ("0:01", "0:02")]
-    write(tmp_path, [{"file": "a.mp4", "label": "l", "s": start, "e": end} for start, end in times + wrong])
+    wrong = [
+        ("x", "2"),
+        ("-1", "2"),
+        ("1", "-2"),
+        ("nan", ""),
+        ("1", "inf"),
+        ("inf", ""),
+        ("0:01", "0:02"),
+    ]
+    write(
+        tmp_path,
+        [{"file": "a.mp4", "label": "l", "s": start, "e": end} for start, end in times + wrong],
+    )
     settings = {"columns": {"video": "file"}, "start": "s", "end": "e"}
     expected = [""] * 3 + ["zero-length event"] * 3 + ["event times unreadable"] * len(wrong)
     assert unreadable(tmp_path, "video", **settings) == expected
@@ -409,7 +493,19 @@ def test_settings_that_are_refused(settings, words):
 
 
 def test_one_medium_that_is_wrong_leaves_the_others(tmp_path):
-    write(tmp_path, [{"file": "../1.png", "film": "a.mp4", "said": "two dogs", "label": "a", "s": "2", "e": "1"}])
+    write(
+        tmp_path,
+        [
+            {
+                "file": "../1.png",
+                "film": "a.mp4",
+                "said": "two dogs",
+                "label": "a",
+                "s": "2",
+                "e": "1",
+            }
+        ],
+    )
     columns = {"image": "file", "video": "film", "text": "said"}
     assert read(tmp_path, columns=columns, start="s", end="e")["row-000001"].media == {
         "image": Unreadable("path outside of root"),
@@ -448,7 +544,12 @@ def test_paths_stay_in_root(tmp_path):
 
 
 def test_sources_are_the_table_and_what_it_names(tmp_path):
-    rows = [{"file": "v/1.mp4", "other": "./p/1.png"}, {"file": "../2.mp4"}, {"other": "/3.png"}, {"file": "v/1.mp4"}]
+    rows = [
+        {"file": "v/1.mp4", "other": "./p/1.png"},
+        {"file": "../2.mp4"},
+        {"other": "/3.png"},
+        {"file": "v/1.mp4"},
+    ]
     write(tmp_path, [row | {"label": "a", "said": "v/words"} for row in rows])
     settings = {"columns": {"video": "file", "image": "other", "text": "said"}}
     table, media = manifest.sources(tmp_path, options(**settings))
@@ -457,7 +558,16 @@ def test_sources_are_the_table_and_what_it_names(tmp_path):
     assert "table.csv" in table.steps
     assert "--from" in media.steps
     assert media.unpack is not None
-    names = ["v/1.mp4", "p/1.png", "./p/1.png", "v/words", "table.csv", "../2.mp4", "2.mp4", "/3.png"]
+    names = [
+        "v/1.mp4",
+        "p/1.png",
+        "./p/1.png",
+        "v/words",
+        "table.csv",
+        "../2.mp4",
+        "2.mp4",
+        "/3.png",
+    ]
     assert [media.unpack(name) for name in names] == ["v/1.mp4", "p/1.png", *[None] * 6]
     _, media = manifest.sources(tmp_path, options(text_files=True, **settings))
     assert media.unpack is not None
@@ -500,25 +610,39 @@ def test_splits_are_drawn_by_group(tmp_path):
     assert len(sides(found)) == 500
     assert all(len(splits) == 1 for splits in sides(found).values())
     counts = Counter(record.split for record in found.values())
-    assert [counts[split] / 1500 for split in ("train", "val", "test")] == pytest.approx([0.5, 0.3, 0.2], abs=0.06)
-    assert manifest.spec(tmp_path, options(shares={"train": 0.5, "val": 0.5, "test": 0.0})).splits == ("train", "val")
-    assert manifest.spec(tmp_path, options(shares={"train": 1.0, "val": 0.0, "test": 0.0})).splits == ("train",)
+    assert [counts[split] / 1500 for split in ("train", "val", "test")] == pytest.approx(
+        [0.5, 0.3, 0.2], abs=0.06
+    )
+    assert manifest.spec(
+        tmp_path, options(shares={"train": 0.5, "val": 0.5, "test": 0.0})
+    ).splits == ("train", "val")
+    assert manifest.spec(
+        tmp_path, options(shares={"train": 1.0, "val": 0.0, "test": 0.0})
+    ).splits == ("train",)
 
 
 def test_a_row_may_be_in_several_groups(tmp_path):
     """Splits are drawn by the first column, as a row of each pair of groups would tie all of them together."""
-    rows = [{"file": f"{n}.png", "label": "a", "pack": f"g{n // 3}", "voice": f"v{n % 7}"} for n in range(600)]
+    rows = [
+        {"file": f"{n}.png", "label": "a", "pack": f"g{n // 3}", "voice": f"v{n % 7}"}
+        for n in range(600)
+    ]
     write(tmp_path, [*rows, {"file": "x.png", "label": "a", "pack": "", "voice": ""}])
     found = read(tmp_path, group=["pack", "voice"])
     one = found["row-000009"]
     assert one.group == {"pack": "g2", "voice": "v1"}
-    assert found["row-000601"].group == {"pack": "x.png", "voice": ""}  # the file, as where no group is given
+    assert found["row-000601"].group == {
+        "pack": "x.png",
+        "voice": "",
+    }  # the file, as where no group is given
     packs = defaultdict(set)
     for record in found.values():
         packs[record.groups["pack"]].add(record.split)
     assert all(len(splits) == 1 for splits in packs.values())
     by_one = read(tmp_path, group="pack")
-    assert {key: record.split for key, record in found.items()} == {key: record.split for key, record in by_one.items()}
+    assert {key: record.split for key, record in found.items()} == {
+        key: record.split for key, record in by_one.items()
+    }
     assert by_one["row-000009"].group == "g2"
     with pytest.raises(UserError, match="unknown column 'speaker'") as error:
         read(tmp_path, group=["pack", "speaker"])
@@ -529,19 +653,27 @@ def test_a_row_may_be_in_several_groups(tmp_path):
 
 
 def test_rows_that_share_a_file_are_a_group(tmp_path):
-    write(tmp_path, [{"file": f"{'./' * (n % 2)}v{n // 5}.mp4", "label": "a", "s": n} for n in range(500)])
+    write(
+        tmp_path,
+        [{"file": f"{'./' * (n % 2)}v{n // 5}.mp4", "label": "a", "s": n} for n in range(500)],
+    )
     found = read(tmp_path, columns={"video": "file"}, start="s")
     assert set(sides(found)) == {f"v{n}.mp4" for n in range(100)}
     assert all(len(splits) == 1 for splits in sides(found).values())
 
 
 def test_val_is_drawn_from_train_where_the_table_has_none(tmp_path):
-    rows = [{"file": f"{n // 2}.png", "label": "a", "side": "test" if n < 400 else "train"} for n in range(2000)]
+    rows = [
+        {"file": f"{n // 2}.png", "label": "a", "side": "test" if n < 400 else "train"}
+        for n in range(2000)
+    ]
     write(tmp_path, rows)
     found = read(tmp_path, split="side")
     counts = Counter(record.split for record in found.values())
     assert counts["test"] == 400
-    assert {key for key, record in found.items() if record.split == "test"} == {f"row-{n:06d}" for n in range(1, 401)}
+    assert {key for key, record in found.items() if record.split == "test"} == {
+        f"row-{n:06d}" for n in range(1, 401)
+    }
     assert counts["val"] / 1600 == pytest.approx(0.15 / 0.85, abs=0.04)
     assert all(len(splits) == 1 for splits in sides(found).values())
     assert manifest.spec(tmp_path, options(split="side")).splits == ("train", "val", "test")
@@ -556,7 +688,10 @@ def test_a_table_with_val_is_left_as_it_is(word, tmp_path):
 
 
 def test_an_empty_split_cell_follows_its_group_or_is_drawn(tmp_path):
-    marked = [{"file": f"{n}.png", "side": ["train", "val", "test"][n % 3], "pack": f"g{n}"} for n in range(60)]
+    marked = [
+        {"file": f"{n}.png", "side": ["train", "val", "test"][n % 3], "pack": f"g{n}"}
+        for n in range(60)
+    ]
     empty = [{"file": f"{n}-b.png", "side": "", "pack": f"g{n}"} for n in range(60)]
     alone = [{"file": f"{n}-c.png", "side": "", "pack": f"h{n}"} for n in range(200)]
     write(tmp_path, [row | {"label": "a"} for row in empty + marked + alone])
@@ -594,7 +729,11 @@ def test_the_recipe_is_whole():
     assert (params.preprocess.media.frames, params.preprocess.media.side) == (8, 224)
     assert set(params.preprocess.options) == set(manifest.Options.model_fields)
     chosen = checked(manifest.Options, params.preprocess.options, "recipe")
-    assert (chosen.table, chosen.columns, chosen.group) == ("labels.csv", {"audio": "file", "video": "file"}, "group")
+    assert (chosen.table, chosen.columns, chosen.group) == (
+        "labels.csv",
+        {"audio": "file", "video": "file"},
+        "group",
+    )
     specs = {"audio": AudioInput(), "video": VideoInput()}
     for modality, spec in specs.items():
         params.check_modalities(manifest.SPEC.modalities)

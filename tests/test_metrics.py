@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, top_k_accuracy_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from umemma import metrics
 from umemma.errors import UserError
-from umemma.metrics import Bootstrap, Stats, chosen, get
+from umemma.evaluation import metrics
+from umemma.evaluation.metrics import Bootstrap, Stats, chosen, get
 
 CHANCE = np.random.default_rng(0)
 LOGITS = CHANCE.normal(size=(200, 4)).astype(np.float32)
@@ -36,9 +36,13 @@ def test_f1_is_scikit_learns(average):
 
 
 def test_the_others_are_scikit_learns():
-    soft = np.exp(LOGITS.astype(np.float64)) / np.exp(LOGITS.astype(np.float64)).sum(1, keepdims=True)
+    soft = np.exp(LOGITS.astype(np.float64)) / np.exp(LOGITS.astype(np.float64)).sum(
+        1, keepdims=True
+    )
     assert value("log_loss", LOGITS, TARGET) == pytest.approx(sklearn_log_loss(TARGET, soft))
-    assert value("top_2", LOGITS, TARGET) == pytest.approx(top_k_accuracy_score(TARGET, LOGITS, k=2))
+    assert value("top_2", LOGITS, TARGET) == pytest.approx(
+        top_k_accuracy_score(TARGET, LOGITS, k=2)
+    )
     rounded = LOGITS.round(1)  # ties
     weights = CHANCE.random(200)
     for target, table in ((TARGET, TARGET[:, None] == np.arange(4)), (LABELS, LABELS)):
@@ -49,14 +53,20 @@ def test_the_others_are_scikit_learns():
 def test_calibration_error_by_hand():
     """Two answers of confidence 0.8 and one of 0.6; of the first two one is right, the third is right."""
     logits = np.log(np.array([[0.8, 0.2], [0.8, 0.2], [0.4, 0.6]]))
-    assert value("ece", logits, np.array([0, 1, 1])) == pytest.approx((abs(1.6 - 1) + abs(0.6 - 1)) / 3)
-    sets = np.log(np.array([[0.8 / 0.2, 0.3 / 0.7]]))  # each label by itself: 0.8 and right, 0.3 and wrong
+    assert value("ece", logits, np.array([0, 1, 1])) == pytest.approx(
+        (abs(1.6 - 1) + abs(0.6 - 1)) / 3
+    )
+    sets = np.log(
+        np.array([[0.8 / 0.2, 0.3 / 0.7]])
+    )  # each label by itself: 0.8 and right, 0.3 and wrong
     assert value("ece", sets, np.array([[1.0, 0.0]])) == pytest.approx((0.2 + 0.3) / 2)
 
 
 def test_log_loss_of_sets_of_labels_is_the_mean_over_labels():
     assert value("log_loss", np.zeros((3, 5)), np.ones((3, 5))) == pytest.approx(np.log(2))
-    assert value("log_loss", np.array([[800.0, -800.0]]), np.array([[1.0, 1.0]])) == pytest.approx(400)  # no infinity
+    assert value("log_loss", np.array([[800.0, -800.0]]), np.array([[1.0, 1.0]])) == pytest.approx(
+        400
+    )  # no infinity
 
 
 def test_a_class_that_neither_occurs_nor_is_found_does_not_count():
@@ -87,7 +97,12 @@ def test_a_metric_that_does_not_fit_is_refused(names, task, message):
 
 
 def test_what_is_usual():
-    assert [m.name for m in chosen(None, "multiclass", 4)] == ["accuracy", "f1_macro", "log_loss", "ece"]
+    assert [m.name for m in chosen(None, "multiclass", 4)] == [
+        "accuracy",
+        "f1_macro",
+        "log_loss",
+        "ece",
+    ]
     assert chosen(None, "multilabel", 4)[0].name == "f1_samples"
     assert get("log_loss", "multiclass", 4).shown(0.5) == "0.500"
     assert get("f1_macro", "multiclass", 4).shown(0.5) == "50.0 %"
@@ -106,20 +121,31 @@ def test_many_groups_are_put_together_and_the_interval_stays(monkeypatch):
 
 def test_resamples_count_every_group_as_often_as_it_is_drawn():
     bootstrap = Bootstrap({"group": list("aab")}, 0, 100)
-    (totals,) = bootstrap.totals(Stats(np.arange(2), np.array([[1.0, 1], [2, 1], [10, 1]]), 2), np.ones(3))
+    (totals,) = bootstrap.totals(
+        Stats(np.arange(2), np.array([[1.0, 1], [2, 1], [10, 1]]), 2), np.ones(3)
+    )
     assert {tuple(row) for row in totals.tolist()} == {(6.0, 4.0), (13.0, 3.0), (20.0, 2.0)}
     assert (bootstrap.clusterings[0].weights.sum(1) == 2).all()
 
 
-CROSSED = {"image": list("aabbccddee"), "voice": list("vwxyzvwxyz")}  # 5 groups each, no two samples in both alike
-FIVE = (5 / 4) ** 0.5 * 2.77645 / 1.95996  # what few groups cost: Student's t with 4 degrees of freedom
+CROSSED = {
+    "image": list("aabbccddee"),
+    "voice": list("vwxyzvwxyz"),
+}  # 5 groups each, no two samples in both alike
+FIVE = (
+    (5 / 4) ** 0.5 * 2.77645 / 1.95996
+)  # what few groups cost: Student's t with 4 degrees of freedom
 
 
 def test_variances_of_crossed_groupings_by_hand():
     """Draws of two values, 1 apart on either side of the estimate or 2: variances of 4, 1 and 2 give 4 + 1 - 2 = 3, which is
     less than the largest; with 4, 3 and 1 it is 6, half again."""
     bootstrap = Bootstrap(CROSSED, 0, 4)
-    assert [(one.weights.shape, one.sign) for one in bootstrap.clusterings] == [((4, 5), 1), ((4, 5), 1), ((4, 10), -1)]
+    assert [(one.weights.shape, one.sign) for one in bootstrap.clusterings] == [
+        ((4, 5), 1),
+        ((4, 5), 1),
+        ((4, 10), -1),
+    ]
     assert bootstrap.counts == [5, 5]
     sides = np.array([-1.0, -1, 1, 1])
 
@@ -127,7 +153,11 @@ def test_variances_of_crossed_groupings_by_hand():
         return bootstrap.bounds(10 + np.sqrt(np.array(variances))[:, None] * sides, 10.0)
 
     assert bounds(4, 1, 2) == pytest.approx((10 - 2 * FIVE, 10 + 2 * FIVE), abs=1e-3)
-    assert bounds(4, 3, 1) == bounds(3, 4, 1) == pytest.approx((10 - 6**0.5 * FIVE, 10 + 6**0.5 * FIVE), abs=1e-3)
+    assert (
+        bounds(4, 3, 1)
+        == bounds(3, 4, 1)
+        == pytest.approx((10 - 6**0.5 * FIVE, 10 + 6**0.5 * FIVE), abs=1e-3)
+    )
     assert bounds(0, 0, 0) == (10, 10)
 
 
@@ -142,17 +172,24 @@ def test_a_grouping_within_another_adds_nothing():
     fine = {"pair": list("0123456789"), "half": list("0011223344")}
     coarse = {"half": fine["half"]}
     assert Bootstrap(fine, 0, 100).interval(values) == Bootstrap(coarse, 0, 100).interval(values)
-    assert Bootstrap(fine | {"again": fine["half"]}, 0, 100).interval(values) == Bootstrap(coarse, 0, 100).interval(
-        values
-    )
+    assert Bootstrap(fine | {"again": fine["half"]}, 0, 100).interval(values) == Bootstrap(
+        coarse, 0, 100
+    ).interval(values)
 
 
 def test_few_groups_and_unequal_ones_widen_the_interval():
     assert Bootstrap({"a": list("abcde")}, 0, 2).stretches == pytest.approx([FIVE], abs=1e-4)
-    (uneven,) = Bootstrap({"a": list("aaaabc")}, 0, 2).stretches  # 6 * 6 / (16 + 1 + 1) = 2 groups of equal size
+    (uneven,) = Bootstrap(
+        {"a": list("aaaabc")}, 0, 2
+    ).stretches  # 6 * 6 / (16 + 1 + 1) = 2 groups of equal size
     assert uneven == pytest.approx(2**0.5 * 12.7062 / 1.95996, abs=1e-4)
-    assert np.isnan(Bootstrap({"a": list("aaa")}, 0, 10).interval(np.arange(3.0))).all()  # one group tells nothing
-    assert Bootstrap({"a": list("ab")}, 0, 50).interval(np.arange(2.0)) == (0, 1)  # no mean is beyond its values
+    assert np.isnan(
+        Bootstrap({"a": list("aaa")}, 0, 10).interval(np.arange(3.0))
+    ).all()  # one group tells nothing
+    assert Bootstrap({"a": list("ab")}, 0, 50).interval(np.arange(2.0)) == (
+        0,
+        1,
+    )  # no mean is beyond its values
     assert np.isnan(Bootstrap({"a": list("ab")}, 0, 50).interval(np.full(2, np.nan))).all()
 
 
@@ -176,5 +213,8 @@ def test_one_effect_of_two_groupings_is_found_whichever_has_it():
 
 def test_sums_by_label_and_weight():
     each = Stats(np.array([[0, 2], [1, 2], [0, 2]]), np.array([[1.0, 5], [2, 5], [4, 5]]), 3)
-    assert each.by(np.array([1, 0, 1]), 2, np.array([1.0, 1, 0.5])).tolist() == [[0, 2, 5], [3, 0, 7.5]]
+    assert each.by(np.array([1, 0, 1]), 2, np.array([1.0, 1, 0.5])).tolist() == [
+        [0, 2, 5],
+        [3, 0, 7.5],
+    ]
     assert each.total(np.array([1.0, 0, 1])).tolist() == [5, 0, 10]

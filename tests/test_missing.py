@@ -20,7 +20,7 @@ from umemma.missing import (
     settings,
     written,
 )
-from umemma.seeds import hashes
+from umemma.system.seeds import hashes
 
 TWO = ("image", "audio")
 
@@ -53,12 +53,16 @@ def test_sample_weights_skip_patterns_that_leave_nothing():
     table = torch.from_numpy(keep_table(TWO))
     rows = sample_weights(present, table, torch.tensor([0.5, 0.25, 0.25]))
     assert rows[0].tolist() == [0.5, 0.25, 0.25]
-    assert rows[1].tolist() == pytest.approx([2 / 3, 1 / 3, 0])  # "image" would leave the second sample nothing
+    assert rows[1].tolist() == pytest.approx(
+        [2 / 3, 1 / 3, 0]
+    )  # "image" would leave the second sample nothing
 
 
 def test_a_sample_whose_weighted_patterns_leave_nothing_trains_with_what_it_has():
     rows = sample_weights(
-        torch.tensor([[True, False]]), torch.from_numpy(keep_table(TWO)), torch.tensor([0.0, 0.0, 1.0])
+        torch.tensor([[True, False]]),
+        torch.from_numpy(keep_table(TWO)),
+        torch.tensor([0.0, 0.0, 1.0]),
     )
     assert rows.tolist() == [[1, 0, 0]]
 
@@ -79,7 +83,9 @@ def test_what_training_loses_belongs_to_the_key():
     gone = lost(keys, 0, {"audio": 0.3})["audio"]
     assert gone.mean() == pytest.approx(0.3, abs=0.03)
     assert lost(keys[::-1], 0, {"audio": 0.3})["audio"].tolist() == gone[::-1].tolist()
-    assert (lost(keys, 0, {"audio": 0.5})["audio"] >= gone).all()  # a higher ratio takes more, never others
+    assert (
+        lost(keys, 0, {"audio": 0.5})["audio"] >= gone
+    ).all()  # a higher ratio takes more, never others
     assert (lost(keys, 0, {"image": 0.3})["image"] != gone).any()
     assert not lost(keys, 0, {"audio": 0.0})["audio"].any()
     assert lost(keys, 0, {"audio": 1.0})["audio"].all()
@@ -99,7 +105,15 @@ def test_training_loses_one_of_two_or_both():
 
 def test_what_is_taken_away_is_written_and_read():
     assert [written(one) for one in settings(["b", "a"])] == ["a", "b", "a|b"]
-    assert [written(one) for one in settings("abc")] == ["a", "b", "c", "a+b", "a+c", "b+c", "a|b|c"]
+    assert [written(one) for one in settings("abc")] == [
+        "a",
+        "b",
+        "c",
+        "a+b",
+        "a+c",
+        "b+c",
+        "a|b|c",
+    ]
     assert settings(["a"]) == []
     assert asked(" b + a |c", "abc", "it") == (("a", "b"), ("c",))
     with pytest.raises(UserError, match="it: unknown modality 'd'"):

@@ -13,18 +13,28 @@ import pytest
 from PIL import Image
 
 from umemma import config, modalities
-from umemma.checks import checked
-from umemma.contracts import Packing, Record, Unreadable
 from umemma.datasets import mmimdb
 from umemma.errors import UserError
+from umemma.types import Packing, Record, Unreadable
+from umemma.validation import checked
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "mirror" / "mmimdb"
 
 DRAMA, COMEDY, SCI_FI, FILM_NOIR = 0, 1, 10, 22
-PLOTS = ["A café.", "A café at night, « en été ».", "Short.", "A café at eight, « en été »."]  # two of the longest
+PLOTS = [
+    "A café.",
+    "A café at night, « en été ».",
+    "Short.",
+    "A café at eight, « en été ».",
+]  # two of the longest
 FILMS: dict[str, Any] = {
-    "0000005": {"genres": ["Short", "Drama"], "plot": PLOTS, "plot outline": "A longer outline. " * 9, "year": 1893},
+    "0000005": {
+        "genres": ["Short", "Drama"],
+        "plot": PLOTS,
+        "plot outline": "A longer outline. " * 9,
+        "year": 1893,
+    },
     "0000006": {"genres": ["Film-Noir", "News", "Sci-Fi", "Sci-Fi"], "plot": ["Alone."]},
     "0000007": {"genres": ["Adult", "News", "Reality-TV", "Talk-Show"], "plot": ["On air."]},
     "0000008": {"genres": ["Comedy"]},
@@ -37,7 +47,17 @@ FILMS: dict[str, Any] = {
     "0000015": ["not", "an", "object"],
 }
 SPLIT = {
-    "train": ["0000005", "0000006", "0000007", "0000008", "0000010", "0000011", "0000012", "0000013", "0000015"],
+    "train": [
+        "0000005",
+        "0000006",
+        "0000007",
+        "0000008",
+        "0000010",
+        "0000011",
+        "0000012",
+        "0000013",
+        "0000015",
+    ],
     "dev": ["0000009", "0000014", "0000020", "0000021"],
     "test": ["0000022", "0000023"],
 }
@@ -57,9 +77,13 @@ def raw(tmp_path) -> Path:
         (tmp_path / "dataset" / f"{film}.json").write_text(json.dumps(entry))
         (tmp_path / "dataset" / f"{film}.jpeg").write_bytes(jpeg())
     # 0000020 has no .json at all
-    (tmp_path / "dataset" / "0000021.json").write_bytes(b'{"genres": ["Drama"], "plot": ["caf\xe9"]}')
+    (tmp_path / "dataset" / "0000021.json").write_bytes(
+        b'{"genres": ["Drama"], "plot": ["caf\xe9"]}'
+    )
     (tmp_path / "dataset" / "0000022.json").write_text('{"genres": ["Drama"], "plot": ["cut o')
-    (tmp_path / "dataset" / "0000023.json").write_bytes(json.dumps({"genres": ["Drama"]}).encode("utf-16"))
+    (tmp_path / "dataset" / "0000023.json").write_bytes(
+        json.dumps({"genres": ["Drama"]}).encode("utf-16")
+    )
     return tmp_path
 
 
@@ -74,7 +98,10 @@ def test_a_film_has_its_longest_plot_and_its_genres(raw):
     assert set(found) == {film for films in SPLIT.values() for film in films}
     film = found["0000005"]
     assert film.label == (DRAMA, 21)
-    assert film.media == {"image": raw / "dataset" / "0000005.jpeg", "text": PLOTS[1]}  # not the outline, not the last
+    assert film.media == {
+        "image": raw / "dataset" / "0000005.jpeg",
+        "text": PLOTS[1],
+    }  # not the outline, not the last
     assert (film.split, film.group, film.problem, film.left_out) == ("train", "0000005", "", "")
     assert found["0000006"].label == (SCI_FI, FILM_NOIR)  # sorted, once each, without News
     assert [found[film].split for film in ("0000009", "0000022")] == ["val", "test"]  # dev is val
@@ -135,7 +162,10 @@ def test_a_film_that_cannot_be_read_is_a_problem_of_its_own(raw, film, problem):
 def test_plots_that_cannot_be_read_leave_the_poster(raw, film, plots):
     (record,) = [record for record in listed(raw, plots=plots).values() if record.group == film]
     text = Unreadable("plots that are not a list of texts")
-    assert (record.problem, record.media) == ("", {"image": raw / "dataset" / f"{film}.jpeg", "text": text})
+    assert (record.problem, record.media) == (
+        "",
+        {"image": raw / "dataset" / f"{film}.jpeg", "text": text},
+    )
 
 
 def test_what_is_listed_can_be_packed(raw):
@@ -186,7 +216,10 @@ def test_a_wrong_split_is_refused(tmp_path, text, what):
         ("mmimdb/split.json", "split.json"),
         ("dataset/0106714.jpeg", "dataset/0106714.jpeg"),
         ("split.json", "split.json"),
-        ("root/images/0106714.jpeg", "dataset/0106714.jpeg"),  # the layout of prompt-learning papers
+        (
+            "root/images/0106714.jpeg",
+            "dataset/0106714.jpeg",
+        ),  # the layout of prompt-learning papers
         ("root/labels/0106714.json", "dataset/0106714.json"),
         ("food101/split.json", None),
         ("notsplit.json", None),
@@ -213,7 +246,9 @@ def test_sources_are_the_archive_and_the_split(tmp_path):
 
 
 def test_the_variant_says_what_a_sample_is(tmp_path):
-    per_movie, per_plot = (mmimdb.spec(tmp_path, mmimdb.Options(plots=plots)) for plots in ("longest", "all"))
+    per_movie, per_plot = (
+        mmimdb.spec(tmp_path, mmimdb.Options(plots=plots)) for plots in ("longest", "all")
+    )
     assert (per_movie.variant, per_plot.variant) == ("per movie", "per plot")
     assert per_movie.expected == {"train": 15552, "val": 2608, "test": 7799}
     assert not per_plot.expected
@@ -239,4 +274,8 @@ def test_the_real_split(tmp_path):
     assert Counter(record.split for record in found.values()) == mmimdb.SPEC.expected
     assert {record.problem for record in found.values()} == {"no .json"}
     # Not in the order of the lists, which is that of the rarest genre.
-    assert [key for key, record in found.items() if record.split == "train"][:3] != ["0106714", "0204504", "1865357"]
+    assert [key for key, record in found.items() if record.split == "train"][:3] != [
+        "0106714",
+        "0204504",
+        "1865357",
+    ]

@@ -14,7 +14,9 @@ from media import RATE, film
 from PIL import Image
 
 from umemma import modalities
-from umemma.contracts import (
+from umemma.errors import UserError
+from umemma.modalities import audio, av_decoder, image, text, video
+from umemma.types import (
     AudioInput,
     Clip,
     ImageInput,
@@ -25,8 +27,6 @@ from umemma.contracts import (
     VideoInput,
     WaveInput,
 )
-from umemma.errors import UserError
-from umemma.modalities import audio, clips, image, text, video
 
 P = Packing(side=32)
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -43,7 +43,10 @@ def encoded(picture: Image.Image, kind: str, **options) -> bytes:
 
 def levels(mjpeg: bytes) -> list[int]:
     """Which frames of a `film` these are."""
-    return [round(np.asarray(Image.open(io.BytesIO(jpeg))).mean() / 10) for jpeg in video.BORDER.split(mjpeg)]
+    return [
+        round(np.asarray(Image.open(io.BytesIO(jpeg))).mean() / 10)
+        for jpeg in video.BORDER.split(mjpeg)
+    ]
 
 
 def both(path, packing=P, **stretch) -> dict[str, bytes]:
@@ -54,11 +57,19 @@ def both(path, packing=P, **stretch) -> dict[str, bytes]:
 # Clips. ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])  # with x264 most pictures are needed by no other, and skipped
+@pytest.mark.parametrize(
+    "codec", ["mpeg4", "libx264"]
+)  # with x264 most pictures are needed by no other, and skipped
 def test_frames_stand_in_the_middle_of_equal_parts(tmp_path, codec):
     packed = both(film(tmp_path / "a.mp4", codec=codec), Packing(frames=5))
     assert sorted(packed) == ["audio.flac", "video.mjpeg"]
-    assert levels(packed["video.mjpeg"]) == [2, 6, 10, 14, 18]  # 20 frames in 2 s; at 0.2, 0.6, 1.0, 1.4, 1.8 s
+    assert levels(packed["video.mjpeg"]) == [
+        2,
+        6,
+        10,
+        14,
+        18,
+    ]  # 20 frames in 2 s; at 0.2, 0.6, 1.0, 1.4, 1.8 s
     sound = soundfile.info(io.BytesIO(packed["audio.flac"]))
     assert (sound.samplerate, sound.channels) == (RATE, 1)
     assert sound.duration == pytest.approx(2.0, abs=0.2)
@@ -66,7 +77,12 @@ def test_frames_stand_in_the_middle_of_equal_parts(tmp_path, codec):
 
 def test_frames_at_a_rate(tmp_path):
     path = film(tmp_path / "a.mp4")
-    assert levels(both(path, Packing(fps=2.0))["video.mjpeg"]) == [2, 7, 12, 17]  # at 0.25, 0.75, 1.25, 1.75 s
+    assert levels(both(path, Packing(fps=2.0))["video.mjpeg"]) == [
+        2,
+        7,
+        12,
+        17,
+    ]  # at 0.25, 0.75, 1.25, 1.75 s
     assert levels(both(path, Packing(fps=2.0, frames=3))["video.mjpeg"]) == [2, 7, 12]
 
 
@@ -76,19 +92,27 @@ def test_an_event_is_cut_out_of_pictures_and_sound(tmp_path, name):
     packed = both(path, Packing(frames=2), start=2.0, end=3.0)
     assert levels(packed["video.mjpeg"]) == [11, 13]  # at 2.25 and 2.75 s of 5 frames a second
     assert soundfile.info(io.BytesIO(packed["audio.flac"])).duration == pytest.approx(1.0, abs=0.01)
-    assert len(levels(both(path, Packing(frames=2, crop=False), start=2.0, end=3.0)["video.mjpeg"])) == 2
-    assert levels(both(path, Packing(frames=2, crop=False), start=2.0, end=3.0)["video.mjpeg"]) == [5, 15]
+    assert (
+        len(levels(both(path, Packing(frames=2, crop=False), start=2.0, end=3.0)["video.mjpeg"]))
+        == 2
+    )
+    assert levels(both(path, Packing(frames=2, crop=False), start=2.0, end=3.0)["video.mjpeg"]) == [
+        5,
+        15,
+    ]
 
 
-def test_sound_and_pictures_of_a_clip_are_read_together_and_of_a_broken_one_each_by_itself(tmp_path, monkeypatch):
+def test_sound_and_pictures_of_a_clip_are_read_together_and_of_a_broken_one_each_by_itself(
+    tmp_path, monkeypatch
+):
     passes = []
-    read = clips.read
+    read = av_decoder.read
 
     def recorded(clip, packing, *, pictures, sound):
         passes.append((pictures, sound))
         return read(clip, packing, pictures=pictures, sound=sound)
 
-    monkeypatch.setattr(clips, "read", recorded)
+    monkeypatch.setattr(av_decoder, "read", recorded)
     whole = Clip(film(tmp_path / "whole.mp4"))
     members, broken = modalities.pack_readable({"audio": whole, "video": whole}, P)
     assert (sorted(members), broken, passes) == (["audio.flac", "video.mjpeg"], {}, [(True, True)])
@@ -103,7 +127,12 @@ def test_a_medium_that_cannot_be_read_leaves_the_others(tmp_path):
     def unlucky():
         raise ValueError("values that are not finite")
 
-    media = {"text": "word", "image": tmp_path / "no.png", "spectrogram": unlucky, "audio": Unreadable("a reason")}
+    media = {
+        "text": "word",
+        "image": tmp_path / "no.png",
+        "spectrogram": unlucky,
+        "audio": Unreadable("a reason"),
+    }
     members, broken = modalities.pack_readable(media, P)
     assert members == {"text.txt": b"word"}
     assert list(broken.items()) == [
@@ -127,7 +156,10 @@ def test_one_pass_gives_what_two_give(tmp_path):
 def test_a_clip_without_usable_sound_lacks_a_modality(tmp_path):
     assert sorted(both(film(tmp_path / "none.mp4", tone=None))) == ["video.mjpeg"]
     assert sorted(both(film(tmp_path / "silent.mp4", tone=0.0))) == ["video.mjpeg"]
-    assert sorted(both(film(tmp_path / "silent.mp4", tone=0.0), Packing(silence=0.0))) == ["audio.flac", "video.mjpeg"]
+    assert sorted(both(film(tmp_path / "silent.mp4", tone=0.0), Packing(silence=0.0))) == [
+        "audio.flac",
+        "video.mjpeg",
+    ]
 
 
 def test_frames_are_bounded_but_never_enlarged(tmp_path):
@@ -139,7 +171,14 @@ def test_frames_are_bounded_but_never_enlarged(tmp_path):
 
 def test_a_short_clip_shows_its_last_frame_again(tmp_path):
     path = film(tmp_path / "a.mp4", seconds=0.3, tone=None)
-    assert levels(modalities.pack({"video": path}, Packing(frames=6))["video.mjpeg"]) == [0, 0, 1, 1, 2, 2]
+    assert levels(modalities.pack({"video": path}, Packing(frames=6))["video.mjpeg"]) == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
@@ -155,11 +194,22 @@ def test_every_cut_off_file_is_found(tmp_path, name):
 
 
 def test_a_slow_film_is_whole(tmp_path):
-    assert levels(both(film(tmp_path / "a.mp4", seconds=4.0, fps=1))["video.mjpeg"]) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert levels(both(film(tmp_path / "a.mp4", seconds=4.0, fps=1))["video.mjpeg"]) == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+    ]
 
 
 def test_a_clip_beside_other_media(tmp_path):
-    packed = modalities.pack({"audio": Clip(film(tmp_path / "a.mp4")), "image": GREY, "text": "word"}, P)
+    packed = modalities.pack(
+        {"audio": Clip(film(tmp_path / "a.mp4")), "image": GREY, "text": "word"}, P
+    )
     assert sorted(packed) == ["audio.flac", "image.png", "text.txt"]
 
 
@@ -178,7 +228,9 @@ def test_what_is_no_clip(tmp_path):
 
 def test_a_playlist_cannot_name_other_files(tmp_path):
     film(tmp_path / "secret.ts", codec="mpeg2video")
-    (tmp_path / "a.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nsecret.ts\n#EXT-X-ENDLIST\n")
+    (tmp_path / "a.mp4").write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nsecret.ts\n#EXT-X-ENDLIST\n"
+    )
     (tmp_path / "b.mp4").write_text("ffconcat version 1.0\nfile secret.ts\n")
     for name in "ab":
         with pytest.raises(ValueError, match="not readable"):
@@ -217,7 +269,12 @@ def test_other_formats_and_arrays_become_png():
     packed = image.pack(GREY, P)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(packed.data))), GREY)
     assert Image.open(io.BytesIO(image.pack(np.zeros((64, 96), np.uint8), P).data)).size == (48, 32)
-    moving = encoded(Image.new("RGB", (8, 8)), "PNG", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
+    moving = encoded(
+        Image.new("RGB", (8, 8)),
+        "PNG",
+        save_all=True,
+        append_images=[Image.new("RGB", (8, 8), "red")],
+    )
     assert image.pack(moving, P).data != moving
 
 
@@ -234,7 +291,9 @@ def test_a_picture_stands_upright():
 def test_sixteen_bits_become_eight():
     deep = encoded(Image.fromarray((np.arange(64, dtype=np.uint16) * 1024).reshape(8, 8)), "PNG")
     packed = image.pack(deep, P)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(packed.data))).ravel(), np.arange(64) * 4)
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(packed.data))).ravel(), np.arange(64) * 4
+    )
     for kind in (np.float32, np.int32):
         with pytest.raises(ValueError, match="range isn't known"):
             image.pack(encoded(Image.fromarray(np.ones((8, 8), kind)), "TIFF"), P)
@@ -249,11 +308,20 @@ def test_a_decoded_image_is_its_bytes():
 
 @pytest.mark.parametrize("across", [True, False])
 def test_the_middle_square_is_cut_out_or_all_is_squeezed(across):
-    stripes = np.repeat(np.array([0, 100, 200, 0], np.uint8), 8)[None].repeat(16, 0)  # 32 wide, 16 high
+    stripes = np.repeat(np.array([0, 100, 200, 0], np.uint8), 8)[None].repeat(
+        16, 0
+    )  # 32 wide, 16 high
     data = encoded(Image.fromarray(stripes if across else stripes.T), "PNG")
-    cut, squeezed = (image.decode(data, ImageInput(size=16, channels=1, crop=crop))[0] for crop in (True, False))
-    assert torch.equal(cut if across else cut.T, torch.tensor([100] * 8 + [200] * 8, dtype=torch.uint8).expand(16, 16))
-    assert (squeezed if across else squeezed.T)[0, [1, 6, 9, 14]].tolist() == pytest.approx([0, 100, 200, 0], abs=2)
+    cut, squeezed = (
+        image.decode(data, ImageInput(size=16, channels=1, crop=crop))[0] for crop in (True, False)
+    )
+    assert torch.equal(
+        cut if across else cut.T,
+        torch.tensor([100] * 8 + [200] * 8, dtype=torch.uint8).expand(16, 16),
+    )
+    assert (squeezed if across else squeezed.T)[0, [1, 6, 9, 14]].tolist() == pytest.approx(
+        [0, 100, 200, 0], abs=2
+    )
 
 
 def test_the_middle_square_is_what_pretrained_encoders_saw():
@@ -276,9 +344,12 @@ def test_pixels_are_normalised_as_the_encoder_asks():
     torch.testing.assert_close(seen.flatten(), torch.tensor([0.0, 1.0, -0.1]))
     every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     once = (every / 255 - 0.45) / 0.225
-    assert torch.equal(image.finish(every, ImageInput(size=16, channels=1, mean=0.45, std=0.225)), once)
+    assert torch.equal(
+        image.finish(every, ImageInput(size=16, channels=1, mean=0.45, std=0.225)), once
+    )
     thrice = video.finish(
-        every.expand(2, 3, 16, 16)[None], VideoInput(frames=2, size=16, mean=(0.45,) * 3, std=(0.225,) * 3)
+        every.expand(2, 3, 16, 16)[None],
+        VideoInput(frames=2, size=16, mean=(0.45,) * 3, std=(0.225,) * 3),
     )
     assert torch.equal(thrice, once.expand(1, 2, 3, 16, 16))
     with pytest.raises(UserError, match="3 numbers for 1 channels"):
@@ -329,19 +400,27 @@ def test_a_wave_file_keeps_its_samples(tmp_path):
     soundfile.write(tmp_path / "a.wav", TONE.samples, 8000, subtype="PCM_16")
     packed = audio.pack(tmp_path / "a.wav", P).data
     np.testing.assert_array_equal(
-        soundfile.read(io.BytesIO(packed), dtype="int16")[0], soundfile.read(tmp_path / "a.wav", dtype="int16")[0]
+        soundfile.read(io.BytesIO(packed), dtype="int16")[0],
+        soundfile.read(tmp_path / "a.wav", dtype="int16")[0],
     )
 
 
 def test_a_wave_file_that_is_cut_off_or_holds_no_numbers(tmp_path):
     for name, kind in (("a.wav", "WAV"), ("a.aiff", "AIFF")):
-        soundfile.write(tmp_path / name, np.tile(TONE.samples, 40), 8000, format=kind, subtype="PCM_16")
+        soundfile.write(
+            tmp_path / name, np.tile(TONE.samples, 40), 8000, format=kind, subtype="PCM_16"
+        )
         whole = (tmp_path / name).read_bytes()
         for share in (0.3, 0.9, 0.99):
             (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
             with pytest.raises(ValueError, match="cut off"):
                 audio.pack(tmp_path / name, P)
-    soundfile.write(tmp_path / "b.wav", np.where(np.arange(800) == 7, np.nan, TONE.samples), 8000, subtype="FLOAT")
+    soundfile.write(
+        tmp_path / "b.wav",
+        np.where(np.arange(800) == 7, np.nan, TONE.samples),
+        8000,
+        subtype="FLOAT",
+    )
     with pytest.raises(ValueError, match="not finite"):
         audio.pack(tmp_path / "b.wav", P)
 
@@ -355,7 +434,13 @@ def test_silence_is_no_sound():
 
 @pytest.mark.parametrize(
     "media",
-    [Sound(np.zeros(0, np.float32), 8000), Sound(np.full(9, np.nan, np.float32), 8000), b"RIFF?", b"fLaC?", GREY],
+    [
+        Sound(np.zeros(0, np.float32), 8000),
+        Sound(np.full(9, np.nan, np.float32), 8000),
+        b"RIFF?",
+        b"fLaC?",
+        GREY,
+    ],
 )
 def test_sound_that_cannot_be_packed(media):
     with pytest.raises(ValueError, match=r"audio|sound|cut off"):
@@ -372,19 +457,30 @@ def test_audio_is_resampled_padded_and_mixed_down():
 
 def test_samples_are_cut_or_followed_by_zeros():
     samples = soundfile.read(io.BytesIO(flac(TONE.samples)), dtype="float32")[0]
-    cut, padded = (audio.decode(flac(TONE.samples), WaveInput(sample_rate=8000, seconds=s)) for s in (0.05, 0.2))
+    cut, padded = (
+        audio.decode(flac(TONE.samples), WaveInput(sample_rate=8000, seconds=s))
+        for s in (0.05, 0.2)
+    )
     np.testing.assert_array_equal(cut, samples[:400])
     np.testing.assert_array_equal(padded, np.append(samples, np.zeros(800, np.float32)))
     assert cut.dtype == torch.float32
     assert torch.equal(audio.blank(WaveInput(sample_rate=8000, seconds=0.2)), torch.zeros(1600))
-    assert audio.decode(flac(TONE.samples), WaveInput(sample_rate=16000, seconds=0.1)).shape == (1600,)
+    assert audio.decode(flac(TONE.samples), WaveInput(sample_rate=16000, seconds=0.1)).shape == (
+        1600,
+    )
 
 
 @pytest.mark.parametrize("spec", [LOUD, WaveInput(sample_rate=8000, seconds=0.1)])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_sound_that_is_no_number_is_not_decoded(spec, value):
     file = io.BytesIO()
-    soundfile.write(file, np.where(np.arange(800) == 7, value, TONE.samples), 8000, format="WAV", subtype="FLOAT")
+    soundfile.write(
+        file,
+        np.where(np.arange(800) == 7, value, TONE.samples),
+        8000,
+        format="WAV",
+        subtype="FLOAT",
+    )
     with pytest.raises(ValueError, match="audio holds values that are not finite"):
         audio.decode(file.getvalue(), spec)
 
@@ -407,7 +503,12 @@ def test_text_is_utf8(tmp_path):
 def test_text_becomes_tokens():
     tokens = text.decode(b"A photo of a cat", TextInput(length=8))  # as in CLIP's own examples
     assert tokens.tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 0]
-    assert text.decode(b"a photo of a cat", TextInput(length=4)).tolist() == [49406, 320, 1125, 49407]
+    assert text.decode(b"a photo of a cat", TextInput(length=4)).tolist() == [
+        49406,
+        320,
+        1125,
+        49407,
+    ]
     assert text.blank(TextInput(length=4)).tolist() == [49406, 49407, 0, 0]
     assert text.blank(TextInput(length=4, padding=7)).tolist() == [49406, 49407, 7, 7]
     with pytest.raises(ValueError, match="not UTF-8"):
@@ -415,7 +516,12 @@ def test_text_becomes_tokens():
 
 
 def test_an_open_clip_model_brings_its_tokenizer():
-    assert torch.equal(*(text.decode(b"a cat", TextInput(tokenizer=name)) for name in ("clip", "open_clip:ViT-B-32")))
+    assert torch.equal(
+        *(
+            text.decode(b"a cat", TextInput(tokenizer=name))
+            for name in ("clip", "open_clip:ViT-B-32")
+        )
+    )
     with pytest.raises(UserError, match="unknown model of open_clip 'ViT-B-33'") as caught:
         text.decode(b"a cat", TextInput(tokenizer="open_clip:ViT-B-33"))
     assert "Did you mean 'ViT-B-32'" in caught.value.hint
@@ -427,7 +533,9 @@ def test_a_tokenizer_of_transformers_in_a_folder(tmp_path):
 
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "cat": 2}, "[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")  # and none for padding
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]"
+    )  # and none for padding
     tokenizer.save_pretrained(tmp_path)
     spec = TextInput(length=4, tokenizer=f"hf:{tmp_path}", padding=9)
     assert text.decode(b"a dog a", spec).tolist() == [1, 0, 1, 9]
@@ -456,7 +564,9 @@ def test_a_tokenizer_whose_library_is_missing(monkeypatch):
 def test_blank_is_black_and_silence():
     black = image.decode(image.pack(np.zeros((8, 8), np.uint8), P).data, PICTURE)
     assert torch.equal(image.blank(PICTURE), black)
-    silence = audio.decode(audio.pack(Sound(np.zeros(50, np.float32), 8000), Packing(silence=0.0)).data, LOUD)
+    silence = audio.decode(
+        audio.pack(Sound(np.zeros(50, np.float32), 8000), Packing(silence=0.0)).data, LOUD
+    )
     assert torch.equal(audio.blank(LOUD), silence)
 
 

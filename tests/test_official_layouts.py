@@ -12,9 +12,9 @@ from media import film
 from PIL import Image
 
 from umemma import config
-from umemma.shards import read, read_index
+from umemma.data.shard_reader import read, read_index
+from umemma.data.storage import Store
 from umemma.stages import doctor, download, preprocess
-from umemma.store import Store
 
 CUT = r"1 x audio: (cut off|not readable video or sound).*; video: cut off"  # as the cut falls between two packets or into one
 SETTINGS = """
@@ -40,12 +40,18 @@ def packed(
     name: str, options: str, origin: Path, modalities: str = "[audio, video]"
 ) -> tuple[dict[str, list[str]], str, config.Params]:
     """({key: the modalities that its sample has}, the reasons of failures and of broken media, the settings) of a run."""
-    Path("params.yaml").write_text(SETTINGS.format(name=name, options=options, modalities=modalities))
+    Path("params.yaml").write_text(
+        SETTINGS.format(name=name, options=options, modalities=modalities)
+    )
     params = config.load()
     download.run(name, params.preprocess.options, str(origin))
     index = preprocess.run(params, workers=1)
     store = Store(params.paths.shards)
-    found = {record.key: sorted(record.media) for split in index.splits for record in read(store, index, split)}
+    found = {
+        record.key: sorted(record.media)
+        for split in index.splits
+        for record in read(store, index, split)
+    }
     return found, f"{index.failures()} | {index.broken()}", params
 
 
@@ -73,7 +79,11 @@ def test_ave(tmp_path, monkeypatch, capsys):
         f"test-{ids[2]}-01": ["video"],
         f"test-{ids[0]}-02": ["audio", "video"],
     }
-    for reason in (CUT, "1 x zero-length event", "1 x audio: file is missing; video: file is missing"):
+    for reason in (
+        CUT,
+        "1 x zero-length event",
+        "1 x audio: file is missing; video: file is missing",
+    ):
         assert re.search(reason, failures)
     assert doctor.run(params, as_json=False) == 0
     said = capsys.readouterr().out
@@ -96,7 +106,9 @@ def test_kinetics_sounds(tmp_path, monkeypatch, flat):
     lists = source / "annotations"
     lists.mkdir(parents=True)
     header = "label,youtube_id,time_start,time_end,split\n"
-    rows = [f"blowing nose,{name[:11]},{int(name[12:18])},{int(name[19:25])},train\n" for name in names]
+    rows = [
+        f"blowing nose,{name[:11]},{int(name[12:18])},{int(name[19:25])},train\n" for name in names
+    ]
     (lists / "train.csv").write_text(header + "".join(rows))
     (lists / "val.csv").write_text(header)
     (lists / "test.csv").write_text(header + "blowing nose,tested00001,5,15,test\n")
@@ -154,8 +166,12 @@ def test_food101(tmp_path, monkeypatch):
         poster(source / "images" / "train" / "apple_pie" / f"apple_pie_{n}.jpg", cut=n == 7)
     poster(source / "images" / "test" / "sushi" / "sushi_1.jpg")
     (source / "texts").mkdir()
-    rows = [f'apple_pie_{n}.jpg,"Pie, the {n}th",apple_pie' for n in range(1, 8)]  # the first has no title
-    (source / "texts" / "train_titles.csv").write_text("\n".join([*rows, "apple_pie_99.jpg,Lost,apple_pie", ""]))
+    rows = [
+        f'apple_pie_{n}.jpg,"Pie, the {n}th",apple_pie' for n in range(1, 8)
+    ]  # the first has no title
+    (source / "texts" / "train_titles.csv").write_text(
+        "\n".join([*rows, "apple_pie_99.jpg,Lost,apple_pie", ""])
+    )
     (source / "texts" / "test_titles.csv").write_text("sushi_1.jpg,Sushi  at home,sushi\n")
     found, failures, _ = packed("food101", "{val_share: 0.4}", source, "[image, text]")
     titled = {f"apple_pie_{n}": ["image", "text"] for n in range(1, 7)}

@@ -9,15 +9,22 @@ import torch
 from conftest import quick
 from torch import nn
 
-from umemma import models
 from umemma.errors import UserError
-from umemma.optimizer import Optimizer
+from umemma.models import factory
+from umemma.training.optimizer import Optimizer
 
 CPU = torch.device("cpu")
 
 
 def optimizer(model: nn.Module, **changes) -> Optimizer:
-    how = {"steps": 10, "learning_rate": 0.1, "weight_decay": 0.0, "warmup": 0.0, "clip_norm": 1e9, "ema": 0.0}
+    how = {
+        "steps": 10,
+        "learning_rate": 0.1,
+        "weight_decay": 0.0,
+        "warmup": 0.0,
+        "clip_norm": 1e9,
+        "ema": 0.0,
+    }
     return Optimizer(model, **(how | changes), precision="fp32", device=CPU)
 
 
@@ -62,8 +69,12 @@ def test_the_rates_rise_in_a_line_and_fall_along_a_cosine(done):
     model = Parts()
     own = optimizer(model, warmup=0.2, rates={"vector": (0.01, 0.0)})
     step(model, own, done)
-    share = max(done / 10, 1e-3) / 0.2 if done < 2 else 0.5 * (1 + math.cos(math.pi * (done - 2) / 8))
-    assert sorted(group["lr"] for group in own.adamw.param_groups) == pytest.approx([0.01 * share, 0.1 * share])
+    share = (
+        max(done / 10, 1e-3) / 0.2 if done < 2 else 0.5 * (1 + math.cos(math.pi * (done - 2) / 8))
+    )
+    assert sorted(group["lr"] for group in own.adamw.param_groups) == pytest.approx(
+        [0.01 * share, 0.1 * share]
+    )
     assert own.rate == pytest.approx(0.1 * share)
 
 
@@ -93,14 +104,19 @@ def test_rates_survive_a_checkpoint_whatever_their_order():
     other.restore({name: x.clone() for name, x in tensors.items()}, scaler)
     for model, own in zip(models_, (one, other), strict=True):
         step(model, own, 3, gradient=-0.2)
-    assert all(torch.equal(a, b) for a, b in zip(models_[0].parameters(), models_[1].parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(models_[0].parameters(), models_[1].parameters(), strict=True)
+    )
 
 
-def rates(*sets: str, names: tuple[str, ...] = ("audio", "image")) -> dict[str, tuple[float, float]]:
+def rates(
+    *sets: str, names: tuple[str, ...] = ("audio", "image")
+) -> dict[str, tuple[float, float]]:
     params = quick("finetune.learning_rate=1e-3", "finetune.weight_decay=0.1", *sets)
     chosen = {m: params.encoder(m) for m in names}
-    model = models.build(chosen, models.input_specs(chosen), ["a", "b"], "learned")
-    return models.rates(model, params.finetune)
+    model = factory.build(chosen, factory.input_specs(chosen), ["a", "b"], "learned")
+    return factory.rates(model, params.finetune)
 
 
 def test_every_part_of_a_model_has_the_rates_of_the_nearest_setting():
@@ -132,13 +148,17 @@ def test_adapters_have_rates_of_their_own_and_probes_none():
 
 
 def test_what_an_encoder_says_never_to_decay_does_not():
-    found = rates("encoders.image={name: timm:vit_tiny_patch16_224, weights: none, input: {size: 224}}")
+    found = rates(
+        "encoders.image={name: timm:vit_tiny_patch16_224, weights: none, input: {size: 224}}"
+    )
     assert found["encoders.image.pos_embed"] == (1e-3, 0.0)
     assert found["encoders.image.blocks.0.attn.qkv.weight"] == (1e-3, 0.1)
 
 
 def test_pretraining_takes_any_setting_for_one_modality():
-    own = quick("pretrain.modalities={image: {epochs: 3, head: {learning_rate: 1e-2}}}", "pretrain.epochs=7").pretrain
+    own = quick(
+        "pretrain.modalities={image: {epochs: 3, head: {learning_rate: 1e-2}}}", "pretrain.epochs=7"
+    ).pretrain
     assert (own.of("image").epochs, own.of("audio").epochs) == (3, 7)
     assert own.of("image").rate("head", "image") == (1e-2, own.weight_decay)
     assert own.of("image").rate("encoder", "image") == own.of("audio").rate("head", "audio")
@@ -150,9 +170,15 @@ def test_pretraining_takes_any_setting_for_one_modality():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("pretrain.modalities={image: {epoch: 3}}", "pretrain.modalities.image.epoch' (Did you mean 'epochs'?"),
+        (
+            "pretrain.modalities={image: {epoch: 3}}",
+            "pretrain.modalities.image.epoch' (Did you mean 'epochs'?",
+        ),
         ("pretrain.modalities={image: {epochs: 0}}", "pretrain.modalities.image.epochs"),
-        ("finetune.modalities={image: {epochs: 3}}", "unknown key 'finetune.modalities.image.epochs'"),
+        (
+            "finetune.modalities={image: {epochs: 3}}",
+            "unknown key 'finetune.modalities.image.epochs'",
+        ),
         ("finetune.absence={weight_decay: 0.1}", "unknown key 'finetune.absence.weight_decay'"),
         ("finetune.head={learning_rate: -1}", "finetune.head.learning_rate"),
     ],
@@ -167,5 +193,7 @@ def test_rates_that_make_no_sense(change, message):
 @pytest.mark.parametrize("section", ["pretrain", "finetune"])
 def test_rates_of_a_modality_that_is_not_there(section):
     with pytest.raises(UserError, match=f"{section}.modalities: unknown modality 'imgae'") as error:
-        quick(f"{section}.modalities={{imgae: {{learning_rate: 1e-5}}}}").check_modalities(["audio", "image"])
+        quick(f"{section}.modalities={{imgae: {{learning_rate: 1e-5}}}}").check_modalities(
+            ["audio", "image"]
+        )
     assert "Did you mean 'image'" in error.value.hint

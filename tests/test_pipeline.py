@@ -23,7 +23,12 @@ TRACKED += [".dvcignore", ".gitignore", "dvc.yaml"]
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """A command with this environment's umemma and dvc first on the path, and nothing of the user's git settings."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "", "GIT_CONFIG_GLOBAL": os.devnull}
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONWARNINGS": "",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+    }
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -36,7 +41,9 @@ def clone(tmp_path_factory) -> Path:
     for name in TRACKED:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "umemma", folder / "umemma", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "umemma", folder / "umemma", ignore=shutil.ignore_patterns("__pycache__")
+    )
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     for change in QUICK:
@@ -57,7 +64,9 @@ def clone(tmp_path_factory) -> Path:
 
 
 def stages_run(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+    return [
+        line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")
+    ]
 
 
 def test_a_second_repro_does_nothing(clone):

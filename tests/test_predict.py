@@ -23,21 +23,27 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import umemma
-from umemma import checkpoint, cli, datasets, learning, models, shards
-from umemma.calibration import Calibration, probabilities
+from umemma import cli, datasets
 from umemma.config import Encoder
-from umemma.contracts import ImageInput, Packing, Sound, joined
+from umemma.data import shard_reader
+from umemma.data.loader import cut
+from umemma.data.storage import Store
 from umemma.errors import UserError
-from umemma.incoming import NOTHING, Failure, decode
-from umemma.loader import cut
+from umemma.evaluation.calibration import Calibration, probabilities
 from umemma.missing import keep_table, patterns
-from umemma.predictor import Prediction
+from umemma.models import factory, saved_model
+from umemma.models.predict_inputs import NOTHING, Failure, decode
+from umemma.models.predictor import Prediction
 from umemma.stages import predict
-from umemma.store import Store
+from umemma.training import train
+from umemma.types import ImageInput, Packing, Sound, joined
 
 RATE = 8000
 TOY: dict[str, Any] = {
-    "audio": {"name": "cnn:small", "input": {"sample_rate": RATE, "seconds": 0.5, "mels": 16, "hop": 400}},
+    "audio": {
+        "name": "cnn:small",
+        "input": {"sample_rate": RATE, "seconds": 0.5, "mels": 16, "hop": 400},
+    },
     "image": {"name": "cnn:small", "input": {"size": 16, "channels": 1}},
     "text": {"name": "text:cnn", "input": {"length": 8}},
     "video": {"name": "cnn:small", "input": {"size": 16, "frames": 2}},
@@ -59,8 +65,8 @@ def saved(
     kept = {m: Encoder.model_validate(encoders.get(m, TOY[m])) for m in names.split("+")}
     classes = [f"class {i}" for i in range(len(head) or 3)]
     torch.manual_seed(0)
-    specs = models.input_specs(kept)
-    model = models.build(kept, specs, classes, absent)
+    specs = factory.input_specs(kept)
+    model = factory.build(kept, specs, classes, absent)
     with torch.no_grad():
         for vector in model.vectors.values():
             vector.normal_()
@@ -68,11 +74,22 @@ def saved(
             for one in model.heads.values():
                 one.weight.zero_()
                 one.bias.copy_(torch.tensor(head))
-    settings = {"kind": "ensemble", "modalities": sorted(kept), "finetune": {"absent": absent, "precision": "fp32"}}
+    settings = {
+        "kind": "ensemble",
+        "modalities": sorted(kept),
+        "finetune": {"absent": absent, "precision": "fp32"},
+    }
     settings |= {"encoders": {m: one.model_dump(mode="json") for m, one in kept.items()}}
-    fitted = {joined(one): Calibration().as_json() for one in patterns(sorted(kept))} | (calibration or {})
-    answers = {"classes": classes, "task": task, "media": Packing().model_dump(mode="json"), "calibration": fitted}
-    checkpoint.save(folder, model, settings, {}, "", {}, answers, models.from_hub(kept, specs))
+    fitted = {joined(one): Calibration().as_json() for one in patterns(sorted(kept))} | (
+        calibration or {}
+    )
+    answers = {
+        "classes": classes,
+        "task": task,
+        "media": Packing().model_dump(mode="json"),
+        "calibration": fitted,
+    }
+    saved_model.save(folder, model, settings, {}, "", {}, answers, factory.from_hub(kept, specs))
     return folder
 
 
@@ -120,19 +137,25 @@ def test_answers_are_those_of_the_evaluation(project):
     }
     model = umemma.load(saved(Path("m"), calibration=fitted, **params.encoders))
     weights = load_file("m/model.safetensors")
-    assert all(torch.equal(weights[n], x) for n, x in model.model.state_dict().items() if "probes" not in n)
-    index = shards.read_index(Store(params.paths.shards), params.shard_settings())
-    data = learning.Data(Store(params.paths.shards), index, model.specs, params.machine, 0)
+    assert all(
+        torch.equal(weights[n], x) for n, x in model.model.state_dict().items() if "probes" not in n
+    )
+    index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
+    data = train.Data(Store(params.paths.shards), index, model.specs, params.machine, 0)
     digits = datasets.get("digits")
     options = digits.Options(**params.preprocess.options)
     media = {record.key: record.media for record in digits.records(params.paths.raw, options)}
     with contextlib.ExitStack() as stay:
         split = data.load("test", stay, "test")
         (batch,) = split.batches(cut(range(12), 12), torch.device("cpu"))
-    logits = model.model.pattern_logits(batch, torch.from_numpy(keep_table(model.modalities))).numpy()
+    logits = model.model.pattern_logits(
+        batch, torch.from_numpy(keep_table(model.modalities))
+    ).numpy()
     for i, pattern in enumerate(patterns(model.modalities)):
         calibrated = Calibration.of(fitted[joined(pattern)]).apply(logits[:, i])
-        found = list(model.predict_many([{m: media[key][m] for m in pattern} for key in split.keys[:12]]))
+        found = list(
+            model.predict_many([{m: media[key][m] for m in pattern} for key in split.keys[:12]])
+        )
         expected = probabilities(calibrated, "multiclass")
         np.testing.assert_allclose([chances(one) for one in found], expected, atol=1e-6)
         assert {one.present for one in found} == {pattern}
@@ -142,7 +165,10 @@ def test_answers_are_those_of_the_evaluation(project):
 
 def test_each_subset_has_its_own_calibration(tmp_path):
     """With the logits 0 and ln 2 the chances are 1 : 2; at half the temperature 1 : 4; with ln 4 more for the first 4 : 2."""
-    fitted = {"audio": {"temperature": 0.5, "bias": []}, "image": {"temperature": 1.0, "bias": [math.log(4), 0.0]}}
+    fitted = {
+        "audio": {"temperature": 0.5, "bias": []},
+        "image": {"temperature": 1.0, "bias": [math.log(4), 0.0]},
+    }
     model = umemma.load(saved(tmp_path / "m", head=(0.0, math.log(2)), calibration=fitted))
     both = model.predict(image=picture(), audio=(noise(), RATE))
     assert both.probabilities == pytest.approx({"class 0": 1 / 3, "class 1": 2 / 3})
@@ -179,11 +205,15 @@ def test_a_policy_that_is_not_known(place):
 
 
 def test_of_a_multilabel_task_every_label_over_a_half(tmp_path):
-    model = umemma.load(saved(tmp_path / "m", "text", task="multilabel", head=(math.log(3), -1.0, 0.1)))
+    model = umemma.load(
+        saved(tmp_path / "m", "text", task="multilabel", head=(math.log(3), -1.0, 0.1))
+    )
     found = model.predict(text="two dogs")
     assert found.label == ("class 0", "class 2")
     assert found.probability[0] == pytest.approx(3 / 4)
-    both = umemma.load(saved(tmp_path / "both", "image+text", task="multilabel", head=(math.log(3), -1.0, 0.1)))
+    both = umemma.load(
+        saved(tmp_path / "both", "image+text", task="multilabel", head=(math.log(3), -1.0, 0.1))
+    )
     assert both.predict(text="two dogs", image="no.png").broken == ("image: file is missing",)
     model = umemma.load(saved(tmp_path / "none", "text", task="multilabel", head=(-1.0, -1.0)))
     assert model.predict(text="two dogs").label == ()
@@ -193,7 +223,12 @@ def test_of_a_multilabel_task_every_label_over_a_half(tmp_path):
 def test_one_by_one_is_as_in_a_batch(tmp_path, absent):
     model = umemma.load(saved(tmp_path / "m", absent=absent))
     every = [{"image": picture(i)} if i % 3 else {"audio": Sound(noise(i), RATE)} for i in range(7)]
-    every += [{"image": b"no"}, {}, Failure("given up"), {"image": picture(9), "audio": (noise(9), RATE)}]
+    every += [
+        {"image": b"no"},
+        {},
+        Failure("given up"),
+        {"image": picture(9), "audio": (noise(9), RATE)},
+    ]
     batch = list(model.predict_many(iter(every), batch_size=4))
     ones = [next(model.predict_many([one])) for one in every]
     for one, other in zip(batch, ones, strict=True):
@@ -211,7 +246,14 @@ def test_media_in_every_form_give_the_same(place):
     model = umemma.load("model")
     png, wav = Path("x.png").read_bytes(), Path("x.wav").read_bytes()
     images = ["x.png", Path("x.png"), png, picture(), Image.open("x.png")]
-    sounds = ["x.wav", Path("x.wav"), wav, Sound(noise(), RATE), (noise(), RATE), (noise() / np.float32(32768), RATE)]
+    sounds = [
+        "x.wav",
+        Path("x.wav"),
+        wav,
+        Sound(noise(), RATE),
+        (noise(), RATE),
+        (noise() / np.float32(32768), RATE),
+    ]
     assert len({tuple(model.predict(image=one).probabilities.values()) for one in images}) == 1
     assert len({tuple(model.predict(audio=one).probabilities.values()) for one in sounds}) == 1
     colours = np.stack([picture()] * 3, -1)
@@ -234,7 +276,10 @@ def test_threads_share_a_model(tmp_path):
     given = [{"image": picture(i), "text": f"number {i}"} for i in range(8)]
     expected = list(model.predict_many(given, batch_size=1))
     found: dict[int, Any] = {}
-    threads = [threading.Thread(target=lambda i=i: found.update({i: model.predict(**given[i])})) for i in range(8)]
+    threads = [
+        threading.Thread(target=lambda i=i: found.update({i: model.predict(**given[i])}))
+        for i in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -329,7 +374,7 @@ def test_a_folder_that_is_incomplete_is_refused(place, name, content, message):
 def test_code_of_a_stranger_runs_only_where_it_is_trusted(place):
     Path("theirs.py").write_text(
         "from torch import nn\n"
-        "from umemma.contracts import ImageInput\n"
+        "from umemma.types import ImageInput\n"
         "open('ran', 'a').close()\n"
         "def flat():\n"
         "    return nn.Flatten(), 3 * 8 * 8, ImageInput(size=8)\n"
@@ -365,16 +410,25 @@ def test_a_sample_with_a_broken_medium_is_answered_with_a_warning(place, capsys)
     assert call(*sample) == 0
     said = capsys.readouterr()
     answer = json.loads(said.out)
-    assert (answer["present"], answer["broken"]) == (["audio"], ["image: not a readable image: unknown format"])
+    assert (answer["present"], answer["broken"]) == (
+        ["audio"],
+        ["image: not a readable image: unknown format"],
+    )
     assert said.err == "image x.wav: not a readable image: unknown format; answered without it\n"
     assert call(*sample, "--broken", "fail") == 2
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "Error: image x.wav: not a readable image: unknown format\n")
+    assert (said.out, said.err) == (
+        "",
+        "Error: image x.wav: not a readable image: unknown format\n",
+    )
 
 
 def test_a_table_becomes_a_row_each(place, capsys, monkeypatch):
     monkeypatch.setattr("umemma.stages.predict.GROUP", 3)
-    assert call("predict", "--model", "model", "--manifest", "table.csv", "--out", "out/p.parquet") == 0
+    assert (
+        call("predict", "--model", "model", "--manifest", "table.csv", "--out", "out/p.parquet")
+        == 0
+    )
     assert capsys.readouterr().out.splitlines() == [
         "out/p.parquet: 5 answered, 3 failed",
         "  answered without a medium that can't be read: 1 x image: file is missing",
@@ -384,16 +438,40 @@ def test_a_table_becomes_a_row_each(place, capsys, monkeypatch):
     ]
     with pq.ParquetFile("out/p.parquet") as file:
         assert file.num_row_groups == 3
-        assert json.loads(file.schema_arrow.metadata[b"classes"]) == ["class 0", "class 1", "class 2"]
+        assert json.loads(file.schema_arrow.metadata[b"classes"]) == [
+            "class 0",
+            "class 1",
+            "class 2",
+        ]
         rows = file.read().to_pylist()
     assert [row["key"] for row in rows] == [*"abcdefg", "8"]  # the last row can't be read
-    assert [row["present"] for row in rows] == ["audio+image", "image", "audio", None, "audio", None, "image", None]
+    assert [row["present"] for row in rows] == [
+        "audio+image",
+        "image",
+        "audio",
+        None,
+        "audio",
+        None,
+        "image",
+        None,
+    ]
     assert [row["reason"] for row in rows] == [
-        *(None, None, None, NOTHING, "image: file is missing", "image: not a readable image: unknown format", None),
+        *(
+            None,
+            None,
+            None,
+            NOTHING,
+            "image: file is missing",
+            "image: not a readable image: unknown format",
+            None,
+        ),
         "unreadable row: wrong number of cells",
     ]
     assert [row["label"] is None for row in rows] == [row["present"] is None for row in rows]
-    assert rows[4] == rows[2] | {"key": "e", "reason": "image: file is missing"}  # as if no image had been named
+    assert rows[4] == rows[2] | {
+        "key": "e",
+        "reason": "image: file is missing",
+    }  # as if no image had been named
     found = umemma.load("model").predict(image="x.png", audio="x.wav")
     assert rows[0]["label"] == found.label
     assert rows[0]["probabilities"] == pytest.approx(chances(found))
@@ -403,7 +481,9 @@ def test_a_table_becomes_a_row_each(place, capsys, monkeypatch):
 def test_processes_give_what_this_one_gives(place):
     tables = []
     for workers in (0, 2):
-        predict.run_table(Path("model"), Path("table.csv"), Path("p.parquet"), workers=workers, batch_size=3)
+        predict.run_table(
+            Path("model"), Path("table.csv"), Path("p.parquet"), workers=workers, batch_size=3
+        )
         tables.append(pq.read_table("p.parquet").to_pylist())
     for one, two in zip(*tables, strict=True):
         for number in ("probability", "probabilities"):
@@ -431,7 +511,10 @@ def test_columns_have_names_and_texts_are_words_or_files(place, capsys):
 
 def test_a_table_without_an_answer_is_a_failure(place, capsys):
     Path("t.csv").write_text("image\nno.png\n")
-    assert call("predict", "--model", "model", "--manifest", "t.csv", "--out", "p.parquet", "--json") == 1
+    assert (
+        call("predict", "--model", "model", "--manifest", "t.csv", "--out", "p.parquet", "--json")
+        == 1
+    )
     found = json.loads(capsys.readouterr().out)
     assert found == {"answered": 0, "broken": {}, "failed": {"image: file is missing": 1}}
     assert pq.read_table("p.parquet").num_rows == 1
@@ -446,7 +529,11 @@ def test_by_choice_a_row_with_a_broken_medium_fails(place, capsys):
     assert json.loads(capsys.readouterr().out) == {"answered": 1, "broken": {}, "failed": failed}
     assert call(*table) == 0
     broken = {"image: file is missing": 1}
-    assert json.loads(capsys.readouterr().out) == {"answered": 2, "broken": broken, "failed": {two: 1}}
+    assert json.loads(capsys.readouterr().out) == {
+        "answered": 2,
+        "broken": broken,
+        "failed": {two: 1},
+    }
     assert call(*table[:-1], "--broken", "drop") == 2
     assert "'drop'" in capsys.readouterr().err
 
@@ -454,7 +541,9 @@ def test_by_choice_a_row_with_a_broken_medium_fails(place, capsys):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_processes_keep_the_policy(place, workers):
     for policy, answered in (("absent", 5), ("fail", 4)):
-        counts = predict.run_table(Path("model"), Path("table.csv"), Path("p.parquet"), workers=workers, broken=policy)
+        counts = predict.run_table(
+            Path("model"), Path("table.csv"), Path("p.parquet"), workers=workers, broken=policy
+        )
         assert (counts.answered, sum(counts.broken.values()), sum(counts.failed.values())) == (
             answered,
             answered - 4,
@@ -478,8 +567,16 @@ def test_processes_keep_the_policy(place, workers):
         ("--manifest other.csv --out p.parquet", 2, "no column is named audio or image"),
         ("--manifest empty.csv --out p.parquet", 1, "no rows in it"),
         ("--manifest broken.parquet --out p.parquet", 1, "can't be read"),
-        ("--manifest table.csv --out p.parquet --columns image=picture", 2, "unknown column 'picture'"),
-        ("--manifest table.csv --out p.parquet --columns video=image", 2, "unknown modality 'video'"),
+        (
+            "--manifest table.csv --out p.parquet --columns image=picture",
+            2,
+            "unknown column 'picture'",
+        ),
+        (
+            "--manifest table.csv --out p.parquet --columns video=image",
+            2,
+            "unknown modality 'video'",
+        ),
         ("--manifest table.csv --out p.parquet --columns image", 2, "--columns image=COLUMN"),
         ("--manifest table.csv --out x.png/p.parquet", 2, "ends in .parquet|can't be written"),
     ],
@@ -502,7 +599,10 @@ def test_the_ensemble_of_the_settings_is_the_default(place, capsys):
     assert "params.yaml: no such file" in capsys.readouterr().err
     Path("params.yaml").write_text("dataset: digits\nmodalities: [audio, image]\n")
     assert call("predict", "--image", "x.png") == 1
-    assert "models/digits/ensemble/model.json: not there yet\nRun: umemma finetune-ensemble" in capsys.readouterr().err
+    assert (
+        "models/digits/ensemble/model.json: not there yet\nRun: umemma finetune-ensemble"
+        in capsys.readouterr().err
+    )
     saved(Path("models/digits/ensemble"))
     assert call("predict", "--image", "x.png") == 0
 

@@ -23,14 +23,15 @@ from media import film
 from PIL import Image
 from test_shards import Quiet
 
-from umemma import cli, config, executors
-from umemma.contracts import DatasetSpec, Record, Unreadable
+from umemma import cli, config
+from umemma.data.shard_reader import read, read_index
+from umemma.data.shard_writer import storable, survey
+from umemma.data.storage import Store
 from umemma.datasets import manifest
 from umemma.errors import UserError
-from umemma.packing import storable, survey
-from umemma.shards import read, read_index
 from umemma.stages import download, preprocess, verify
-from umemma.store import Store
+from umemma.system import executors
+from umemma.types import DatasetSpec, Record, Unreadable
 
 SETTINGS = """
 dataset: manifest
@@ -89,12 +90,18 @@ def test_a_table_becomes_shards(table):
         "val": [4, 2],
         "test": [4, 2],
     }
-    assert (index.classes, index.modalities, index.task) == (["a", "b"], ["image", "text"], "multiclass")
+    assert (index.classes, index.modalities, index.task) == (
+        ["a", "b"],
+        ["image", "text"],
+        "multiclass",
+    )
     records = {record.key: record for record in read(Store(str(SHARDS)), index, "val")}
     assert len(records) == 6
     assert sum("text" in record.media for record in records.values()) == 4
     assert verify.run(config.load()) == index
-    leftovers = {"index.json"} | {f"{name[:-4]}.{suffix}" for name in times() for suffix in ("tar", "parquet", "json")}
+    leftovers = {"index.json"} | {
+        f"{name[:-4]}.{suffix}" for name in times() for suffix in ("tar", "parquet", "json")
+    }
     assert set(tree()) == leftovers
 
 
@@ -192,7 +199,9 @@ def test_failures_are_counted_summed_up_and_retried(table):
     fetch()
     fail, some = "preprocess.broken=fail", "preprocess.max_failures=0.1"
     truncated = "2 x image: not a readable image: truncated"
-    with pytest.raises(UserError, match=f"2 of 30 samples could not be packed: {truncated}") as error:
+    with pytest.raises(
+        UserError, match=f"2 of 30 samples could not be packed: {truncated}"
+    ) as error:
         run(fail)
     assert "--retry-failed" in error.value.hint
     assert "preprocess.broken" not in error.value.hint
@@ -225,11 +234,18 @@ def test_a_broken_medium_costs_no_sample_that_has_another(table, capsys):
     ]
     assert touched(before) == set()
     index = read_index(Store(str(SHARDS)))
-    records = {record.key: sorted(record.media) for record in read(Store(str(SHARDS)), index, "train")}
+    records = {
+        record.key: sorted(record.media) for record in read(Store(str(SHARDS)), index, "train")
+    }
     assert (records["row-000008"], records["row-000009"]) == (["text"], ["text"])
     assert "row-000010" not in records
     run("preprocess.max_failures=0.1", retry_failed=True)
-    again = {shard.name for shards in index.splits.values() for shard in shards if shard.broken or shard.failed}
+    again = {
+        shard.name
+        for shards in index.splits.values()
+        for shard in shards
+        if shard.broken or shard.failed
+    }
     assert touched(before) == again
     assert len(again) == 3
     with pytest.raises(UserError, match=r"preprocess\.broken: 'absent' there, 'fail' here"):
@@ -315,7 +331,9 @@ def test_a_medium_left_in_place_is_known_by_its_content(table):
 
 def test_why_a_medium_is_unreadable_is_part_of_what_a_shard_is_made_from(table):
     of = preprocess.input_of(manifest, table, {}, {})
-    one, same, other = (Record("a", "train", 0, {"image": Unreadable(why)}) for why in ("x", "x", "y"))
+    one, same, other = (
+        Record("a", "train", 0, {"image": Unreadable(why)}) for why in ("x", "x", "y")
+    )
     assert of([one]) == of([same]) != of([other])
 
 
@@ -331,7 +349,11 @@ def test_a_store_that_is_up_to_date_is_only_read(table):
 def test_shards_may_stand_elsewhere(table):
     run()
     index = run("shards=memory://bucket/shards")
-    assert read_index(Store("memory://bucket/shards/manifest")) == index == read_index(Store(str(SHARDS)))
+    assert (
+        read_index(Store("memory://bucket/shards/manifest"))
+        == index
+        == read_index(Store(str(SHARDS)))
+    )
     assert verify.run(config.load(sets=["shards=memory://bucket/shards"])) == index
 
 
@@ -343,14 +365,20 @@ def test_clips_with_and_without_sound(tmp_path, monkeypatch):
     film(raw / "b.mp4", tone=None)
     film(raw / "c.mp4", tone=0.0)
     (raw / "d.mp4").write_bytes((raw / "a.mp4").read_bytes()[:500])
-    (raw / "table.csv").write_text("clip,what,split\na.mp4,x,train\nb.mp4,y,train\nc.mp4,x,val\nd.mp4,x,val\n")
+    (raw / "table.csv").write_text(
+        "clip,what,split\na.mp4,x,train\nb.mp4,y,train\nc.mp4,x,val\nd.mp4,x,val\n"
+    )
     Path("params.yaml").write_text(
         "dataset: manifest\nmodalities: [audio, video]\npreprocess:\n  max_failures: 0.25\n"
         "  options: {columns: {audio: clip, video: clip}, label: what, split: split}\n"
     )
     download.run("manifest", config.load().preprocess.options, str(raw))
     index = run(workers=2)
-    found = [sorted(record.media) for split in ("train", "val") for record in read(Store(str(SHARDS)), index, split)]
+    found = [
+        sorted(record.media)
+        for split in ("train", "val")
+        for record in read(Store(str(SHARDS)), index, split)
+    ]
     assert sorted(found) == [["audio", "video"], ["video"], ["video"]]
     assert index.failures().startswith("1 x audio: not readable video or sound")
     assert json.loads((SHARDS / "index.json").read_text())["dataset"] == "manifest"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import html
 import json
 import re
 import shutil
 import subprocess
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,20 +16,30 @@ import pytest
 from rich.console import Console
 from test_grid import logits
 
-from umemma import analysis, figures, page, report
-from umemma.calibration import Calibration
-from umemma.contracts import joined
-from umemma.grid import Grid
+from umemma.evaluation import information
+from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.grid import Grid
+from umemma.evaluation.predictions import Predictions
+from umemma.evaluation.results import CURVES, Outcome, finite, summary
 from umemma.missing import patterns, settings
-from umemma.predictions import Predictions
-from umemma.sections.classes import classes
+from umemma.reports import evaluation, figures, html
+from umemma.reports.classes import classes
 from umemma.stages import evaluate
-from umemma.summary import CURVES, Outcome, finite, summary
+from umemma.types import joined
 
 EVIL = "<script>alert('1')</script> & $x^2$ | 日本"
-FILES = {"metrics.json", "information.json", "information.csv", "robustness.csv", "per_class.csv", "confusion.csv"}
+FILES = {
+    "metrics.json",
+    "information.json",
+    "information.csv",
+    "robustness.csv",
+    "per_class.csv",
+    "confusion.csv",
+}
 FILES |= {"robustness.png", "report.md", "report.html"}
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None
+)
 
 
 def by_hand() -> Predictions:
@@ -43,7 +53,9 @@ def by_hand() -> Predictions:
     used = {"ensemble/audio": Calibration(2.0, (0.25, 0.0))}
     ensemble["audio"] = used["ensemble/audio"].apply(ensemble["audio"])
     keys = list("abcd")
-    return Predictions(keys, {"sample": keys}, np.ones(4, dtype=np.int64), ensemble, alone, ["toad", EVIL], used)
+    return Predictions(
+        keys, {"sample": keys}, np.ones(4, dtype=np.int64), ensemble, alone, ["toad", EVIL], used
+    )
 
 
 def made_up(names: str, classes: int, n: int, several: bool = False) -> Predictions:
@@ -57,10 +69,14 @@ def made_up(names: str, classes: int, n: int, several: bool = False) -> Predicti
     ensemble = {}
     for one in patterns(names):
         nothing = np.logical_and.reduce([np.isnan(told[m]) for m in one])
-        ensemble[joined(one)] = np.where(nothing, np.nan, sum(np.nan_to_num(told[m]) for m in one)).astype(np.float32)
+        ensemble[joined(one)] = np.where(
+            nothing, np.nan, sum(np.nan_to_num(told[m]) for m in one)
+        ).astype(np.float32)
     keys = [f"k{i}" for i in range(n)]
     target = target.astype(np.float32) if several else target
-    return Predictions(keys, {"sample": keys}, target, ensemble, told, [f"class {c}" for c in range(classes)])
+    return Predictions(
+        keys, {"sample": keys}, target, ensemble, told, [f"class {c}" for c in range(classes)]
+    )
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -69,16 +85,27 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def outcome(predictions: Predictions, ratios=(0.0, 0.5, 1.0), metrics=None) -> Outcome:
     grid = Grid(predictions, 0, 2, 50, metrics)
-    about = {"preset": "ume-mma", "absent": "learned", "dataset": "frogs|", "variant": "", "split": "test"}
-    about |= {"metric": grid.metrics[0].name, "seed": 0, "train_missing": {"audio": 0.5}, "calibrated": True}
+    about = {
+        "preset": "ume-mma",
+        "absent": "learned",
+        "dataset": "frogs|",
+        "variant": "",
+        "split": "test",
+    }
+    about |= {
+        "metric": grid.metrics[0].name,
+        "seed": 0,
+        "train_missing": {"audio": 0.5},
+        "calibrated": True,
+    }
     rows = grid.rows(settings(predictions.modalities), ratios)
-    return Outcome(*rows, grid.metrics, about, analysis.bits(predictions, grid.bootstrap))
+    return Outcome(*rows, grid.metrics, about, information.bits(predictions, grid.bootstrap))
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    report.write(folder, outcome(by_hand()), by_hand(), "umemma evaluate-missing --set seed=0")
+    evaluation.write(folder, outcome(by_hand()), by_hand(), "umemma evaluate-missing --set seed=0")
     return folder
 
 
@@ -110,17 +137,30 @@ def test_numbers_by_hand(written):
     assert len(rows) == 3 * 3
     half = rows["audio|image", "0.5"]  # from 3/4 half way to (1/4 + 2/4) / 2
     assert float(half["score"]) == pytest.approx((0.75 + 0.375) / 2)
-    assert (float(half["ceiling"]), float(rows["audio", "1"]["ceiling"])) == (0.375, 0.25)  # of each half its own model
+    assert (float(half["ceiling"]), float(rows["audio", "1"]["ceiling"])) == (
+        0.375,
+        0.25,
+    )  # of each half its own model
     assert float(rows["audio", "1"]["average"]) == 0.25  # the image's model
-    recall = {(row["name"], row["modalities"]): row["score"] for row in table(written / "per_class.csv")}
+    recall = {
+        (row["name"], row["modalities"]): row["score"] for row in table(written / "per_class.csv")
+    }
     assert recall[EVIL, "image"] == "0.500000"
     assert recall["toad", "image"] == ""  # doesn't occur
     confusion = table(written / "confusion.csv")
-    assert confusion[0] == {"modalities": "audio+image", "right": EVIL, "answered": "toad", "n": "1"}
+    assert confusion[0] == {
+        "modalities": "audio+image",
+        "right": EVIL,
+        "answered": "toad",
+        "n": "1",
+    }
 
 
 def test_what_has_no_number_is_null():
-    assert finite({"a": [float("nan"), 1.0], "b": (float("inf"), "x")}) == {"a": [None, 1.0], "b": [None, "x"]}
+    assert finite({"a": [float("nan"), 1.0], "b": (float("inf"), "x")}) == {
+        "a": [None, 1.0],
+        "b": [None, "x"],
+    }
     found = summary(outcome(by_hand(), metrics=["accuracy", "map"]))
     json.dumps(finite(found), allow_nan=False)
 
@@ -135,11 +175,15 @@ def test_the_answer_for_machines_by_hand():
     right, wrong = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
     one = found["audio|image", "log_loss"]  # of which less is better
     assert one["complete"] == pytest.approx((3 * right + wrong) / 4)
-    assert one["unimodal_ceiling"] == pytest.approx(((right + wrong) / 2 + (right + 3 * wrong) / 4) / 2)
+    assert one["unimodal_ceiling"] == pytest.approx(
+        ((right + wrong) / 2 + (right + 3 * wrong) / 4) / 2
+    )
 
 
 def test_the_same_predictions_give_the_same_bytes(written, tmp_path):
-    report.write(tmp_path, outcome(by_hand()), by_hand(), "umemma evaluate-missing --set seed=0")
+    evaluation.write(
+        tmp_path, outcome(by_hand()), by_hand(), "umemma evaluate-missing --set seed=0"
+    )
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes(), name
 
@@ -184,7 +228,9 @@ def test_the_page_needs_nothing_else_and_runs_nothing(written):
     found = Tags(text)
     assert not {"script", "link", "img", "iframe", "object", "base"} & set(found.tags)
     assert not re.search(r"https?:|//www|@import|javascript:", text)
-    assert all(link.startswith("#") for link in [*found.links, *re.findall(r"url\(([^)]*)\)", text)])
+    assert all(
+        link.startswith("#") for link in [*found.links, *re.findall(r"url\(([^)]*)\)", text)]
+    )
     assert len(found.ids) == len(set(found.ids))
     assert {link[1:] for link in found.links} <= set(found.ids)
     assert text.startswith('<!doctype html>\n<html lang="en">')
@@ -199,27 +245,32 @@ def test_names_from_data_are_text(written):
     text = (written / "report.html").read_text()
     assert "alert(" in text
     assert "<script" not in text
-    assert html.escape(EVIL) in text.replace("&#39;", "&#x27;")
+    assert escape(EVIL) in text.replace("&#39;", "&#x27;")
     lines = (written / "report.md").read_text().splitlines()
     assert not [line for line in lines if re.search(r"(?<!\\)<", line)]
     for before, rule, after in zip(lines, lines[1:], lines[2:], strict=False):
         if rule.startswith("|--"):
-            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in (before, rule, after)}) == 1, after
+            assert (
+                len({len(re.findall(r"(?<!\\)\|", line)) for line in (before, rule, after)}) == 1
+            ), after
 
 
 def test_a_page_of_any_blocks():
     """The shell that other reports use."""
-    svg = figures.svg("two", lambda axes: figures.curves(axes, [figures.Curve("<a>", [0, 1], [0.2, 0.1])], "x", "y"))
+    svg = figures.svg(
+        "two",
+        lambda axes: figures.curves(axes, [figures.Curve("<a>", [0, 1], [0.2, 0.1])], "x", "y"),
+    )
     blocks = [
-        page.Text("1 < 2"),
-        page.Points(["a", "b"]),
-        page.Table("t", ["name", "kind", "n"], [["x|y", "k", "3"]], 2),
-        page.Heat("h", "", ["r"], ["c"], [[0.25]]),
-        page.Figure(svg, "Falling", "From 20 % to 10 %.", "falling.png"),
-        page.Code("umemma compare"),
-        page.Terms({"n": "how many"}),
+        html.Text("1 < 2"),
+        html.Points(["a", "b"]),
+        html.Table("t", ["name", "kind", "n"], [["x|y", "k", "3"]], 2),
+        html.Heat("h", "", ["r"], ["c"], [[0.25]]),
+        html.Figure(svg, "Falling", "From 20 % to 10 %.", "falling.png"),
+        html.Code("umemma compare"),
+        html.Terms({"n": "how many"}),
     ]
-    text = page.render("T & T", "So it is.", [page.Section("One, two", blocks)])
+    text = html.render("T & T", "So it is.", [html.Section("One, two", blocks)])
     Tags(text)
     for part in (
         "<title>T &amp; T</title>",
@@ -230,7 +281,7 @@ def test_a_page_of_any_blocks():
         "&lt;a&gt;",
     ):
         assert part in text
-    marked = page.markdown("T", "So it is.", [page.Section("One, two", blocks)])
+    marked = html.markdown("T", "So it is.", [html.Section("One, two", blocks)])
     assert "| x\\|y | k | 3 |\n" in marked
     assert "|---|---|--:|" in marked
     assert "![Falling](falling.png)" in marked
@@ -258,7 +309,7 @@ def test_many_classes_and_subsets_are_cut_and_said(tmp_path):
     assert len(found.shown) == 1 + CURVES
     assert all(left.count("+") == 2 for left in found.shown[1:5])  # each modality alone missing
     assert min(found.lead().values(), key=lambda row: row.value).left == found.shown[5]
-    report.write(tmp_path, found, predictions, "umemma evaluate-missing")
+    evaluation.write(tmp_path, found, predictions, "umemma evaluate-missing")
     text = (tmp_path / "report.html").read_text()
     assert "Of 40 classes the 20 that lose most" in text
     assert f"Figures show {CURVES} of 15 missing sets" in text
@@ -270,7 +321,7 @@ def test_many_classes_and_subsets_are_cut_and_said(tmp_path):
 
 def test_sets_of_labels_and_absences(tmp_path):
     predictions = made_up("ab", 3, 60, several=True)
-    report.write(tmp_path, outcome(predictions), predictions, "umemma evaluate-missing")
+    evaluation.write(tmp_path, outcome(predictions), predictions, "umemma evaluate-missing")
     text = (tmp_path / "report.html").read_text()
     assert "Confusions" not in text
     assert "summed over the labels" in text
@@ -281,12 +332,14 @@ def test_sets_of_labels_and_absences(tmp_path):
 def test_probes_are_shown_with_how_to_read_them(tmp_path):
     predictions = made_up("ab", 3, 60)
     predictions.probes["a"] = np.roll(predictions.unimodal["a"], 1, axis=0)
-    report.write(tmp_path, outcome(predictions), predictions, "umemma evaluate-missing")
+    evaluation.write(tmp_path, outcome(predictions), predictions, "umemma evaluate-missing")
     text = (tmp_path / "report.md").read_text()
     assert "fitted on the training split's features with its strength chosen on validation" in text
     start = text.index("The encoder: the probe, less the uni-modal model")
     (line,) = [
-        line for line in text[start : text.index("The fusion: ", start)].splitlines() if line.startswith("| a |")
+        line
+        for line in text[start : text.index("The fusion: ", start)].splitlines()
+        if line.startswith("| a |")
     ]
     known = json.loads((tmp_path / "information.json").read_text())["encoder_gaps"][0]
     assert f"| {100 * known['score']:+.1f} |" in line
@@ -295,7 +348,7 @@ def test_probes_are_shown_with_how_to_read_them(tmp_path):
 
 def test_one_modality(tmp_path):
     predictions = made_up("a", 3, 30)
-    report.write(tmp_path, outcome(predictions), predictions, "umemma evaluate-missing")
+    evaluation.write(tmp_path, outcome(predictions), predictions, "umemma evaluate-missing")
     assert "nothing can be taken away" in (tmp_path / "report.html").read_text()
     assert {path.name for path in tmp_path.iterdir()} == FILES
 
@@ -303,11 +356,18 @@ def test_one_modality(tmp_path):
 def test_the_terminal(capsys):
     found = outcome(by_hand())
     console = Console(width=120)
-    console.print(report.subset_table(found))
-    console.print(report.ratio_table(found))
-    print(*report.remarks(found), sep="\n")
+    console.print(evaluation.subset_table(found))
+    console.print(evaluation.ratio_table(found))
+    print(*evaluation.remarks(found), sep="\n")
     text = capsys.readouterr().out
-    for part in ("75.0 %", "uni-modal ceiling", "-25.0", "56.2 %", "log-loss", "in accuracy: 25.0 %"):
+    for part in (
+        "75.0 %",
+        "uni-modal ceiling",
+        "-25.0",
+        "56.2 %",
+        "log-loss",
+        "in accuracy: 25.0 %",
+    ):
         assert part in text
     assert "audio alone hurts most" in text
     assert "- There are only 4 independent groups" in text
@@ -323,11 +383,16 @@ def test_the_terminal(capsys):
 def test_in_a_browser_it_fits_a_phone_and_nothing_goes_wrong(written, tmp_path):
     """In frames of a phone's width, so that what is around them can read how wide they became."""
     text = (written / "report.html").read_text()
-    frames = [f'<iframe width="{w}" height="800" srcdoc="{html.escape(text)}"></iframe>' for w in (320, 390, 1200)]
+    frames = [
+        f'<iframe width="{w}" height="800" srcdoc="{escape(text)}"></iframe>'
+        for w in (320, 390, 1200)
+    ]
     script = """<script>onload = () => { document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(
         frame => { const root = frame.contentDocument.documentElement; return [frame.width, root.scrollWidth,
         root.querySelectorAll("svg").length, root.querySelectorAll("script").length] })) }</script>"""
-    (tmp_path / "frames.html").write_text(f"<!doctype html><title></title>{script}{''.join(frames)}")
+    (tmp_path / "frames.html").write_text(
+        f"<!doctype html><title></title>{script}{''.join(frames)}"
+    )
     words = [
         "--headless=new",
         "--no-sandbox",
@@ -339,7 +404,7 @@ def test_in_a_browser_it_fits_a_phone_and_nothing_goes_wrong(written, tmp_path):
         [str(CHROMIUM), *words, "--dump-dom", f"file://{tmp_path}/frames.html"],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
+    seen = json.loads(unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
     assert len(seen) == 3
     for width, scrolled, drawings, scripts in seen:
         assert scrolled <= int(width), width

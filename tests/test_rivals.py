@@ -17,23 +17,26 @@ from test_learning import TRAINING, frozen, toy
 from test_trainer import COMPLETE, CPU, SETTINGS, same, toy_model, toy_split
 from torch import Tensor, nn
 
-from umemma import models, shards
-from umemma.contracts import Batch
+from umemma.data import shard_reader
+from umemma.data.storage import Store
 from umemma.errors import UserError
-from umemma.fusion import LateFusion
-from umemma.learning import learn
-from umemma.patterns import PatternStep, validation
-from umemma.rivals import GradientModulation, Teachers, coefficients, right_answers
-from umemma.runs import Run, as_csv
+from umemma.models import factory
+from umemma.models.late_fusion import LateFusion
 from umemma.stages import finetune
-from umemma.store import Store
-from umemma.trainer import fit
+from umemma.training.balancing import GradientModulation, Teachers, coefficients, right_answers
+from umemma.training.run_folder import Run, as_csv
+from umemma.training.step import PatternStep, validation
+from umemma.training.train import learn
+from umemma.training.trainer import fit
+from umemma.types import Batch
 
 
 def fusion(audio: nn.Module, image: nn.Module, dim: int = 1) -> LateFusion:
     """Two classes; audio's share of the logits speaks for class 0 with 3 : 1 per unit of its feature, image's for class 1."""
     encoders = {"audio": audio, "image": image}
-    model = LateFusion(encoders, dict.fromkeys(encoders, dim), dict.fromkeys(encoders, torch.zeros(dim)), 2)
+    model = LateFusion(
+        encoders, dict.fromkeys(encoders, dim), dict.fromkeys(encoders, torch.zeros(dim)), 2
+    )
     with torch.no_grad():
         for i, m in enumerate(("audio", "image")):
             model.heads[m].weight.zero_()
@@ -44,7 +47,9 @@ def fusion(audio: nn.Module, image: nn.Module, dim: int = 1) -> LateFusion:
 
 def batch(audio: list, image: list, target: list, present: list | None = None) -> Batch:
     inputs = {"audio": torch.tensor(audio), "image": torch.tensor(image)}
-    there = torch.ones(len(target), 2, dtype=torch.bool) if present is None else torch.tensor(present)
+    there = (
+        torch.ones(len(target), 2, dtype=torch.bool) if present is None else torch.tensor(present)
+    )
     return Batch(inputs, there, torch.tensor(target))
 
 
@@ -72,7 +77,11 @@ def test_of_sets_of_labels_it_is_the_geometric_mean():
         ([[0.9, 0.3], [0.3, 0.1]], [[1, 1], [0, 1]], [1 - math.tanh(2.25), 1.0]),  # 0.9 : 0.2
         ([[0.5, 0.5]], [[1, 1]], [1.0, 1.0]),
         ([[0.1, 0.9]], [[1, 0]], [1.0, 1.0]),  # nothing to compare with
-        ([[0.75, 0.25, 0.125]], [[1, 1, 1]], [1 - math.tanh(2), 1.0, 1.0]),  # 0.75 : the mean of 0.25 and 0.125
+        (
+            [[0.75, 0.25, 0.125]],
+            [[1, 1, 1]],
+            [1 - math.tanh(2), 1.0, 1.0],
+        ),  # 0.75 : the mean of 0.25 and 0.125
         ([[0.75, 0.25, 0.125]], [[1, 0, 1]], [1 - math.tanh(3), 1.0, 1.0]),
         ([[0.7]], [[1]], [1.0]),
     ],
@@ -82,7 +91,9 @@ def test_the_one_that_is_ahead_is_held_back(right, present, expected):
     torch.testing.assert_close(k, torch.tensor(expected))
 
 
-def gradients(given: list[Batch], noise: bool | None, dim: int = 1) -> tuple[LateFusion, list[Tensor]]:
+def gradients(
+    given: list[Batch], noise: bool | None, dim: int = 1
+) -> tuple[LateFusion, list[Tensor]]:
     """After a backward pass of each batch; noise None: without the rival. Also the k of each."""
     torch.manual_seed(0)
     model = fusion(nn.Linear(dim, dim), nn.Linear(dim, dim), dim)
@@ -100,7 +111,9 @@ def test_gradients_of_encoders_are_multiplied_and_those_of_the_head_are_not():
     assert sorted((k < 1).tolist()) == [False, True]
     for i, m in enumerate(plain.modalities):
         assert torch.equal(held.encoders[m].weight.grad, plain.encoders[m].weight.grad * k[i])
-        assert torch.equal(held.encoders[m].bias.grad, plain.encoders[m].bias.grad)  # of one dimension
+        assert torch.equal(
+            held.encoders[m].bias.grad, plain.encoders[m].bias.grad
+        )  # of one dimension
     for m in plain.modalities:
         assert torch.equal(held.heads[m].weight.grad, plain.heads[m].weight.grad)
 
@@ -117,7 +130,9 @@ def test_parts_whose_gradients_are_added_up_have_each_their_own():
 def test_the_noise_is_as_wide_as_the_gradient_before_and_comes_from_the_seed():
     rows = torch.randn(4, 64, generator=torch.Generator().manual_seed(1)).tolist()
     given = [batch(rows, rows[::-1], [0, 1, 1, 1])]
-    (plain, _), (held, (k,)), (again, _) = (gradients(given, noise, 64) for noise in (None, True, True))
+    (plain, _), (held, (k,)), (again, _) = (
+        gradients(given, noise, 64) for noise in (None, True, True)
+    )
     for i, m in enumerate(plain.modalities):
         before, after = plain.encoders[m].weight.grad, held.encoders[m].weight.grad
         noise = after - before * k[i]
@@ -142,11 +157,17 @@ class Times(nn.Module):
 
 def test_a_teachers_loss_by_hand():
     """The student's features are the inputs, audio's teacher doubles them, image's trebles them; what is absent is 0."""
-    teachers = {m: fusion(Times(factor), Times(factor), 2) for m, factor in (("audio", 2.0), ("image", 3.0))}
-    given = batch([[1.0, 3.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 0.0]], [0, 1], [[True, True], [False, True]])
+    teachers = {
+        m: fusion(Times(factor), Times(factor), 2) for m, factor in (("audio", 2.0), ("image", 3.0))
+    }
+    given = batch(
+        [[1.0, 3.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 0.0]], [0, 1], [[True, True], [False, True]]
+    )
     audio = (1 + 9) / 2 / 2  # over two features; the second of the two samples lacks it
     image = (4 + (4 + 4) / 2 - 4 + 4 / 2) / 2
-    assert Teachers(teachers, 10.0)(given.inputs, given).item() == pytest.approx(10 * (audio + image))
+    assert Teachers(teachers, 10.0)(given.inputs, given).item() == pytest.approx(
+        10 * (audio + image)
+    )
     only = {"image": teachers["image"]}
     assert Teachers(only, 1.0)(given.inputs, given).item() == pytest.approx(image)
     assert Teachers({}, 1.0)(given.inputs, given).item() == 0.0
@@ -162,7 +183,9 @@ def test_a_teacher_stays_as_it_is_and_outside_of_the_model():
     assert not any(p.requires_grad or p.grad is not None for p in taught.parameters())
     assert {id(p) for p in step.parameters()} == {id(p) for p in model.parameters()}
     feature = model.encoders["audio"](given.inputs["audio"])
-    (plain,) = torch.autograd.grad(PatternStep(model, COMPLETE, False)(given), model.encoders["audio"].bias)
+    (plain,) = torch.autograd.grad(
+        PatternStep(model, COMPLETE, False)(given), model.encoders["audio"].bias
+    )
     expected = plain + 2 * (feature[0] - 2.0)  # of the squared distance
     torch.testing.assert_close(model.encoders["audio"].bias.grad, expected)
 
@@ -178,7 +201,9 @@ def train(folder: Path, name: str, stop: int = 0, **changes) -> tuple[LateFusion
         torch.manual_seed(7)
         rival = Teachers({m: toy_model() for m in model.dims}, 3.0)
         for teacher in rival.teachers.values():
-            teacher.encoders.load_state_dict({name: x + 1 for name, x in teacher.encoders.state_dict().items()})
+            teacher.encoders.load_state_dict(
+                {name: x + 1 for name, x in teacher.encoders.state_dict().items()}
+            )
     step, passed = PatternStep(model, COMPLETE, False, rival), []
 
     def interrupting(module: nn.Module, given: object) -> None:
@@ -208,20 +233,31 @@ def test_being_taught_in_parts_is_being_taught_the_whole_batch(tmp_path):
     whole, _ = train(tmp_path / "a", "umt")
     parts, _ = train(tmp_path / "b", "umt", micro_batch=5)
     for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(parts.state_dict()[name], tensor, rtol=1e-4, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(
+            parts.state_dict()[name], tensor, rtol=1e-4, atol=1e-5, equal_nan=True
+        )
 
 
 def test_taught_from_scratch_by_the_unimodal_models(project):
     params = quick("finetune.preset=umt")
     finetune.run(params)
     about = json.loads((params.paths.ensemble / "model.json").read_text())
-    alone = {m: json.loads((params.paths.pretrain(m) / "model.json").read_text()) for m in params.modalities}
+    alone = {
+        m: json.loads((params.paths.pretrain(m) / "model.json").read_text())
+        for m in params.modalities
+    }
     assert about["settings"]["starts_from"] == {m: one["fingerprint"] for m, one in alone.items()}
-    assert about["started_from"] == {f"teacher of {m}": one["weights_sha256"] for m, one in alone.items()}
+    assert about["started_from"] == {
+        f"teacher of {m}": one["weights_sha256"] for m, one in alone.items()
+    }
     saved = load_file(params.paths.ensemble / "model.safetensors")
     assert {name.split(".")[0] for name in saved} == {"encoders", "heads", "probes", "vectors"}
     before = torch.get_rng_state()
-    finetune._unimodal(params, "audio", shards.read_index(Store(params.paths.shards), params.shard_settings()))
+    finetune._unimodal(
+        params,
+        "audio",
+        shard_reader.read_index(Store(params.paths.shards), params.shard_settings()),
+    )
     assert torch.equal(torch.get_rng_state(), before)  # initial weights are those of late fusion
     shutil.rmtree(params.paths.pretrain("audio"))
     with pytest.raises(UserError, match="pretrain-unimodal --modality audio"):
@@ -233,7 +269,7 @@ def test_a_frozen_encoder_needs_no_teacher(tmp_path):
     data, chosen, trained = toy(tmp_path / "s"), frozen("image"), []
     for name, weight in (("a", 1.0), ("b", 2.0)):
         torch.manual_seed(0)
-        model, taught = (models.build(chosen, data.specs, data.index.classes) for _ in range(2))
+        model, taught = (factory.build(chosen, data.specs, data.index.classes) for _ in range(2))
         learn(
             model, data, Run(tmp_path / name, "toy"), weights=COMPLETE, one_drawn=False, training=TRAINING,
             folder=tmp_path / "features", device=CPU, title="toy", rival=Teachers({"text": taught}, weight),

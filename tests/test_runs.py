@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from umemma.runs import Run
+from umemma.training.run_folder import Run
 
 
 def saved(folder: Path, steps: list[int], made_from: str = "a", keep: int = 2) -> Run:
@@ -86,7 +86,7 @@ def test_a_full_disk_costs_the_new_checkpoint_and_not_the_one_before(tmp_path, m
 
 def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path):
     program = (
-        "import os, signal, sys; from pathlib import Path; from umemma.files import new_file\n"
+        "import os, signal, sys; from pathlib import Path; from umemma.system.files import new_file\n"
         "with new_file(Path(sys.argv[1]) / 'step-000000009.safetensors') as aside:\n"
         "    aside.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
     )

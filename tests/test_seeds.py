@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from umemma.seeds import derive, uniform
+from umemma.system.seeds import derive, uniform
 
 
 def test_streams_are_named_and_independent():
     assert derive(0, "mma", 1) == derive(0, "mma", 1)
-    assert len({derive(0, "mma", 1), derive(1, "mma", 1), derive(0, "mma", 2), derive(0, "order", 1)}) == 4
+    assert (
+        len({derive(0, "mma", 1), derive(1, "mma", 1), derive(0, "mma", 2), derive(0, "order", 1)})
+        == 4
+    )
     assert derive(0, "a", "b") != derive(0, "ab")
 
 

@@ -22,7 +22,11 @@ from umemma.stages import evaluate, finetune, preprocess, pretrain
 
 def umemma(*words: str) -> int:
     """The command line in this process; its exit status."""
-    sets = [word for change in QUICK for word in ("--set", change)] if words[0] not in ("download", "datasets") else []
+    sets = (
+        [word for change in QUICK for word in ("--set", change)]
+        if words[0] not in ("download", "datasets")
+        else []
+    )
     try:
         cli.main([words[0], *sets, *words[1:]])
     except SystemExit as stop:
@@ -31,21 +35,45 @@ def umemma(*words: str) -> int:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_the_whole_way_and_its_files(project):
     assert umemma("finetune-ensemble") == 0
     assert umemma("evaluate") == 0
     results = project / "results" / "digits"
-    names = {"metrics.json", "information.json", "grid.parquet", "predictions.parquet", "robustness.csv"}
-    names |= {"robustness.png", "information.csv", "per_class.csv", "confusion.csv", "report.md", "report.html"}
+    names = {
+        "metrics.json",
+        "information.json",
+        "grid.parquet",
+        "predictions.parquet",
+        "robustness.csv",
+    }
+    names |= {
+        "robustness.png",
+        "information.csv",
+        "per_class.csv",
+        "confusion.csv",
+        "report.md",
+        "report.html",
+    }
     assert {path.name for path in results.iterdir()} == names
     metrics = json.loads((results / "metrics.json").read_text())
     assert set(metrics["accuracy"]) == {"audio+image", "audio", "image"}
     assert set(metrics["unimodal"]) == set(metrics["gap_to_ceiling"]) == {"audio", "image"}
-    assert metrics["gap_to_ceiling"]["audio"] == metrics["accuracy"]["audio"] - metrics["unimodal"]["audio"]
-    assert {metrics[name] for name in ("preset", "absent", "dataset")} == {"ume-mma", "learned", "digits"}
+    assert (
+        metrics["gap_to_ceiling"]["audio"]
+        == metrics["accuracy"]["audio"] - metrics["unimodal"]["audio"]
+    )
+    assert {metrics[name] for name in ("preset", "absent", "dataset")} == {
+        "ume-mma",
+        "learned",
+        "digits",
+    }
     rows = pq.read_table(results / "grid.parquet").to_pylist()
     # 4 metrics of 3 subsets, 2 uni-modal models and their average, and of 3 things to miss at 11 ratios: the expectation, the
     # draws, the average's expectation; the 3 gaps; the worst case.
@@ -53,7 +81,10 @@ def test_the_whole_way_and_its_files(project):
     gaps = {row["left"]: row["value"] for row in rows if row["model"] == "gap"}
     assert {m: gaps[m] for m in ("audio", "image")} == pytest.approx(metrics["gap_to_ceiling"])
     predictions = pq.read_table(results / "predictions.parquet")
-    assert [name for name in predictions.column_names if name.startswith("group")] == ["group_image", "group_voice"]
+    assert [name for name in predictions.column_names if name.startswith("group")] == [
+        "group_image",
+        "group_voice",
+    ]
     table = list(csv.DictReader((results / "robustness.csv").read_text().splitlines()))
     assert [row["ratio"] for row in table[:11]] == [f"{i / 10:g}" for i in range(11)]
     assert table[10]["missing"] == "audio"
@@ -77,22 +108,37 @@ def test_every_number_can_be_made_from_the_predictions(project, capsys):
         )
         == 0
     )
-    assert json.loads((project / "results/digits/information.json").read_text())["smallest_effect"] == 0.2
+    assert (
+        json.loads((project / "results/digits/information.json").read_text())["smallest_effect"]
+        == 0.2
+    )
     metrics = json.loads((project / "results/digits/metrics.json").read_text())
     rows = pq.read_table(project / "results/digits/grid.parquet").to_pylist()
     capsys.readouterr()
     scope: dict[str, Any] = {}
-    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.S):
+    for code in re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.S
+    ):
         exec(code, scope)
     table, half, worst, bits, drawn, interval = capsys.readouterr().out.splitlines()
     found = ast.literal_eval(table)
-    assert {m: found[f"ensemble/{m}"] for m in metrics["accuracy"]} == pytest.approx(metrics["accuracy"])
-    assert {m: found[f"unimodal/{m}"] for m in metrics["unimodal"]} == pytest.approx(metrics["unimodal"])
+    assert {m: found[f"ensemble/{m}"] for m in metrics["accuracy"]} == pytest.approx(
+        metrics["accuracy"]
+    )
+    assert {m: found[f"unimodal/{m}"] for m in metrics["unimodal"]} == pytest.approx(
+        metrics["unimodal"]
+    )
     assert float(worst) == pytest.approx(metrics["worst_case"]["value"])
     assert float(bits) == pytest.approx(metrics["information"]["audio"])
 
     def row(draw: int, ratio: float) -> dict[str, Any]:
-        wanted = {"model": "ensemble", "metric": "accuracy", "missing": "audio", "ratio": ratio, "draw": draw}
+        wanted = {
+            "model": "ensemble",
+            "metric": "accuracy",
+            "missing": "audio",
+            "ratio": ratio,
+            "draw": draw,
+        }
         return next(row for row in rows if wanted.items() <= row.items())
 
     assert float(half) == pytest.approx(row(-1, 0.5)["value"])
@@ -138,13 +184,17 @@ def test_asking_answers_from_kept_predictions_and_changes_nothing(project, capsy
     half, full = [one for one in answer["results"] if one["metric"] == "accuracy"]
     assert (half["ratio"], full["ratio"], half["left"]) == (0.5, 1.0, "image")
     assert full["value"] == metrics["accuracy"]["image"]
-    assert half["value"] == pytest.approx((metrics["accuracy"]["image"] + metrics["accuracy"]["audio+image"]) / 2)
+    assert half["value"] == pytest.approx(
+        (metrics["accuracy"]["image"] + metrics["accuracy"]["audio+image"]) / 2
+    )
     assert half["low"] <= half["value"] <= half["high"]
     assert half["complete"] == metrics["accuracy"]["audio+image"]
     assert half["unimodal_ceiling"] == metrics["unimodal"]["image"]
     assert half["draws"]["count"] == 2
     assert answer["absent"] == "learned"
-    assert {name: data for name, data in tree(project).items() if not name.startswith("logs")} == before
+    assert {
+        name: data for name, data in tree(project).items() if not name.startswith("logs")
+    } == before
 
 
 def test_asking_without_json_says_it_in_words(project, capsys):
@@ -164,7 +214,9 @@ def test_one_of_two_lies_between(project, capsys):
     answer = json.loads(capsys.readouterr().out)
     row = next(one for one in answer["results"] if one["metric"] == "accuracy")
     assert row["missing"] == "audio|image"
-    assert row["value"] == pytest.approx((answer["accuracy"]["audio"] + answer["accuracy"]["image"]) / 2)
+    assert row["value"] == pytest.approx(
+        (answer["accuracy"]["audio"] + answer["accuracy"]["image"]) / 2
+    )
 
 
 def test_predictions_of_other_weights_are_not_used(project, capsys):
@@ -187,7 +239,11 @@ def test_predictions_of_other_weights_are_not_used(project, capsys):
         (("evaluate", "--missing", "audio,image"), 2, "nothing is left"),
         (("evaluate", "--missing", "audio|image+audio"), 2, "nothing is left"),
         (("evaluate", "--missing", "sound"), 2, "unknown modality 'sound'"),
-        (("evaluate", "--set", "evaluate.metrics=[f1_samples]"), 2, "f1_samples doesn't fit: the task is multiclass"),
+        (
+            ("evaluate", "--set", "evaluate.metrics=[f1_samples]"),
+            2,
+            "f1_samples doesn't fit: the task is multiclass",
+        ),
         (("evaluate", "--missing", "imgae"), 2, "Did you mean 'image'?"),
         (("evaluate", "--set", "finetune.prest=ume"), 2, "Did you mean 'preset'?"),
         (("evaluate", "--params", "nowhere.yaml"), 2, "no such file"),
@@ -195,14 +251,22 @@ def test_predictions_of_other_weights_are_not_used(project, capsys):
         (("evaluate", "--set", "preprocess.options.snr_db=0"), 1, "snr_db: -4.0 there, 0 here"),
         (("evaluate", "--set", "dataset=digit"), 2, "Did you mean 'digits'?"),
         (("finetune-ensemble", "--preset", "ume-mm"), 2, "Did you mean 'ume-mma'?"),
-        (("finetune-ensemble", "--set", "pretrain.epochs=2"), 1, "pretrain.epochs: 1 there, 2 here"),
+        (
+            ("finetune-ensemble", "--set", "pretrain.epochs=2"),
+            1,
+            "pretrain.epochs: 1 there, 2 here",
+        ),
         (("finetune-ensemble", "--set", "seed=5"), 1, "seed: 0 there, 5 here"),
         (("finetune-ensemble", "--set", "encoders.image.input.sise=9"), 2, "Did you mean 'size'?"),
         (("pretrain-unimodal", "--modality", "vido"), 2, "unknown modality 'vido'"),
         (("pretrain-unimodal", "--set", "encoders.image.input.sise=9"), 2, "Did you mean 'size'?"),
         (("pretrain-unimodal", "--set", "encoders.audio=cn:small"), 2, "Did you mean 'cnn'?"),
         (("pretrain-unimodal", "--set", "encoders.audio=cnn:smal"), 2, "Did you mean 'cnn:small'?"),
-        (("preprocess", "--set", "preprocess.options.snr=1"), 2, "unknown key 'preprocess.options.snr'"),
+        (
+            ("preprocess", "--set", "preprocess.options.snr=1"),
+            2,
+            "unknown key 'preprocess.options.snr'",
+        ),
         (("preprocess", "--set", "dataset=digit"), 2, "Did you mean 'digits'?"),
         (("preprocess", "--set", "modalities=[video]"), 2, "unknown modality 'video'"),
         (("download", "digts"), 2, "Did you mean 'digits'?"),
@@ -216,7 +280,9 @@ def test_what_is_put_in_wrong_is_one_message(project, capsys, words, status, mes
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
-    assert {name: data for name, data in tree(project).items() if not name.startswith("logs")} == before
+    assert {
+        name: data for name, data in tree(project).items() if not name.startswith("logs")
+    } == before
 
 
 def test_a_stage_before_its_inputs_names_the_command(tmp_path, monkeypatch, capsys):
@@ -226,7 +292,9 @@ def test_a_stage_before_its_inputs_names_the_command(tmp_path, monkeypatch, caps
     assert "Run: umemma download digits" in capsys.readouterr().err
     assert umemma("pretrain-unimodal") == 1
     assert "Run: umemma preprocess" in capsys.readouterr().err
-    assert not (tmp_path / "data" / "shards").exists() or not list((tmp_path / "data" / "shards").iterdir())
+    assert not (tmp_path / "data" / "shards").exists() or not list(
+        (tmp_path / "data" / "shards").iterdir()
+    )
 
 
 def test_altered_files_are_refused(project):

@@ -15,9 +15,9 @@ from test_encoders import tiny_wave
 from torch import nn
 
 from umemma import encoders
-from umemma.contracts import AudioInput, ImageInput, TextInput, VideoInput, WaveInput
 from umemma.encoders import hf, open_clip, torchaudio, weights
 from umemma.errors import UserError
+from umemma.types import AudioInput, ImageInput, TextInput, VideoInput, WaveInput
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,9 @@ def test_a_file_of_torch_s_cache_is_taken(tmp_path):
 
 
 def test_models_without_published_weights_say_so():
-    with pytest.raises(UserError, match="no weights of timm:beit3_giant_patch14_224: none are published"):
+    with pytest.raises(
+        UserError, match="no weights of timm:beit3_giant_patch14_224: none are published"
+    ):
         encoders.find_weights("timm:beit3_giant_patch14_224", "image", None)
 
 
@@ -196,7 +198,9 @@ def test_a_video_encoder_takes_its_own_weights_and_those_of_its_image_encoder(po
     encoders.load_weights(first, "cnn:small", "video", spec, saved(image.state_dict()))
     assert same(first.encoder, image, 2, 3, 8, 8)
     second, _ = encoders.build("cnn:small", "video", spec, pool)
-    encoders.load_weights(second, "cnn:small", "video", spec, saved(first.state_dict(), "other.safetensors"))
+    encoders.load_weights(
+        second, "cnn:small", "video", spec, saved(first.state_dict(), "other.safetensors")
+    )
     assert same(first, second, 2, 2, 3, 8, 8)
 
 
@@ -212,7 +216,9 @@ def test_timm_s_classifiers_load_without_their_heads(name):
     published.reset_classifier(0)
     assert same(module, published, 1, 3, spec.size, spec.size)
     again, _ = encoders.build(f"timm:{name}", "image", spec)
-    encoders.load_weights(again, f"timm:{name}", "image", spec, saved(module.state_dict(), "own.pt"))
+    encoders.load_weights(
+        again, f"timm:{name}", "image", spec, saved(module.state_dict(), "own.pt")
+    )
     assert same(module, again, 1, 3, spec.size, spec.size)
 
 
@@ -243,7 +249,13 @@ def tiny_clip(monkeypatch):
 
     config = {
         "embed_dim": 12,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 16,
+            "head_width": 8,
+            "patch_size": 16,
+        },
         "text_cfg": {"context_length": 9, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1},
     }
     monkeypatch.setitem(library.factory._MODEL_CONFIGS, "tiny", config)
@@ -254,7 +266,10 @@ def tiny_clip(monkeypatch):
 def test_a_tower_is_taken_out_of_a_whole_clip(tiny_clip, layout):
     clip = tiny_clip[layout]
     path = saved(clip.state_dict())
-    for modality, shape, theirs in (("image", (2, 3, 32, 32), clip.encode_image), ("text", (2, 9), clip.encode_text)):
+    for modality, shape, theirs in (
+        ("image", (2, 3, 32, 32), clip.encode_image),
+        ("text", (2, 9), clip.encode_text),
+    ):
         spec = encoders.input_spec("open_clip:tiny", modality)
         module, width = encoders.build("open_clip:tiny", modality, spec)
         assert width == 12
@@ -284,14 +299,19 @@ def test_weights_of_a_wider_clip_are_refused(tiny_clip):
     other = library.CLIP(12, library.get_model_config("tiny")["vision_cfg"], wide)
     module, _ = encoders.build("open_clip:tiny", "text", TextInput(length=9))
     with pytest.raises(UserError, match="other shape: "):
-        encoders.load_weights(module, "open_clip:tiny", "text", TextInput(length=9), saved(other.state_dict()))
+        encoders.load_weights(
+            module, "open_clip:tiny", "text", TextInput(length=9), saved(other.state_dict())
+        )
 
 
 def test_weights_are_published_where_open_clip_says():
     source = open_clip.source("ViT-B-32@laion2b_s34b_b79k")
     assert source.repo == "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
     assert source.files == ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    assert open_clip.source("ViTamin-S@datacomp1b").files == ("pytorch_model.safetensors", "pytorch_model.bin")
+    assert open_clip.source("ViTamin-S@datacomp1b").files == (
+        "pytorch_model.safetensors",
+        "pytorch_model.bin",
+    )
 
 
 def test_bundles_load_with_and_without_their_wrapping():
@@ -305,10 +325,17 @@ def test_bundles_load_with_and_without_their_wrapping():
     }
     assert old.keys() != plain.keys()
     letters = {"aux.weight": torch.ones(3, 8), "aux.bias": torch.ones(3)}
-    for state in (plain, old, old | letters, {f"model.{key}": value for key, value in (old | letters).items()}):
+    for state in (
+        plain,
+        old,
+        old | letters,
+        {f"model.{key}": value for key, value in (old | letters).items()},
+    ):
         module = tiny_wave("wav2vec2")
         assert not same(module, published, 2, 50)
-        encoders.load_weights(module, "torchaudio:WAV2VEC2_BASE", "audio", WaveInput(), saved(state))
+        encoders.load_weights(
+            module, "torchaudio:WAV2VEC2_BASE", "audio", WaveInput(), saved(state)
+        )
         x = torch.randn(2, 50)
         torch.testing.assert_close(module(x), published(x))
     assert torchaudio.source("MMS_FA").url.startswith("https://dl.fbaipublicfiles.com/")
@@ -325,7 +352,9 @@ def test_a_model_of_the_hub_loads_from_a_folder(bert):
     assert path == bert / "model.safetensors"
     encoders.load_weights(module, name, "text", spec, path)
     tokens = torch.tensor([[2, 5, 6, 3]])
-    theirs = transformers.BertForMaskedLM.from_pretrained(bert).bert(tokens).last_hidden_state.mean(1)
+    theirs = (
+        transformers.BertForMaskedLM.from_pretrained(bert).bert(tokens).last_hidden_state.mean(1)
+    )
     torch.testing.assert_close(module.eval()(tokens), theirs)
     module(tokens).sum().backward()
     assert all(p.grad is not None for p in module.parameters())
@@ -347,11 +376,15 @@ def test_weights_that_a_model_of_the_hub_lacks_are_listed(bert):
     state = weights.read(bert / "model.safetensors")
     del state["bert.encoder.layer.0.attention.self.query.weight"]
     module, _ = encoders.build(f"hf:{bert}", "text", TextInput(length=8))
-    with pytest.raises(UserError, match=r"missing: model\.encoder\.layer\.0\.attention\.self\.query\.weight"):
+    with pytest.raises(
+        UserError, match=r"missing: model\.encoder\.layer\.0\.attention\.self\.query\.weight"
+    ):
         encoders.load_weights(module, f"hf:{bert}", "text", TextInput(length=8), saved(state))
     state = weights.read(bert / "model.safetensors")
     state["bert.embeddings.word_embeddings.weight"] = torch.ones(3, 8)
-    with pytest.raises(UserError, match=r"other shape: model\.embeddings\.word_embeddings\.weight \(3, 8\) instead"):
+    with pytest.raises(
+        UserError, match=r"other shape: model\.embeddings\.word_embeddings\.weight \(3, 8\) instead"
+    ):
         encoders.load_weights(module, f"hf:{bert}", "text", TextInput(length=8), saved(state))
 
 

@@ -1,11 +1,27 @@
 """umemma: multi-modal classifiers that keep working when a modality is missing (UME-MMA, arXiv 2310.06383)."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from umemma._version import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from umemma.models.predictor import Predictor
+    from umemma.types import BrokenPolicy
+
+__all__ = ["__version__", "load"]
 
 
-# What has types is torch, imported only here.
-def load(folder, trust=False, device="", broken="absent"):  # type: ignore[no-untyped-def]
-    """A trained model that answers from new media: predictor.load."""
-    import importlib
+def load(
+    folder: str | Path,
+    trust: bool = False,
+    device: str = "",
+    broken: BrokenPolicy = "absent",
+) -> Predictor:
+    """Load a trained model that predicts from new media; see `umemma.models.predictor.load`."""
+    from umemma.models import predictor  # here, so that `import umemma` does not import torch
 
-    return importlib.import_module(".predictor", __name__).load(folder, trust, device, broken)
+    return predictor.load(folder, trust, device, broken)

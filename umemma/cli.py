@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from umemma import __version__, distributed
+from umemma._version import __version__
 from umemma.errors import UserError, unknown
+from umemma.system import distributed
 
 if TYPE_CHECKING:
     from umemma.config import Params
@@ -28,19 +29,30 @@ app = typer.Typer(
 
 ParamsFile = Annotated[Path, typer.Option("--params", metavar="FILE", help="Settings to read.")]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change a setting for this run. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change a setting for this run. Repeatable."),
 ]
 
-Again = Annotated[bool, typer.Option("--again", help="Train anew, even if the model is there already.")]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard to runs/ too.")]
+Again = Annotated[
+    bool, typer.Option("--again", help="Train anew, even if the model is there already.")
+]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write events for TensorBoard to runs/ too.")
+]
 ModelFolder = Annotated[
     str,
     typer.Option(
-        "--model", metavar="FOLDER", help="A trained model; by default the ensemble that params.yaml is about."
+        "--model",
+        metavar="FOLDER",
+        help="A trained model; by default the ensemble that params.yaml is about.",
     ),
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Let a model run the code that its encoders `import:` name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Let a model run the code that its encoders `import:` name.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")
+]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -76,18 +88,24 @@ def datasets() -> None:
     from rich.table import Column, Table
 
     from umemma import datasets
-    from umemma.log import output
+    from umemma.system.log import output
 
-    table = Table(Column("name", no_wrap=True), "modalities", Column("classes", justify="right"), "what")
+    table = Table(
+        Column("name", no_wrap=True), "modalities", Column("classes", justify="right"), "what"
+    )
     for name in datasets.NAMES:
         spec = datasets.get(name).SPEC
-        table.add_row(name, ", ".join(spec.modalities), str(len(spec.classes) or "yours"), spec.summary)
+        table.add_row(
+            name, ", ".join(spec.modalities), str(len(spec.classes) or "yours"), spec.summary
+        )
     output.print(table)
 
 
 @app.command()
 def download(
-    name: Annotated[str, typer.Argument(help="The dataset; by default that of params.yaml.", show_default=False)] = "",
+    name: Annotated[
+        str, typer.Argument(help="The dataset; by default that of params.yaml.", show_default=False)
+    ] = "",
     from_: Annotated[
         str,
         typer.Option(
@@ -115,7 +133,9 @@ def download(
 
 @app.command()
 def doctor(
-    name: Annotated[str, typer.Argument(help="The dataset; by default that of params.yaml.", show_default=False)] = "",
+    name: Annotated[
+        str, typer.Argument(help="The dataset; by default that of params.yaml.", show_default=False)
+    ] = "",
     as_json: AsJson = False,
     params: ParamsFile = Path("params.yaml"),
     set_: Sets = None,
@@ -135,12 +155,19 @@ def doctor(
 def preprocess(
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 = one per core.")] = 0,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the samples again that failed or have a broken medium.")
+        bool,
+        typer.Option(
+            "--retry-failed", help="Try the samples again that failed or have a broken medium."
+        ),
     ] = False,
-    num_tasks: Annotated[int, typer.Option(min=1, help="Share the shards among so many tasks (a Slurm array).")] = 1,
+    num_tasks: Annotated[
+        int, typer.Option(min=1, help="Share the shards among so many tasks (a Slurm array).")
+    ] = 1,
     task_index: Annotated[int, typer.Option(min=0, help="Which of the tasks this is, from 0.")] = 0,
     executor: Annotated[str, typer.Option(help="local, or ray.")] = "local",
-    ray_address: Annotated[str, typer.Option(help="A Ray cluster; by default one on this machine.")] = "",
+    ray_address: Annotated[
+        str, typer.Option(help="A Ray cluster; by default one on this machine.")
+    ] = "",
     params: ParamsFile = Path("params.yaml"),
     set_: Sets = None,
 ) -> None:
@@ -152,15 +179,20 @@ def preprocess(
     Creates: data/shards/<dataset>/ *.tar, *.parquet (a row per sample, failures too), *.json and, last, index.json.
     """
     settings = _start("preprocess", params, set_)
-    from umemma import executors
     from umemma.stages import preprocess as stage
+    from umemma.system import executors
 
     if executor not in ("local", "ray"):
         raise unknown("executor", executor, ("local", "ray"), "--executor")
     if ray_address and executor != "ray":
         raise UserError("goes with --executor ray", "--ray-address", usage=True)
     if task_index >= num_tasks:
-        raise UserError(f"{task_index} is not below {num_tasks}", "--task-index", "Tasks count from 0.", usage=True)
+        raise UserError(
+            f"{task_index} is not below {num_tasks}",
+            "--task-index",
+            "Tasks count from 0.",
+            usage=True,
+        )
     index = stage.run(
         settings,
         workers,
@@ -184,13 +216,16 @@ def verify(params: ParamsFile = Path("params.yaml"), set_: Sets = None) -> None:
 
     index = stage.run(settings)
     files = sum(len(shards) for shards in index.splits.values())
-    print(f"{settings.paths.shards}: {files} shards, {sum(map(index.samples, index.splits))} samples, all as indexed")
+    print(
+        f"{settings.paths.shards}: {files} shards, {sum(map(index.samples, index.splits))} samples, all as indexed"
+    )
 
 
 @app.command()
 def pretrain_unimodal(
     modality: Annotated[
-        list[str] | None, typer.Option(help="Train this modality only. Repeatable; by default all of params.yaml.")
+        list[str] | None,
+        typer.Option(help="Train this modality only. Repeatable; by default all of params.yaml."),
     ] = None,
     again: Again = False,
     tensorboard: TensorBoard = False,
@@ -214,7 +249,9 @@ def pretrain_unimodal(
 
 @app.command()
 def finetune_ensemble(
-    preset: Annotated[str, typer.Option(help="A named method instead of finetune.preset.", show_default=False)] = "",
+    preset: Annotated[
+        str, typer.Option(help="A named method instead of finetune.preset.", show_default=False)
+    ] = "",
     again: Again = False,
     tensorboard: TensorBoard = False,
     params: ParamsFile = Path("params.yaml"),
@@ -227,7 +264,11 @@ def finetune_ensemble(
 
     Creates: models/<dataset>/ensemble/ (model.safetensors, model.json, metrics.csv); runs/ on the way.
     """
-    settings = _start("finetune-ensemble", params, [*(set_ or []), *([f"finetune.preset={preset}"] if preset else [])])
+    settings = _start(
+        "finetune-ensemble",
+        params,
+        [*(set_ or []), *([f"finetune.preset={preset}"] if preset else [])],
+    )
     from umemma.stages import finetune as stage
 
     score = stage.run(settings, again, tensorboard)
@@ -244,7 +285,8 @@ def evaluate_missing(
         ),
     ] = "",
     ratio: Annotated[
-        list[float] | None, typer.Option(help="The share of samples they are taken from, 0 to 1. Repeatable.")
+        list[float] | None,
+        typer.Option(help="The share of samples they are taken from, 0 to 1. Repeatable."),
     ] = None,
     as_json: AsJson = False,
     params: ParamsFile = Path("params.yaml"),
@@ -259,9 +301,9 @@ def evaluate_missing(
     information.csv, robustness.csv, robustness.png, per_class.csv, confusion.csv.
     """
     settings = _start("evaluate-missing", params, set_)
-    from umemma import report
-    from umemma.log import output
+    from umemma.reports import evaluation
     from umemma.stages import evaluate as stage
+    from umemma.system.log import output
 
     asked = bool(missing or ratio)
     outcome = stage.ask(settings, missing, ratio or []) if asked else stage.run(settings)
@@ -271,30 +313,49 @@ def evaluate_missing(
         print(json.dumps(stage.as_json(outcome), indent=2, sort_keys=True, allow_nan=False))
         return
     if asked:
-        output.print(report.ratio_table(outcome))
-    output.print(report.subset_table(outcome))
-    for line in report.remarks(outcome):
+        output.print(evaluation.ratio_table(outcome))
+    output.print(evaluation.subset_table(outcome))
+    for line in evaluation.remarks(outcome):
         output.print(line, highlight=False, markup=False)
     if not asked:
-        for what, name in (("page", "report.html"), ("report", "report.md"), ("figure", "robustness.png")):
+        for what, name in (
+            ("page", "report.html"),
+            ("report", "report.md"),
+            ("figure", "robustness.png"),
+        ):
             print(f"{what}: {settings.paths.results / name}")
 
 
-app.command("evaluate", help="Short name of evaluate-missing: measure accuracy with modalities missing.")(
-    evaluate_missing
-)
+app.command(
+    "evaluate", help="Short name of evaluate-missing: measure accuracy with modalities missing."
+)(evaluate_missing)
 
 
 @app.command()
 def compare(
-    preset: Annotated[str, typer.Option(help="Only the cells of this preset.", show_default=False)] = "",
-    seed: Annotated[int | None, typer.Option(help="Only those of this seed.", show_default=False)] = None,
-    train: Annotated[str, typer.Option(help="Only those of this entry of compare.train.", show_default=False)] = "",
-    modality: Annotated[
-        str, typer.Option(help="Only the uni-modal models of this modality, which presets share.", show_default=False)
+    preset: Annotated[
+        str, typer.Option(help="Only the cells of this preset.", show_default=False)
     ] = "",
-    table: Annotated[bool, typer.Option("--table", help="Only the table, of the cells that are there.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, each with its share of the cores and a GPU.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="Only those of this seed.", show_default=False)
+    ] = None,
+    train: Annotated[
+        str, typer.Option(help="Only those of this entry of compare.train.", show_default=False)
+    ] = "",
+    modality: Annotated[
+        str,
+        typer.Option(
+            help="Only the uni-modal models of this modality, which presets share.",
+            show_default=False,
+        ),
+    ] = "",
+    table: Annotated[
+        bool, typer.Option("--table", help="Only the table, of the cells that are there.")
+    ] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(min=1, help="Cells at a time, each with its share of the cores and a GPU."),
+    ] = 1,
     params: ParamsFile = Path("params.yaml"),
     set_: Sets = None,
 ) -> None:
@@ -312,16 +373,16 @@ def compare(
         hint = "--table is of all cells; uni-modal models belong to no preset."
         raise UserError("these don't go together", "umemma compare", hint, usage=True)
     settings = _start("compare", params, set_)
-    from umemma import standings
-    from umemma.log import output
+    from umemma.reports import comparison
     from umemma.stages import compare as stage
-    from umemma.stages import tabulate
+    from umemma.stages import compare_table
+    from umemma.system.log import output
 
     if not table:
         stage.run(settings, jobs, preset, seed, train, modality)
     if not some:
-        outcome = tabulate.run(settings)
-        for one in standings.tables(outcome):
+        outcome = compare_table.run(settings)
+        for one in comparison.tables(outcome):
             output.print(one)
         output.print(*outcome.notes, sep="\n", highlight=False)
         if costs := stage.costs(settings):
@@ -331,24 +392,35 @@ def compare(
 
 @app.command()
 def predict(
-    audio: Annotated[str, typer.Option(metavar="FILE", help="A sound, or a video that has one.")] = "",
+    audio: Annotated[
+        str, typer.Option(metavar="FILE", help="A sound, or a video that has one.")
+    ] = "",
     image: Annotated[str, typer.Option(metavar="FILE")] = "",
-    spectrogram: Annotated[str, typer.Option(metavar="FILE", help="A ready-made one, as a picture.")] = "",
+    spectrogram: Annotated[
+        str, typer.Option(metavar="FILE", help="A ready-made one, as a picture.")
+    ] = "",
     text: Annotated[str, typer.Option(metavar="WORDS")] = "",
     video: Annotated[str, typer.Option(metavar="FILE")] = "",
     manifest: Annotated[
         str, typer.Option(metavar="TABLE", help="A table of samples: .csv, .tsv, .parquet, .jsonl.")
     ] = "",
-    out: Annotated[str, typer.Option(metavar="FILE", help="Where its answers go, a .parquet.")] = "",
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="Where its answers go, a .parquet.")
+    ] = "",
     columns: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODALITY=COLUMN", help="Repeatable; by default named as the modalities."),
+        typer.Option(
+            metavar="MODALITY=COLUMN", help="Repeatable; by default named as the modalities."
+        ),
     ] = None,
-    text_files: Annotated[bool, typer.Option("--text-files", help="Texts are paths of UTF-8 files.")] = False,
+    text_files: Annotated[
+        bool, typer.Option("--text-files", help="Texts are paths of UTF-8 files.")
+    ] = False,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples of a table at a time.")] = 64,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode a table's media; by default as it pays.")
+        int | None,
+        typer.Option(min=0, help="Processes that decode a table's media; by default as it pays."),
     ] = None,
     broken: Annotated[
         Literal["absent", "fail"],
@@ -368,20 +440,36 @@ def predict(
     Creates: with --manifest the file --out: key, label, probability, probabilities, present, reason.
     """
     folder = _model("predict", model, params, set_)
-    media = {"audio": audio, "image": image, "spectrogram": spectrogram, "text": text, "video": video}
+    media = {
+        "audio": audio,
+        "image": image,
+        "spectrogram": spectrogram,
+        "text": text,
+        "video": video,
+    }
     given = {modality: value for modality, value in media.items() if value}
     if bool(manifest) != bool(out) or (manifest and given):
         hint = "Either --manifest TABLE --out FILE, or one sample, as --image FILE."
         raise UserError("these don't go together", "umemma predict", hint, usage=True)
-    from umemma.log import output
     from umemma.stages import predict as stage
+    from umemma.system.log import output
 
     if not manifest:
         answer = stage.run(folder, given, text_files, trust, broken)
-        print(stage.as_json(answer)) if as_json else output.print(stage.shown(answer, top), highlight=False)
+        print(stage.as_json(answer)) if as_json else output.print(
+            stage.shown(answer, top), highlight=False
+        )
         return
     counts = stage.run_table(
-        folder, Path(manifest), Path(out), columns or [], text_files, workers, batch_size, trust, broken
+        folder,
+        Path(manifest),
+        Path(out),
+        columns or [],
+        text_files,
+        workers,
+        batch_size,
+        trust,
+        broken,
     )
     print(stage.as_json(counts) if as_json else f"{out}: {counts}")
     sys.exit(not counts.answered)
@@ -389,7 +477,9 @@ def predict(
 
 @app.command()
 def export(
-    out: Annotated[str, typer.Option(metavar="FOLDER", help="By default onnx/ beside the model.")] = "",
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="By default onnx/ beside the model.")
+    ] = "",
     model: ModelFolder = "",
     trust: Trust = False,
     params: ParamsFile = Path("params.yaml"),
@@ -408,8 +498,12 @@ def export(
 
 @app.command()
 def encoders(
-    pattern: Annotated[str, typer.Argument(help='Names such as "timm:resnet*".', show_default=False)] = "",
-    modality: Annotated[str, typer.Option(help="Only encoders for this modality.", show_default=False)] = "",
+    pattern: Annotated[
+        str, typer.Argument(help='Names such as "timm:resnet*".', show_default=False)
+    ] = "",
+    modality: Annotated[
+        str, typer.Option(help="Only encoders for this modality.", show_default=False)
+    ] = "",
 ) -> None:
     """List the encoders: what they see, their feature width, and what weights are at hand."""
     from umemma.stages import encoders as stage
@@ -425,7 +519,7 @@ def _say(text: str) -> None:
 
 def _model(command: str, folder: str, params: Path, sets: list[str] | None) -> Path:
     """The folder of a trained model. Where it is named, no settings are read."""
-    from umemma import log
+    from umemma.system import log
 
     if not folder:
         return _start(command, params, sets).paths.ensemble
@@ -435,7 +529,8 @@ def _model(command: str, folder: str, params: Path, sets: list[str] | None) -> P
 
 def _start(command: str, file: Path, sets: list[str] | None, name: str = "") -> Params:
     """The settings. A dataset that is asked for by `name` and isn't that of the file has its own defaults."""
-    from umemma import config, datasets, log
+    from umemma import config, datasets
+    from umemma.system import log
 
     if name:
         datasets.check(name)

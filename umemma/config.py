@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from ruamel.yaml import YAML  # YAML 1.2 as DVC reads it, where 1e-3 is a number
 from ruamel.yaml.error import YAMLError
 
-from umemma.checks import checked, fingerprint
-from umemma.contracts import BrokenPolicy, InputSpec, Packing, Plain, alternatives
 from umemma.errors import UserError, unknown
+from umemma.types import BrokenPolicy, InputSpec, Packing, Plain, alternatives
+from umemma.validation import checked, fingerprint
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -23,8 +23,12 @@ class Preprocess(Plain):
     """Records -> shards. `options` belong to the dataset, which checks them itself."""
 
     shard_size: Positive = 1000  # samples per shard
-    max_failures: Share = 0.0  # the share of samples that may fail or have a broken medium before the stage fails
-    broken: BrokenPolicy = "absent"  # a medium that can't be read: its modality is absent, or its sample fails
+    max_failures: Share = (
+        0.0  # the share of samples that may fail or have a broken medium before the stage fails
+    )
+    broken: BrokenPolicy = (
+        "absent"  # a medium that can't be read: its modality is absent, or its sample fails
+    )
     media: Packing = Packing()
     options: dict[str, Any] = {}
 
@@ -58,7 +62,9 @@ class Encoder(Plain):
 
     def adapt(self, spec: InputSpec, modality: str) -> InputSpec:
         """The encoder's own InputSpec with the changes of `input`. UserError for a change it doesn't know."""
-        return checked(type(spec), spec.model_dump() | self.input, "settings", f"encoders.{modality}.input")
+        return checked(
+            type(spec), spec.model_dump() | self.input, "settings", f"encoders.{modality}.input"
+        )
 
 
 class Step(Plain):
@@ -118,7 +124,9 @@ class Training(Parts):
         places = [getattr(self, part), self]
         if own := self._own(modality):
             places = [getattr(own, part), own, *places]
-        learning_rate = next(place.learning_rate for place in places if place.learning_rate is not None)
+        learning_rate = next(
+            place.learning_rate for place in places if place.learning_rate is not None
+        )
         decays = [getattr(place, "weight_decay", None) for place in places]
         decay = next(decay for decay in decays if decay is not None)
         return learning_rate, 0.0 if part == "absence" else decay
@@ -204,7 +212,9 @@ class Finetune(Training):
     balance: Balance | None = None
     ogm: Ogm = Ogm()
     umt: Umt = Umt()
-    pattern_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None  # {"audio+image": 2}; null = uniform
+    pattern_weights: dict[str, Annotated[float, Field(ge=0)]] | None = (
+        None  # {"audio+image": 2}; null = uniform
+    )
     absent: Literal["zero", "blank", "learned"] = "learned"
     scratch: Budget = Budget()
 
@@ -232,7 +242,13 @@ class Finetune(Training):
                 usage=True,
             )
         name = next((name for name, switches in PRESETS.items() if switches == chosen), "custom")
-        return {"preset": name, "init": chosen[0], "mma": chosen[1], "train": chosen[2], "balance": chosen[3]}
+        return {
+            "preset": name,
+            "init": chosen[0],
+            "mma": chosen[1],
+            "train": chosen[2],
+            "balance": chosen[3],
+        }
 
 
 class Evaluate(Plain):
@@ -334,8 +350,14 @@ class Params(Plain):
             ("modalities", self.modalities),
             ("encoders", self.encoders),
             ("augment", self.augment),
-            ("missing.train", [m for text in self.missing.train for one in alternatives(text) for m in one]),
-            ("missing.val", [m for text in self.missing.val or {} for one in alternatives(text) for m in one]),
+            (
+                "missing.train",
+                [m for text in self.missing.train for one in alternatives(text) for m in one],
+            ),
+            (
+                "missing.val",
+                [m for text in self.missing.val or {} for one in alternatives(text) for m in one],
+            ),
             ("pretrain.modalities", self.pretrain.modalities),
             ("finetune.modalities", self.finetune.modalities),
         ):
@@ -343,7 +365,9 @@ class Params(Plain):
                 if name not in known:
                     raise unknown("modality", name, known, where)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
-            raise UserError(f"{list(self.modalities)} has to name each modality once", "modalities", usage=True)
+            raise UserError(
+                f"{list(self.modalities)} has to name each modality once", "modalities", usage=True
+            )
 
     # What each stage's output depends on. An output made with other settings than these is refused.
 
@@ -378,26 +402,40 @@ class Params(Plain):
             **self._shown(names),
             "seed": self.seed,
             "finetune": self.finetune.model_dump(mode="json") | switches,
-            "starts_from": unimodal if switches["init"] == "unimodal" or switches["balance"] == "umt" else {},
+            "starts_from": unimodal
+            if switches["init"] == "unimodal" or switches["balance"] == "umt"
+            else {},
         }
 
     def _shown(self, names: Sequence[str]) -> dict[str, Any]:
         """What training and validation see of their samples."""
         val = self.missing.train if self.missing.val is None else self.missing.val
         missing = {"train": self._of(self.missing.train, names), "val": self._of(val, names)}
-        return {"augment": {m: self.augment[m] for m in names if self.augment.get(m)}, "missing": missing}
+        return {
+            "augment": {m: self.augment[m] for m in names if self.augment.get(m)},
+            "missing": missing,
+        }
 
     def _of(self, missing: dict[str, float], names: Sequence[str]) -> dict[str, float]:
         """What of it concerns these modalities."""
         taken = {text: {m for one in alternatives(text) for m in one} for text in missing}
-        return {text: ratio for text, ratio in missing.items() if ratio and taken[text] & set(names)}
+        return {
+            text: ratio for text, ratio in missing.items() if ratio and taken[text] & set(names)
+        }
 
 
 class Paths:
     """Where a dataset's files live, relative to the project root, which is the current directory. In a `place` below
     models/ and results/ the ensemble has the name of its preset, as several share the uni-modal models there."""
 
-    def __init__(self, dataset: str, shards: str = "data/shards", place: str = "", preset: str = "") -> None:
+    # The files in the folder of a trained model.
+    WEIGHTS = "model.safetensors"
+    ABOUT = "model.json"
+    METRICS = "metrics.csv"
+
+    def __init__(
+        self, dataset: str, shards: str = "data/shards", place: str = "", preset: str = ""
+    ) -> None:
         self.raw = Path("data/raw") / dataset
         self.shards = f"{shards.rstrip('/')}/{dataset}"
         self.models = Path("models") / dataset / place
@@ -415,14 +453,22 @@ def load(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> Params:
         data = _yaml().load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            "no such file", str(file), "Run umemma in the project root, or name a file with --params.", usage=True
+            "no such file",
+            str(file),
+            "Run umemma in the project root, or name a file with --params.",
+            usage=True,
         ) from None
     except (YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"not readable as YAML: {reason}", str(file), "Mend the file.", usage=True) from None
+        raise UserError(
+            f"not readable as YAML: {reason}", str(file), "Mend the file.", usage=True
+        ) from None
     if not isinstance(data, dict):
         raise UserError(
-            "no settings in it", str(file), "It has to be a mapping, as the project's params.yaml is.", usage=True
+            "no settings in it",
+            str(file),
+            "It has to be a mapping, as the project's params.yaml is.",
+            usage=True,
         )
     return _with(data, sets, str(file))
 
@@ -436,17 +482,26 @@ def _with(data: dict[str, Any], sets: Sequence[str], where: str) -> Params:
     for entry in sets:
         path, equals, text = entry.partition("=")
         if not equals or not all(path.split(".")):
-            raise UserError(f"cannot read {entry!r}", "--set", "Write it as --set section.key=value.", usage=True)
+            raise UserError(
+                f"cannot read {entry!r}",
+                "--set",
+                "Write it as --set section.key=value.",
+                usage=True,
+            )
         try:
             value = _yaml().load(text)
         except YAMLError:
-            raise UserError(f"{text!r} is not a YAML value", f"--set {path}", "Quote it.", usage=True) from None
+            raise UserError(
+                f"{text!r} is not a YAML value", f"--set {path}", "Quote it.", usage=True
+            ) from None
         *parents, last = path.split(".")
         node = data
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise UserError(f"{parent!r} holds a value, not a section", f"--set {path}", usage=True)
+                raise UserError(
+                    f"{parent!r} holds a value, not a section", f"--set {path}", usage=True
+                )
         node[last] = value
     return checked(Params, data, where if not sets else f"{where} with --set")
 

@@ -13,7 +13,9 @@ class UserError(Exception):
     wrong command line or wrong settings (exit status 2); the rest exits with `status`.
     """
 
-    def __init__(self, what: str, where: str = "", hint: str = "", *, usage: bool = False, status: int = 1) -> None:
+    def __init__(
+        self, what: str, where: str = "", hint: str = "", *, usage: bool = False, status: int = 1
+    ) -> None:
         super().__init__(what, where, hint)
         self.what, self.where, self.hint = what, where, hint
         self.usage, self.exit_status = usage, 2 if usage else status
@@ -28,4 +30,6 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> User
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"Did you mean {nearest[0]!r}? " if nearest else ""
-    return UserError(f"unknown {kind} {name!r}", where, f"{guess}Known: {', '.join(known)}.", usage=True)
+    return UserError(
+        f"unknown {kind} {name!r}", where, f"{guess}Known: {', '.join(known)}.", usage=True
+    )

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from umemma.contracts import alternatives, joined
 from umemma.errors import UserError, unknown
-from umemma.seeds import hashes, mixed, unit
+from umemma.system.seeds import hashes, mixed, unit
+from umemma.types import alternatives, joined
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,9 @@ def missing_sets(modalities: Sequence[str]) -> list[Pattern]:
 
 def keep_table(modalities: Sequence[str]) -> np.ndarray:
     """(S, M) bool: row s is the s-th of `patterns(modalities)`."""
-    return np.array([[m in pattern for m in sorted(modalities)] for pattern in patterns(modalities)])
+    return np.array(
+        [[m in pattern for m in sorted(modalities)] for pattern in patterns(modalities)]
+    )
 
 
 def pattern_weights(modalities: Sequence[str], given: Mapping[str, float] | None) -> np.ndarray:
@@ -53,7 +55,9 @@ def pattern_weights(modalities: Sequence[str], given: Mapping[str, float] | None
     weights = {joined(name.split("+")): weight for name, weight in given.items()}
     total = sum(weights.values())
     if not total:
-        raise UserError("all weights are 0", where, "Give at least one subset a weight above 0.", usage=True)
+        raise UserError(
+            "all weights are 0", where, "Give at least one subset a weight above 0.", usage=True
+        )
     return np.array([weights.get(name, 0.0) / total for name in names])
 
 
@@ -72,12 +76,18 @@ def sample_weights(present: Tensor, table: Tensor, weights: Tensor) -> Tensor:
 
 def draw(weights: Tensor, numbers: Tensor) -> Tensor:
     """(B,) the pattern drawn for each sample, from (B, S) weights and (B,) numbers in [0, 1)."""
-    up_to = weights.double() @ weights.new_ones(weights.shape[1], weights.shape[1]).double().triu()  # cumsum isn't
-    below = numbers[:, None] < up_to * (1 + 1e-6)  # repeatable on GPUs; float weights may sum to a little less than 1
+    up_to = (
+        weights.double() @ weights.new_ones(weights.shape[1], weights.shape[1]).double().triu()
+    )  # cumsum isn't
+    below = numbers[:, None] < up_to * (
+        1 + 1e-6
+    )  # repeatable on GPUs; float weights may sum to a little less than 1
     return below.int().argmax(1)
 
 
-def average(answers: Mapping[str, Tensor], instead: Mapping[str, Tensor], keep: Tensor, imputed: bool) -> Tensor:
+def average(
+    answers: Mapping[str, Tensor], instead: Mapping[str, Tensor], keep: Tensor, imputed: bool
+) -> Tensor:
     """The rule: the mean of the answers of the modalities that `keep` leaves, so that nothing absent can matter.
 
     answers: {modality: (B, C)}; instead: {modality: (C,)}, which an absent modality adds. imputed: it then counts as
@@ -98,7 +108,9 @@ def asked(text: str, modalities: Sequence[str], where: str) -> Missing:
         if name not in modalities:
             raise unknown("modality", name, modalities, where)
     if any(set(one) == set(modalities) for one in sets):
-        raise UserError("nothing is left to predict from", f"{where} {text}", "Leave one out.", usage=True)
+        raise UserError(
+            "nothing is left to predict from", f"{where} {text}", "Leave one out.", usage=True
+        )
     return sets
 
 
@@ -137,7 +149,9 @@ def lost(keys: Sequence[str], seed: int, train: Mapping[str, float]) -> dict[str
         sets = alternatives(text)
         name = written(sets)
         away = unit(mixed(numbers, seed, "missing.train", name)) < ratio
-        which = (unit(mixed(numbers, seed, "missing.train", name, "which")) * len(sets)).astype(np.int64)
+        which = (unit(mixed(numbers, seed, "missing.train", name, "which")) * len(sets)).astype(
+            np.int64
+        )
         for i, one in enumerate(sets):
             for m in one:
                 gone[m] = gone.get(m, False) | (away & (which == i))

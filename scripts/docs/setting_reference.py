@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from umemma import contracts as umemma_types
 from umemma import datasets, modalities
+from umemma import types as umemma_types
 from umemma.config import Params
 
 DESCRIPTIONS = tomllib.loads(

@@ -20,10 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from umemma.contracts import Source
 from umemma.errors import UserError
+from umemma.types import Source
 
-MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
 IMAGES = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
 LABELS = {"train": "train-labels-idx1-ubyte.gz", "test": "t10k-labels-idx1-ubyte.gz"}
 CONTENT = {  # md5 of what is in the .gz: its header differs between mirrors
@@ -51,9 +54,13 @@ class Recording(NamedTuple):
 def sources(*, media: bool) -> Iterator[Source]:
     """MNIST and FSDD. media: the recordings are named by the records one by one."""
     for name, content in CONTENT.items():
-        yield Source(name, tuple(mirror + name for mirror in MIRRORS), checksum=f"gunzip-md5:{content}")
+        yield Source(
+            name, tuple(mirror + name for mirror in MIRRORS), checksum=f"gunzip-md5:{content}"
+        )
     # No checksum: GitHub makes this archive anew now and then, and its bytes have changed before.
-    yield Source("free-spoken-digit-dataset-1.0.10.tar.gz", (FSDD,), unpack=place, files=3000, media=media)
+    yield Source(
+        "free-spoken-digit-dataset-1.0.10.tar.gz", (FSDD,), unpack=place, files=3000, media=media
+    )
 
 
 def place(member: str) -> str | None:
@@ -67,7 +74,9 @@ def recordings(folder: Path) -> list[Recording]:
     try:
         names = sorted(path.name for path in (folder / "recordings").iterdir())
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError("not there yet", str(folder / "recordings"), "Run: umemma download") from None
+        raise UserError(
+            "not there yet", str(folder / "recordings"), "Run: umemma download"
+        ) from None
     found = filter(None, (RECORDING.fullmatch(f"recordings/{name}") for name in names))
     return [Recording(one[1], int(one[2]), one[3], int(one[4])) for one in found]
 
@@ -116,7 +125,13 @@ def _all(file: gzip.GzipFile, size: int, more: bool = False) -> bytes:
 
 
 def add_noise(
-    clip: np.ndarray, snr_db: float, seed: int, *, length: int, noise: np.ndarray | None = None, peak: float = 0.5
+    clip: np.ndarray,
+    snr_db: float,
+    seed: int,
+    *,
+    length: int,
+    noise: np.ndarray | None = None,
+    peak: float = 0.5,
 ) -> np.ndarray:
     """(length,) float32 in -peak..peak: the clip at a drawn place in noise.
 

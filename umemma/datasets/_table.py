@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma.errors import UserError, unknown
-from umemma.seeds import derive
+from umemma.system.seeds import derive
 
 NOT_UTF8 = "unreadable row: not UTF-8"
 NOT_PLAIN = "unreadable row: a cell is neither text nor number"
@@ -56,7 +56,9 @@ class Row(NamedTuple):
     def key(self) -> str:
         name = self.cells.get("key", f"row-{self.number:06d}")
         clean = re.sub(r"[^A-Za-z0-9_-]", "-", name)
-        return clean if clean == name else f"{clean}-{derive(0, 'manifest', 'key', name) % 2**32:08x}"
+        return (
+            clean if clean == name else f"{clean}-{derive(0, 'manifest', 'key', name) % 2**32:08x}"
+        )
 
     def group(self, files: Sequence[str]) -> str:
         """The (first) group cell, else the first of `files`, since rows that share one are not independent; "" for neither."""
@@ -64,7 +66,9 @@ class Row(NamedTuple):
         return self.cells.get("group") or next(paths, "")
 
 
-def rows(path: Path, roles: Mapping[str, str], modalities: Collection[str], separator: str) -> Iterator[Row]:
+def rows(
+    path: Path, roles: Mapping[str, str], modalities: Collection[str], separator: str
+) -> Iterator[Row]:
     """The rows of a table in their order. roles: {"label", "key", a modality, ...: its column}; "group", "group/2", ... are
     columns of one option.
 
@@ -77,7 +81,9 @@ def rows(path: Path, roles: Mapping[str, str], modalities: Collection[str], sepa
                 where = f"preprocess.options.{'columns.' if role in modalities else ''}{role.partition('/')[0]}"
                 raise unknown("column", column, header, where)
             if list(header).count(column) > 1:
-                raise UserError(f"column {column!r} stands there twice", str(path), "Rename one of them.")
+                raise UserError(
+                    f"column {column!r} stands there twice", str(path), "Rename one of them."
+                )
         return sorted(set(roles.values()))
 
     number = 0
@@ -88,15 +94,21 @@ def rows(path: Path, roles: Mapping[str, str], modalities: Collection[str], sepa
             else:
                 yield _row(number, found, roles, separator)
     except (OSError, pa.ArrowException) as error:  # a damaged Parquet file raises either
-        reason = str(error.strerror if isinstance(error, OSError) and error.strerror else error).splitlines()[0]
-        raise UserError(f"can't be read: {reason}", str(path), "Write the file anew, or let it be read.") from None
+        reason = str(
+            error.strerror if isinstance(error, OSError) and error.strerror else error
+        ).splitlines()[0]
+        raise UserError(
+            f"can't be read: {reason}", str(path), "Write the file anew, or let it be read."
+        ) from None
     if not number:
         raise UserError("no rows in it", str(path), "A row is a sample.")
 
 
 def _row(number: int, found: dict[str, Any], roles: Mapping[str, str], separator: str) -> Row:
     try:
-        texts = {role: _text(found.get(column)) for role, column in roles.items() if role != "label"}
+        texts = {
+            role: _text(found.get(column)) for role, column in roles.items() if role != "label"
+        }
         label = found.get(roles["label"])
         parts = label if isinstance(label, list) else _text(label).split(separator)
         labels = list(dict.fromkeys(map(_text, parts)))
@@ -107,7 +119,9 @@ def _row(number: int, found: dict[str, Any], roles: Mapping[str, str], separator
 
 
 def _text(cell: Any) -> str:
-    if cell is None or cell != cell:  # NaN, which is what "nothing" looks like in a column of numbers
+    if (
+        cell is None or cell != cell
+    ):  # NaN, which is what "nothing" looks like in a column of numbers
         return ""
     if isinstance(cell, bool):
         cell = str(cell).lower()
@@ -124,7 +138,9 @@ def _text(cell: Any) -> str:
     text = str(cell).strip()
     try:
         text.encode()
-    except UnicodeEncodeError:  # bytes that "surrogateescape" let through, or half a pair in a JSON escape
+    except (
+        UnicodeEncodeError
+    ):  # bytes that "surrogateescape" let through, or half a pair in a JSON escape
         raise Problem(NOT_UTF8) from None
     return text
 
@@ -147,7 +163,11 @@ def _csv(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[dict[st
         names = [name.strip() for name in header]
         places = {name: names.index(name) for name in columns(names)}
         for cells in found:
-            yield cells if isinstance(cells, str) else {name: cells[place] for name, place in places.items()}
+            yield (
+                cells
+                if isinstance(cells, str)
+                else {name: cells[place] for name, place in places.items()}
+            )
 
 
 def _cells(file: Iterator[str], delimiter: str) -> Iterator[list[str] | str]:

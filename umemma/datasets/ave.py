@@ -20,9 +20,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from umemma.contracts import Clip, DatasetSpec, Plain, Record, Source
 from umemma.errors import UserError
-from umemma.seeds import uniform
+from umemma.system.seeds import uniform
+from umemma.types import Clip, DatasetSpec, Plain, Record, Source
 
 # In the order of the authors' categories.txt, which is that of the first lines of every list.
 CLASSES = (
@@ -80,7 +80,8 @@ where FOLDER holds the zip, or what is in it:
     ..."""
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 LINE = re.compile(
-    r"(?P<category>.+)&(?P<id>[\w-]+)&(?P<quality>[^&]*)&(?P<start>\d+(?:\.\d+)?)&(?P<end>\d+(?:\.\d+)?)", re.ASCII
+    r"(?P<category>.+)&(?P<id>[\w-]+)&(?P<quality>[^&]*)&(?P<start>\d+(?:\.\d+)?)&(?P<end>\d+(?:\.\d+)?)",
+    re.ASCII,
 )
 VIDEO = re.compile(r"(?:.*/)?(AVE/[\w-]+\.mp4)", re.ASCII)
 
@@ -123,12 +124,16 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     yield from sorted(events, key=lambda record: uniform(0, "order", record.key))
 
 
-def _record(folder: Path, split: str, number: int, line: re.Match[str] | None, leaks: Collection[str]) -> Record:
+def _record(
+    folder: Path, split: str, number: int, line: re.Match[str] | None, leaks: Collection[str]
+) -> Record:
     if not line:
         return Record(f"{split}-line-{number}", split, None, {}, problem="malformed line")
     video = line["id"]
     if line["category"] not in CLASSES:
-        return Record(f"{split}-line-{number}", split, None, {}, group=video, problem="unknown class")
+        return Record(
+            f"{split}-line-{number}", split, None, {}, group=video, problem="unknown class"
+        )
     label = CLASSES.index(line["category"])
     start, end = float(line["start"]), float(line["end"])
     clip = Clip(folder / "AVE" / f"{video}.mp4", start, end)
@@ -148,7 +153,9 @@ def read(path: Path) -> Iterator[tuple[int, re.Match[str] | None]]:
     except FileNotFoundError:
         raise UserError("not there yet", str(path), "Run: umemma download ave") from None
     except UnicodeDecodeError:
-        raise UserError("damaged: not text in UTF-8", str(path), "Get it again: umemma download ave") from None
+        raise UserError(
+            "damaged: not text in UTF-8", str(path), "Get it again: umemma download ave"
+        ) from None
     for number, line in enumerate(lines, 1):
         if line.strip() not in ("", HEADER):
             yield number, LINE.fullmatch(line.strip())

@@ -29,10 +29,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from umemma.contracts import DatasetSpec, Media, Plain, Record, Sound, Source
 from umemma.datasets import _digits_av as parts
 from umemma.errors import UserError
-from umemma.seeds import derive, uniform
+from umemma.system.seeds import derive, uniform
+from umemma.types import DatasetSpec, Media, Plain, Record, Sound, Source
 
 SPEC = DatasetSpec(
     name="avmnist",
@@ -85,7 +85,10 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
     noise, size, disk = str(options.noise), SPEC.size, SPEC.disk
     if noise == "esc":
         kinds = {path.rsplit(".")[-1] for paths in _noise_clips(folder).values() for path in paths}
-        noise = "+".join(name for name, kind in (("esc10", "ogg"), ("esc50", "wav")) if kind in kinds) or "esc"
+        noise = (
+            "+".join(name for name, kind in (("esc10", "ogg"), ("esc50", "wav")) if kind in kinds)
+            or "esc"
+        )
         size, disk = size + 600_000_000, disk + 1_500_000_000
     variant = f"energy{options.image_energy:g}-{noise}{options.snr_db:+g}dB"
     return dataclasses.replace(SPEC, variant=variant, size=size, disk=disk)
@@ -108,12 +111,16 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
             choices = spoken.get((split, digit))
             if not choices:
                 where = str(folder / "recordings")
-                raise UserError(f"no recording of the digit {digit} for {split}", where, parts.AGAIN)
+                raise UserError(
+                    f"no recording of the digit {digit} for {split}", where, parts.AGAIN
+                )
             key = f"{split}-{number:05d}"
             said = choices[int(uniform(0, SPEC.name, "pair", key) * len(choices))]
             noise = ""
             if clips:
-                noise = clips[split][int(uniform(0, SPEC.name, "noise clip", key) * len(clips[split]))]
+                noise = clips[split][
+                    int(uniform(0, SPEC.name, "noise clip", key) * len(clips[split]))
+                ]
             media: dict[str, Media] = {
                 "audio": functools.partial(_sound, folder, said, noise, options.snr_db, key),
                 "image": functools.partial(_image, folder, part, options.image_energy, number),
@@ -133,7 +140,10 @@ def _by_split_and_digit(recordings: list[parts.Recording]) -> dict[tuple[str, in
 def _noise_clips(folder: Path) -> dict[str, list[str]]:
     """{split: paths of its clips in the raw folder}."""
     names = sorted(path.name for path in (folder / "esc").glob("*") if ESC.fullmatch(path.name))
-    return {split: [f"esc/{name}" for name in names if name[0] in folds] for split, folds in FOLDS.items()}
+    return {
+        split: [f"esc/{name}" for name in names if name[0] in folds]
+        for split, folds in FOLDS.items()
+    }
 
 
 # Called where a sample is packed; what several samples need is kept. ---------------------------------------------------
@@ -145,7 +155,9 @@ def _image(folder: Path, part: str, energy: float, number: int) -> np.ndarray:
     if energy == 1:
         return image
     mean, basis = components(folder, energy)
-    coefficients = np.rint(basis @ (image.reshape(-1) * np.int64(UNIT) - mean) / UNIT).astype(np.int64)
+    coefficients = np.rint(basis @ (image.reshape(-1) * np.int64(UNIT) - mean) / UNIT).astype(
+        np.int64
+    )
     pixels = np.rint((coefficients @ basis / UNIT + mean) / UNIT)
     return pixels.clip(0, 255).astype(np.uint8).reshape(image.shape)
 
@@ -202,7 +214,9 @@ def _noise(path: Path) -> np.ndarray:
     power = np.mean(blocks**2, 1)
     loud = blocks[power > 1e-4 * np.mean(power)].reshape(-1)
     length = len(loud) * RATE // rate
-    return np.fft.irfft(np.fft.rfft(loud)[: length // 2 + 1], length)  # resampled: the spectrum up to 4 kHz
+    return np.fft.irfft(
+        np.fft.rfft(loud)[: length // 2 + 1], length
+    )  # resampled: the spectrum up to 4 kHz
 
 
 def _read(path: Path, dtype: Literal["int16", "float64"]) -> tuple[np.ndarray, int]:

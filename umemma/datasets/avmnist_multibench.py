@@ -17,9 +17,9 @@ from typing import Literal
 
 import numpy as np
 
-from umemma.contracts import DatasetSpec, Plain, Record, Source
 from umemma.errors import UserError
-from umemma.seeds import uniform
+from umemma.system.seeds import uniform
+from umemma.types import DatasetSpec, Plain, Record, Source
 
 SPEC = DatasetSpec(
     name="avmnist-multibench",
@@ -30,8 +30,13 @@ SPEC = DatasetSpec(
     citation="Liang et al., MultiBench, NeurIPS Datasets and Benchmarks 2021, arXiv:2107.07502",
     expected={"train": 55_000, "val": 5_000, "test": 10_000},
 )
-SHAPES: dict[str, tuple[int, ...]] = {"image": (784,), "audio": (112, 112)}  # of one sample, by folder
-MEMBER = re.compile(r"(?:.*/)?((?:image|audio)/(?:train|test)_data\.npy|(?:train|test)_labels\.npy)", re.ASCII)
+SHAPES: dict[str, tuple[int, ...]] = {
+    "image": (784,),
+    "audio": (112, 112),
+}  # of one sample, by folder
+MEMBER = re.compile(
+    r"(?:.*/)?((?:image|audio)/(?:train|test)_data\.npy|(?:train|test)_labels\.npy)", re.ASCII
+)
 DRIVE = "1KvKynJJca5tDtI5Mmp6CoRh9pQywH8Xp"
 STEPS = f"""\
 Get avmnist.tar.gz from https://drive.google.com/file/d/{DRIVE}/view
@@ -83,12 +88,16 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
         for number, label in enumerate(labels.tolist()):
             split = part if part == "test" or number < len(labels) - len(labels) // 12 else "val"
             rows.append((f"{split}-{number:05d}", split, label, part, number))
-    for key, split, label, part, number in sorted(rows, key=lambda row: uniform(0, "order", row[0])):
+    for key, split, label, part, number in sorted(
+        rows, key=lambda row: uniform(0, "order", row[0])
+    ):
         if label not in range(10):
             yield Record(key, split, None, {}, problem="a label that is no digit")
             continue
         image, audio = (
-            functools.partial(_picture, folder / name / f"{part}_data.npy", name, number, options.outside)
+            functools.partial(
+                _picture, folder / name / f"{part}_data.npy", name, number, options.outside
+            )
             for name in ("image", "audio")
         )
         yield Record(key, split, int(label), {"image": image, "spectrogram": audio})
@@ -99,12 +108,16 @@ def load(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # never unpickles
     except FileNotFoundError:
-        raise UserError("not there yet", str(path), "Run: umemma download avmnist-multibench") from None
+        raise UserError(
+            "not there yet", str(path), "Run: umemma download avmnist-multibench"
+        ) from None
     except ValueError as error:
         raise UserError(f"damaged: {error}", str(path), AGAIN) from None
     if array.ndim == 0 or array.shape[1:] != shape or array.dtype.kind not in "iuf":
         wanted = " x ".join(map(str, ("N", *shape)))
-        raise UserError(f"an array of {array.dtype} {array.shape}, not of {wanted} numbers", str(path), AGAIN)
+        raise UserError(
+            f"an array of {array.dtype} {array.shape}, not of {wanted} numbers", str(path), AGAIN
+        )
     return array
 
 

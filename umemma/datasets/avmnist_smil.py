@@ -21,10 +21,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from umemma.contracts import DatasetSpec, Plain, Record, Source
 from umemma.datasets import _digits_av as parts
 from umemma.errors import UserError
-from umemma.seeds import uniform
+from umemma.system.seeds import uniform
+from umemma.types import DatasetSpec, Plain, Record, Source
 
 SPEAKERS = ("jackson", "nicolas", "theo")
 TEST = 15  # indices below this
@@ -54,7 +54,9 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 
 def spec(folder: Path, options: Options) -> DatasetSpec:
     val = 10 * _validating(PER_DIGIT, options)
-    return dataclasses.replace(SPEC, expected={"train": 10 * PER_DIGIT - val, "val": val, "test": 450})
+    return dataclasses.replace(
+        SPEC, expected={"train": 10 * PER_DIGIT - val, "val": val, "test": 450}
+    )
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
@@ -67,7 +69,11 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     for part in ("train", "test"):
         digits = parts.labels(folder, part)
         for digit in range(10):
-            said = [one.name for one in spoken if one.digit == digit and (one.take < TEST) == (part == "test")]
+            said = [
+                one.name
+                for one in spoken
+                if one.digit == digit and (one.take < TEST) == (part == "test")
+            ]
             written = np.flatnonzero(digits == digit).tolist()
             if not 0 < len(said) <= len(written):
                 what = f"{len(said)} recordings and {len(written)} images of the digit {digit} for {part}"
@@ -77,9 +83,16 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
             val = _validating(len(said), options) if part == "train" else 0
             for place, (key, number) in enumerate(zip(said, written, strict=False)):
                 rows.append((key, "val" if place < val else part, digit, part, number))
-    for key, split, digit, part, number in sorted(rows, key=lambda row: uniform(0, "order", row[0])):
+    for key, split, digit, part, number in sorted(
+        rows, key=lambda row: uniform(0, "order", row[0])
+    ):
         audio = folder / "recordings" / f"{key}.wav"
-        yield Record(key, split, digit, {"audio": audio, "image": functools.partial(_image, folder, part, number)})
+        yield Record(
+            key,
+            split,
+            digit,
+            {"audio": audio, "image": functools.partial(_image, folder, part, number)},
+        )
 
 
 def _validating(count: int, options: Options) -> int:

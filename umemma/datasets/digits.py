@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from umemma.contracts import DatasetSpec, Plain, Record, Sound, Source
 from umemma.datasets._digits_av import add_noise
 from umemma.errors import UserError
-from umemma.seeds import derive, uniform
+from umemma.system.seeds import derive, uniform
+from umemma.types import DatasetSpec, Plain, Record, Sound, Source
 
 SPEC = DatasetSpec(
     name="digits",
@@ -53,7 +53,8 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
     """Two tables, made from installed packages."""
     yield Source("images.parquet", make=_make_images)
     yield Source(
-        "speech.parquet", make=functools.partial(shutil.copyfile, Path(__file__).with_name("digits_speech.parquet"))
+        "speech.parquet",
+        make=functools.partial(shutil.copyfile, Path(__file__).with_name("digits_speech.parquet")),
     )
 
 
@@ -63,7 +64,12 @@ def _make_images(path: Path) -> None:
 
     digits = load_digits()
     pixels = digits.images.reshape(-1, 64).astype(np.uint8)
-    table = pa.table({"label": digits.target.astype(np.int8), "pixels": pa.array(map(bytes, pixels), pa.binary(64))})
+    table = pa.table(
+        {
+            "label": digits.target.astype(np.int8),
+            "pixels": pa.array(map(bytes, pixels), pa.binary(64)),
+        }
+    )
     pq.write_table(table, path, compression="none")
 
 
@@ -74,11 +80,17 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
 def records(folder: Path, options: Options) -> Iterator[Record]:
     """Pairs in the order of their keys; the noise of a pair is drawn by its key."""
     labels, images = _images(folder / "images.parquet")
-    image_split = _cut([str(i) for i in range(len(labels))], [str(label) for label in labels], "image")
-    images = _keep_energy(images, np.array([split == "train" for split in image_split]), options.image_energy)
+    image_split = _cut(
+        [str(i) for i in range(len(labels))], [str(label) for label in labels], "image"
+    )
+    images = _keep_energy(
+        images, np.array([split == "train" for split in image_split]), options.image_energy
+    )
     speech = pq.read_table(folder / "speech.parquet").to_pylist()
     if not speech:
-        raise UserError("no recordings in it", str(folder / "speech.parquet"), "Run: umemma download digits")
+        raise UserError(
+            "no recordings in it", str(folder / "speech.parquet"), "Run: umemma download digits"
+        )
     families = [clip["voice"].rstrip("0123456789").lower() for clip in speech]
     voice_split = dict(zip(families, _cut_families(families), strict=True))
     for number, (label, image, split) in enumerate(zip(labels, images, image_split, strict=True)):
@@ -90,9 +102,13 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
         choices.sort(key=lambda choice: uniform(0, "digits", "pair", number, choice[0]["voice"]))
         for clip, family in choices[: options.utterances]:
             key = f"{number:04d}-{clip['voice'].replace(' ', '_')}"
-            sound = _add_noise(_decode(clip["flac"]), options.snr_db, derive(0, "digits", "noise", key))
+            sound = _add_noise(
+                _decode(clip["flac"]), options.snr_db, derive(0, "digits", "noise", key)
+            )
             group = {"image": f"{number:04d}", "voice": family}
-            yield Record(key, split, int(label), {"audio": Sound(sound, RATE), "image": image}, group)
+            yield Record(
+                key, split, int(label), {"audio": Sound(sound, RATE), "image": image}, group
+            )
 
 
 def _images(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +125,10 @@ def _cut(names: list[str], strata: list[str], what: str) -> list[str]:
         members = [name for name, s in zip(names, strata, strict=True) if s == stratum]
         members.sort(key=lambda name: uniform(0, "digits", what, name))
         bounds = np.round(np.cumsum(list(SHARES.values())) * len(members))
-        splits |= {name: list(SHARES)[int(np.searchsorted(bounds, i, "right"))] for i, name in enumerate(members)}
+        splits |= {
+            name: list(SHARES)[int(np.searchsorted(bounds, i, "right"))]
+            for i, name in enumerate(members)
+        }
     return [splits[name] for name in names]
 
 

@@ -27,10 +27,10 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from umemma.contracts import DatasetSpec, Media, Plain, Record, Source
 from umemma.errors import UserError
-from umemma.files import read_json
-from umemma.seeds import uniform
+from umemma.system.files import read_json
+from umemma.system.seeds import uniform
+from umemma.types import DatasetSpec, Media, Plain, Record, Source
 
 DISHES = """
 apple_pie baby_back_ribs baklava beef_carpaccio beef_tartare beet_salad beignets bibimbap bread_pudding
@@ -85,7 +85,10 @@ where FOLDER holds the zip, or what is in it:
       ...               (the same 101)"""
 AGAIN = "Run: umemma download food101"
 NAME = r"[a-z_]+_\d+(?:-\d+)?"  # class, number, frame of an animation
-FILE = re.compile(rf"(?:.*/)?(images/(?:train|test)/[a-z_]+/{NAME}\.jpg|texts/(?:train|test)_titles\.csv)", re.ASCII)
+FILE = re.compile(
+    rf"(?:.*/)?(images/(?:train|test)/[a-z_]+/{NAME}\.jpg|texts/(?:train|test)_titles\.csv)",
+    re.ASCII,
+)
 IMAGE = re.compile(rf"({NAME})\.jpg", re.ASCII)
 ROW = re.compile(rf'"?(?P<name>{NAME})\.(?:jpg|txt)"?,(?P<title>.*),"?(?P<of>[a-z_]+)"?', re.ASCII)
 
@@ -112,12 +115,24 @@ class Sample(NamedTuple):
 
 def sources(folder: Path, options: Options) -> Iterator[Source]:
     """The archive of everything, the titles, which are there once it is unpacked, and peers' split where asked for."""
-    yield Source("upmcfood101.zip", (f"kaggle:{KAGGLE}",), unpack=place, files=90_704, media=True, steps=STEPS)
+    yield Source(
+        "upmcfood101.zip",
+        (f"kaggle:{KAGGLE}",),
+        unpack=place,
+        files=90_704,
+        media=True,
+        steps=STEPS,
+    )
     for side in ("train", "test"):
         yield Source(f"texts/{side}_titles.csv", steps=STEPS)
     if options.val == "list":
         checksum = "sha256:e40cfcd7728496605e9f3832ec7df591ca819abec510bd1325da48f89cd9835c"
-        yield Source("split.json", (f"{LISTS}/datasets/Food101/split.json",), size=2_045_859, checksum=checksum)
+        yield Source(
+            "split.json",
+            (f"{LISTS}/datasets/Food101/split.json",),
+            size=2_045_859,
+            checksum=checksum,
+        )
 
 
 def place(member: str) -> str | None:
@@ -129,9 +144,14 @@ def place(member: str) -> str | None:
 def spec(folder: Path, options: Options) -> DatasetSpec:
     by_hash = options.val == "hash"
     variant = f"val by hash {options.val_share:g}" if by_hash else "val by list"
-    expected = (BY_HASH if options.val_share == 0.1 else {"test": BY_HASH["test"]}) if by_hash else IN_LIST
+    expected = (
+        (BY_HASH if options.val_share == 0.1 else {"test": BY_HASH["test"]}) if by_hash else IN_LIST
+    )
     if options.leaks == "drop":
-        variant, expected = f"{variant}, leaks dropped", {side: n for side, n in expected.items() if side != "train"}
+        variant, expected = (
+            f"{variant}, leaks dropped",
+            {side: n for side, n in expected.items() if side != "train"},
+        )
     return dataclasses.replace(SPEC, variant=variant, expected=expected)
 
 
@@ -149,7 +169,10 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     def split_of(sample: Sample) -> str:
         if options.val == "list":
             return listed.get(sample.name, sample.side)
-        drawn = sample.side == "train" and uniform(0, "food101", "val", _group(sample.name)) < options.val_share
+        drawn = (
+            sample.side == "train"
+            and uniform(0, "food101", "val", _group(sample.name)) < options.val_share
+        )
         return "val" if drawn else sample.side
 
     held_out = {_group(sample.name) for sample in samples if split_of(sample) != "train"}
@@ -168,7 +191,9 @@ def _record(folder: Path, sample: Sample, split: str, problem: str, left_out: st
     name, group = sample.name, _group(sample.name)
     if problem:
         return Record(name, split, None, {}, group, problem)
-    media: dict[str, Media] = {"image": folder / "images" / sample.side / _class(name) / f"{name}.jpg"}
+    media: dict[str, Media] = {
+        "image": folder / "images" / sample.side / _class(name) / f"{name}.jpg"
+    }
     if sample.title.strip():
         media["text"] = sample.title
     return Record(name, split, NUMBERS[_class(name)], media, group, left_out=left_out)
@@ -183,7 +208,9 @@ def _samples(folder: Path, side: str) -> Iterator[Sample]:
                 images[image[1]].add(entry.name)
     path = folder / "texts" / f"{side}_titles.csv"
     try:
-        lines = path.read_bytes().decode().split("\n")  # as splitlines breaks at characters that titles hold
+        lines = (
+            path.read_bytes().decode().split("\n")
+        )  # as splitlines breaks at characters that titles hold
     except FileNotFoundError:
         raise UserError("not there yet", str(path), AGAIN) from None
     except UnicodeDecodeError:
@@ -207,7 +234,9 @@ def _sample(name: str, side: str, title: str = "", *classes: str) -> Sample:
     unquoted = title.removeprefix('"').removesuffix('"')
     title = title if unquoted == title else unquoted.replace('""', '"')
     if set(classes) - {_class(name)}:
-        return Sample(name, side, problem="class of the title or folder differs from that of the name")
+        return Sample(
+            name, side, problem="class of the title or folder differs from that of the name"
+        )
     return Sample(name, side, title, "" if _class(name) in NUMBERS else "unknown class")
 
 
@@ -215,7 +244,9 @@ def _read_split(path: Path) -> dict[str, str]:
     """{name: split}. UserError where it isn't there, or isn't three lists of names that each stand there once."""
     lists = read_json(path, f"{AGAIN} --set preprocess.options.val=list")
     listed: dict[str, str] = {}
-    if lists.keys() != IN_LIST.keys() or not all(isinstance(names, list) for names in lists.values()):
+    if lists.keys() != IN_LIST.keys() or not all(
+        isinstance(names, list) for names in lists.values()
+    ):
         raise UserError("damaged: not three lists of names, train, val and test", str(path), AGAIN)
     for split, names in lists.items():
         for name in names:

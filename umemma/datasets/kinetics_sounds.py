@@ -28,9 +28,9 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from umemma.contracts import Clip, DatasetSpec, Plain, Record, Source
 from umemma.errors import UserError
-from umemma.seeds import uniform
+from umemma.system.seeds import uniform
+from umemma.types import Clip, DatasetSpec, Plain, Record, Source
 
 # fmt: off
 KS31 = (
@@ -77,7 +77,9 @@ where FOLDER holds these, the clips in any folders or still in their tars:
   train/--4-0ihtnBU_000058_000068.mp4
   test/-3Mwkq-7TV4_000002_000012.mp4            (adamml: val/)
   ..."""
-LINE = re.compile(r"([\w-]{11})_(\d{1,6})(?:_(\d{1,6}))?,(\d{1,6}),(\d{1,6})", re.ASCII)  # either format of OGM-GE
+LINE = re.compile(
+    r"([\w-]{11})_(\d{1,6})(?:_(\d{1,6}))?,(\d{1,6}),(\d{1,6})", re.ASCII
+)  # either format of OGM-GE
 CLIP = re.compile(r"([\w-]{11})_(\d{1,6})_(\d{1,6})", re.ASCII)
 
 
@@ -115,13 +117,19 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
     """The lists, then each tar that the lists of tars name. UserError for a list not there when its turn has come."""
     ogm_ge = options.protocol == "ogm-ge"
     for part in SPLITS if ogm_ge else ("train", "val"):
-        yield Source(f"annotations/{part}.csv", (f"{KINETICS}/annotations/{part}.csv",), steps=STEPS)
+        yield Source(
+            f"annotations/{part}.csv", (f"{KINETICS}/annotations/{part}.csv",), steps=STEPS
+        )
     for name in ("my_train.txt", "my_test.txt") if ogm_ge else ():
         yield Source(name, (f"{OGM_GE}/{name}",), steps=STEPS)
     parts = ("train", TEST[options.protocol])
     for part in parts:
-        yield Source(f"k400_{part}_path.txt", (f"{KINETICS}/{part}/k400_{part}_path.txt",), steps=STEPS)
-    needed = {f"{row.key}.mp4": f"{row.part}/{row.key}.mp4" for row in _rows(folder, options) if row.part}
+        yield Source(
+            f"k400_{part}_path.txt", (f"{KINETICS}/{part}/k400_{part}_path.txt",), steps=STEPS
+        )
+    needed = {
+        f"{row.key}.mp4": f"{row.part}/{row.key}.mp4" for row in _rows(folder, options) if row.part
+    }
     unpack = functools.partial(place, needed)
     tars = [tar for part in parts for tar in _tars(folder, part)]
     # The replacements come last: good copies of clips that are corrupt in the tars before.
@@ -153,7 +161,9 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
         expected["val"] = sum(_drawn(row, options) == "val" for row in _ogm_ge(folder))
         expected["train"] -= expected["val"]
     variant = f"{options.variant}/{options.protocol}"
-    return dataclasses.replace(SPEC, classes=CLASSES[options.variant], variant=variant, expected=expected)
+    return dataclasses.replace(
+        SPEC, classes=CLASSES[options.variant], variant=variant, expected=expected
+    )
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
@@ -166,7 +176,11 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
 
 def _drawn(row: Row, options: Options) -> str:
     """The split of a row after val is drawn."""
-    drawn = row.split == "train" and row.video and uniform(0, "kinetics-sounds", "val", row.video) < options.val_share
+    drawn = (
+        row.split == "train"
+        and row.video
+        and uniform(0, "kinetics-sounds", "val", row.video) < options.val_share
+    )
     return "val" if drawn else row.split
 
 
@@ -184,9 +198,13 @@ def _rows(folder: Path, options: Options) -> list[Row]:
 
 def _adamml(folder: Path, classes: tuple[str, ...]) -> Iterator[Row]:
     for split, part in (("train", "train"), ("test", "val")):
-        for number, line in _annotations(folder, part, {"label", "youtube_id", "time_start", "time_end"}):
+        for number, line in _annotations(
+            folder, part, {"label", "youtube_id", "time_start", "time_end"}
+        ):
             if (name := line["label"]) in classes:
-                clip = CLIP.fullmatch(f"{line['youtube_id']}_{line['time_start']}_{line['time_end']}")
+                clip = CLIP.fullmatch(
+                    f"{line['youtube_id']}_{line['time_start']}_{line['time_end']}"
+                )
                 if clip:
                     key = f"{clip[1]}_{clip[2]:0>6}_{clip[3]:0>6}"
                     yield Row(split, key, part, clip[1], classes.index(name))
@@ -203,7 +221,11 @@ def _ogm_ge(folder: Path) -> Iterator[Row]:
                 end = int(line[3]) if line[3] else start + int(line[4])
                 yield Row(split, f"{line[1]}_{start:06d}_{end:06d}", split, line[1], int(line[5]))
             elif text.strip():
-                yield Row(split, f"{split}-line-{number}", problem="unknown label" if line else "malformed line")
+                yield Row(
+                    split,
+                    f"{split}-line-{number}",
+                    problem="unknown label" if line else "malformed line",
+                )
 
 
 def _joined(rows: list[Row], folder: Path) -> list[Row]:
@@ -229,7 +251,9 @@ def _joined(rows: list[Row], folder: Path) -> list[Row]:
         for name, _ in counts.most_common(1):
             if name != KS31[label]:
                 what = f"label {label} is {name!r} in Kinetics-400, not {KS31[label]!r}"
-                raise UserError(what, str(folder / "my_train.txt"), "These are not OGM-GE's lists. " + DOWNLOAD)
+                raise UserError(
+                    what, str(folder / "my_train.txt"), "These are not OGM-GE's lists. " + DOWNLOAD
+                )
     return joined
 
 
@@ -238,7 +262,11 @@ def _annotations(folder: Path, part: str, needed: set[str]) -> Iterator[tuple[in
     path = folder / "annotations" / f"{part}.csv"
     reader = csv.DictReader(_text(path).splitlines())
     if absent := needed - set(reader.fieldnames or ()):
-        raise UserError(f"no column {', '.join(sorted(absent))}: not a list of Kinetics-400", str(path), DOWNLOAD)
+        raise UserError(
+            f"no column {', '.join(sorted(absent))}: not a list of Kinetics-400",
+            str(path),
+            DOWNLOAD,
+        )
     try:
         for line in reader:
             yield reader.line_num, line

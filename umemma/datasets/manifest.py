@@ -38,11 +38,11 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from umemma.contracts import Clip, DatasetSpec, Media, Plain, Record, Source, Unreadable
 from umemma.datasets import _table
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError
-from umemma.seeds import uniform
+from umemma.system.seeds import uniform
+from umemma.types import Clip, DatasetSpec, Media, Plain, Record, Source, Unreadable
 
 SPEC = DatasetSpec(
     name="manifest",
@@ -52,7 +52,14 @@ SPEC = DatasetSpec(
     licence="your own",
     citation="your own",
 )
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+SPLITS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
 MANY = "a list of labels in a single-label task"
 STEPS = """Run: umemma download manifest --from FOLDER, where FOLDER holds the table and the media that it names:
   FOLDER/{table}
@@ -85,21 +92,29 @@ class Options(Plain):
     label: Name = "label"
     key: Name | None = None  # null = the number of the row: row-000001
     split: Name | None = None
-    group: Name | Annotated[tuple[Name, ...], Field(strict=False, min_length=1)] | None = None  # one column, or several
+    group: Name | Annotated[tuple[Name, ...], Field(strict=False, min_length=1)] | None = (
+        None  # one column, or several
+    )
     start: Name | None = None  # s, of the event in a sound or video
     end: Name | None = None  # s
     multilabel: bool = False
     separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
-    classes: Annotated[tuple[Name, ...], Field(strict=False)] | None = None  # null = those found, sorted
+    classes: Annotated[tuple[Name, ...], Field(strict=False)] | None = (
+        None  # null = those found, sorted
+    )
     shares: Shares = Shares()
     text_files: bool = False  # a text cell is the path of a UTF-8 file, not the text
-    root: Name | None = None  # media stay in this folder: absolute, or relative to the current directory
+    root: Name | None = (
+        None  # media stay in this folder: absolute, or relative to the current directory
+    )
 
     @field_validator("table")
     @classmethod
     def _is_table(cls, value: str) -> str:
         if "/" in value or Path(value).suffix.lower() not in _table.READERS:
-            raise ValueError(f"has to be a file name that ends in one of {', '.join(_table.READERS)}")
+            raise ValueError(
+                f"has to be a file name that ends in one of {', '.join(_table.READERS)}"
+            )
         return value
 
     @field_validator("classes")
@@ -136,7 +151,12 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
     steps = STEPS.format(table=options.table)
     yield Source(options.table, steps=steps)
     if options.root is None and options.files:
-        cells = (row.cells[name] for row in _rows(folder, options) for name in options.files if name in row.cells)
+        cells = (
+            row.cells[name]
+            for row in _rows(folder, options)
+            for name in options.files
+            if name in row.cells
+        )
         named = {path: path for cell in cells if (path := _relative(cell))}
         if named:
             yield Source("media", unpack=named.get, files=len(named), media=True, steps=steps)
@@ -161,7 +181,9 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     numbers = {name: number for number, name in enumerate(table.classes)}
     for row in table.mixed():
         split, group = table.split(row), _group(row, options)
-        side = split if split in table.splits else table.splits[0]  # a failure has to stand somewhere
+        side = (
+            split if split in table.splits else table.splits[0]
+        )  # a failure has to stand somewhere
         try:
             media = _media(row, place, options)
             label = _label(row.labels, numbers, options)
@@ -180,7 +202,10 @@ def _group(row: Row, options: Options) -> str | dict[str, str]:
     first = row.group(options.files)
     if not isinstance(options.group, tuple):
         return first
-    return {column: row.cells.get(role, first if role == "group" else "") for role, column in options.groupings.items()}
+    return {
+        column: row.cells.get(role, first if role == "group" else "")
+        for role, column in options.groupings.items()
+    }
 
 
 def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> dict[str, Media]:
@@ -237,7 +262,12 @@ def _root(options: Options) -> str | None:
     if options.root is None:
         return None
     if not os.path.isdir(options.root):
-        raise UserError("no such folder", "preprocess.options.root", f"{options.root!r} has to be one.", usage=True)
+        raise UserError(
+            "no such folder",
+            "preprocess.options.root",
+            f"{options.root!r} has to be one.",
+            usage=True,
+        )
     return os.path.realpath(options.root)
 
 
@@ -284,10 +314,14 @@ class _Table:
             raise UserError(what, str(folder / options.table), hint)
         self.classes = options.classes or tuple(sorted(labels))
         self.marked = {_mark(mark) for mark in marks} - {""}
-        self.homes: dict[str, str] = {}  # the side of a group, needed where only some of its rows are marked
+        self.homes: dict[
+            str, str
+        ] = {}  # the side of a group, needed where only some of its rows are marked
         if self.marked and "" in marks:
             for row in self:
-                if (group := row.group(options.files)) and (mark := _mark(row.cells.get("split", ""))):
+                if (group := row.group(options.files)) and (
+                    mark := _mark(row.cells.get("split", ""))
+                ):
                     self.homes.setdefault(group, mark)
         found = {self.split(row) for row in self if not row.problem}
         self.splits = tuple(name for name in SPEC.splits if name in found) or ("train",)
@@ -296,7 +330,9 @@ class _Table:
         return (Row(*json.loads(packed)) for packed in self.packed)
 
     def mixed(self) -> Iterator[Row]:
-        hashes = np.fromiter((uniform(0, "order", row.key) for row in self), float, len(self.packed))
+        hashes = np.fromiter(
+            (uniform(0, "order", row.key) for row in self), float, len(self.packed)
+        )
         return (Row(*json.loads(self.packed[n])) for n in np.argsort(hashes, kind="stable"))
 
     def split(self, row: Row) -> str:
@@ -307,7 +343,13 @@ class _Table:
         if bound is None or (mark == "train" and "val" in self.marked):
             return mark
         where = bound * uniform(0, "manifest", "split", group or row.key)
-        return "train" if where < shares.train else "val" if where < shares.train + shares.val else "test"
+        return (
+            "train"
+            if where < shares.train
+            else "val"
+            if where < shares.train + shares.val
+            else "test"
+        )
 
 
 def _mark(cell: str) -> str:
@@ -318,10 +360,19 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
     """The rows in their order. UserError where the table is missing or damaged, has no rows or lacks a column."""
     path = folder / options.table
     if not options.columns:
-        raise UserError("names no column", "preprocess.options.columns", "Name one: {image: COLUMN}.", usage=True)
+        raise UserError(
+            "names no column",
+            "preprocess.options.columns",
+            "Name one: {image: COLUMN}.",
+            usage=True,
+        )
     if not path.is_file():
         raise UserError("no such file", str(path), STEPS.format(table=options.table))
     roles = dict[str, str](label=options.label, **options.columns)
-    roles |= {name: column for name in ("key", "split", "start", "end") if (column := getattr(options, name))}
+    roles |= {
+        name: column
+        for name in ("key", "split", "start", "end")
+        if (column := getattr(options, name))
+    }
     roles |= options.groupings
     return _table.rows(path, roles, options.columns, options.separator)

@@ -20,15 +20,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-from umemma.contracts import DatasetSpec, Media, Plain, Record, Source, Unreadable
 from umemma.errors import UserError
-from umemma.files import read_json
-from umemma.seeds import uniform
+from umemma.system.files import read_json
+from umemma.system.seeds import uniform
+from umemma.types import DatasetSpec, Media, Plain, Record, Source, Unreadable
 
 # In the order of the authors' own count of them.
 CLASSES = (
-    *("Drama", "Comedy", "Romance", "Thriller", "Crime", "Action", "Adventure", "Horror", "Documentary", "Mystery"),
-    *("Sci-Fi", "Fantasy", "Family", "Biography", "War", "History", "Music", "Animation", "Musical", "Western"),
+    *(
+        "Drama",
+        "Comedy",
+        "Romance",
+        "Thriller",
+        "Crime",
+        "Action",
+        "Adventure",
+        "Horror",
+        "Documentary",
+        "Mystery",
+    ),
+    *(
+        "Sci-Fi",
+        "Fantasy",
+        "Family",
+        "Biography",
+        "War",
+        "History",
+        "Music",
+        "Animation",
+        "Musical",
+        "Western",
+    ),
     *("Sport", "Short", "Film-Noir"),
 )
 SPEC = DatasetSpec(
@@ -88,12 +110,18 @@ def place(member: str) -> str | None:
 
 
 def spec(folder: Path, options: Options) -> DatasetSpec:
-    return SPEC if options.plots == "longest" else dataclasses.replace(SPEC, variant="per plot", expected={})
+    return (
+        SPEC
+        if options.plots == "longest"
+        else dataclasses.replace(SPEC, variant="per plot", expected={})
+    )
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
     """The films in the order of their ids' hashes, the pairs of one film side by side. UserError for a wrong split.json."""
-    films = [(film, split) for split, ids in _read_split(folder / "split.json").items() for film in ids]
+    films = [
+        (film, split) for split, ids in _read_split(folder / "split.json").items() for film in ids
+    ]
     for film, split in sorted(films, key=lambda one: uniform(0, "order", one[0])):
         yield from _records(folder / "dataset", film, split, options)
 
@@ -117,7 +145,9 @@ def _records(folder: Path, film: str, split: str, options: Options) -> Iterator[
         texts.append(max(plots, key=len))  # the first of the longest, as the authors'
     # A film without a plot lacks its text.
     for number, media in enumerate([{**poster, "text": text} for text in texts] or [poster]):
-        yield Record(f"{film}-{number}" if per_plot else film, split, label, media, film, left_out=left_out)
+        yield Record(
+            f"{film}-{number}" if per_plot else film, split, label, media, film, left_out=left_out
+        )
 
 
 def _read_film(path: Path) -> tuple[list[str], list[str] | None]:

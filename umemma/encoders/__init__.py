@@ -16,15 +16,14 @@ convert(state, module, variant, spec) -> state    a published state dict as the 
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import importlib
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from umemma.contracts import ImageInput, InputSpec, VideoInput
 from umemma.errors import UserError, unknown
-from umemma.fetch import NotServed
+from umemma.system.http import NotServed
+from umemma.types import ImageInput, InputSpec, VideoInput
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "cnn": "umemma.encoders.cnn",
     "hf": "umemma.encoders.hf",
-    "import": "umemma.encoders.own",
+    "import": "umemma.encoders.custom",
     "open_clip": "umemma.encoders.open_clip",
     "text": "umemma.encoders.text",
     "timm": "umemma.encoders.timm",
@@ -46,22 +45,27 @@ EXAMPLES = {
     "timm": "timm:resnet18 and timm:vit_small_patch16_224",
     "torchaudio": "torchaudio:WAV2VEC2_BASE and torchaudio:HUBERT_BASE",
 }
-MOST_ROWS = 40
 
 
 def input_spec(name: str, modality: str) -> InputSpec:
     """What the encoder wants to see, unless settings say otherwise. UserError for an unknown encoder."""
     family, variant = _find(name, modality)
     spec: InputSpec = family.input_spec(variant, modality)
-    return VideoInput(**spec.model_dump()) if modality == "video" and isinstance(spec, ImageInput) else spec
+    return (
+        VideoInput(**spec.model_dump())
+        if modality == "video" and isinstance(spec, ImageInput)
+        else spec
+    )
 
 
 def build(name: str, modality: str, spec: InputSpec, pool: str = "mean") -> tuple[nn.Module, int]:
     """The module, with fresh weights, and its feature width D. pool: "mean" or "attention" over the frames of a video."""
     family, variant = _find(name, modality)
-    if not isinstance(spec, VideoInput) or isinstance(family.input_spec(variant, modality), VideoInput):
+    if not isinstance(spec, VideoInput) or isinstance(
+        family.input_spec(variant, modality), VideoInput
+    ):
         return family.build(variant, spec)
-    from umemma.encoders.frames import OverFrames
+    from umemma.encoders.frame_pooling import OverFrames
 
     module, width = family.build(variant, spec.picture)
     return OverFrames(module, width, spec.picture, pool), width
@@ -80,7 +84,12 @@ def find_weights(name: str, modality: str, weights: str | None) -> Path | None:
         return None
     if weights not in (None, "pretrained"):
         if not (path := Path(weights)).is_file():
-            raise UserError(f"no such file: {weights}", where, "Name a file, `pretrained` or `none`.", usage=True)
+            raise UserError(
+                f"no such file: {weights}",
+                where,
+                "Name a file, `pretrained` or `none`.",
+                usage=True,
+            )
         return path
     try:
         if there := placed(name):
@@ -101,13 +110,15 @@ def load_weights(module: nn.Module, name: str, modality: str, spec: InputSpec, p
 
     UserError for a file that can't be read safely, and for weights of something else.
     """
-    from umemma.encoders.frames import OverFrames
+    from umemma.encoders.frame_pooling import OverFrames
     from umemma.encoders.weights import fits, load, read
 
     family, variant = _find(name, modality)
     state = read(path)
     if not fits(module, state):
-        if isinstance(module, OverFrames) and isinstance(spec, VideoInput):  # the way over time stays fresh
+        if isinstance(module, OverFrames) and isinstance(
+            spec, VideoInput
+        ):  # the way over time stays fresh
             module, spec = module.encoder, spec.picture
         if family.PRETRAINED:
             state = family.convert(state, module, variant, spec)
@@ -121,62 +132,6 @@ def add_lora(module: nn.Module, rank: int, alpha: float, dropout: float) -> None
     add(module, rank, alpha, dropout)
 
 
-class Row(NamedTuple):
-    """An encoder in the listing. width: D; input: in short; weights: where they are, or how they come."""
-
-    name: str
-    modalities: str
-    width: int
-    input: str
-    weights: str
-
-
-def catalogue(pattern: str = "", modality: str = "") -> tuple[list[Row], list[str]]:
-    """The encoders whose names match `pattern` (as file names do) and serve `modality`, at most MOST_ROWS, and notes.
-
-    Without a pattern the large families are a note each. UserError where nothing matches.
-    """
-    if pattern and ":" not in pattern:
-        pattern = f"{pattern}:*" if pattern in FAMILIES else f"*:{pattern}"
-    asked = pattern.partition(":")[0]
-    tagged = "@" in pattern or "." in pattern  # a tag tells one set of weights from another of the same model
-    found, notes = [], []
-    for family, path in FAMILIES.items():
-        module = importlib.import_module(path)
-        if not fnmatch.fnmatchcase(family, asked or "*") or (modality and modality not in module.MODALITIES):
-            continue
-        names = [one for one in module.names() or () if tagged or not ("@" in one or "." in one)]
-        if family in EXAMPLES and (not pattern or (not names and asked == family)):
-            many = f"{len(names):,} models" if names else "any"
-            notes.append(f"{family}: {many}, for {', '.join(module.MODALITIES)}; such as {EXAMPLES[family]}.")
-        else:
-            found += [(family, one) for one in names if fnmatch.fnmatchcase(f"{family}:{one}", pattern or "*")]
-    if not found and not notes:
-        raise UserError(
-            f"no encoder matches {pattern!r}", "umemma encoders", "Without a pattern it lists the families.", usage=True
-        )
-    if len(found) > MOST_ROWS:
-        notes.append(f"{len(found) - MOST_ROWS:,} more match; a longer pattern shows them.")
-    return [_row(family, variant) for family, variant in found[:MOST_ROWS]], notes
-
-
-def _row(family: str, variant: str) -> Row:
-    from umemma.encoders.weights import cached, placed
-
-    module, name = importlib.import_module(FAMILIES[family]), f"{family}:{variant}"
-    first = module.input_spec(variant, next(m for m in ("image", "text", "audio") if m in module.MODALITIES))
-    shape = f"{first.size} px" if isinstance(first, ImageInput) else ""
-    shape = shape or (f"{first.length} tokens" if hasattr(first, "length") else f"{first.sample_rate} Hz")
-    try:
-        at_hand = placed(name) or (cached(module.source(variant)) if module.PRETRAINED else None)
-        weights = f"yes: {at_hand}" if at_hand else "downloads" if module.PRETRAINED else "none needed"
-    except NotServed as error:
-        weights = f"no: {error}"
-    except UserError as error:  # a model of open_clip without its weights
-        weights = f"no: {error.what}"
-    return Row(name, ", ".join(module.MODALITIES), module.width(variant), shape, weights)
-
-
 def _find(name: str, modality: str) -> tuple[Any, str]:
     """The family's module and the variant. UserError, naming the nearest, for what isn't there."""
     family, _, variant = name.partition(":")
@@ -185,7 +140,9 @@ def _find(name: str, modality: str) -> tuple[Any, str]:
         raise unknown("encoder family", family, FAMILIES, where)
     module = importlib.import_module(FAMILIES[family])
     if modality not in module.MODALITIES:
-        raise UserError(f"{family!r} has no encoder for {modality}", where, "Choose another family.", usage=True)
+        raise UserError(
+            f"{family!r} has no encoder for {modality}", where, "Choose another family.", usage=True
+        )
     known = module.names()
     if not variant or (known is not None and variant not in known):
         raise _unknown(family, variant, known or (), where)
@@ -198,7 +155,11 @@ def _unknown(family: str, variant: str, known: Collection[str], where: str) -> U
     if family not in EXAMPLES:
         return unknown("encoder", name, [f"{family}:{one}" for one in known], where)
     nearest = difflib.get_close_matches(variant, known, n=4, cutoff=0.5)
-    guess = f"Did you mean {' or '.join(repr(f'{family}:{one}') for one in nearest)}? " if nearest else ""
+    guess = (
+        f"Did you mean {' or '.join(repr(f'{family}:{one}') for one in nearest)}? "
+        if nearest
+        else ""
+    )
     hint = f"{guess}Such as {EXAMPLES[family]}; `umemma encoders '{family}:*'` lists them."
     return UserError(f"unknown encoder {name!r}", where, hint, usage=True)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from umemma.contracts import AudioInput, ImageInput, InputSpec
 from umemma.errors import UserError
+from umemma.types import AudioInput, ImageInput, InputSpec
 
 WIDTHS = (16, 32, 64)
 LENET = 84
@@ -37,7 +37,9 @@ def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
     if variant == "small":
         return SmallCNN(channels), WIDTHS[-1]
     if min(height, side) < 16:
-        raise UserError(f"cnn:lenet needs 16 by 16 at least, not {height} by {side}", "encoders", usage=True)
+        raise UserError(
+            f"cnn:lenet needs 16 by 16 at least, not {height} by {side}", "encoders", usage=True
+        )
     return LeNet(channels, height, side), LENET
 
 
@@ -63,7 +65,11 @@ class SmallCNN(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for width in WIDTHS:
-            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.GroupNorm(8, width), nn.ReLU()]
+            layers += [
+                nn.Conv2d(channels, width, 3, padding=1, bias=False),
+                nn.GroupNorm(8, width),
+                nn.ReLU(),
+            ]
             layers += [nn.MaxPool2d(2)]
             channels = width
         self.layers = nn.Sequential(*layers)
@@ -86,7 +92,11 @@ class LeNet(nn.Module):
             *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
         )
         self.linear = nn.Sequential(
-            nn.Flatten(), nn.Linear(16 * left[0] * left[1], 120), nn.ReLU(), nn.Linear(120, LENET), nn.ReLU()
+            nn.Flatten(),
+            nn.Linear(16 * left[0] * left[1], 120),
+            nn.ReLU(),
+            nn.Linear(120, LENET),
+            nn.ReLU(),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from umemma.contracts import InputSpec, TextInput
 from umemma.encoders.weights import Upstream, online, without
 from umemma.errors import UserError
-from umemma.files import read_json, write_json
+from umemma.system.files import read_json, write_json
+from umemma.types import InputSpec, TextInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 MODALITIES = ("text",)
 PRETRAINED = True
 LENGTH = 128  # tokens, at most, unless settings say otherwise
-SUFFIXES = (".json", ".txt", ".model")  # of the files that a tokenizer and a configuration are made of
+SUFFIXES = (
+    ".json",
+    ".txt",
+    ".model",
+)  # of the files that a tokenizer and a configuration are made of
 # What transformers writes of where a tokenizer or a configuration came from: it differs from machine to machine.
 ORIGINS = {"name_or_path", "_name_or_path", "is_local", "local_files_only"}
 ORIGINS |= {"vocab_file", "tokenizer_file", "special_tokens_map_file"}
@@ -36,7 +40,11 @@ def names() -> None:
 
 def input_spec(variant: str, modality: str) -> InputSpec:
     tokens = _loaded(library().AutoTokenizer, variant)
-    return TextInput(length=min(LENGTH, tokens.model_max_length), tokenizer=f"hf:{variant}", padding=padding(variant))
+    return TextInput(
+        length=min(LENGTH, tokens.model_max_length),
+        tokenizer=f"hf:{variant}",
+        padding=padding(variant),
+    )
 
 
 def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
@@ -44,7 +52,10 @@ def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
     assert isinstance(spec, TextInput)
     if spec.length > (most := getattr(config, "max_position_embeddings", None) or spec.length):
         raise UserError(
-            f"it takes {most} tokens, not {spec.length}", f"hf:{variant}", "Lower input.length.", usage=True
+            f"it takes {most} tokens, not {spec.length}",
+            f"hf:{variant}",
+            "Lower input.length.",
+            usage=True,
         )
     return TextModel(_model(config, variant), spec.padding), config.hidden_size
 
@@ -57,7 +68,9 @@ def source(variant: str) -> Upstream:
     return Upstream(variant, ("model.safetensors",))
 
 
-def convert(state: dict[str, Tensor], module: nn.Module, variant: str, spec: InputSpec) -> dict[str, Tensor]:
+def convert(
+    state: dict[str, Tensor], module: nn.Module, variant: str, spec: InputSpec
+) -> dict[str, Tensor]:
     """As transformers' from_pretrained does (old names, prefixes), without the heads that the module doesn't have."""
     from transformers.utils import logging
 
@@ -80,7 +93,11 @@ def convert(state: dict[str, Tensor], module: nn.Module, variant: str, spec: Inp
         logging.set_verbosity(before)
         logging.enable_progress_bar()
     shapes = {key: state_shape for key, state_shape, _ in report["mismatched_keys"]}
-    found = {key: value for key, value in loaded.state_dict().items() if key not in report["missing_keys"]}
+    found = {
+        key: value
+        for key, value in loaded.state_dict().items()
+        if key not in report["missing_keys"]
+    }
     found |= {key: loaded.state_dict()[key].new_empty(size) for key, size in shapes.items()}
     if report["missing_keys"]:
         found |= {key: state[key] for key in report["unexpected_keys"] if key in state}
@@ -98,7 +115,10 @@ def save(name: str, folder: Path, with_config: bool) -> None:
         if path.suffix not in SUFFIXES:
             path.unlink()  # a template of chats, say
         elif path.name in ("config.json", "tokenizer_config.json"):
-            write_json(path, {key: value for key, value in read_json(path, "").items() if key not in ORIGINS})
+            write_json(
+                path,
+                {key: value for key, value in read_json(path, "").items() if key not in ORIGINS},
+            )
 
 
 def library() -> ModuleType:
@@ -139,18 +159,30 @@ def _loaded(auto: Any, name: str) -> Any:
 
 def _model(config: Any, variant: str) -> Any:
     transformers = library()
-    auto = transformers.AutoModelForTextEncoding if config.is_encoder_decoder else transformers.AutoModel
+    auto = (
+        transformers.AutoModelForTextEncoding
+        if config.is_encoder_decoder
+        else transformers.AutoModel
+    )
     try:
         kind = auto._model_mapping[type(config)]
     except KeyError:
-        raise UserError(f"{config.model_type} is no text encoder", f"hf:{variant}", usage=True) from None
-    config._attn_implementation = config._experts_implementation = None  # a config may name code on the hub here
+        raise UserError(
+            f"{config.model_type} is no text encoder", f"hf:{variant}", usage=True
+        ) from None
+    config._attn_implementation = config._experts_implementation = (
+        None  # a config may name code on the hub here
+    )
     return auto.from_config(config, **_without_pooler(kind))
 
 
 def _without_pooler(kind: Callable[..., Any]) -> dict[str, bool]:
     """A pooler would never be used, nor get a gradient."""
-    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
+    return (
+        {"add_pooling_layer": False}
+        if "add_pooling_layer" in inspect.signature(kind).parameters
+        else {}
+    )
 
 
 class TextModel(nn.Module):

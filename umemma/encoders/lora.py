@@ -19,13 +19,23 @@ def add(module: nn.Module, rank: int, alpha: float, dropout: float) -> None:
     try:
         import peft
     except ImportError:
-        raise UserError("tune: lora needs peft", "encoders", "Install it: pip install 'umemma[lora]'") from None
-    layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and _called(module, name)]
+        raise UserError(
+            "tune: lora needs peft", "encoders", "Install it: pip install 'umemma[lora]'"
+        ) from None
+    layers = [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) and _called(module, name)
+    ]
     if not layers:
         raise UserError(
-            "tune: lora finds no linear layer to adapt in this encoder", "encoders", "Set tune: full or frozen."
+            "tune: lora finds no linear layer to adapt in this encoder",
+            "encoders",
+            "Set tune: full or frozen.",
         )
-    pattern = "|".join(map(re.escape, layers))  # peft takes a list as endings of names, a pattern as whole names
+    pattern = "|".join(
+        map(re.escape, layers)
+    )  # peft takes a list as endings of names, a pattern as whole names
     scale: Any = alpha  # declared as int there, but any number will do
     config = peft.LoraConfig(r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=pattern)
     peft.inject_adapter_in_model(config, module)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from umemma.contracts import ImageInput, InputSpec, TextInput
 from umemma.encoders import hf
 from umemma.encoders.weights import Upstream
 from umemma.errors import UserError
+from umemma.types import ImageInput, InputSpec, TextInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,8 +39,12 @@ def input_spec(variant: str, modality: str) -> InputSpec:
         own = "hf_tokenizer_name" in text or "tokenizer_kwargs" in text
         tokenizer = f"open_clip:{model}" if own else "clip"
         hub = text.get("hf_model_name")
-        padding = hf.padding(hub) if hub else int("SigLIP" in model and "SigLIP2" not in model)  # 1 in SigLIP's first
-        return TextInput(length=text.get("context_length", 77), tokenizer=tokenizer, padding=padding)
+        padding = (
+            hf.padding(hub) if hub else int("SigLIP" in model and "SigLIP2" not in model)
+        )  # 1 in SigLIP's first
+        return TextInput(
+            length=text.get("context_length", 77), tokenizer=tokenizer, padding=padding
+        )
     known: Mapping[str, Any] = vars(PreprocessCfg()) | tag
     size, mean, std = config["vision_cfg"].get("image_size", 224), known["mean"], known["std"]
     return ImageInput(size=size, mean=mean, std=std, crop=known["resize_mode"] == "shortest")
@@ -66,7 +70,9 @@ def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
         config["vision_cfg"] |= {"timm_model_pretrained": False, "image_size": spec.size}
         config["text_cfg"] = NO_TEXT
     quick = config.get("quick_gelu", False) or tag.get("quick_gelu", False)
-    both = open_clip.CustomTextCLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick)
+    both = open_clip.CustomTextCLIP(
+        config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick
+    )
     return (TextTower(both.text) if text else ImageTower(both.visual)), config["embed_dim"]
 
 
@@ -82,7 +88,11 @@ def source(variant: str) -> Upstream:
     model, tag = _parts(variant)
     if not tag:
         tags = open_clip.list_pretrained_tags_by_model(model)
-        some = f"Name one: {', '.join(f'open_clip:{model}@{one}' for one in tags[:4])}" if tags else "None are known"
+        some = (
+            f"Name one: {', '.join(f'open_clip:{model}@{one}' for one in tags[:4])}"
+            if tags
+            else "None are known"
+        )
         raise UserError(
             "which weights? Add @PRETRAINED",
             f"open_clip:{variant}",
@@ -93,21 +103,37 @@ def source(variant: str) -> Upstream:
     if not repo:
         return Upstream(url=tag["url"])
     file = file or HF_WEIGHTS_NAME
-    safe = HF_SAFE_WEIGHTS_NAME if file == HF_WEIGHTS_NAME else f"{file.rpartition('.')[0]}.safetensors"
+    safe = (
+        HF_SAFE_WEIGHTS_NAME
+        if file == HF_WEIGHTS_NAME
+        else f"{file.rpartition('.')[0]}.safetensors"
+    )
     return Upstream(repo, (safe, file))
 
 
-def convert(state: dict[str, Tensor], module: nn.Module, variant: str, spec: InputSpec) -> dict[str, Tensor]:
+def convert(
+    state: dict[str, Tensor], module: nn.Module, variant: str, spec: InputSpec
+) -> dict[str, Tensor]:
     """As open_clip.factory.load_checkpoint does, and of the result the tower's own part."""
     from open_clip.convert import convert_state_dict
-    from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+    from open_clip.model import (
+        convert_to_custom_text_state_dict,
+        resize_pos_embed,
+        resize_text_pos_embed,
+    )
 
-    if "image_encoder.model.patch_emb.0.block.conv.weight" in state or any("rbr_conv" in key for key in state):
+    if "image_encoder.model.patch_emb.0.block.conv.weight" in state or any(
+        "rbr_conv" in key for key in state
+    ):
         state = convert_state_dict(module, state)
     if "positional_embedding" in state:
         state = convert_to_custom_text_state_dict(state)
     tower = "text." if isinstance(module, TextTower) else "visual."
-    state = {key: value for key, value in state.items() if key.startswith(tower) and not key.endswith("position_ids")}
+    state = {
+        key: value
+        for key, value in state.items()
+        if key.startswith(tower) and not key.endswith("position_ids")
+    }
     if isinstance(module, ImageTower):
         resize_pos_embed(state, module)
     own, theirs = module.state_dict().get(POSITIONS), state.get(POSITIONS)

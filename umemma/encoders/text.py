@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from umemma.contracts import InputSpec, TextInput
 from umemma.errors import UserError
+from umemma.types import InputSpec, TextInput
 
 VOCABULARY = 49408  # of CLIP's byte-pair tokenizer
 WIDTH = 64
@@ -32,7 +32,12 @@ def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
     assert isinstance(spec, TextInput)
     if spec.tokenizer != "clip" or spec.padding:
         hint = "For another tokenizer take an hf: or open_clip: encoder."
-        raise UserError(f"text:{variant} reads CLIP's tokens, padded with 0", "encoders.text.input", hint, usage=True)
+        raise UserError(
+            f"text:{variant} reads CLIP's tokens, padded with 0",
+            "encoders.text.input",
+            hint,
+            usage=True,
+        )
     return TextCNN() if variant == "cnn" else TextTransformer(spec.length), width(variant)
 
 
@@ -49,12 +54,17 @@ class TextCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, WIDTH, padding_idx=0)
-        self.convolutions = nn.ModuleList(nn.Conv1d(WIDTH, WIDTH, kernel, padding="same") for kernel in KERNELS)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(WIDTH, WIDTH, kernel, padding="same") for kernel in KERNELS
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         embedded = self.embedding(tokens).transpose(1, 2)
         nothing = (tokens == 0)[:, None]
-        found = [convolution(embedded).masked_fill(nothing, -torch.inf).amax(2) for convolution in self.convolutions]
+        found = [
+            convolution(embedded).masked_fill(nothing, -torch.inf).amax(2)
+            for convolution in self.convolutions
+        ]
         return torch.cat(found, 1).nan_to_num(neginf=0.0).relu()
 
 
@@ -71,10 +81,16 @@ class TextTransformer(nn.Module):
         layer = nn.TransformerEncoderLayer(
             TRANSFORMER, 4, 4 * TRANSFORMER, activation="gelu", batch_first=True, norm_first=True
         )
-        self.layers = nn.TransformerEncoder(layer, 2, nn.LayerNorm(TRANSFORMER), enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(
+            layer, 2, nn.LayerNorm(TRANSFORMER), enable_nested_tensor=False
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         real = tokens != 0
-        hidden = ~real & real.any(1, keepdim=True)  # a row of padding alone attends to it, as softmax needs something
-        x = self.layers(self.embedding(tokens) + self.positions[: tokens.shape[1]], src_key_padding_mask=hidden)
+        hidden = ~real & real.any(
+            1, keepdim=True
+        )  # a row of padding alone attends to it, as softmax needs something
+        x = self.layers(
+            self.embedding(tokens) + self.positions[: tokens.shape[1]], src_key_padding_mask=hidden
+        )
         return (x * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)

@@ -11,11 +11,11 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
-from umemma.contracts import AudioInput, ImageInput, InputSpec
 from umemma.encoders.cnn import shape
 from umemma.encoders.weights import Upstream
 from umemma.errors import UserError
-from umemma.fetch import NotServed
+from umemma.system.http import NotServed
+from umemma.types import AudioInput, ImageInput, InputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,13 +29,17 @@ def names() -> tuple[str, ...]:
     import timm
 
     both = (*timm.list_models(), *timm.list_models(pretrained=True))
-    return tuple(one for one in both if not one.partition(".")[0].endswith("_enc"))  # those give a feature per patch
+    return tuple(
+        one for one in both if not one.partition(".")[0].endswith("_enc")
+    )  # those give a feature per patch
 
 
 def input_spec(variant: str, modality: str) -> InputSpec:
     """As the weights were trained. A spectrogram isn't cropped, and has the means of mean and std for its channel."""
     known = _pretrained_cfg(variant)
-    if modality == "audio":  # 320 steps rather than 301 where patches and windows have to divide them
+    if (
+        modality == "audio"
+    ):  # 320 steps rather than 301 where patches and windows have to divide them
         return AudioInput(seconds=3.19) if known.fixed_input_size else AudioInput()
     size = min(known.input_size[1:])
     if modality == "spectrogram":
@@ -65,7 +69,10 @@ def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
         reason = str(error).partition("\n")[0] or "its parts don't fit together"
         hint = "Change `input` (multiples of 32 often work), or take another model."
         raise UserError(
-            f"no input of {size[0]} by {size[1]} for it: {reason}", f"timm:{variant}", hint, usage=True
+            f"no input of {size[0]} by {size[1]} for it: {reason}",
+            f"timm:{variant}",
+            hint,
+            usage=True,
         ) from None
     return model, getattr(model, "head_hidden_size", None) or model.num_features
 
@@ -82,14 +89,20 @@ def source(variant: str) -> Upstream:
     if known.custom_load:
         raise NotServed("they are published in a format of another library")
     if known.hf_hub_id:
-        files = (known.hf_hub_filename,) if known.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+        files = (
+            (known.hf_hub_filename,)
+            if known.hf_hub_filename
+            else ("model.safetensors", "pytorch_model.bin")
+        )
         return Upstream(known.hf_hub_id, files)
     if known.url:
         return Upstream(url=known.url)
     raise NotServed("none are published")
 
 
-def convert(state: dict[str, Tensor], module: nn.Module, variant: str, spec: InputSpec) -> dict[str, Tensor]:
+def convert(
+    state: dict[str, Tensor], module: nn.Module, variant: str, spec: InputSpec
+) -> dict[str, Tensor]:
     """As timm.models._builder.load_pretrained does, with the classifier gone: the model's own filter (old names, sizes of
     position embeddings), then the first convolution for another number of channels."""
     from timm.models._manipulate import adapt_input_conv
@@ -99,14 +112,25 @@ def convert(state: dict[str, Tensor], module: nn.Module, variant: str, spec: Inp
     if filter_:
         arguments = (state, module)[: len(inspect.signature(filter_).parameters)]
         # What it makes of weights of something else doesn't matter: what differs is said when they are loaded.
-        with contextlib.suppress(AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        with contextlib.suppress(
+            AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
+        ):
             state = filter_(*arguments)
-    for name in _several(known.classifier):  # "head.linear": with the norm that stands in the head beside it
+    for name in _several(
+        known.classifier
+    ):  # "head.linear": with the norm that stands in the head beside it
         head = f"{name.partition('.')[0]}."
-        state = {key: value for key, value in state.items() if key in own or not key.startswith(head)}
+        state = {
+            key: value for key, value in state.items() if key in own or not key.startswith(head)
+        }
     for name in _several(known.first_conv):
         key, channels = f"{name}.weight", shape(spec)[0]
-        if key in state and key in own and state[key].ndim == 4 and state[key].shape[1] != own[key].shape[1]:
+        if (
+            key in state
+            and key in own
+            and state[key].ndim == 4
+            and state[key].shape[1] != own[key].shape[1]
+        ):
             state[key] = adapt_input_conv(channels, state[key], known.input_size[0])
     return state
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from umemma.contracts import InputSpec, WaveInput
 from umemma.encoders.weights import Upstream, without
+from umemma.types import InputSpec, WaveInput
 
 if TYPE_CHECKING:
     from torchaudio.models import Wav2Vec2Model
@@ -24,7 +24,9 @@ URL = "https://download.pytorch.org/torchaudio/models/"
 def names() -> tuple[str, ...]:
     from torchaudio import pipelines
 
-    return tuple(name for name, one in vars(pipelines).items() if isinstance(one, pipelines.Wav2Vec2Bundle))
+    return tuple(
+        name for name, one in vars(pipelines).items() if isinstance(one, pipelines.Wav2Vec2Bundle)
+    )
 
 
 def input_spec(variant: str, modality: str) -> InputSpec:
@@ -51,7 +53,9 @@ def source(variant: str) -> Upstream:
     return Upstream(url=path if path.startswith("https:") else URL + path)
 
 
-def convert(state: dict[str, Tensor], module: nn.Module, variant: str, spec: InputSpec) -> dict[str, Tensor]:
+def convert(
+    state: dict[str, Tensor], module: nn.Module, variant: str, spec: InputSpec
+) -> dict[str, Tensor]:
     """Bundles with normalised waves hold the model as `model`; `aux` is the layer that spells letters."""
     plain = without(state, "model.")
     return {f"model.{key}": value for key, value in plain.items() if not key.startswith("aux.")}
@@ -82,7 +86,9 @@ class WaveEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         time = torch.arange(x.shape[1], device=x.device)
         lengths = ((x != 0) * (time + 1)).amax(1)
-        lengths = torch.where(lengths == 0, x.shape[1], lengths).clamp(min=min(self.least, x.shape[1]))
+        lengths = torch.where(lengths == 0, x.shape[1], lengths).clamp(
+            min=min(self.least, x.shape[1])
+        )
         if self.normalise:
             real = time < lengths[:, None]
             x = x - x.sum(1, keepdim=True) / lengths[:, None]

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from umemma.contracts import Source
 from umemma.errors import UserError
-from umemma.fetch import NotServed, http
+from umemma.system.http import NotServed, http
+from umemma.types import Source
 
 FOLDER = Path("data/weights")  # in the project
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -46,7 +46,9 @@ def place(name: str) -> Path:
 def placed(name: str) -> Path | None:
     """The file that a person put in the project for an encoder."""
     stem = place(name)
-    files = (stem.with_name(f"{stem.name}{suffix}") for suffix in SUFFIXES)  # not with_suffix: names have dots
+    files = (
+        stem.with_name(f"{stem.name}{suffix}") for suffix in SUFFIXES
+    )  # not with_suffix: names have dots
     return next((file for file in files if file.is_file()), None)
 
 
@@ -56,7 +58,9 @@ def cached(source: Upstream) -> Path | None:
         path = _hub_file(source.url)
         return path if path.is_file() else None
     if Path(source.repo).is_dir():
-        found = [Path(source.repo, file) for file in source.files if Path(source.repo, file).is_file()]
+        found = [
+            Path(source.repo, file) for file in source.files if Path(source.repo, file).is_file()
+        ]
         return found[0] if found else None
     from huggingface_hub import try_to_load_from_cache
 
@@ -86,7 +90,10 @@ def fetch(source: Upstream) -> Path:
             raise NotServed(_one_line(error)) from None
         except EntryNotFoundError:
             continue
-        except (OSError, ValueError) as error:  # the hub's errors are OSErrors; ValueError: no such name can be
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # the hub's errors are OSErrors; ValueError: no such name can be
             raise NotServed(_one_line(error)) from None
     raise NotServed(f"{source.repo} holds no {' or '.join(source.files)}")
 
@@ -116,10 +123,14 @@ def read(path: Path) -> dict[str, Tensor]:
             try:
                 return _unwrapped(load_file(path))
             except SafetensorError as error:
-                raise UserError(f"not readable as weights: {_one_line(error)}", str(path), hint) from None
+                raise UserError(
+                    f"not readable as weights: {_one_line(error)}", str(path), hint
+                ) from None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a file that can't be loaded, which the error says
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            state = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except OSError as error:
         raise UserError(f"can't be read: {error.strerror}", str(path), hint) from None
     except UNREADABLE as error:

@@ -23,8 +23,8 @@ import importlib
 from collections.abc import Mapping
 from types import ModuleType
 
-from umemma.contracts import Clip, Media, Packing, Unreadable
 from umemma.errors import unknown
+from umemma.types import Clip, Media, Packing, Unreadable
 
 NAMES = {
     "audio": "umemma.modalities.audio",
@@ -50,7 +50,9 @@ def pack(media: Mapping[str, Media], packing: Packing) -> dict[str, bytes]:
     return members
 
 
-def pack_readable(media: Mapping[str, Media], packing: Packing) -> tuple[dict[str, bytes], dict[str, str]]:
+def pack_readable(
+    media: Mapping[str, Media], packing: Packing
+) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the tar members of one sample and why a modality's medium can't be read, a fixed phrase:
     ({"audio.flac": ..., "video.mjpeg": ...}, {"image": "file is missing"}). A modality in neither isn't there.
 
@@ -66,10 +68,12 @@ def pack_readable(media: Mapping[str, Media], packing: Packing) -> tuple[dict[st
             broken[name] = str(error)
     audio, video = given.get("audio"), given.get("video")
     if isinstance(audio, Clip) and isinstance(video, Clip) and audio == video:
-        from umemma.modalities import clips
+        from umemma.modalities import av_decoder
 
-        with contextlib.suppress(ValueError):  # one of the two may be whole: below each is read by itself
-            stretch = clips.read(audio, packing, pictures=True, sound=True)
+        with contextlib.suppress(
+            ValueError
+        ):  # one of the two may be whole: below each is read by itself
+            stretch = av_decoder.read(audio, packing, pictures=True, sound=True)
             given |= {"audio": stretch.sound, "video": stretch.frames}
     for name, medium in sorted(given.items()):
         try:

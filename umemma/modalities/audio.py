@@ -12,12 +12,12 @@ import numpy as np
 import soundfile
 from pydantic import Field
 
-from umemma.contracts import AudioInput, Clip, Media, Packing, Sound, WaveInput
 from umemma.errors import UserError
-from umemma.modalities import masks
-from umemma.modalities.chance import Drawn, Share, normal, uniform
-from umemma.modalities.packed import MOST_SECONDS, Packed, read_file
-from umemma.seeds import mixed
+from umemma.modalities import spec_augment
+from umemma.modalities.limits import MOST_SECONDS, Packed, read_file
+from umemma.modalities.sampling import Drawn, Share, normal, uniform
+from umemma.system.seeds import mixed
+from umemma.types import AudioInput, Clip, Media, Packing, Sound, WaveInput
 
 if TYPE_CHECKING:
     import torch
@@ -43,9 +43,9 @@ def pack(media: Media, packing: Packing) -> Packed | None:
                 return None if _silent(sound, packing) else Packed("flac", data)
         media = Clip(media) if isinstance(media, Path) else data
     if isinstance(media, (Clip, bytes)):
-        from umemma.modalities import clips
+        from umemma.modalities import av_decoder
 
-        found = clips.read(media, packing, pictures=False, sound=True).sound
+        found = av_decoder.read(media, packing, pictures=False, sound=True).sound
         if found is None:
             return None
         media = found
@@ -93,7 +93,7 @@ def blank(spec: AudioInput | WaveInput) -> torch.Tensor:
     return _heard(torch.zeros(0), spec)
 
 
-class Augment(masks.Masks):
+class Augment(spec_augment.Masks):
     """How sound is changed in training, in this order; by default not at all.
 
     shift: in time, to either side, at most this share of it; what leaves at one end comes in at the other. gain: louder
@@ -110,7 +110,9 @@ class Augment(masks.Masks):
 def check(options: Augment, spec: AudioInput | WaveInput) -> None:
     """UserError for gain on a spectrogram and for masks in frequency on samples."""
     if isinstance(spec, AudioInput) and options.gain:
-        raise UserError("a spectrogram is normalised", "augment.audio.gain", "Leave it out.", usage=True)
+        raise UserError(
+            "a spectrogram is normalised", "augment.audio.gain", "Leave it out.", usage=True
+        )
     if isinstance(spec, WaveInput) and options.freq_masks:
         what = "the encoder hears samples, which have no axis of frequencies"
         raise UserError(what, "augment.audio.freq_masks", "Leave it out.", usage=True)
@@ -126,11 +128,13 @@ def draw(options: Augment, numbers: np.ndarray, spec: AudioInput | WaveInput) ->
     if options.noise:
         drawn["noise"] = mixed(numbers, 0, "noise")
     if isinstance(spec, AudioInput):
-        return drawn | masks.draw(options, numbers, spec.mels, _length(spec) // spec.hop + 1)
-    return drawn | masks.draw(options, numbers, 0, _length(spec))
+        return drawn | spec_augment.draw(options, numbers, spec.mels, _length(spec) // spec.hop + 1)
+    return drawn | spec_augment.draw(options, numbers, 0, _length(spec))
 
 
-def augment(x: torch.Tensor, spec: AudioInput | WaveInput, options: Augment, drawn: Drawn) -> torch.Tensor:
+def augment(
+    x: torch.Tensor, spec: AudioInput | WaveInput, options: Augment, drawn: Drawn
+) -> torch.Tensor:
     """(B, T) samples or (B, 1, mels, T), float32."""
     import torch
 
@@ -151,7 +155,7 @@ def augment(x: torch.Tensor, spec: AudioInput | WaveInput, options: Augment, dra
             rms = torch.stack([one[:n].square().sum().div(max(n, 1)).sqrt() for one, n in heard])
             noise = noise * rms[:, None] * (place < length)
         x = x + noise
-    return masks.masked(x, drawn, x.new_zeros(()))
+    return spec_augment.masked(x, drawn, x.new_zeros(()))
 
 
 def finish(x: torch.Tensor, spec: AudioInput | WaveInput) -> torch.Tensor:
@@ -161,7 +165,11 @@ def finish(x: torch.Tensor, spec: AudioInput | WaveInput) -> torch.Tensor:
 
 def recipe(spec: AudioInput | WaveInput, packing: Packing) -> dict[str, Any]:
     """How a file of sound becomes the input without umemma."""
-    numbers: dict[str, Any] = {"packed_rate": packing.sample_rate, "silence": packing.silence, "samples": _length(spec)}
+    numbers: dict[str, Any] = {
+        "packed_rate": packing.sample_rate,
+        "silence": packing.silence,
+        "samples": _length(spec),
+    }
     steps = [
         "Decode the file to mono, the mean of its channels, 16 bits a sample. Where its rate is over "
         f"{packing.sample_rate} Hz, resample it to that (FFmpeg's swresample, as PyAV's AudioResampler does).",
@@ -170,7 +178,12 @@ def recipe(spec: AudioInput | WaveInput, packing: Packing) -> dict[str, Any]:
         f"Cut it to {_length(spec)} samples, or add zeros at the end.",
     ]
     if isinstance(spec, AudioInput):
-        numbers |= {"spectrogram": _spectrogram(spec), "window_function": "hann", "floor": FLOOR, "steady": STEADY}
+        numbers |= {
+            "spectrogram": _spectrogram(spec),
+            "window_function": "hann",
+            "floor": FLOOR,
+            "steady": STEADY,
+        }
         steps += [
             "torchaudio.transforms.MelSpectrogram(**spectrogram): |STFT| ** power under a periodic Hann window that zeros on "
             "both sides make n_fft long, the ends of the sound mirrored; then triangular filters on HTK's mel scale.",
@@ -187,7 +200,9 @@ def _length(spec: AudioInput | WaveInput) -> int:
 def _heard(samples: torch.Tensor, spec: AudioInput | WaveInput) -> torch.Tensor:
     import torch
 
-    samples = torch.nn.functional.pad(samples[: _length(spec)], (0, max(0, _length(spec) - len(samples))))
+    samples = torch.nn.functional.pad(
+        samples[: _length(spec)], (0, max(0, _length(spec) - len(samples)))
+    )
     if isinstance(spec, WaveInput):
         return samples
     loud = torch.log(_mel(spec)(samples) + FLOOR)
@@ -209,7 +224,11 @@ def _spectrogram(spec: AudioInput) -> dict[str, Any]:
         "hop_length": spec.hop,
         "n_mels": spec.mels,
     }
-    own |= {"n_fft": 2 ** math.ceil(math.log2(spec.window)), "f_min": 0.0, "f_max": float(spec.sample_rate // 2)}
+    own |= {
+        "n_fft": 2 ** math.ceil(math.log2(spec.window)),
+        "f_min": 0.0,
+        "f_max": float(spec.sample_rate // 2),
+    }
     return own | {
         "power": 2.0,
         "normalized": False,
@@ -228,5 +247,7 @@ def _read(data: bytes) -> tuple[Sound, int]:
                 raise ValueError("longer than the bound of an hour")
             samples = file.read(dtype="float32", always_2d=True)
             return Sound(samples.mean(1), file.samplerate), file.channels
-    except soundfile.LibsndfileError as error:  # its text holds an address in memory; error_string doesn't
+    except (
+        soundfile.LibsndfileError
+    ) as error:  # its text holds an address in memory; error_string doesn't
         raise ValueError(f"not readable audio: {error.error_string}") from None

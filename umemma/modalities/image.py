@@ -12,18 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from umemma.contracts import ImageInput, Media, Packing
-from umemma.modalities import masks, pictures
-from umemma.modalities.chance import Drawn
-from umemma.modalities.packed import MOST_PIXELS, Packed, read_file
+from umemma.modalities import spec_augment, vision
+from umemma.modalities.limits import MOST_PIXELS, Packed, read_file
+from umemma.modalities.sampling import Drawn
+from umemma.types import ImageInput, Media, Packing
 
 if TYPE_CHECKING:
     import torch
 
 SUFFIXES = ("jpg", "png")
-RESAMPLING, GAP = Image.Resampling.BICUBIC, 3.0  # how pictures are made smaller; the gap is Pillow's, for the shards
+RESAMPLING, GAP = (
+    Image.Resampling.BICUBIC,
+    3.0,
+)  # how pictures are made smaller; the gap is Pillow's, for the shards
 DRAFT = 2  # times the side that is wanted: a JPEG whose shorter side is larger is decoded at a lower resolution
-KEPT = {"JPEG": "jpg", "PNG": "png"}  # formats that are copied as they are where the picture is small enough
+KEPT = {
+    "JPEG": "jpg",
+    "PNG": "png",
+}  # formats that are copied as they are where the picture is small enough
 
 
 def pack(media: Media, packing: Packing) -> Packed:
@@ -68,7 +74,12 @@ def decode(data: bytes, spec: ImageInput) -> torch.Tensor:
         left, top = ((length - min(picture.size)) / 2 for length in picture.size)
         box = (left, top, picture.width - left, picture.height - top) if spec.crop else None
         picture = picture.resize((spec.size, spec.size), RESAMPLING, box)
-    return torch.from_numpy(np.array(picture)).reshape(spec.size, spec.size, -1).permute(2, 0, 1).contiguous()
+    return (
+        torch.from_numpy(np.array(picture))
+        .reshape(spec.size, spec.size, -1)
+        .permute(2, 0, 1)
+        .contiguous()
+    )
 
 
 def blank(spec: ImageInput) -> torch.Tensor:
@@ -78,7 +89,7 @@ def blank(spec: ImageInput) -> torch.Tensor:
     return torch.zeros(spec.channels, spec.size, spec.size, dtype=torch.uint8)
 
 
-class Augment(pictures.Augment, masks.Masks):
+class Augment(vision.Augment, spec_augment.Masks):
     """What can be done to a picture; masks last, for a spectrogram whose rows are frequencies and whose columns are times."""
 
 
@@ -88,21 +99,21 @@ def check(options: Augment, spec: ImageInput) -> None:
 
 def draw(options: Augment, numbers: np.ndarray, spec: ImageInput) -> Drawn:
     """What `numbers`, (B,) uint64, make of B samples."""
-    return pictures.draw(options, numbers) | masks.draw(options, numbers, spec.size, spec.size)
+    return vision.draw(options, numbers) | spec_augment.draw(options, numbers, spec.size, spec.size)
 
 
 def augment(x: torch.Tensor, spec: ImageInput, options: Augment, drawn: Drawn) -> torch.Tensor:
     """(B, channels, size, size); a mask is filled with the mean, which the encoder sees as 0."""
     import torch
 
-    x = pictures.augment(x[:, None], options, drawn)[:, 0]
+    x = vision.augment(x[:, None], options, drawn)[:, 0]
     mean = torch.as_tensor(spec.mean, device=x.device).view(-1, 1, 1)
-    return masks.masked(x, drawn, (255 * mean).round().to(x.dtype))
+    return spec_augment.masked(x, drawn, (255 * mean).round().to(x.dtype))
 
 
 def finish(x: torch.Tensor, spec: ImageInput) -> torch.Tensor:
     """(B, channels, size, size) float32, normalised with the spec's mean and std."""
-    return pictures.finish(x, spec)
+    return vision.finish(x, spec)
 
 
 def recipe(spec: ImageInput, packing: Packing) -> dict[str, Any]:
@@ -122,7 +133,10 @@ def recipe(spec: ImageInput, packing: Packing) -> dict[str, Any]:
 
 def decoding(spec: ImageInput) -> list[str]:
     """The steps of `recipe` from a packed picture on."""
-    mode, part = ("L" if spec.channels == 1 else "RGB"), ("its middle square" if spec.crop else "all of it")
+    mode, part = (
+        ("L" if spec.channels == 1 else "RGB"),
+        ("its middle square" if spec.crop else "all of it"),
+    )
     return [
         f"Of a JPEG whose shorter side is over {DRAFT * spec.size} pixels by now: draft, as in the first step, to "
         f"{DRAFT * spec.size}. Then convert({mode!r}).",
@@ -160,7 +174,9 @@ def _readable() -> Iterator[None]:
     """Pillow's errors as a ValueError with a fixed phrase: their own text can hold an address in memory."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a stranger's metadata looks like is nobody's concern here
+            warnings.simplefilter(
+                "ignore"
+            )  # what a stranger's metadata looks like is nobody's concern here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except UnidentifiedImageError:

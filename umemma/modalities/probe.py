@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from umemma import modalities
-from umemma.contracts import Clip, Media, Packing, Unreadable
 from umemma.modalities import image
-from umemma.modalities.packed import read_file
+from umemma.modalities.limits import read_file
+from umemma.types import Clip, Media, Packing, Unreadable
 
 if TYPE_CHECKING:
-    from umemma.modalities.clips import Stretch
+    from umemma.modalities.av_decoder import Stretch
 
 SOUNDLESS = "no sound stream, or none where the event is"
 EMPTY = "nothing in it"
@@ -81,9 +81,11 @@ def _why_absent(name: str, one: Media, packing: Packing, both: Stretch | None) -
 
 
 def _look(clip: Clip | bytes, packing: Packing, wanted: set[str]) -> Stretch:
-    from umemma.modalities import clips
+    from umemma.modalities import av_decoder
 
-    return clips.read(clip, packing, pictures="video" in wanted, sound="audio" in wanted, decode=False)
+    return av_decoder.read(
+        clip, packing, pictures="video" in wanted, sound="audio" in wanted, decode=False
+    )
 
 
 def _read(one: Path | bytes) -> bytes:

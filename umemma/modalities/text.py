@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umemma.contracts import Media, Packing, Plain, TextInput
 from umemma.errors import UserError, unknown
-from umemma.files import write_json
-from umemma.modalities.chance import Drawn, Share, uniform
-from umemma.modalities.packed import Packed, read_file
+from umemma.modalities.limits import Packed, read_file
+from umemma.modalities.sampling import Drawn, Share, uniform
+from umemma.system.files import write_json
+from umemma.types import Media, Packing, Plain, TextInput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +91,9 @@ def augment(x: torch.Tensor, spec: TextInput, options: Augment, drawn: Drawn) ->
     if "dropout" not in drawn:
         return x
     place = torch.arange(spec.length, device=x.device)
-    last = (place * (x != spec.padding)).amax(1, keepdim=True)  # inside of a text its number may be a token's
+    last = (place * (x != spec.padding)).amax(
+        1, keepdim=True
+    )  # inside of a text its number may be a token's
     between = (place > 0) & (place < last)
     numbers = torch.from_numpy(drawn["dropout"]).to(x.device)
     luckiest = numbers.where(between, -1.0).amax(1, keepdim=True)
@@ -114,11 +116,15 @@ def _tokenizer(name: str) -> Callable[[str, int], list[int]]:
     try:
         return _hf(model) if library == "hf" else _open_clip(model)
     except ImportError as error:
-        raise UserError(f"tokenizer {name!r}: {error}", "input.tokenizer", f"Install {error.name}.") from None
+        raise UserError(
+            f"tokenizer {name!r}: {error}", "input.tokenizer", f"Install {error.name}."
+        ) from None
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         hint = "Give the folder of one, or get its files into the cache of Hugging Face while there is a network."
-        raise UserError(f"tokenizer {name!r} can't be had: {reason}", "input.tokenizer", hint) from None
+        raise UserError(
+            f"tokenizer {name!r} can't be had: {reason}", "input.tokenizer", hint
+        ) from None
 
 
 def _hf(name: str) -> Callable[[str, int], list[int]]:
@@ -193,14 +199,24 @@ def _clip_json(spec: TextInput) -> dict[str, Any]:
     own = open_clip.SimpleTokenizer()
     marks = [own.decoder[number] for number in (own.sot_token_id, own.eot_token_id)]
     split = {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Removed", "invert": True}
-    as_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    as_bytes = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
     start, end = ({"SpecialToken": {"id": mark, "type_id": 0}} for mark in marks)
     text = {"Sequence": {"id": "A", "type_id": 0}}
     ids = {mark: {"id": mark, "ids": [own.encoder[mark]], "tokens": [mark]} for mark in marks}
     merges = sorted(own.bpe_ranks, key=own.bpe_ranks.__getitem__)
     return {
         "version": "1.0",
-        "truncation": {"direction": "Right", "max_length": spec.length, "strategy": "LongestFirst", "stride": 0},
+        "truncation": {
+            "direction": "Right",
+            "max_length": spec.length,
+            "strategy": "LongestFirst",
+            "stride": 0,
+        },
         "padding": {
             "strategy": {"Fixed": spec.length},
             "direction": "Right",

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umemma.contracts import Clip, Media, Packing, VideoInput
-from umemma.modalities import image, pictures
-from umemma.modalities.chance import Drawn
-from umemma.modalities.packed import Packed
+from umemma.modalities import image, vision
+from umemma.modalities.limits import Packed
+from umemma.modalities.sampling import Drawn
+from umemma.types import Clip, Media, Packing, VideoInput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,10 +23,10 @@ BORDER = re.compile(rb"(?<=\xff\xd9)(?=\xff\xd8)")
 def pack(media: Media, packing: Packing) -> Packed:
     """`packing.frames` JPEG frames, fewer where `packing.fps` finds fewer in the clip."""
     if isinstance(media, (Path, Clip)):
-        from umemma.modalities import clips
+        from umemma.modalities import av_decoder
 
         clip = media if isinstance(media, Clip) else Clip(media)
-        frames = clips.read(clip, packing, pictures=True, sound=False).frames
+        frames = av_decoder.read(clip, packing, pictures=True, sound=False).frames
     else:
         frames = media if isinstance(media, list) else None
     if not frames:
@@ -49,7 +49,7 @@ def blank(spec: VideoInput) -> torch.Tensor:
     return image.blank(spec.picture).expand(spec.frames, -1, -1, -1).contiguous()
 
 
-class Augment(pictures.Augment):
+class Augment(vision.Augment):
     """What can be done to a clip, the same to all of its frames."""
 
 
@@ -59,23 +59,31 @@ def check(options: Augment, spec: VideoInput) -> None:
 
 def draw(options: Augment, numbers: np.ndarray, spec: VideoInput) -> Drawn:
     """What `numbers`, (B,) uint64, make of B samples."""
-    return pictures.draw(options, numbers)
+    return vision.draw(options, numbers)
 
 
 def augment(x: torch.Tensor, spec: VideoInput, options: Augment, drawn: Drawn) -> torch.Tensor:
     """(B, frames, channels, size, size); black frames stay black."""
-    return pictures.augment(x, options, drawn)
+    return vision.augment(x, options, drawn)
 
 
 def finish(x: torch.Tensor, spec: VideoInput) -> torch.Tensor:
     """(B, frames, channels, size, size) float32, each frame normalised with the spec's mean and std."""
-    return pictures.finish(x, spec)
+    return vision.finish(x, spec)
 
 
 def recipe(spec: VideoInput, packing: Packing) -> dict[str, Any]:
     """How a video file becomes the input without umemma."""
-    numbers: dict[str, Any] = {"packed_frames": packing.frames, "fps": packing.fps, "side": packing.side}
-    numbers |= {"quality": packing.quality, "draft": image.DRAFT, "resampling": image.RESAMPLING.name.lower()}
+    numbers: dict[str, Any] = {
+        "packed_frames": packing.frames,
+        "fps": packing.fps,
+        "side": packing.side,
+    }
+    numbers |= {
+        "quality": packing.quality,
+        "draft": image.DRAFT,
+        "resampling": image.RESAMPLING.name.lower(),
+    }
     times = f"(i + 0.5) / {packing.frames} of its length, for i from 0 to {packing.frames - 1}"
     if packing.fps:
         times = f"(i + 0.5) / {packing.fps} s, as many as fall into its length, at least 1 and at most {packing.frames}"

@@ -2,7 +2,7 @@
 
 Each training and each evaluation is a process of the stage's own command with the settings of its cell, which are written
 to runs/<dataset>/compare/<train>/<seed>/<preset>/ and can be used with --params. So a cell is exactly what the commands
-make, goes on from its own checkpoint, and its time and memory are those of a process. `tabulate` makes the table.
+make, goes on from its own checkpoint, and its time and memory are those of a process. `compare_table` makes the table.
 """
 
 from __future__ import annotations
@@ -19,28 +19,46 @@ from typing import Any
 from loguru import logger
 from rich.table import Table
 
-from umemma import cells, checkpoint, processes, shards
-from umemma.cells import Cell
-from umemma.checks import fingerprint
 from umemma.config import Params
+from umemma.data import shard_reader
+from umemma.data.storage import Store
 from umemma.errors import UserError, unknown
-from umemma.files import new_folder, read_json, sha256, write_json
-from umemma.processes import Command, Ended, Job
-from umemma.store import Store
+from umemma.evaluation import experiments
+from umemma.evaluation.experiments import Cell
+from umemma.models import saved_model
+from umemma.system import subprocesses
+from umemma.system.files import new_folder, read_json, sha256, write_json
+from umemma.system.subprocesses import Command, Ended, Job
+from umemma.validation import fingerprint
 
 COSTS = Path("compare") / "costs.csv"  # below runs/<dataset>: a line per process
-HEADINGS = ("train", "seed", "what", "command", "status", "seconds", "cpu_seconds", "peak_gib", "settings")
+HEADINGS = (
+    "train",
+    "seed",
+    "what",
+    "command",
+    "status",
+    "seconds",
+    "cpu_seconds",
+    "peak_gib",
+    "settings",
+)
 
 
 def run(
-    params: Params, jobs: int = 1, preset: str = "", seed: int | None = None, train: str = "", modality: str = ""
+    params: Params,
+    jobs: int = 1,
+    preset: str = "",
+    seed: int | None = None,
+    train: str = "",
+    modality: str = "",
 ) -> None:
     """Make the cells, or those of one preset, seed and entry of compare.train; with a modality only its uni-modal models.
 
     What is done already stays. Where some fail the others are made, and UserError names the failed ones.
     """
-    section, plan = params.compare, cells.planned(params)
-    index = shards.read_index(Store(params.paths.shards), params.shard_settings())
+    section, plan = params.compare, experiments.planned(params)
+    index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities)
     for name, kind, known in (
         (preset, "preset", section.presets),
@@ -50,16 +68,26 @@ def run(
     ):
         if name and name not in known:
             raise unknown(kind, name, known, f"--{kind}")
-    plan = [c for c in plan if preset in ("", c.preset) and train in ("", c.train) and seed in (None, c.seed)]
+    plan = [
+        c
+        for c in plan
+        if preset in ("", c.preset) and train in ("", c.train) and seed in (None, c.seed)
+    ]
     weights = _weights(params)
-    todo = plan if modality else [c for c in plan if not _done(params, c, index.fingerprint, weights)]
+    todo = (
+        plan if modality else [c for c in plan if not _done(params, c, index.fingerprint, weights)]
+    )
     # 1. The uni-modal models of each seed, which its presets share.
     alone: dict[str, Job] = {}
     for cell in todo:
-        own = cells.settings(params, cell)
+        own = experiments.settings(params, cell)
         for m in [modality] if modality else sorted(params.modalities):
-            if not _trained(own.paths.pretrain(m), own.unimodal_settings(m, index.fingerprint), weights):
-                alone.setdefault(f"{m} alone, seed {cell.seed}, {cell.train}", _pretrain(params, cell, m))
+            if not _trained(
+                own.paths.pretrain(m), own.unimodal_settings(m, index.fingerprint), weights
+            ):
+                alone.setdefault(
+                    f"{m} alone, seed {cell.seed}, {cell.train}", _pretrain(params, cell, m)
+                )
     failed = _all(alone, jobs)
     # 2. The cells whose uni-modal models are there.
     if not modality:
@@ -77,7 +105,7 @@ def run(
 def _all(todo: Mapping[str, Job], jobs: int) -> dict[str, UserError]:
     """Those that failed. A line when one ends."""
     failed: dict[str, UserError] = {}
-    ended = processes.run(todo, jobs, _devices() if jobs > 1 and todo else ())
+    ended = subprocesses.run(todo, jobs, _devices() if jobs > 1 and todo else ())
     for number, (name, error) in enumerate(ended, 1):
         if error:
             failed[name] = error
@@ -93,18 +121,35 @@ def costs(params: Params) -> Table | None:
             lines = list(csv.DictReader(file))
     except FileNotFoundError:
         return None
-    plan = cells.planned(params)
-    these = {_print(cells.settings(params, cell, rate)) for cell in plan for rate in [None, *cells.rates(params, cell)]}
+    plan = experiments.planned(params)
+    these = set()
+    for cell in plan:
+        for rate in [None, *experiments.rates(params, cell)]:
+            these.add(_print(experiments.settings(params, cell, rate)))
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}
     for line in lines:
         if line["settings"] in these:
             rows.setdefault((line["what"].partition("/")[0], line["train"]), []).append(line)
-    table = Table(title="what it took here: training with every learning rate, and evaluation", title_justify="left")
-    for heading in ("", "trained on", "seeds", "wall time per seed", "processor time per seed", "peak memory"):
-        table.add_column(heading, justify="right" if heading and heading != "trained on" else "left")
+    table = Table(
+        title="what it took here: training with every learning rate, and evaluation",
+        title_justify="left",
+    )
+    for heading in (
+        "",
+        "trained on",
+        "seeds",
+        "wall time per seed",
+        "processor time per seed",
+        "peak memory",
+    ):
+        table.add_column(
+            heading, justify="right" if heading and heading != "trained on" else "left"
+        )
     for (what, train), own in rows.items():
         seeds = len({line["seed"] for line in own})
-        wall, cpu = (sum(float(line[n]) for line in own) / seeds for n in ("seconds", "cpu_seconds"))
+        wall, cpu = (
+            sum(float(line[n]) for line in own) / seeds for n in ("seconds", "cpu_seconds")
+        )
         peak = max(float(line["peak_gib"]) for line in own)
         name = "uni-modal models, shared" if what == "pretrain" else what
         table.add_row(name, train, str(seeds), f"{wall:.0f} s", f"{cpu:.0f} s", f"{peak:.2f} GiB")
@@ -115,70 +160,96 @@ def _devices() -> list[str]:
     import torch
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
+    return (
+        given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
+    )
 
 
 def _weights(params: Params) -> dict[str, str]:
     """{modality: checksum} of the files of pretrained weights that encoders start from."""
-    from umemma import models
+    from umemma.models import factory
 
     return {
-        m: sha256(path) for m, path in models.find_weights({m: params.encoder(m) for m in params.modalities}).items()
+        m: sha256(path)
+        for m, path in factory.find_weights(
+            {m: params.encoder(m) for m in params.modalities}
+        ).items()
     }
 
 
 def _done(params: Params, cell: Cell, index: str, weights: Mapping[str, str]) -> bool:
-    own = cells.settings(params, cell)
+    own = experiments.settings(params, cell)
     alone = {m: own.unimodal_settings(m, index) for m in own.modalities}
-    made = cells.done(params, cell, index)
-    if made is None or not all(_trained(own.paths.pretrain(m), of, weights) for m, of in alone.items()):
+    made = experiments.done(params, cell, index)
+    if made is None or not all(
+        _trained(own.paths.pretrain(m), of, weights) for m, of in alone.items()
+    ):
         return False
-    chosen = cells.settings(params, cell, made["learning_rate"]).ensemble_settings(index)
-    return _trained(own.paths.ensemble, chosen, weights, [own.paths.pretrain(m) for m in own.modalities])
+    chosen = experiments.settings(params, cell, made["learning_rate"]).ensemble_settings(index)
+    return _trained(
+        own.paths.ensemble, chosen, weights, [own.paths.pretrain(m) for m in own.modalities]
+    )
 
 
 def _pretrain(params: Params, cell: Cell, modality: str) -> Job:
-    own, what = cells.settings(params, cell), f"pretrain/{modality}"
+    own, what = experiments.settings(params, cell), f"pretrain/{modality}"
     yield from _process(cell, what, own, "pretrain-unimodal", "--modality", modality)
 
 
 def _cell(params: Params, cell: Cell, index: str, weights: Mapping[str, str]) -> Job:
     """Train with each learning rate, keep the model that is best on validation (ties: the first), evaluate it."""
-    rates, scores = cells.rates(params, cell), list[float]()
-    paths = cells.settings(params, cell).paths
+    rates, scores = experiments.rates(params, cell), list[float]()
+    paths = experiments.settings(params, cell).paths
     folder = _folder(params, cell, cell.preset)
-    if not paths.ensemble.exists():  # nothing of it was begun, or DVC is making it anew, with other code say
+    if (
+        not paths.ensemble.exists()
+    ):  # nothing of it was begun, or DVC is making it anew, with other code say
         for old in folder.glob("rate-*"):
             shutil.rmtree(old)
     tries = [folder / f"rate-{rate}" for rate in rates] if rates[1:] else [paths.ensemble]
     for rate, kept in zip(rates, tries, strict=True):
-        own = cells.settings(params, cell, rate)
-        if not _trained(kept, own.ensemble_settings(index), weights, [paths.pretrain(m) for m in own.modalities]):
+        own = experiments.settings(params, cell, rate)
+        if not _trained(
+            kept, own.ensemble_settings(index), weights, [paths.pretrain(m) for m in own.modalities]
+        ):
             yield from _process(cell, cell.preset, own, "finetune-ensemble")
             _copy(paths.ensemble, kept)
-        scores.append(float(read_json(kept / checkpoint.ABOUT, "")["scores"]["val_score"]))
+        scores.append(float(read_json(kept / saved_model.ABOUT, "")["scores"]["val_score"]))
     best = scores.index(max(scores))
     _copy(tries[best], paths.ensemble)
-    yield from _process(cell, cell.preset, cells.settings(params, cell, rates[best]), "evaluate-missing")
-    cells.mark(params, cell, index, {f"{r:g}": s for r, s in zip(rates, scores, strict=True) if r}, rates[best])
+    yield from _process(
+        cell, cell.preset, experiments.settings(params, cell, rates[best]), "evaluate-missing"
+    )
+    experiments.mark(
+        params,
+        cell,
+        index,
+        {f"{r:g}": s for r, s in zip(rates, scores, strict=True) if r},
+        rates[best],
+    )
 
 
 def _trained(
-    folder: Path, settings: Mapping[str, Any], pretrained: Mapping[str, str], alone: Sequence[Path] = ()
+    folder: Path,
+    settings: Mapping[str, Any],
+    pretrained: Mapping[str, str],
+    alone: Sequence[Path] = (),
 ) -> bool:
     """Whether a model is there that was made with these settings, from these files of weights {modality: checksum} or, if it
     starts from or learns from them, these uni-modal models."""
     try:
-        about = checkpoint.check(folder, settings, "")
-        used = {read_json(one / checkpoint.ABOUT, "")["weights_sha256"] for one in alone}
+        about = saved_model.check(folder, settings, "")
+        used = {read_json(one / saved_model.ABOUT, "")["weights_sha256"] for one in alone}
     except UserError:
         return False
     started = set(about["started_from"].values())
     if settings.get("starts_from") and not used <= started:
         return False
     scratch = settings["kind"] == "unimodal" or settings["finetune"]["init"] == "scratch"
-    files = {checksum for m, checksum in pretrained.items() if m in settings["modalities"] and scratch}
-    return (folder / checkpoint.WEIGHTS).is_file() and started == files | (
+    files = {
+        checksum for m, checksum in pretrained.items() if m in settings["modalities"] and scratch
+    }
+    return (folder / saved_model.WEIGHTS).is_file() and started == files | (
         used if settings.get("starts_from") else set()
     )
 
@@ -196,14 +267,26 @@ def _process(cell: Cell, what: str, own: Params, *words: str) -> Generator[Comma
     command = [sys.executable, "-m", "umemma", *words, "--params", str(folder / "params.json")]
     logger.info(f"{what}, seed {cell.seed}, {cell.train}: {words[0]}, see {folder / 'log.txt'}")
     ended = yield Command(command, folder / "log.txt")
-    line = (cell.train, cell.seed, what, words[0], ended.status, *(f"{x:.3f}" for x in ended[1:]), _print(own))
+    line = (
+        cell.train,
+        cell.seed,
+        what,
+        words[0],
+        ended.status,
+        *(f"{x:.3f}" for x in ended[1:]),
+        _print(own),
+    )
     path = own.paths.runs / COSTS
     fresh = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([HEADINGS, line] if fresh else [line])
     if ended.status:
         text = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip()
-        said = re.split(r"^(?:\w+\.)*\w*Error: ", text, flags=re.MULTILINE)[-1] if ended.status > 0 else ""
+        said = (
+            re.split(r"^(?:\w+\.)*\w*Error: ", text, flags=re.MULTILINE)[-1]
+            if ended.status > 0
+            else ""
+        )
         reason = "\n".join(said.splitlines()[-5:]) or f"ended by signal {-ended.status}"
         raise UserError(f"{reason} (log: {folder / 'log.txt'})")
 

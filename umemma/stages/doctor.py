@@ -18,17 +18,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from umemma import datasets, modalities, rawfiles
-from umemma.archives import wanted
-from umemma.checks import checked
+from umemma import datasets, modalities
 from umemma.config import Params, Preprocess
-from umemma.contracts import BrokenPolicy, Clip, DatasetSpec, Media, Plain, Record, Source
-from umemma.diagnosis import Report, Some, Split, show
+from umemma.data import raw_folder
+from umemma.data.archives import wanted
+from umemma.data.shard_writer import storable, survey
 from umemma.errors import UserError
-from umemma.files import sha256
-from umemma.log import progress
 from umemma.modalities.probe import SOUNDLESS, Probe, probe
-from umemma.packing import storable, survey
+from umemma.reports.doctor import Report, Some, Split, show
+from umemma.system.files import file_size, find_mismatch, sha256
+from umemma.system.log import progress
+from umemma.types import BrokenPolicy, Clip, DatasetSpec, Media, Plain, Record, Source
+from umemma.validation import checked
 
 UNLISTED = "none listed"
 
@@ -75,23 +76,31 @@ def examine(params: Params) -> Report:
 def _check_raw(report: Report, raw: Path, get: str) -> dict[str, str]:
     """The raw files against download.json. {name: sha256} of those that are as it says."""
     try:
-        files = rawfiles.raw_files(raw, f"Run: {get}")
+        files = raw_folder.raw_files(raw, f"Run: {get}")
     except UserError as error:
-        report.files = len(rawfiles.tree(raw))
+        report.files = len(raw_folder.tree(raw))
         there = (raw / "download.json").exists()
-        report.needs.append(str(error) if there else f"Put the raw files in place, or have them verified. Run: {get}")
+        report.needs.append(
+            str(error)
+            if there
+            else f"Put the raw files in place, or have them verified. Run: {get}"
+        )
         return {}
-    report.described, report.files, report.size = True, len(files), sum(file.size for file in files.values())
+    report.described, report.files, report.size = (
+        True,
+        len(files),
+        sum(file.size for file in files.values()),
+    )
     digests = {}
 
     def digest(name: str) -> str | None:
-        if (size := rawfiles.size(raw / name)) is None:
+        if (size := file_size(raw / name)) is None:
             return None
         return _digest(raw / name) if size == files[name].size else ""
 
     with progress() as bars:
         bar = bars.add_task("doctor: checksums", total=len(files), note="")
-        for name, found in zip(files, rawfiles.parallel(digest, files), strict=True):
+        for name, found in zip(files, raw_folder.parallel(digest, files), strict=True):
             if found is None:
                 report.missing.add(name)
             elif found != files[name].sha256:
@@ -100,7 +109,9 @@ def _check_raw(report: Report, raw: Path, get: str) -> dict[str, str]:
                 digests[name] = found
             bars.advance(bar)
     if report.missing.count:
-        report.needs.append(f"Raw files that are gone: {report.missing.count:,} ({report.missing}). Run: {get}")
+        report.needs.append(
+            f"Raw files that are gone: {report.missing.count:,} ({report.missing}). Run: {get}"
+        )
     if report.altered.count:
         report.needs.append(
             f"Raw files that differ from download.json: {report.altered.count:,} ({report.altered}). Delete those that "
@@ -126,18 +137,26 @@ def _to_get(module: ModuleType, raw: Path, options: Plain) -> list[dict[str, Any
     except (UserError, OSError):
         pass  # the next ones follow from a file that isn't there; what came before it counts
     own = {source.path for source in sources if not source.unpack}
-    names = [name for name in rawfiles.tree(raw) if name not in own]
-    held: dict[Callable[[str], str | None], int] = {}  # files in place by where they come from: many tars share a rule
+    names = [name for name in raw_folder.tree(raw) if name not in own]
+    held: dict[
+        Callable[[str], str | None], int
+    ] = {}  # files in place by where they come from: many tars share a rule
 
     def in_place(source: Source) -> bool:
         if not source.unpack:
-            return not rawfiles.matches(raw / source.path, source)
+            return not find_mismatch(raw / source.path, source)
         if source.unpack not in held:
             held[source.unpack] = sum(wanted(source.unpack, name) == name for name in names)
         return held[source.unpack] >= (1 if source.media else max(source.files, 1))
 
     return [
-        {"path": one.path, "size": one.size, "urls": list(one.urls), "made": bool(one.make), "steps": one.steps}
+        {
+            "path": one.path,
+            "size": one.size,
+            "urls": list(one.urls),
+            "made": bool(one.make),
+            "steps": one.steps,
+        }
         for one in sources
         if not in_place(one)
     ]
@@ -147,7 +166,12 @@ def _to_get(module: ModuleType, raw: Path, options: Plain) -> list[dict[str, Any
 
 
 def _check_samples(
-    report: Report, module: ModuleType, spec: DatasetSpec, raw: Path, options: Plain, section: Preprocess
+    report: Report,
+    module: ModuleType,
+    spec: DatasetSpec,
+    raw: Path,
+    options: Plain,
+    section: Preprocess,
 ) -> dict[Path, int]:
     """Every record, and a look at its media. {media file: the splits whose samples name it, bit i for the i-th}."""
     counts, repeated = survey(module.records(raw, options))
@@ -159,12 +183,16 @@ def _check_samples(
     soundless: set[Path | str] = set()
 
     def look(record: Record) -> tuple[Record, Probe | None]:
-        return record, None if record.problem or record.left_out else probe(record.media, section.media)
+        return record, None if record.problem or record.left_out else probe(
+            record.media, section.media
+        )
 
     with warnings.catch_warnings(), progress() as bars:
         warnings.simplefilter("ignore")
         bar = bars.add_task("doctor: samples", total=counts.total(), note="")
-        for record, found in rawfiles.parallel(look, storable(module.records(raw, options), spec, repeated)):
+        for record, found in raw_folder.parallel(
+            look, storable(module.records(raw, options), spec, repeated)
+        ):
             _count(report, spec, record, found, section.broken, soundless)
             if found:
                 for group in (record.groups or {"group": record.key}).items():
@@ -199,7 +227,9 @@ def _count(
     reason = ""
     if found:
         reason = "; ".join(modalities.reasons(found.broken))
-        paths = dict.fromkeys(str(path) for path in map(_path, map(record.media.__getitem__, found.broken)) if path)
+        paths = dict.fromkeys(
+            str(path) for path in map(_path, map(record.media.__getitem__, found.broken)) if path
+        )
         example += f" ({', '.join(paths)})" if paths else ""
         left = record.media.keys() - found.absent.keys() - found.broken.keys()
         if not left or (reason and policy == "fail"):
@@ -236,11 +266,13 @@ def _path(one: Media) -> Path | None:
     return one.path if isinstance(one, Clip) else one if isinstance(one, Path) else None
 
 
-def _check_content(report: Report, raw: Path, named: Mapping[Path, int], digests: Mapping[str, str]) -> None:
+def _check_content(
+    report: Report, raw: Path, named: Mapping[Path, int], digests: Mapping[str, str]
+) -> None:
     """Media files with the same bytes. Only files of the same size are compared; what `digests` has isn't read again."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in named:
-        if size := rawfiles.size(path):
+        if size := file_size(path):
             by_size[size].append(path)
     twins = [path for paths in by_size.values() if len(paths) > 1 for path in paths]
     if not twins:
@@ -253,7 +285,7 @@ def _check_content(report: Report, raw: Path, named: Mapping[Path, int], digests
     same: dict[str, list[Path]] = defaultdict(list)
     with progress() as bars:
         bar = bars.add_task("doctor: duplicates", total=len(twins), note="")
-        for path, found in zip(twins, rawfiles.parallel(digest, twins), strict=True):
+        for path, found in zip(twins, raw_folder.parallel(digest, twins), strict=True):
             same[found].append(path)
             bars.advance(bar)
     for found, paths in same.items():
@@ -270,9 +302,13 @@ def _conclude(report: Report, spec: DatasetSpec, max_failures: float, options: P
     notes, needs = report.notes, report.needs
     for name, split in report.splits.items():
         if split.expected not in (None, split.listed):
-            notes.append(f"{name}: {split.listed:,} samples are listed; the official number is {split.expected:,}.")
+            notes.append(
+                f"{name}: {split.listed:,} samples are listed; the official number is {split.expected:,}."
+            )
     if lacking := [name for name, split in report.splits.items() if not split.usable]:
-        needs.append(f"No usable sample in {', '.join(lacking)}: preprocess needs some in each split.")
+        needs.append(
+            f"No usable sample in {', '.join(lacking)}: preprocess needs some in each split."
+        )
     for name in spec.splits:
         empty = Some()
         for one, splits in report.classes.items():
@@ -280,17 +316,25 @@ def _conclude(report: Report, spec: DatasetSpec, max_failures: float, options: P
                 empty.add(one)
         if empty.count:
             notes.append(f"{name}: classes without a usable sample: {empty.count:,} ({empty}).")
-    hint = " To leave them out: preprocess.options.leaks: drop" if getattr(options, "leaks", "") == "keep" else ""
+    hint = (
+        " To leave them out: preprocess.options.leaks: drop"
+        if getattr(options, "leaks", "") == "keep"
+        else ""
+    )
     for pair, groups in report.leaks.items():
         notes.append(f"Groups with samples in {pair}: {groups.count:,} ({groups}).{hint}")
     if (same := report.same_content).count:
         shown = report.across_splits if report.across_splits.count else same
         across = f"{report.across_splits.count:,} of them across splits"
-        notes.append(f"Sets of media files with the same content: {same.count:,}, {across} ({shown}).")
+        notes.append(
+            f"Sets of media files with the same content: {same.count:,}, {across} ({shown})."
+        )
     if report.soundless_files:
         notes.append(f"Files without sound, where sound was asked for: {report.soundless_files:,}.")
     if report.not_looked_into:
-        notes.append(f"Samples with media that only preprocess makes, not looked into: {report.not_looked_into:,}.")
+        notes.append(
+            f"Samples with media that only preprocess makes, not looked into: {report.not_looked_into:,}."
+        )
     failed = sum(split.unusable for split in report.splits.values())
     broken = sum(some.count for some in report.broken.values())
     total = failed + sum(split.usable for split in report.splits.values())
@@ -298,11 +342,15 @@ def _conclude(report: Report, spec: DatasetSpec, max_failures: float, options: P
         share = math.ceil(1000 * (failed + broken) / total) / 1000
         accept = f", or accept it with preprocess.max_failures: {share:g}" if failed < total else ""
         if broken:
-            accept += " (the media count as absent then; preprocess.broken: fail drops their samples)"
+            accept += (
+                " (the media count as absent then; preprocess.broken: fail drops their samples)"
+            )
         besides = f" and {broken:,} have a medium that can't be read" if broken else ""
         needs.append(
             f"{failed:,} of {total:,} samples can't be used{besides}, more than preprocess.max_failures: {max_failures:g} "
             f"allows. The reasons are above: mend them{accept}."
         )
     if report.duplicate_ids.count:
-        needs.append(f"Samples whose id another one has: {report.duplicate_ids.count:,} ({report.duplicate_ids}).")
+        needs.append(
+            f"Samples whose id another one has: {report.duplicate_ids.count:,} ({report.duplicate_ids})."
+        )

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from rich.table import Column, Table
 
-from umemma.encoders import catalogue
-from umemma.log import output
+from umemma.encoders.catalogue import list_encoders
+from umemma.system.log import output
 
 
 def run(pattern: str = "", modality: str = "") -> None:
     """Print the encoders whose names match `pattern`, such as `timm:resnet*`. UserError where none does."""
-    rows, notes = catalogue(pattern, modality)
+    rows, notes = list_encoders(pattern, modality)
     if rows:
-        table = Table(Column("name", no_wrap=True), "modalities", Column("D", justify="right"), "input", "weights")
+        table = Table(
+            Column("name", no_wrap=True),
+            "modalities",
+            Column("D", justify="right"),
+            "input",
+            "weights",
+        )
         for row in rows:
             table.add_row(row.name, row.modalities, str(row.width), row.input, row.weights)
         output.print(table)

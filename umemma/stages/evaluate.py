@@ -16,18 +16,22 @@ from typing import Any
 import numpy as np
 from loguru import logger
 
-from umemma import analysis, checkpoint, distributed, metrics, report, shards
-from umemma.calibration import Calibration
-from umemma.checks import fingerprint
 from umemma.config import Params
-from umemma.contracts import joined
+from umemma.data import shard_reader
+from umemma.data.storage import Store
 from umemma.errors import UserError
-from umemma.files import new_files
-from umemma.grid import Grid, write_rows
+from umemma.evaluation import information, metrics
+from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.grid import Grid, write_rows
+from umemma.evaluation.predictions import Predictions
+from umemma.evaluation.results import Outcome, by_setting, ceiling, finite, spread, summary
 from umemma.missing import asked, keep_table, patterns, settings
-from umemma.predictions import Predictions
-from umemma.store import Store
-from umemma.summary import Outcome, by_setting, ceiling, finite, spread, summary
+from umemma.models import saved_model
+from umemma.reports import evaluation
+from umemma.system import distributed
+from umemma.system.files import new_files
+from umemma.types import joined
+from umemma.validation import fingerprint
 
 KEPT = "predictions.parquet"
 ENSEMBLE = "Run: umemma finetune-ensemble"
@@ -37,7 +41,7 @@ ENSEMBLE = "Run: umemma finetune-ensemble"
 class _Inputs:
     """What an evaluation reads, checked against the settings before anything is computed."""
 
-    index: shards.Index
+    index: shard_reader.Index
     about: dict[str, Any]
     calibration: dict[str, Calibration]
     made_by: str
@@ -52,13 +56,15 @@ def run(params: Params) -> Outcome:
     grid = _grid(params, predictions)
     rows = grid.rows(settings(params.modalities), params.evaluate.ratios)
     section = params.evaluate
-    information = analysis.bits(predictions, grid.bootstrap, grid.metrics[0], section.smallest_effect)
-    outcome = Outcome(*rows, grid.metrics, inputs.about, information)
+    bits = information.bits(predictions, grid.bootstrap, grid.metrics[0], section.smallest_effect)
+    outcome = Outcome(*rows, grid.metrics, inputs.about, bits)
     with new_files(params.paths.results) as folder:
         predictions.save(folder / KEPT, inputs.made_by)
-        constants = {name: str(inputs.about[name]) for name in ("dataset", "variant", "split", "absent")}
+        constants = {
+            name: str(inputs.about[name]) for name in ("dataset", "variant", "split", "absent")
+        }
         write_rows(folder / "grid.parquet", outcome.subsets + outcome.ratios, constants)
-        report.write(folder, outcome, predictions, _command(params))
+        evaluation.write(folder, outcome, predictions, _command(params))
     return outcome
 
 
@@ -70,13 +76,20 @@ def ask(params: Params, missing: str, ratios: Sequence[float]) -> Outcome:
     """
     for ratio in ratios:
         if not 0 <= ratio <= 1:
-            raise UserError(f"{ratio} is not in 0..1", "--ratio", "It is the share of samples, e.g. 0.5.", usage=True)
+            raise UserError(
+                f"{ratio} is not in 0..1",
+                "--ratio",
+                "It is the share of samples, e.g. 0.5.",
+                usage=True,
+            )
     names = params.modalities
     sets = [asked(missing.replace(",", "+"), names, "--missing")] if missing else settings(names)
     inputs = _inputs(params)
     predictions = Predictions.load(params.paths.results / KEPT, inputs.made_by)
     if predictions is None:
-        logger.info("No kept predictions of these models: encoding the split again (umemma evaluate keeps them).")
+        logger.info(
+            "No kept predictions of these models: encoding the split again (umemma evaluate keeps them)."
+        )
         predictions = _predict(params, inputs)
     grid = _grid(params, predictions)
     rows = grid.rows(sets, ratios or params.evaluate.ratios)
@@ -92,7 +105,11 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     """An outcome for machines: the summary of metrics.json, and an entry per (missing set, ratio)."""
     numbers = summary(outcome)
     higher = {metric.name: metric.higher for metric in outcome.metrics}
-    complete = {row.metric: row.value for row in outcome.subsets if row.model == "ensemble" and not row.missing}
+    complete = {
+        row.metric: row.value
+        for row in outcome.subsets
+        if row.model == "ensemble" and not row.missing
+    }
     alone: dict[str, dict[str, float]] = {name: {} for name in higher}
     for row in outcome.subsets:
         if row.model == "unimodal":
@@ -100,7 +117,10 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     results = []
     for row, drawn in by_setting(outcome.ratios):
         mean, std = spread([one.value for one in drawn])
-        entry = {name: getattr(row, name) for name in ("missing", "left", "ratio", "metric", "value", "low", "high")}
+        entry = {
+            name: getattr(row, name)
+            for name in ("missing", "left", "ratio", "metric", "value", "low", "high")
+        }
         entry |= {"samples": row.n, "refused": row.refused, "complete": complete[row.metric]}
         entry |= {"unimodal_ceiling": ceiling(row.left, alone[row.metric], higher[row.metric])}
         results.append(entry | {"draws": {"mean": mean, "std": std, "count": len(drawn)}})
@@ -113,34 +133,39 @@ def _command(params: Params) -> str:
     sets = {"seed": params.seed} | {f"evaluate.{name}": value for name, value in changed.items()}
     words = (shlex.quote(f"{name}={json.dumps(value)}") for name, value in sets.items())
     if params.place:  # a cell of a comparison has its settings in a file
-        return (
-            f"umemma evaluate-missing --params {params.paths.runs / params.place / params.finetune.preset}/params.json"
-        )
+        return f"umemma evaluate-missing --params {params.paths.runs / params.place / params.finetune.preset}/params.json"
     return " ".join(["umemma evaluate-missing", *(f"--set {word}" for word in words)])
 
 
 def _inputs(params: Params) -> _Inputs:
     params.evaluate.check_split()
-    index = shards.read_index(Store(params.paths.shards), params.shard_settings())
+    index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities)
     lead = metrics.chosen(params.evaluate.metrics, index.task, len(index.classes))[0]
     own = params.ensemble_settings(index.fingerprint)
-    ensemble = checkpoint.check(params.paths.ensemble, own, ENSEMBLE)
-    weights = {"ensemble": [ensemble["weights_sha256"], fingerprint(own)]}  # settings: what absence becomes, say
+    ensemble = saved_model.check(params.paths.ensemble, own, ENSEMBLE)
+    weights = {
+        "ensemble": [ensemble["weights_sha256"], fingerprint(own)]
+    }  # settings: what absence becomes, say
     fitted = {
-        name if name.startswith("probe/") else f"ensemble/{name}": one for name, one in ensemble["calibration"].items()
+        name if name.startswith("probe/") else f"ensemble/{name}": one
+        for name, one in ensemble["calibration"].items()
     }
     for m in sorted(params.modalities):
         expected = params.unimodal_settings(m, index.fingerprint)
-        alone = checkpoint.check(params.paths.pretrain(m), expected, _pretrain(m))
+        alone = saved_model.check(params.paths.pretrain(m), expected, _pretrain(m))
         weights[m] = [alone["weights_sha256"], fingerprint(expected)]
         fitted |= {f"unimodal/{subset}": one for subset, one in alone["calibration"].items()}
     finetune, split = own["finetune"], params.evaluate.split
-    about = {name: finetune[name] for name in ("preset", "init", "mma", "train", "balance", "absent")}
+    about = {
+        name: finetune[name] for name in ("preset", "init", "mma", "train", "balance", "absent")
+    }
     about |= {"dataset": params.dataset, "variant": index.variant, "metric": lead.name}
     about |= {"split": split, "samples": index.samples(split), "seed": params.seed}
     about |= {"train_missing": own["missing"]["train"], "calibrated": params.evaluate.calibrate}
-    applied = {name: Calibration.of(one) for name, one in fitted.items() if params.evaluate.calibrate}
+    applied = {
+        name: Calibration.of(one) for name, one in fitted.items() if params.evaluate.calibrate
+    }
     made_from = {"shards": index.fingerprint, "split": split, "weights": weights}
     made_from |= {"calibration": {name: one.as_json() for name, one in applied.items()}}
     return _Inputs(index, about, applied, fingerprint(made_from))
@@ -150,35 +175,53 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     """One pass over the split for the ensemble and each uni-modal model, shared among the processes."""
     import torch
 
-    from umemma import models
-    from umemma.learning import Data
-    from umemma.loader import watched
-    from umemma.patterns import answers
-    from umemma.trainer import prepare, repeatable
+    from umemma.data.loader import watched
+    from umemma.models import factory
+    from umemma.training.step import answers
+    from umemma.training.train import Data
+    from umemma.training.trainer import prepare, repeatable
 
     section, index, names = params.evaluate, inputs.index, sorted(params.modalities)
     chosen = {m: params.encoder(m) for m in names}
-    specs = models.input_specs(chosen)
+    specs = factory.input_specs(chosen)
     device = prepare(params.seed, "evaluate", deterministic=params.machine.deterministic)
-    model = models.build(chosen, specs, index.classes, params.finetune.absent)
-    checkpoint.load(params.paths.ensemble, model, params.ensemble_settings(index.fingerprint), ENSEMBLE)
-    several = [(models.ready(model, params.finetune, device), torch.from_numpy(keep_table(names)))]
+    model = factory.build(chosen, specs, index.classes, params.finetune.absent)
+    saved_model.load(
+        params.paths.ensemble, model, params.ensemble_settings(index.fingerprint), ENSEMBLE
+    )
+    several = [(factory.ready(model, params.finetune, device), torch.from_numpy(keep_table(names)))]
     for m in names:
-        model = models.build({m: chosen[m]}, {m: specs[m]}, index.classes)
-        checkpoint.load(params.paths.pretrain(m), model, params.unimodal_settings(m, index.fingerprint), _pretrain(m))
-        several.append((models.ready(model, params.pretrain.of(m), device), torch.ones(1, 1, dtype=torch.bool)))
+        model = factory.build({m: chosen[m]}, {m: specs[m]}, index.classes)
+        saved_model.load(
+            params.paths.pretrain(m),
+            model,
+            params.unimodal_settings(m, index.fingerprint),
+            _pretrain(m),
+        )
+        several.append(
+            (
+                factory.ready(model, params.pretrain.of(m), device),
+                torch.ones(1, 1, dtype=torch.bool),
+            )
+        )
     data = Data(Store(params.paths.shards), index, specs, params.machine, params.seed)
     with contextlib.ExitStack() as stay, watched(), repeatable():
         split = data.load(section.split, stay, "evaluate")
         probed = len(names) > 1
-        logits, *alone = (one.numpy() for one in answers(several, split, section.batch_size, device, probed))
+        logits, *alone = (
+            one.numpy() for one in answers(several, split, section.batch_size, device, probed)
+        )
     subsets = patterns(names)
     ensemble = {joined(pattern): logits[:, s] for s, pattern in enumerate(subsets)}
     unimodal = {m: one[:, 0] for m, one in zip(names, alone, strict=True)}
     probes = {m: logits[:, len(subsets) + i] for i, m in enumerate(names) if probed}
-    probes = {m: one for m, one in probes.items() if not np.isnan(one).all()}  # else there was nothing to fit
+    probes = {
+        m: one for m, one in probes.items() if not np.isnan(one).all()
+    }  # else there was nothing to fit
     target, raw = split.target.numpy(), (ensemble, unimodal, probes)
-    return Predictions.calibrated(split.keys, split.groups, target, raw, index.classes, inputs.calibration)
+    return Predictions.calibrated(
+        split.keys, split.groups, target, raw, index.classes, inputs.calibration
+    )
 
 
 def _pretrain(modality: str) -> str:

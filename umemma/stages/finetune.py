@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from umemma import checkpoint, models, shards
 from umemma.config import Finetune, Params, Training
-from umemma.files import sha256
-from umemma.fusion import LateFusion
-from umemma.learning import Data, learn
+from umemma.data import shard_reader
+from umemma.data.storage import Store
 from umemma.missing import pattern_weights
-from umemma.rivals import GradientModulation, Rival, Teachers
-from umemma.runs import Run, as_csv
-from umemma.store import Store
-from umemma.trainer import prepare
+from umemma.models import factory, saved_model
+from umemma.models.late_fusion import LateFusion
+from umemma.system.files import sha256
+from umemma.training.balancing import GradientModulation, Rival, Teachers
+from umemma.training.run_folder import Run, as_csv
+from umemma.training.train import Data, learn
+from umemma.training.trainer import prepare
 
 
 def run(params: Params, again: bool = False, tensorboard: bool = False) -> float:
@@ -32,40 +33,47 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
     """
     section, switches = params.finetune, params.finetune.switches()
     store = Store(params.paths.shards)
-    index = shards.read_index(store, params.shard_settings())
+    index = shard_reader.read_index(store, params.shard_settings())
     params.check_modalities(index.modalities)
     settings, folder = params.ensemble_settings(index.fingerprint), params.paths.ensemble
     chosen = {m: params.encoder(m) for m in sorted(params.modalities)}
-    specs = models.input_specs(chosen)
-    augments = models.augments(settings["augment"], specs)
+    specs = factory.input_specs(chosen)
+    augments = factory.augments(settings["augment"], specs)
     weights = pattern_weights(list(chosen), section.pattern_weights)
     if switches["mma"] == "none":
         weights = np.eye(len(weights))[0]  # the complete pattern only
     device = prepare(params.seed, "finetune", deterministic=params.machine.deterministic)
     unimodal = switches["init"] == "unimodal"
-    pretrained = {} if unimodal else models.find_weights(chosen)
+    pretrained = {} if unimodal else factory.find_weights(chosen)
     started_from = {m: sha256(path) for m, path in pretrained.items()}
     alone: dict[str, LateFusion] = {}
     if unimodal or switches["balance"] == "umt":
         for m in chosen:
             alone[m], its = _unimodal(params, m, index)
             started_from[m if unimodal else f"teacher of {m}"] = str(its["weights_sha256"])
-    if not again and (about := checkpoint.done(folder, settings, started_from)):
+    if not again and (about := saved_model.done(folder, settings, started_from)):
         return float(about["scores"]["val_score"])
     training: Training = section
     if unimodal:
-        model = models.build(chosen, specs, index.classes, section.absent)
+        model = factory.build(chosen, specs, index.classes, section.absent)
         model.start_from(alone)
     else:
-        model = models.build(chosen, specs, index.classes, section.absent, pretrained)
+        model = factory.build(chosen, specs, index.classes, section.absent, pretrained)
         training = section.model_copy(update=section.scratch.model_dump())
     if switches["train"] == "head":
         model.freeze(chosen)
     under_way = None
     if switches["train"] != "none":
-        under_way = Run.of(params.paths.runs, switches["preset"], settings, started_from, params.machine, tensorboard)
+        under_way = Run.of(
+            params.paths.runs,
+            switches["preset"],
+            settings,
+            started_from,
+            params.machine,
+            tensorboard,
+        )
     learned = learn(
-        models.ready(model, section, device),
+        factory.ready(model, section, device),
         Data(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
         under_way,
         weights=weights,
@@ -76,28 +84,40 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
         title=f"finetune {switches['preset']}",
         rival=_rival(switches["balance"], section, model, alone, device),
     )
-    figures, from_hub = as_csv(learned.figures), models.from_hub(chosen, specs)
-    checkpoint.save(folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub)
+    figures, from_hub = as_csv(learned.figures), factory.from_hub(chosen, specs)
+    saved_model.save(
+        folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub
+    )
     if under_way:
         under_way.end()
     return learned.scores["val_score"]
 
 
 def _rival(
-    name: str, section: Finetune, model: LateFusion, alone: Mapping[str, LateFusion], device: torch.device
+    name: str,
+    section: Finetune,
+    model: LateFusion,
+    alone: Mapping[str, LateFusion],
+    device: torch.device,
 ) -> Rival | None:
     if name == "ogm-ge":
         return GradientModulation(model, section.ogm.alpha, section.ogm.noise)
     if name == "umt":  # a frozen encoder has nothing to be taught
-        teachers = {m: models.ready(one, section, device) for m, one in alone.items() if m not in model.frozen}
+        teachers = {
+            m: factory.ready(one, section, device)
+            for m, one in alone.items()
+            if m not in model.frozen
+        }
         return Teachers(teachers, section.umt.weight)
     return None
 
 
-def _unimodal(params: Params, modality: str, index: shards.Index) -> tuple[LateFusion, dict[str, Any]]:
+def _unimodal(
+    params: Params, modality: str, index: shard_reader.Index
+) -> tuple[LateFusion, dict[str, Any]]:
     chosen = {modality: params.encoder(modality)}
     with torch.random.fork_rng(devices=[]):  # the ensemble starts as it would without
-        model = models.build(chosen, models.input_specs(chosen), index.classes)
+        model = factory.build(chosen, factory.input_specs(chosen), index.classes)
     hint = f"Run: umemma pretrain-unimodal --modality {modality}"
     settings = params.unimodal_settings(modality, index.fingerprint)
-    return model, checkpoint.load(params.paths.pretrain(modality), model, settings, hint)
+    return model, saved_model.load(params.paths.pretrain(modality), model, settings, hint)

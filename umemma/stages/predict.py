@@ -19,14 +19,15 @@ from rich.markup import escape
 from rich.table import Column
 from rich.table import Table as Shown
 
-from umemma import log, predictor
-from umemma.contracts import BrokenPolicy, joined
 from umemma.datasets import _table
 from umemma.datasets._table import Row
 from umemma.errors import UserError, unknown
-from umemma.files import new_file
-from umemma.incoming import Failure
-from umemma.predictor import Prediction, Predictor
+from umemma.models import predictor
+from umemma.models.predict_inputs import Failure
+from umemma.models.predictor import Prediction, Predictor
+from umemma.system import log
+from umemma.system.files import new_file
+from umemma.types import BrokenPolicy, joined
 
 GROUP = 4096  # rows that are written together
 MANY = 1000  # rows from which on further processes pay: one takes seconds to start
@@ -78,7 +79,8 @@ class Counts:
     def __str__(self) -> str:
         lines = [f"{self.answered:,} answered, {sum(self.failed.values()):,} failed"]
         lines += [
-            f"answered without a medium that can't be read: {n:,} x {reason}" for reason, n in self.broken.items()
+            f"answered without a medium that can't be read: {n:,} x {reason}"
+            for reason, n in self.broken.items()
         ]
         lines += [f"failed: {n:,} x {reason}" for reason, n in self.failed.items()]
         return "\n  ".join(lines)
@@ -105,7 +107,9 @@ def run_table(
         hint = f"It has to be a table: {', '.join(_table.READERS)}."
         raise UserError("not a table by its name", f"--manifest {manifest}", hint, usage=True)
     if not manifest.is_file():
-        raise UserError("no such file", f"--manifest {manifest}", "Name a table of samples.", usage=True)
+        raise UserError(
+            "no such file", f"--manifest {manifest}", "Name a table of samples.", usage=True
+        )
     if out.suffix != ".parquet" or out.resolve() == manifest.resolve():
         hint = "Name another file, that ends in .parquet."
         raise UserError("can't be the predictions' file", f"--out {out}", hint, usage=True)
@@ -144,7 +148,10 @@ def _schema(model: Predictor) -> pa.Schema:
     label, number = pa.string(), pa.float32()
     several = model.task == "multilabel"
     columns = {"key": pa.string(), "label": pa.list_(label) if several else label}
-    columns |= {"probability": pa.list_(number) if several else number, "probabilities": pa.list_(number)}
+    columns |= {
+        "probability": pa.list_(number) if several else number,
+        "probabilities": pa.list_(number),
+    }
     columns |= {"present": pa.string(), "reason": pa.string()}
     return pa.schema(list(columns.items()), metadata={"classes": json.dumps(model.classes)})
 
@@ -153,8 +160,14 @@ def _row(row: Row, found: Prediction | Failure) -> dict[str, Any]:
     key = {"key": row.cells.get("key", str(row.number))}
     if isinstance(found, Failure):
         return key | {"reason": found.reason}
-    answer = {"label": found.label, "probability": found.probability, "probabilities": [*found.probabilities.values()]}
-    return key | answer | {"present": joined(found.present), "reason": "; ".join(found.broken) or None}
+    answer = {
+        "label": found.label,
+        "probability": found.probability,
+        "probabilities": [*found.probabilities.values()],
+    }
+    return (
+        key | answer | {"present": joined(found.present), "reason": "; ".join(found.broken) or None}
+    )
 
 
 # The table that is asked about. ---------------------------------------------------------------------------------------
@@ -174,7 +187,11 @@ class _Samples:
 
     def __iter__(self) -> Iterator[Mapping[str, Any] | Failure]:
         for row in self.rows():
-            yield Failure(row.problem) if row.problem else {m: self._media(m, row.cells[m]) for m in self._there(row)}
+            yield (
+                Failure(row.problem)
+                if row.problem
+                else {m: self._media(m, row.cells[m]) for m in self._there(row)}
+            )
 
     def _there(self, row: Row) -> list[str]:
         return [m for m in self.roles if m in row.cells and m != "key"]
@@ -183,22 +200,32 @@ class _Samples:
         return cell if modality == "text" and not self.text_files else self.path.parent / cell
 
 
-def _samples(path: Path, columns: Sequence[str], text_files: bool, known: Sequence[str]) -> _Samples:
+def _samples(
+    path: Path, columns: Sequence[str], text_files: bool, known: Sequence[str]
+) -> _Samples:
     """UserError for a column that isn't there, and where no column is a modality of the model (`known`)."""
     header = _header(path)
-    roles = {m: m for m in known if m in header or not header}  # without a header `rows` will say what is wrong
+    roles = {
+        m: m for m in known if m in header or not header
+    }  # without a header `rows` will say what is wrong
     if columns:
         roles = dict(_column(given, header, known) for given in columns)
     if not roles:
-        hint = f"The table has {', '.join(header)}. Say which is which: --columns {known[0]}=COLUMN."
-        raise UserError(f"no column is named {' or '.join(known)}", f"--manifest {path}", hint, usage=True)
+        hint = (
+            f"The table has {', '.join(header)}. Say which is which: --columns {known[0]}=COLUMN."
+        )
+        raise UserError(
+            f"no column is named {' or '.join(known)}", f"--manifest {path}", hint, usage=True
+        )
     return _Samples(path, roles | ({"key": "key"} if "key" in header else {}), text_files)
 
 
 def _column(given: str, header: Sequence[str], known: Sequence[str]) -> tuple[str, str]:
     modality, equals, column = given.partition("=")
     if not equals:
-        raise UserError(f"can't read {given!r}", "--columns", "Write it as --columns image=COLUMN.", usage=True)
+        raise UserError(
+            f"can't read {given!r}", "--columns", "Write it as --columns image=COLUMN.", usage=True
+        )
     if modality not in known:
         raise unknown("modality", modality, known, "--columns")
     if header and column not in header:

@@ -19,17 +19,19 @@ from typing import Any
 
 from loguru import logger
 
-from umemma import datasets, executors, packing, rawfiles, shards
-from umemma.checks import checked, difference, fingerprint
+from umemma import datasets
 from umemma.config import Params
-from umemma.contracts import Clip, DatasetSpec, Media, Record, Unreadable
+from umemma.data import raw_folder, shard_reader, shard_writer
+from umemma.data.raw_folder import RawFile
+from umemma.data.shard_reader import Index, Shard
+from umemma.data.shard_writer import Job
+from umemma.data.storage import Store
 from umemma.errors import UserError
-from umemma.files import sha256
-from umemma.log import progress
-from umemma.packing import Job
-from umemma.rawfiles import RawFile
-from umemma.shards import Index, Shard
-from umemma.store import Store
+from umemma.system import executors
+from umemma.system.files import sha256
+from umemma.system.log import progress
+from umemma.types import Clip, DatasetSpec, Media, Record, Unreadable
+from umemma.validation import checked, difference, fingerprint
 
 Executor = Callable[[Callable[[Job], Shard], Iterable[Job], int], Iterator[Shard]]
 
@@ -60,29 +62,31 @@ def run(
     module, section, raw = datasets.get(params.dataset), params.preprocess, params.paths.raw
     options = checked(module.Options, section.options, "settings", "preprocess.options")
     again = f"Run: umemma download {params.dataset}"
-    files = rawfiles.raw_files(raw, again)
-    rawfiles.check(raw, files, again)
+    files = raw_folder.raw_files(raw, again)
+    raw_folder.check(raw, files, again)
     spec: DatasetSpec = module.spec(raw, options)
     params.check_modalities(spec.modalities)
     store, settings = Store(params.paths.shards), params.shard_settings()
-    counts, repeated = packing.survey(module.records(raw, options))
+    counts, repeated = shard_writer.survey(module.records(raw, options))
     check_splits(counts, spec)
     total = counts.total()
     say_what_differs(store, settings)
 
     # 2. Do what is missing.
-    records = packing.storable(module.records(raw, options), spec, repeated)
+    records = shard_writer.storable(module.records(raw, options), spec, repeated)
     made_from = input_of(module, raw, files, settings)
     expected: dict[str, Job] = {}
     with progress() as bars:
         bar = bars.add_task(f"preprocess {params.dataset}", total=total, note="")
 
         def todo() -> Iterator[Job]:
-            listed = packing.jobs(records, spec, store, section.media, section.shard_size, made_from, section.broken)
+            listed = shard_writer.jobs(
+                records, spec, store, section.media, section.shard_size, made_from, section.broken
+            )
             for number, job in enumerate(listed):
                 expected[job.name] = replace(job, records=())
-                made = packing.is_made(job, thorough=True)
-                if made and retry_failed and packing.has_failures(job):
+                made = shard_writer.is_made(job, thorough=True)
+                if made and retry_failed and shard_writer.has_failures(job):
                     made, job = False, replace(job, retry=True)
                 if made or number % share.tasks != share.index:
                     bars.advance(bar, len(job.records))
@@ -90,14 +94,24 @@ def run(
                     store.remove("index.json")  # what it vouches for is about to change
                     yield job
 
-        workers = min(workers or len(os.sched_getaffinity(0)), math.ceil(total / section.shard_size))
-        workers = 1 if store.url.startswith("memory://") else workers  # which each process has for itself
+        workers = min(
+            workers or len(os.sched_getaffinity(0)), math.ceil(total / section.shard_size)
+        )
+        workers = (
+            1 if store.url.startswith("memory://") else workers
+        )  # which each process has for itself
         started, done, failed, broken = time.perf_counter(), 0, 0, 0
-        for shard in executor(packing.make, todo(), workers):
+        for shard in executor(shard_writer.make, todo(), workers):
             bars.advance(bar, shard.samples + shard.failed + shard.left_out)
-            done, failed, broken = done + shard.samples, failed + shard.failed, broken + shard.broken_samples
+            done, failed, broken = (
+                done + shard.samples,
+                failed + shard.failed,
+                broken + shard.broken_samples,
+            )
             note = f"{done / (time.perf_counter() - started):,.0f}/s"
-            note += (f"  {failed:,} failed" if failed else "") + (f"  {broken:,} with broken media" if broken else "")
+            note += (f"  {failed:,} failed" if failed else "") + (
+                f"  {broken:,} with broken media" if broken else ""
+            )
             bars.update(bar, note=note)
             logger.debug(
                 f"{shard.name}: {shard.samples} samples, {shard.broken_samples} of them with broken media, "
@@ -108,13 +122,17 @@ def run(
     made: dict[str, list[Shard]] = {split: [] for split in spec.splits}
     missing: list[str] = []
     for name, job in expected.items():
-        found = shards.marker(store, name) if packing.is_made(job) else None
+        found = shard_reader.marker(store, name) if shard_writer.is_made(job) else None
         if found is None:
             missing.append(name)
         else:
             made[job.split].append(found)
     if missing:
-        others = "" if share.tasks == 1 else "; other tasks may be at work on them, and the last one writes the index"
+        others = (
+            ""
+            if share.tasks == 1
+            else "; other tasks may be at work on them, and the last one writes the index"
+        )
         raise UserError(
             f"{len(missing)} of {len(expected)} shards are missing: {', '.join(missing[:5])}"
             + (f", ...{others}" if len(missing) > 5 else others),
@@ -123,14 +141,16 @@ def run(
         )
     if share.tasks == 1:  # tasks of other machines may be at work
         store.sweep()
-    return packing.write_index(store, spec, settings, made, section.max_failures)
+    return shard_writer.write_index(store, spec, settings, made, section.max_failures)
 
 
 def check_splits(counts: Mapping[str, int], spec: DatasetSpec) -> None:
     """UserError for an empty split, before any work."""
     for split in spec.splits:
         if not counts[split]:
-            raise UserError(f"no samples in split {split!r}", spec.name, f"See: umemma doctor {spec.name}")
+            raise UserError(
+                f"no samples in split {split!r}", spec.name, f"See: umemma doctor {spec.name}"
+            )
     if strangers := counts.keys() - set(spec.splits):
         raise UserError(f"splits {sorted(strangers)} are not those of the dataset", spec.name)
 
@@ -147,7 +167,7 @@ def input_of(
     common = fingerprint(
         {
             "settings": settings,
-            "format": packing.FORMAT,
+            "format": shard_writer.FORMAT,
             "code": [sha256(file) for file in sorted({Path(module.__file__ or ""), *shared})],
             "raw": {name: file.sha256 for name, file in files.items() if not file.media},
         }
@@ -193,8 +213,10 @@ def _content(path: Path) -> str:
 def say_what_differs(store: Store, settings: Mapping[str, Any]) -> None:
     """A line in the log where the present shards are other settings' work, and so are remade."""
     try:
-        differences = difference(shards.read_index(store).settings, settings)
+        differences = difference(shard_reader.read_index(store).settings, settings)
     except UserError:  # no index, or none that can be read: whatever there is speaks for itself
         return
     if differences:
-        logger.warning(f"{store.url}: made with other settings, so made anew ({'; '.join(differences)})")
+        logger.warning(
+            f"{store.url}: made with other settings, so made anew ({'; '.join(differences)})"
+        )

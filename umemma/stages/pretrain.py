@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from umemma import checkpoint, models, shards
 from umemma.config import Params
+from umemma.data import shard_reader
+from umemma.data.storage import Store
 from umemma.errors import unknown
-from umemma.files import sha256
-from umemma.learning import Data, learn
-from umemma.runs import Run, as_csv
-from umemma.store import Store
-from umemma.trainer import prepare
+from umemma.models import factory, saved_model
+from umemma.system.files import sha256
+from umemma.training.run_folder import Run, as_csv
+from umemma.training.train import Data, learn
+from umemma.training.trainer import prepare
 
 
 def run(params: Params, modality: str, again: bool = False, tensorboard: bool = False) -> float:
@@ -26,22 +27,34 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
     if modality not in params.modalities:
         raise unknown("modality", modality, params.modalities, "--modality")
     store = Store(params.paths.shards)
-    index = shards.read_index(store, params.shard_settings())
+    index = shard_reader.read_index(store, params.shard_settings())
     params.check_modalities(index.modalities)
-    settings, folder = params.unimodal_settings(modality, index.fingerprint), params.paths.pretrain(modality)
-    specs = models.input_specs({m: params.encoder(m) for m in params.modalities})  # all: fail before the first trains
-    augments = models.augments(settings["augment"], specs)
+    settings, folder = (
+        params.unimodal_settings(modality, index.fingerprint),
+        params.paths.pretrain(modality),
+    )
+    specs = factory.input_specs(
+        {m: params.encoder(m) for m in params.modalities}
+    )  # all: fail before the first trains
+    augments = factory.augments(settings["augment"], specs)
     device = prepare(params.seed, "pretrain", modality, deterministic=params.machine.deterministic)
     training = params.pretrain.of(modality)
     chosen, specs = {modality: params.encoder(modality)}, {modality: specs[modality]}
-    weights = models.find_weights(chosen)
+    weights = factory.find_weights(chosen)
     started_from = {m: sha256(path) for m, path in weights.items()}
-    if not again and (about := checkpoint.done(folder, settings, started_from)):
+    if not again and (about := saved_model.done(folder, settings, started_from)):
         return float(about["scores"]["val_score"])
-    model = models.build(chosen, specs, index.classes, weights=weights)
-    under_way = Run.of(params.paths.runs, f"pretrain-{modality}", settings, started_from, params.machine, tensorboard)
+    model = factory.build(chosen, specs, index.classes, weights=weights)
+    under_way = Run.of(
+        params.paths.runs,
+        f"pretrain-{modality}",
+        settings,
+        started_from,
+        params.machine,
+        tensorboard,
+    )
     learned = learn(
-        models.ready(model, training, device),
+        factory.ready(model, training, device),
         Data(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
         under_way,
         weights=np.ones(1),
@@ -51,7 +64,9 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
         device=device,
         title=f"pretrain {modality}",
     )
-    figures, from_hub = as_csv(learned.figures), models.from_hub(chosen, specs)
-    checkpoint.save(folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub)
+    figures, from_hub = as_csv(learned.figures), factory.from_hub(chosen, specs)
+    saved_model.save(
+        folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub
+    )
     under_way.end()
     return learned.scores["val_score"]

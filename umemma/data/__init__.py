@@ -1,0 +1,1 @@
+"""Raw files, WebDataset shards and the loader."""

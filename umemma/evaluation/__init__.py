@@ -1,0 +1,1 @@
+"""From predictions to numbers: metrics, calibration, the missing-modality grid, information, comparison."""

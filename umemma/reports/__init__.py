@@ -1,0 +1,1 @@
+"""Pages, tables and figures about an evaluation, a comparison or a dataset."""

@@ -119,11 +119,9 @@ def _row(parameter: Any, hints: dict[str, Any]) -> list[str]:
         [parameter.name.upper()] if is_argument else [*parameter.opts, *parameter.secondary_opts]
     )
     value = "" if getattr(parameter, "is_flag", False) else _value(parameter, hints[parameter.name])
-    default = parameter.default
-    if default is None or default == "" or getattr(parameter, "is_flag", False):
-        shown = ""
-    else:
-        shown = code(str(default))
+    shown = ""
+    if parameter.default not in (None, "") and not getattr(parameter, "is_flag", False):
+        shown = code(str(parameter.default))
     return [", ".join(map(code, names)), value, shown, escape(parameter.help or "")]
 
 

@@ -36,7 +36,7 @@ INPUT_TITLES = {
     "wave": "Audio encoders that see samples",
     "text": "Text encoders",
 }
-BOUNDS = {"gt": "> ", "ge": "≥ ", "lt": "< ", "le": "≤ "}
+BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 WORDS = {int: "integer", float: "number", bool: "true or false", str: "text"}
 
 
@@ -202,13 +202,17 @@ def _type(field: FieldInfo) -> str:
 
 
 def _bounds(metadata: Any) -> str:
-    found = []
+    """The bounds of a number: " > 0", " from 0 to 1"."""
+    found: dict[str, str] = {}
     for constraint in metadata:
-        for name, sign in BOUNDS.items():
+        for name in BOUNDS:
             value = getattr(constraint, name, None)
             if value is not None:
-                found.append(f"{sign}{value:g}")
-    return f" {', '.join(found)}" if found else ""
+                found[name] = f"{value:g}"
+    if found.keys() == {"ge", "le"}:
+        return f" from {found['ge']} to {found['le']}"
+    bounds = [f"{BOUNDS[name]}\u00a0{value}" for name, value in found.items()]
+    return f" {', '.join(bounds)}" if bounds else ""
 
 
 def _word(annotation: Any) -> str:

@@ -76,7 +76,7 @@ def test_every_umemma_command_parses(name):
             for command in block.commands():
                 words = umemma_words(command)
                 if words and not words[0].startswith("-"):
-                    group.commands[words[0]].make_context(words[0], words[1:])  # type: ignore[attr-defined]
+                    group.commands[words[0]].make_context(words[0], words[1:])
 
 
 @pytest.mark.parametrize("name", documents.guides())

@@ -25,8 +25,9 @@ def generate() -> str:
     group = typer.main.get_command(app)
     callbacks = {}
     for registered in app.registered_commands:
-        name = registered.name or registered.callback.__name__.replace("_", "-")  # type: ignore[union-attr]
-        callbacks[name] = registered.callback
+        function = registered.callback
+        assert function is not None
+        callbacks[registered.name or function.__name__.replace("_", "-")] = function
     sections = [_overview(group)]
     documented: dict[Any, str] = {}
     for name, command in group.commands.items():

@@ -148,8 +148,8 @@ def _training(pretrain: type[BaseModel], finetune: type[BaseModel]) -> Iterator[
     yield Section(heading, intro, pretrain, "training", tuple(shared))
     intro = (
         "`encoder`, `adapters`, `head` and `absence` (which has no weight decay) take these keys, "
-        "and so does each modality in `finetune.modalities`. The nearest setting wins: the part of the "
-        "modality, the modality, the part, the section."
+        "and so does each modality in `finetune.modalities`. The nearest setting wins: the part of "
+        "the modality, the modality, the part, the section."
     )
     rates = model_of(pretrain.model_fields["encoder"].annotation)
     yield _whole("### Rates of a part {#parts}", intro, rates, "rates")

@@ -20,6 +20,9 @@ from mkdocs.structure.pages import Page
 from repository_links import ROOT_PAGES, rewrite_links
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+CELL = re.compile(r"<td[^>]*>.*?</td>", re.DOTALL)
+CELL_CODE = re.compile(r"<code>[^<]*</code>")
+BREAK = re.compile(r"(?<=\w)([/_])(?=\w)")
 MARKER = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
 
 GENERATORS: dict[str, Callable[[], str]] = {
@@ -38,6 +41,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = (ROOT / shown).read_text(encoding="utf-8")
     markdown = rewrite_links(markdown, source, page.file.src_uri)
     return MARKER.sub(_generated_part, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Let a path or a long name in a table break behind "/" and "_"."""
+
+    def with_breaks(code: re.Match[str]) -> str:
+        return BREAK.sub(r"\1<wbr>", code[0])
+
+    return CELL.sub(lambda cell: CELL_CODE.sub(with_breaks, cell[0]), html)
 
 
 def _generated_part(match: re.Match[str]) -> str:

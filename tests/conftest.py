@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from loguru import logger
 from safetensors.torch import save_file
+from toys.project import ROOT, quick
 
-from umemma import config
 from umemma.stages import download, preprocess, pretrain
-
-ROOT = Path(__file__).parent.parent
-# The shipped settings, with training cut to what a test needs.
-QUICK = (
-    "preprocess.options.utterances=1",
-    "pretrain.epochs=1",
-    "finetune.epochs=1",
-    "finetune.scratch.epochs=1",
-    "evaluate.draws=2",
-    "evaluate.bootstrap=50",
-    "encoders.audio.input.mels=16",
-    "encoders.audio.input.hop=400",
-)
-
 
 os.environ["OMP_NUM_THREADS"] = (
     "1"  # of the processes that tests start; several tests run at a time
 )
 torch.set_num_threads(1)
-
-
-def quick(*sets: str) -> config.Params:
-    return config.load(ROOT / "recipes" / "digits.yaml", [*QUICK, *sets])
 
 
 @pytest.fixture(scope="session")
@@ -102,9 +81,3 @@ def bert(tmp_path) -> Path:
         folder / "model.safetensors",
     )
     return folder
-
-
-def flac(samples: np.ndarray, rate: int = 8000) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, format="FLAC", subtype="PCM_16")
-    return file.getvalue()

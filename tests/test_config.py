@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from toys.project import ROOT
 
 from umemma import config, validation
 from umemma.config import PRESETS

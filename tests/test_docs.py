@@ -8,14 +8,14 @@ import re
 import subprocess
 import sys
 
-import documents
 import error_reference
 import pytest
 import setting_reference
 import typer
-from documents import ROOT
 from repository_links import EXTERNAL, find_links, rewrite_links
 from ruamel.yaml import YAML
+from toys import documents
+from toys.project import ROOT
 
 from umemma import config, datasets
 from umemma._version import __version__

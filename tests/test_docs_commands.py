@@ -13,15 +13,16 @@ import shlex
 import shutil
 from pathlib import Path
 
-import documents
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import typer
-from conftest import QUICK, ROOT, flac
-from documents import SHELL, Block
 from PIL import Image
 from ruamel.yaml import YAML
+from toys import documents
+from toys.documents import SHELL, Block
+from toys.media import flac
+from toys.project import ROOT, quick
 
 from umemma import cli, config
 from umemma.cli import app
@@ -29,7 +30,7 @@ from umemma.validation import checked
 
 FILLED_IN = {"$SLURM_ARRAY_TASK_ID": "0"}
 LAUNCHERS = ("torchrun", "srun", "python")
-COMPARED = {"presets": ["ume", "umt"], "seeds": [0]}
+COMPARED = ("compare.presets=[ume, umt]", "compare.seeds=[0]")
 SHRUNK = {  # what a document says: what is run here
     "range(900)": "range(90)",
     "epochs: 10": "epochs: 1",
@@ -108,16 +109,7 @@ def scratch(trained, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("documents") / "project"
     shutil.copytree(trained, folder)
     shutil.copytree(ROOT / "recipes", folder / "recipes")
-    params = YAML().load(ROOT / "recipes" / "digits.yaml")
-    for change in QUICK:
-        path, value = change.split("=")
-        *parents, last = path.split(".")
-        node = params
-        for parent in parents:
-            node = node[parent]
-        node[last] = int(value)
-    params["compare"].update(COMPARED)
-    YAML().dump(params, folder / "params.yaml")
+    YAML().dump(quick(*COMPARED).model_dump(mode="json"), folder / "params.yaml")
     write_samples(folder)
     with contextlib.chdir(folder):
         assert exit_status(["finetune-ensemble"]) == 0

@@ -70,10 +70,11 @@ def imported_names(file: Path, root: Path) -> set[str]:
             text = str(node.args[0].value)
             above = file.relative_to(root).parts[:-1] if text.startswith(".") else ()
             # Which package it is relative to is an argument of the call, so each one above the file is taken.
-            names |= {".".join([*above[: depth + 1], text.lstrip(".")]) for depth in range(len(above))} or {text}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if node.value.startswith("umemma."):
-                names.add(node.value)  # the module of a plug-in, in its table
+            names |= {
+                ".".join([*above[: depth + 1], text.lstrip(".")]) for depth in range(len(above))
+            } or {text}
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("umemma."):
+            names.add(str(node.value))  # the module of a plug-in, in its table
     return names
 
 
@@ -84,7 +85,9 @@ def imports(file: Path, root: Path = ROOT) -> set[Path]:
         if name.split(".")[0] != "umemma":
             continue
         path = root / name.replace(".", "/")
-        files |= {place for place in (path.with_suffix(".py"), path / "__init__.py") if place.is_file()}
+        files |= {
+            place for place in (path.with_suffix(".py"), path / "__init__.py") if place.is_file()
+        }
     return files - {file, root / "umemma" / "__init__.py"}
 
 
@@ -113,7 +116,10 @@ def test_imports_go_down_only():
         ("system/low.py", "from umemma.stages import evaluate"),
         ("system/low.py", "from ..stages import evaluate"),
         ("system/low.py", "def lazy():\n    from umemma.stages.evaluate import run"),
-        ("system/low.py", "import importlib\nimportlib.import_module('.stages.evaluate', 'umemma')"),
+        (
+            "system/low.py",
+            "import importlib\nimportlib.import_module('.stages.evaluate', 'umemma')",
+        ),
         ("low.py", "import importlib\nimportlib.import_module('.stages.evaluate', __name__)"),
         ("system/low.py", "import importlib\nimportlib.import_module('umemma.stages.evaluate')"),
         ("encoders/low.py", "from umemma.modalities import image"),
@@ -169,7 +175,11 @@ def names_data(file: Path) -> set[Path]:
     """Return the files beside `file` that are no Python and that it names."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    return {path for path in file.parent.iterdir() if path.name in names and path.suffix not in ("", ".py")}
+    return {
+        path
+        for path in file.parent.iterdir()
+        if path.name in names and path.suffix not in ("", ".py")
+    }
 
 
 def is_plumbing(name: str) -> bool:
@@ -211,7 +221,9 @@ def files_of(dependency: str) -> set[str]:
     path = ROOT / dependency
     if path.is_file():
         return {dependency}
-    inside = {str(file.relative_to(ROOT)) for file in path.rglob("*") if "__pycache__" not in file.parts}
+    inside = {
+        str(file.relative_to(ROOT)) for file in path.rglob("*") if "__pycache__" not in file.parts
+    }
     return {name for name in inside if (ROOT / name).is_file()}
 
 

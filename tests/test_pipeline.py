@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, ROOT
 from ruamel.yaml import YAML
+from toys.commands import run, stages_run
+from toys.project import QUICK, ROOT
 
 PLOTS = ("robustness", "training", "information", "classes")
 TRACKED = [".dvc/config", ".dvc/.gitignore", *(f".dvc/plots/{name}.json" for name in PLOTS)]
 TRACKED += [".dvcignore", ".gitignore", "dvc.yaml"]
-
-
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command with this environment's umemma and dvc first on the path, and nothing of the user's git settings."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {
-        **os.environ,
-        "PATH": path,
-        "PYTHONWARNINGS": "",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-    }
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +45,6 @@ def clone(tmp_path_factory) -> Path:
     assert "accuracy per modality subset" in done.stdout
     assert "report: results/digits/report.md" in done.stdout
     return folder
-
-
-def stages_run(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [
-        line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")
-    ]
 
 
 def test_a_second_repro_does_nothing(clone):

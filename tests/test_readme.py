@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import documents
-from documents import ROOT
 from repository_links import ROOT_PAGES
+from toys import documents
+from toys.project import ROOT
 
 README = documents.read("README.md")
 COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    ")]

@@ -1,0 +1,255 @@
+"""Several processes: the same numbers as one, nobody waits for ever, a killed training goes on. torchrun really runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from toys.project import QUICK, TESTS, quick
+from toys.side_by_side import everything
+
+from umemma.errors import UserError
+from umemma.stages import evaluate, finetune
+from umemma.system import distributed
+from umemma.system.distributed import World
+
+SETS = [word for change in QUICK for word in ("--set", change)]
+
+
+def torchrun(processes: int, *words: str) -> list[str]:
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
+    return [*launcher, *words]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "world"),
+    [
+        ({}, World(0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, World(3, 8, 1)),
+        (
+            {"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1"},
+            World(9, 16, 1),
+        ),
+        (
+            {"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"},
+            World(0, 1, 0),
+        ),  # a batch script, no srun
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "SLURM_PROCID": "5"}, World(0, 2, 0)),
+    ],
+)
+def test_who_am_i(variables, world, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("SLURM_")] + [
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+    ]:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.world() == world
+
+
+@pytest.mark.parametrize("rank", ["two", "2", "-1"])
+def test_an_environment_that_makes_no_sense(monkeypatch, rank):
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"no rank in it: RANK={rank}, WORLD_SIZE=2"):
+        distributed.world()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu07", "gpu07"),
+        ("gpu[07-09,12],login1", "gpu07"),
+        ("a-b[001,5]", "a-b001"),
+        ("x1,x2", "x1"),
+    ],
+)
+def test_the_first_machine_of_a_slurm_step(nodes, first):
+    assert distributed._first_host(nodes) == first
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return everything(tmp_path_factory.mktemp("alone"))
+
+
+def srun(processes: int, *words: str) -> None:
+    """As Slurm starts the tasks of a step, each with its own environment."""
+    step = {
+        "SLURM_STEP_NUM_TASKS": str(processes),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_ID": "0",
+    }
+    step["SLURM_JOB_ID"] = str(os.getpid())
+    own = [
+        step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(processes)
+    ]
+    tasks = [subprocess.Popen([sys.executable, *words], env=environment() | one) for one in own]
+    assert [task.wait(120) for task in tasks] == [0] * processes
+
+
+@pytest.mark.parametrize(("processes", "launcher"), [(2, "slurm"), (3, "torchrun")])
+def test_several_processes_get_what_one_gets(tmp_path, alone, processes, launcher):
+    words = (str(TESTS / "toys" / "side_by_side.py"), str(tmp_path))
+    srun(processes, *words) if launcher == "slurm" else run(torchrun(processes, *words))
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found.keys() == alone.keys()
+    for name, expected in alone.items():
+        if name in (
+            "all",
+            "drop",
+            "parts",
+            "holes",
+        ):  # they add up the same numbers in another order
+            for key, values in expected.items():
+                assert flat(found[name][key]) == pytest.approx(flat(values), rel=1e-4, abs=1e-6), (
+                    name,
+                    key,
+                )
+        elif "figures" in name or name == "logits":
+            assert flat(found[name]) == pytest.approx(flat(expected), rel=1e-4), name
+        else:
+            assert found[name] == expected, name
+    assert found["rows"] == [[i, -i] for i in range(10)]
+    assert found["error of one"] == "file: broken here\nMend it."
+    assert found["NaN"][0].startswith("the loss is not finite at step")
+
+
+def flat(values: list) -> list[float]:
+    return (
+        [one for value in values for one in flat(value)] if isinstance(values, list) else [values]
+    )
+
+
+def test_stages_in_two_and_three_processes_score_as_in_one(project):
+    """Each sample once, whatever the number: predictions in the same order, accuracies the same to the digit."""
+    finetune.run(quick())
+    results = project / "results" / "digits"
+    scores, keys = [], []
+    for processes in (1, 2, 3):
+        if processes == 1:
+            evaluate.run(quick())
+        else:
+            said = run(torchrun(processes, "-m", "umemma", "evaluate-missing", *SETS))
+            assert said.count("report: ") == 1  # one of them speaks
+        scores.append(json.loads((results / "metrics.json").read_text()))
+        keys.append(pq.read_table(results / "predictions.parquet")["key"].to_pylist())
+    assert scores[0] == scores[1] == scores[2]
+    assert keys[0] == keys[1] == keys[2]
+    assert len(set(keys[0])) == len(keys[0]) == 450
+
+
+def test_a_mistake_is_said_once(project):
+    command = torchrun(
+        2, "-m", "umemma", "pretrain-unimodal", *SETS, "--set", "pretrain.batch_size=1"
+    )
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=environment(), check=False
+    )
+    assert done.stderr.count("a batch of 1 leaves some of 2 processes without a sample") == 1
+    assert "UserError" not in done.stderr  # the only traceback is torchrun's own
+
+
+def checkpoints(project: Path) -> list[int]:
+    return sorted(
+        int(path.stem.split("-")[1]) for path in project.glob("runs/digits/*/step-*.safetensors")
+    )
+
+
+def stop(
+    command: list[str], project: Path, step: int, how: Callable[[subprocess.Popen], None]
+) -> int:
+    """Start a training, stop it when it has come to `step`; its exit status."""
+    with subprocess.Popen(
+        command, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while max(checkpoints(project), default=0) < step:
+            assert process.poll() is None, "it ended before it was stopped"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        how(process)
+        return process.wait(60)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "pretrain-unimodal --modality image --set pretrain.epochs=6",
+        "finetune-ensemble --set finetune.epochs=6",
+    ],
+)
+def test_killed_at_any_moment_it_goes_on_to_the_same_weights(project, stage):
+    command = [
+        sys.executable,
+        "-m",
+        "umemma",
+        *stage.split(),
+        *SETS,
+        "--set",
+        "machine.checkpoint=0",
+    ]
+    command += stage.split()[-2:]  # the last of two wins
+    out = project / "models/digits" / ("ensemble" if "ensemble" in stage else "pretrain/image")
+    run(command)
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    for path in out.iterdir():
+        path.unlink()
+    assert stop(command, project, 5, lambda process: process.kill()) == -signal.SIGKILL
+    assert stop(command, project, 40, lambda process: process.terminate()) == 75
+    assert "goes on from step" in run(command)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    assert checkpoints(project) == []
+    assert "is trained with these settings already" in run(command)
+
+
+def test_a_killed_process_of_two_and_the_training_goes_on(project):
+    command = torchrun(
+        2, "-m", "umemma", "finetune-ensemble", *SETS, "--set", "machine.checkpoint=0"
+    )
+    command += ["--set", "finetune.epochs=4"]
+    out = project / "models/digits/ensemble"
+    run(command)
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    for path in out.iterdir():
+        path.unlink()
+
+    def kill_one(launcher: subprocess.Popen) -> None:
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+
+    assert stop(command, project, 20, kill_one) != 0
+    before = checkpoints(project)
+    assert before
+    assert f"goes on from step {before[-1]}" in run(command)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole

@@ -1,0 +1,1 @@
+"""Toy data, models and servers that several tests share."""

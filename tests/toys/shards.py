@@ -1,0 +1,57 @@
+"""Shards of a toy dataset, and a server for them."""
+
+from __future__ import annotations
+
+import http.server
+from pathlib import Path
+
+import numpy as np
+
+from toys.media import flac
+from umemma.data import shard_reader, shard_writer
+from umemma.data.storage import Store
+from umemma.types import DatasetSpec, Packing, Record, Sound
+
+SPEC = DatasetSpec("toy", "", ("audio", "image"), ("no", "yes"), "", "", ("train", "test"))
+
+
+SETTINGS = {"dataset": "toy"}
+
+
+GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
+
+
+TONE = Sound(np.sin(np.arange(800) / 5).astype(np.float32) / 2, 8000)
+
+
+def toy_records() -> list[Record]:
+    return [
+        Record("a", "train", 0, {"audio": TONE, "image": GREY}),
+        Record("b", "train", 1, {"image": GREY}, group="g"),
+        Record("c", "train", 1, {"audio": flac(np.zeros(100)), "image": b"not a picture"}),
+        Record("d", "train", 1, {"audio": TONE}),
+        Record("e", "test", 1, {"audio": TONE, "image": GREY}),
+        Record("f", "test", 1, {"audio": b"not a sound"}),
+    ]
+
+
+def write(
+    folder: Path | str,
+    records: list[Record] | None = None,
+    max_failures: float = 0.5,
+    spec: DatasetSpec = SPEC,
+) -> shard_reader.Index:
+    store, toy = Store(str(folder)), toy_records() if records is None else records
+    made: dict[str, list[shard_reader.Shard]] = {split: [] for split in spec.splits}
+    for job in shard_writer.jobs(toy, spec, store, Packing(), 2, lambda records: "f"):
+        made[job.split].append(shard_writer.make(job))
+    return shard_writer.write_index(store, spec, SETTINGS, made, max_failures)
+
+
+def read(folder: Path | str, index: shard_reader.Index, split: str = "train") -> list[Record]:
+    return list(shard_reader.read(Store(str(folder)), index, split))
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass

@@ -111,10 +111,9 @@ def messages(path: Path, shared: Mapping[str, ast.expr]) -> Iterator[Message]:
     constants = {**shared, **_assignments(tree.body)}
     for scope in _scopes(tree):
         nodes = list(_nodes_of(scope))
-        names = {**constants, **_assignments(nodes)}
         for node in nodes:
             if _is_raised(node) and path.name != "errors.py":
-                yield _message(node, names)
+                yield _message(node, {**constants, **_assignments(nodes, node.lineno)})
 
 
 def _is_raised(node: ast.AST) -> TypeGuard[ast.Call]:
@@ -177,7 +176,7 @@ def _placeholder(node: ast.expr) -> str:
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
-        return node.attr
+        return "type" if node.attr == "__name__" else node.attr
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Attribute) and node.func.attr in ("join", "format", "split"):
             return "..."
@@ -216,17 +215,31 @@ def _nodes_of(scope: ast.AST) -> Iterator[ast.AST]:
         yield from _nodes_of(child)
 
 
-def _assignments(nodes: Iterable[ast.AST]) -> dict[str, ast.expr]:
-    """{name: value} of the names that are assigned once, to a text."""
+def _assignments(nodes: Iterable[ast.AST], before: int | None = None) -> dict[str, ast.expr]:
+    """{name: text} of the assignments of texts: the only one, or the last one before a line."""
     values: dict[str, list[ast.expr]] = {}
-    for node in nodes:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            values.setdefault(node.targets[0].id, []).append(node.value)
+    for name, value in _assigned(nodes):
+        if before is None or value.lineno < before:
+            values.setdefault(name, []).append(value)
     texts = {}
     for name, given in values.items():
-        if len(given) == 1 and isinstance(given[0], TEXTS):
-            texts[name] = given[0]
+        last = max(given, key=lambda value: value.lineno)
+        if isinstance(last, TEXTS) and (before is not None or len(given) == 1):
+            texts[name] = last
     return texts
+
+
+def _assigned(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
+    for node in nodes:
+        if not isinstance(node, ast.Assign):
+            continue
+        target, value = node.targets[0], node.value
+        if isinstance(target, ast.Name):
+            yield target.id, value
+        elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            for element, part in zip(target.elts, value.elts, strict=True):
+                if isinstance(element, ast.Name):
+                    yield element.id, part
 
 
 def _rows(found: Iterable[Message]) -> Iterator[list[str]]:

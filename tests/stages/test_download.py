@@ -19,7 +19,7 @@ from toys.archives import files, tarred, zipped
 from toys.web import DATA, KAGGLEHUB, MD5, Site, serving, toy
 
 from umemma import datasets
-from umemma.data import raw_folder
+from umemma.data import downloader, raw_folder
 from umemma.errors import UserError
 from umemma.stages import download
 from umemma.types import DatasetSpec, Plain, Source
@@ -427,7 +427,7 @@ def test_archives_that_share_a_rule_are_compared_once(use, tmp_path, monkeypatch
     (tmp_path / "src/clips/a.mp4").write_bytes(b"AAA")
     read = []
     monkeypatch.setattr(
-        download, "sha256", lambda path: read.append(path) or hashlib.sha256(b"AAA").hexdigest()
+        downloader, "sha256", lambda path: read.append(path) or hashlib.sha256(b"AAA").hexdigest()
     )
     tars = [Source(f"{number}.tar", unpack=place, media=True) for number in range(5)]
     for count in (1, 2):  # ours for download.json; the origin's and ours

@@ -26,7 +26,7 @@ from toys.project import ROOT, quick
 
 from umemma import cli, config
 from umemma.cli import app
-from umemma.validation import checked
+from umemma.validation import validate
 
 FILLED_IN = {"$SLURM_ARRAY_TASK_ID": "0"}
 LAUNCHERS = ("torchrun", "srun", "python")
@@ -100,7 +100,7 @@ def test_every_piece_of_settings_is_valid(name):
     for block in documents.blocks(name):
         if block.language == "yaml" and not block.marker:
             data = YAML(typ="safe", pure=True).load(block.text)
-            checked(config.Params, {**known, **data}, f"{name}:{block.line}")
+            validate(config.Params, {**known, **data}, f"{name}:{block.line}")
 
 
 @pytest.fixture(scope="module")

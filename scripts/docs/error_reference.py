@@ -63,7 +63,7 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("umemma predict and trained models", "models", ("stages/predict.py", "models/")),
     ("Files", "files", ("system/", "errors.py")),
 )
-RAISED = ("UserError", "unknown")
+RAISED = ("UserError", "unknown_name")
 NO_HINT = "Correct what the message names."
 GIVEN_HINT = "The message says which command to run or what to change."
 PLACEHOLDER = re.compile(r"<[^<>]*>")

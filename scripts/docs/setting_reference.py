@@ -99,7 +99,7 @@ def _preprocess(model: type[BaseModel]) -> Iterator[Section]:
     intro = "Each dataset has its own options. `umemma download` and `umemma doctor` read them too."
     yield Section("### preprocess.options {#options}", intro)
     for name in sorted(datasets.NAMES):
-        options = datasets.get(name).Options
+        options = datasets.get_module(name).Options
         heading = f"#### {name} {{#options-{name}}}"
         yield _whole(heading, "", options, f"options.{name}")
         for key, field in options.model_fields.items():
@@ -134,7 +134,7 @@ def _augment() -> Iterator[Section]:
     for name in ("image", "video", "audio", "text"):
         title = "image and spectrogram" if name == "image" else name
         heading = f"### augment: {title} {{#augment-{name}}}"
-        yield _whole(heading, "", modalities.get(name).Augment, f"augment.{name}")
+        yield _whole(heading, "", modalities.get_module(name).Augment, f"augment.{name}")
 
 
 def _training(pretrain: type[BaseModel], finetune: type[BaseModel]) -> Iterator[Section]:

@@ -114,11 +114,6 @@ class Training(Parts):
     channels_last: bool = False
     compile: bool = False
 
-    def of_the_loop(self) -> dict[str, Any]:
-        """What the loop takes of it; the rest is the model's."""
-        of_the_model = {"channels_last", "compile", *Parts.model_fields}
-        return {n: getattr(self, n) for n in Training.model_fields if n not in of_the_model}
-
     def rate(self, part: str, modality: str) -> tuple[float, float]:
         """(learning rate, weight decay) of a part of a modality's model; the nearest setting wins."""
         places = [getattr(self, part), self]

@@ -192,7 +192,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     from umemma.models import factory
     from umemma.training.step import predict_logits
     from umemma.training.train import DataSource
-    from umemma.training.trainer import explain_nondeterminism, prepare
+    from umemma.training.reproducibility import explain_nondeterminism, prepare
 
     section, index, names = params.evaluate, inputs.index, sorted(params.modalities)
     chosen = {m: params.encoder(m) for m in names}

@@ -1,123 +1,210 @@
 """finetune-ensemble: late fusion of the encoders -> models/<dataset>/ensemble/.
 
-UME-MMA's second half: start from the uni-modal models (their average is UME), then fine-tune while showing every way a
-modality can be absent (MMA), so that the hole in the fusion doesn't disturb what is left. The baselines are the same
-code with other switches (config.PRESETS).
+The second half of UME-MMA: start from the uni-modal models (their average is UME), then fine-tune
+while showing every way a modality can be absent (MMA), so that a missing modality doesn't disturb
+what is left. The baselines are the same code with other switches (config.PRESETS).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from umemma.config import Finetune, Params, Training
+from umemma.config import Encoder, Finetune, Params, Training
 from umemma.data import shard_reader
 from umemma.data.storage import Store
 from umemma.missing import normalize_pattern_weights
 from umemma.models import factory, saved_model
 from umemma.models.late_fusion import LateFusion
 from umemma.system.files import sha256
-from umemma.training.balancing import GradientModulation, Rival, Teachers
+from umemma.training.balancing import Balancing, GradientModulation, Teachers
+from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import Run, format_csv
+from umemma.training.step import PatternStep
 from umemma.training.train import DataSource, train_model
-from umemma.training.trainer import prepare
 
 
 def run(params: Params, again: bool = False, tensorboard: bool = False) -> float:
-    """Fine-tune the ensemble. Returns its validation score under the patterns it was trained for.
+    """Fine-tune the ensemble and return its validation score under the patterns of training.
 
-    A model that is there, made with the same settings, stays, unless it is to be trained `again`.
+    A model that was trained with the same settings is kept, unless `again` is set.
     """
-    section, switches = params.finetune, params.finetune.switches()
-    store = Store(params.paths.shards)
-    index = shard_reader.read_index(store, params.shard_settings())
-    params.check_modalities(index.modalities)
-    settings, folder = params.ensemble_settings(index.fingerprint), params.paths.ensemble
-    chosen = {m: params.encoder(m) for m in sorted(params.modalities)}
-    specs = factory.input_specs(chosen)
-    augments = factory.make_augmentations(settings["augment"], specs)
-    weights = normalize_pattern_weights(list(chosen), section.pattern_weights)
+    # 1. Check the settings.
+    section = params.finetune
+    switches = section.switches()
+    data, settings = _open_data(params)
+    encoders = {m: params.encoder(m) for m in sorted(params.modalities)}
+    pattern_weights = normalize_pattern_weights(list(encoders), section.pattern_weights)
     if switches["mma"] == "none":
-        weights = np.eye(len(weights))[0]  # the complete pattern only
+        pattern_weights = np.eye(len(pattern_weights))[0]  # the complete pattern only
+
+    # 2. Find what there is: the weights to start from, or the ensemble itself.
     device = prepare(params.seed, "finetune", deterministic=params.machine.deterministic)
-    unimodal = switches["init"] == "unimodal"
-    pretrained = {} if unimodal else factory.find_weights(chosen)
-    started_from = {m: sha256(path) for m, path in pretrained.items()}
-    alone: dict[str, LateFusion] = {}
-    if unimodal or switches["balance"] == "umt":
-        for m in chosen:
-            alone[m], its = _unimodal(params, m, index)
-            started_from[m if unimodal else f"teacher of {m}"] = str(its["weights_sha256"])
-    if not again and (about := saved_model.find_current(folder, settings, started_from)):
-        return float(about["scores"]["val_score"])
-    training: Training = section
-    if unimodal:
-        model = factory.build(chosen, specs, index.classes, section.absent)
-        model.start_from(alone)
-    else:
-        model = factory.build(chosen, specs, index.classes, section.absent, pretrained)
-        training = section.model_copy(update=section.scratch.model_dump())
-    if switches["train"] == "head":
-        model.freeze(chosen)
-    under_way = None
+    start = _find_start(params, data.index, encoders, switches)
+    folder = params.paths.ensemble
+    if not again:
+        about = saved_model.find_current(folder, settings, start.checksums)
+        if about is not None:
+            return float(about["scores"]["val_score"])
+
+    # 3. Train.
+    model, training = _build_ensemble(section, switches, encoders, data, start)
+    training_run = None
     if switches["train"] != "none":
-        under_way = Run.of(
+        training_run = Run.from_settings(
             params.paths.runs,
             switches["preset"],
             settings,
-            started_from,
+            start.checksums,
             params.machine,
             tensorboard,
         )
-    learned = train_model(
-        factory.place_on_device(model, section, device),
-        DataSource(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
-        under_way,
-        weights=weights,
-        one_drawn=switches["mma"] == "drop",
+    model = factory.place_on_device(model, section, device)
+    balancing = _make_balancing(switches["balance"], section, model, start.unimodal, device)
+    draw_one = switches["mma"] == "drop"
+    result = train_model(
+        PatternStep(model, pattern_weights, draw_one, balancing),
+        data,
+        training_run,
         training=training,
-        folder=params.paths.runs / "features",
+        cache_folder=params.paths.runs / "features",
         device=device,
         title=f"finetune {switches['preset']}",
-        rival=_rival(switches["balance"], section, model, alone, device),
     )
-    figures, from_hub = format_csv(learned.figures), factory.find_hub_names(chosen, specs)
+
+    # 4. Save the model; its checkpoints are no longer needed.
     saved_model.save(
-        folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub
+        folder,
+        model,
+        settings,
+        result.scores,
+        format_csv(result.metrics),
+        start.checksums,
+        result.inference_metadata.to_dict(),
+        factory.find_hub_names(encoders, data.specs),
     )
-    if under_way:
-        under_way.end()
-    return learned.scores["val_score"]
+    if training_run is not None:
+        training_run.finish()
+    return result.scores["val_score"]
 
 
-def _rival(
-    name: str,
-    section: Finetune,
-    model: LateFusion,
-    alone: Mapping[str, LateFusion],
-    device: torch.device,
-) -> Rival | None:
-    if name == "ogm-ge":
-        return GradientModulation(model, section.ogm.alpha, section.ogm.noise)
-    if name == "umt":  # a frozen encoder has nothing to be taught
-        teachers = {
-            m: factory.place_on_device(one, section, device)
-            for m, one in alone.items()
-            if m not in model.frozen
-        }
-        return Teachers(teachers, section.umt.weight)
-    return None
+def _open_data(params: Params) -> tuple[DataSource, dict[str, Any]]:
+    """Return the shards, and all settings that the ensemble depends on."""
+    store = Store(params.paths.shards)
+    index = shard_reader.read_index(store, params.shard_settings())
+    params.check_modalities(index.modalities)
+    settings = params.ensemble_settings(index.fingerprint)
+    specs = factory.input_specs({m: params.encoder(m) for m in params.modalities})
+    augments = factory.make_augmentations(settings["augment"], specs)
+    data = DataSource(
+        store,
+        index,
+        specs,
+        params.machine,
+        params.seed,
+        augments,
+        settings["missing"],
+    )
+    return data, settings
 
 
-def _unimodal(
+@dataclass
+class Start:
+    """The weights that an ensemble starts from.
+
+    unimodal: {modality: its uni-modal model}, to start from or to be taught by; pretrained:
+    {modality: the file of its encoder's pretrained weights}; checksums: {what the weights are: their
+    checksum}.
+    """
+
+    unimodal: dict[str, LateFusion] = field(default_factory=dict)
+    pretrained: dict[str, Path] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
+
+
+def _find_start(
+    params: Params,
+    index: shard_reader.Index,
+    encoders: Mapping[str, Encoder],
+    switches: Mapping[str, str],
+) -> Start:
+    """Return what the switches start from. UserError for a uni-modal model that isn't trained."""
+    start = Start()
+    is_teacher = switches["init"] != "unimodal"
+    if is_teacher:
+        start.pretrained = factory.find_weights(encoders)
+        start.checksums = {m: sha256(path) for m, path in start.pretrained.items()}
+        if switches["balance"] != "umt":
+            return start
+    for m in encoders:
+        start.unimodal[m], about = _load_unimodal(params, m, index)
+        name = m
+        if is_teacher:
+            name = f"teacher of {m}"
+        start.checksums[name] = str(about["weights_sha256"])
+    return start
+
+
+def _load_unimodal(
     params: Params, modality: str, index: shard_reader.Index
 ) -> tuple[LateFusion, dict[str, Any]]:
-    chosen = {modality: params.encoder(modality)}
-    with torch.random.fork_rng(devices=[]):  # the ensemble starts as it would without
-        model = factory.build(chosen, factory.input_specs(chosen), index.classes)
+    """Return the uni-modal model of a modality, and what its model.json says."""
+    encoders = {modality: params.encoder(modality)}
+    # The initial weights of the ensemble are the same as without a uni-modal model.
+    with torch.random.fork_rng(devices=[]):
+        model = factory.build(encoders, factory.input_specs(encoders), index.classes)
     hint = f"Run: umemma pretrain-unimodal --modality {modality}"
     settings = params.unimodal_settings(modality, index.fingerprint)
     return model, saved_model.load(params.paths.pretrain(modality), model, settings, hint)
+
+
+def _build_ensemble(
+    section: Finetune,
+    switches: Mapping[str, str],
+    encoders: Mapping[str, Encoder],
+    data: DataSource,
+    start: Start,
+) -> tuple[LateFusion, Training]:
+    """Return the ensemble with the weights that it starts from, and how it is trained.
+
+    From scratch, finetune.scratch says for how long and at which learning rate.
+    """
+    training: Training = section
+    model = factory.build(
+        encoders,
+        data.specs,
+        data.index.classes,
+        section.absent,
+        start.pretrained,
+    )
+    if switches["init"] == "unimodal":
+        model.start_from(start.unimodal)
+    else:
+        training = section.model_copy(update=section.scratch.model_dump())
+    if switches["train"] == "head":
+        model.freeze(encoders)
+    return model, training
+
+
+def _make_balancing(
+    name: str,
+    section: Finetune,
+    model: LateFusion,
+    unimodal: Mapping[str, LateFusion],
+    device: torch.device,
+) -> Balancing | None:
+    """Return the balancing method that finetune.balance names, None for "none"."""
+    if name == "ogm-ge":
+        return GradientModulation(model, section.ogm.alpha, section.ogm.noise)
+    if name == "umt":
+        teachers = {}
+        for m, teacher in unimodal.items():
+            if m not in model.frozen:  # a frozen encoder learns nothing
+                teachers[m] = factory.place_on_device(teacher, section, device)
+        return Teachers(teachers, section.umt.weight)
+    return None

@@ -1,10 +1,12 @@
-"""pretrain-unimodal: one classifier per modality, trained alone -> models/<dataset>/pretrain/<modality>/.
+"""pretrain-unimodal: one classifier per modality -> models/<dataset>/pretrain/<modality>/.
 
-UME-MMA's first half: each encoder has to extract good features by itself. The score of these models is also the
-ceiling that the ensemble is measured against when only that modality is left.
+The first half of UME-MMA: each encoder has to extract good features by itself. The score of these
+models is also the ceiling that the ensemble is measured against when only that modality is left.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -14,38 +16,38 @@ from umemma.data.storage import Store
 from umemma.errors import unknown_name
 from umemma.models import factory, saved_model
 from umemma.system.files import sha256
+from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import Run, format_csv
+from umemma.training.step import PatternStep
 from umemma.training.train import DataSource, train_model
-from umemma.training.trainer import prepare
 
 
 def run(params: Params, modality: str, again: bool = False, tensorboard: bool = False) -> float:
-    """Train the uni-modal model of `modality`; samples that lack it are left out. Returns its validation score.
+    """Train the uni-modal model of `modality` and return its validation score.
 
-    A model that is there, made with the same settings, stays, unless it is to be trained `again`.
+    Samples that lack the modality are left out. A model that was trained with the same settings is
+    kept, unless `again` is set.
     """
+    # 1. Check the settings.
     if modality not in params.modalities:
         raise unknown_name("modality", modality, params.modalities, "--modality")
-    store = Store(params.paths.shards)
-    index = shard_reader.read_index(store, params.shard_settings())
-    params.check_modalities(index.modalities)
-    settings, folder = (
-        params.unimodal_settings(modality, index.fingerprint),
-        params.paths.pretrain(modality),
-    )
-    specs = factory.input_specs(
-        {m: params.encoder(m) for m in params.modalities}
-    )  # all: fail before the first trains
-    augments = factory.make_augmentations(settings["augment"], specs)
-    device = prepare(params.seed, "pretrain", modality, deterministic=params.machine.deterministic)
+    data, settings = _open_data(params, modality)
     training = params.pretrain.of(modality)
-    chosen, specs = {modality: params.encoder(modality)}, {modality: specs[modality]}
-    weights = factory.find_weights(chosen)
+
+    # 2. Find what there is: pretrained weights to start from, or the model itself.
+    device = prepare(params.seed, "pretrain", modality, deterministic=params.machine.deterministic)
+    encoders = {modality: params.encoder(modality)}
+    weights = factory.find_weights(encoders)
     started_from = {m: sha256(path) for m, path in weights.items()}
-    if not again and (about := saved_model.find_current(folder, settings, started_from)):
-        return float(about["scores"]["val_score"])
-    model = factory.build(chosen, specs, index.classes, weights=weights)
-    under_way = Run.of(
+    folder = params.paths.pretrain(modality)
+    if not again:
+        about = saved_model.find_current(folder, settings, started_from)
+        if about is not None:
+            return float(about["scores"]["val_score"])
+
+    # 3. Train.
+    model = factory.build(encoders, data.specs, data.index.classes, weights=weights)
+    training_run = Run.from_settings(
         params.paths.runs,
         f"pretrain-{modality}",
         settings,
@@ -53,20 +55,50 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
         params.machine,
         tensorboard,
     )
-    learned = train_model(
-        factory.place_on_device(model, training, device),
-        DataSource(store, index, specs, params.machine, params.seed, augments, settings["missing"]),
-        under_way,
-        weights=np.ones(1),
-        one_drawn=False,
+    model = factory.place_on_device(model, training, device)
+    result = train_model(
+        PatternStep(model, pattern_weights=np.ones(1), draw_one=False),
+        data,
+        training_run,
         training=training,
-        folder=params.paths.runs / "features",
+        cache_folder=params.paths.runs / "features",
         device=device,
         title=f"pretrain {modality}",
     )
-    figures, from_hub = format_csv(learned.figures), factory.find_hub_names(chosen, specs)
+
+    # 4. Save the model; its checkpoints are no longer needed.
     saved_model.save(
-        folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub
+        folder,
+        model,
+        settings,
+        result.scores,
+        format_csv(result.metrics),
+        started_from,
+        result.inference_metadata.to_dict(),
+        factory.find_hub_names(encoders, data.specs),
     )
-    under_way.end()
-    return learned.scores["val_score"]
+    training_run.finish()
+    return result.scores["val_score"]
+
+
+def _open_data(params: Params, modality: str) -> tuple[DataSource, dict[str, Any]]:
+    """Return the shards with one modality, and all settings that the model depends on.
+
+    The settings of all modalities are checked, so that they fail before the first one trains.
+    """
+    store = Store(params.paths.shards)
+    index = shard_reader.read_index(store, params.shard_settings())
+    params.check_modalities(index.modalities)
+    settings = params.unimodal_settings(modality, index.fingerprint)
+    specs = factory.input_specs({m: params.encoder(m) for m in params.modalities})
+    augments = factory.make_augmentations(settings["augment"], specs)
+    data = DataSource(
+        store,
+        index,
+        {modality: specs[modality]},
+        params.machine,
+        params.seed,
+        augments,
+        settings["missing"],
+    )
+    return data, settings

@@ -1,6 +1,8 @@
-"""A frozen encoder that nothing augments gives a sample the same feature in every epoch: it is computed once and kept.
+"""The feature cache: the output of frozen encoders, computed once instead of in every epoch.
 
-Kept features lie in runs/<dataset>/features/, named by a fingerprint of the encoder, its weights, its input and the samples.
+A frozen encoder whose input is not augmented gives a sample the same feature in every epoch. Cached
+features are files in runs/<dataset>/features/, named by a fingerprint of the encoder, its weights,
+its input and the samples.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from umemma.validation import fingerprint
 
 
 def find_frozen(model: LateFusion, augments: Mapping[str, Any]) -> list[str]:
-    """The modalities whose features training doesn't change."""
+    """Return the modalities whose features are the same in every epoch."""
     return [m for m in model.modalities if m in model.frozen and m not in augments]
 
 
@@ -35,113 +37,144 @@ def find_frozen(model: LateFusion, augments: Mapping[str, Any]) -> list[str]:
 def cache_features(
     model: LateFusion,
     splits: Mapping[str, LoadedSplit],
-    names: Sequence[str],
+    modalities: Sequence[str],
     folder: Path,
-    made_from: Mapping[str, Any],
+    sources: Mapping[str, Any],
     batch_size: int,
     device: torch.device,
 ) -> Iterator[dict[str, LoadedSplit]]:
-    """The splits with features in place of the inputs of `names`, and the model, for as long as the block lasts, without
-    their encoders. made_from: what the samples depend on besides their keys."""
-    if not names:
+    """Give the splits with features in place of the inputs of `modalities`.
+
+    Within the block the model does without the encoders of `modalities`. sources: what the samples
+    depend on besides their keys.
+    """
+    if not modalities:
         yield dict(splits)
         return
-    own = {
-        m: {
-            "umemma": __version__,
-            "made_from": dict(made_from),
-            "encoder": _weights(model.encoders[m]),
-        }
-        for m in names
-    }
-    for m in names:
-        own[m] |= {
-            "input": repr(next(iter(splits.values())).specs[m]),
-            "precision": str(model.precision),
-        }
-    replaced = {}
-    for name, split in splits.items():
-        where = {}
-        for m in names:
-            there = split.present[:, sorted(split.specs).index(m)].tolist()
-            samples = _text([f"{key} {has}" for key, has in zip(split.keys, there, strict=True)])
-            where[m] = (
-                folder / f"{name}-{m}-{fingerprint(own[m] | {'samples': samples})}.safetensors"
-            )
-        replaced[name] = split.on_features(_features(model, split, where, batch_size, device))
+    encoder_hashes = {m: _hash_weights(model.encoders[m]) for m in modalities}
+    splits_on_features = {}
+    for split_name, split in splits.items():
+        paths = {}
+        for m in modalities:
+            inputs = {
+                "umemma": __version__,
+                "made_from": dict(sources),
+                "encoder": encoder_hashes[m],
+                "input": repr(split.specs[m]),
+                "precision": str(model.precision),
+                "samples": _hash_samples(split, m),
+            }
+            paths[m] = folder / f"{split_name}-{m}-{fingerprint(inputs)}.safetensors"
+        features = _load_or_encode(model, split, paths, batch_size, device)
+        splits_on_features[split_name] = split.on_features(features)
+    with model.on_features(_encode_blanks(model, modalities)):
+        yield splits_on_features
+
+
+def _encode_blanks(model: LateFusion, modalities: Sequence[str]) -> dict[str, Tensor]:
+    """Return {modality: (D_m,)}: the features of the blank inputs."""
+    model.eval()
+    present = torch.ones(1, dtype=torch.bool)
+    blanks = {}
     with torch.no_grad():
-        model.eval()
-        one = torch.ones(1, dtype=torch.bool)
-        blanks = {m: model.encode_one(m, model.get_buffer(f"blank_{m}"), one)[0] for m in names}
-    with model.on_features(blanks):
-        yield replaced
+        for m in modalities:
+            blank = model.get_buffer(f"blank_{m}")
+            blanks[m] = model.encode_one(m, blank, present)[0]
+    return blanks
 
 
-def _features(
+def _load_or_encode(
     model: LateFusion,
     split: LoadedSplit,
-    where: Mapping[str, Path],
+    paths: Mapping[str, Path],
     batch_size: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """{modality: (N, D_m)} on the CPU, from where they were kept or from one pass, shared among the processes."""
-    found = {m: _read(path) for m, path in where.items()}
-    if all(distributed.all_gather_object(all(x is not None for x in found.values()))):
-        return {m: x for m, x in found.items() if x is not None}
+    """Return {modality: (N, D_m)} on the CPU, from the cache or from one pass over the split.
+
+    The pass is shared among the processes. It takes place if any process lacks any of the files.
+    """
+    cached = {}
+    for m, path in paths.items():
+        tensor = _read_cached(path)
+        if tensor is not None:
+            cached[m] = tensor
+    is_complete = len(cached) == len(paths)
+    if all(distributed.all_gather_object(is_complete)):
+        return cached
     features = encode_samples(
-        model, split.of(where.keys()), sorted(where), np.arange(len(split)), batch_size, device
+        model,
+        split.of(paths.keys()),
+        sorted(paths),
+        np.arange(len(split)),
+        batch_size,
+        device,
     )
     if distributed.is_main():
-        try:
-            for m, path in where.items():
-                with new_file(path) as aside:
-                    save_tensors({"features": features[m].contiguous()}, aside)
-        except (OSError, SafetensorError) as error:
-            logger.warning(
-                f"Features can't be kept on the disk: {error}. Training goes on with those in memory."
-            )
-        logger.debug(
-            f"features of {', '.join(where)}: {len(split)} samples, kept in {next(iter(where.values())).parent}"
-        )
+        _write_cache(features, paths)
+        folder = next(iter(paths.values())).parent
+        logger.debug(f"features of {', '.join(paths)}: {len(split)} samples, cached in {folder}")
     return features
 
 
-def encode_samples(
-    model: LateFusion,
-    split: LoadedSplit,
-    names: Sequence[str],
-    numbers: np.ndarray,
-    batch_size: int,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """{modality: (n, D_m)} on the CPU, of the samples `numbers` (n,), from one pass shared among the processes. names: the
-    modalities of the split, sorted."""
-    chunks: dict[str, list[Tensor]] = {m: [torch.empty(0, model.dims[m])] for m in names}
-    model.eval()
-    mine = numbers[np.array(distributed.rank_indices(len(numbers)), dtype=np.int64)]
-    with torch.no_grad():
-        for batch in split.batches(cut_batches(mine, batch_size), device):
-            for i, m in enumerate(names):
-                chunks[m].append(model.encode_one(m, batch.inputs[m], batch.present[:, i]).cpu())
-    return {
-        m: distributed.gather_rows(torch.cat(parts), len(numbers)) for m, parts in chunks.items()
-    }
+def _write_cache(features: Mapping[str, Tensor], paths: Mapping[str, Path]) -> None:
+    try:
+        for m, path in paths.items():
+            with new_file(path) as temporary:
+                save_tensors({"features": features[m].contiguous()}, temporary)
+    except (OSError, SafetensorError) as error:
+        logger.warning(
+            f"Cannot write features to the cache: {error}. Training continues with those in memory."
+        )
 
 
-def _read(path: Path) -> Tensor | None:
+def _read_cached(path: Path) -> Tensor | None:
+    """Return the cached features, None for a file that is missing or damaged."""
     try:
         return load_file(path)["features"]
     except (OSError, SafetensorError, KeyError):
         return None
 
 
-def _weights(encoder: nn.Module) -> str:
+def encode_samples(
+    model: LateFusion,
+    split: LoadedSplit,
+    modalities: Sequence[str],
+    indices: np.ndarray,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Return {modality: (n, D_m)} on the CPU: the features of the samples `indices` (n,).
+
+    They come from one pass that is shared among the processes. modalities: those of the split,
+    sorted.
+    """
+    chunks: dict[str, list[Tensor]] = {m: [torch.empty(0, model.dims[m])] for m in modalities}
+    model.eval()
+    rank_rows = np.array(distributed.rank_indices(len(indices)), dtype=np.int64)
+    rank_batches = cut_batches(indices[rank_rows], batch_size)
+    with torch.no_grad():
+        for batch in split.batches(rank_batches, device):
+            for i, m in enumerate(modalities):
+                features = model.encode_one(m, batch.inputs[m], batch.present[:, i])
+                chunks[m].append(features.cpu())
+    total = len(indices)
+    return {m: distributed.gather_rows(torch.cat(parts), total) for m, parts in chunks.items()}
+
+
+def _hash_samples(split: LoadedSplit, modality: str) -> str:
+    """Return a hash of the keys of a split and of which samples have the modality."""
+    column = sorted(split.specs).index(modality)
+    has_modality = split.present[:, column].tolist()
+    lines = [f"{key} {has}" for key, has in zip(split.keys, has_modality, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _hash_weights(encoder: nn.Module) -> str:
+    """Return a hash of the structure and the weights of an encoder."""
     digest = hashlib.sha256(repr(encoder).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        tensor_bytes = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(tensor_bytes.numpy().data)
     return digest.hexdigest()
-
-
-def _text(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

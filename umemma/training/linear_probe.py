@@ -1,8 +1,11 @@
-"""What the features of a trained ensemble hold of the label, by a linear classifier of each modality: a probe.
+"""Linear probes: what the features of a trained ensemble tell about the label, for each modality.
 
-It stands between the uni-modal model and the ensemble that has only this modality. Where the probe is below the uni-modal
-model the encoder has learnt less; where the ensemble is below the probe the fusion loses what the features hold.
-Reference: Alain & Bengio, Understanding intermediate layers using linear classifier probes, 2016, arXiv 1610.01644.
+A probe stands between the uni-modal model and the ensemble that has only this modality left. If the
+probe scores below the uni-modal model, the encoder has learned less; if the ensemble scores below
+the probe, the fusion loses what the features hold.
+
+Reference: Alain & Bengio, Understanding intermediate layers using linear classifier probes, 2016,
+arXiv 1610.01644.
 """
 
 from __future__ import annotations
@@ -19,64 +22,99 @@ from umemma.models.late_fusion import LateFusion
 from umemma.training import feature_cache
 from umemma.training.loss import sample_losses
 
-MOST = 20_000  # training samples that a probe is fitted to
-DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)  # of its weights, of which validation chooses
-STEPS = 50  # of L-BFGS, for each
+MAX_SAMPLES = 20_000  # training samples that a probe is fitted to, at most
+DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)  # weight decays of a probe, of which validation chooses one
+STEPS = 50  # of L-BFGS, for each weight decay
 
 
 def fit_all(
     model: LateFusion, train: LoadedSplit, val: LoadedSplit, batch_size: int, device: torch.device
 ) -> None:
-    """Fit the probe of every modality to the features of the training samples that have it, the strength of its decay
-    chosen on validation. Where these samples are of one class there is nothing to fit: the probe's answers stay NaN."""
-    some = np.sort(np.argsort(train.hashes, kind="stable")[:MOST])
-    fitted_to = feature_cache.encode_samples(
-        model, train, model.modalities, some, batch_size, device
+    """Fit the probe of every modality to the features of the training samples that have it.
+
+    The weight decay is chosen on validation. If these samples are all of one class there is nothing
+    to fit: the logits of the probe stay NaN.
+    """
+    modalities = model.modalities
+    indices = np.sort(np.argsort(train.hashes, kind="stable")[:MAX_SAMPLES])
+    val_indices = np.arange(len(val))
+    train_features = feature_cache.encode_samples(
+        model, train, modalities, indices, batch_size, device
     )
-    chosen_by = feature_cache.encode_samples(
-        model, val, model.modalities, np.arange(len(val)), batch_size, device
+    val_features = feature_cache.encode_samples(
+        model, val, modalities, val_indices, batch_size, device
     )
-    for i, m in enumerate(model.modalities):
-        there, also = train.present[some, i], val.present[:, i]
-        target = train.target[some][there]
+    for i, m in enumerate(modalities):
+        has_modality = train.present[indices, i]
+        val_has_modality = val.present[:, i]
+        target = train.target[indices][has_modality]
         if not len(target) or bool((target == target[0]).all()):
             logger.warning(
-                f"{m}: its training samples are of one class, so there is no probe of its features"
+                f"{m}: its training samples are all of one class, so no probe is fitted to its "
+                "features."
             )
             continue
-        known = fitted_to[m][there].to(device), target.to(device)
-        held_out = chosen_by[m][also].to(device), val.target[also].to(device)
-        model.probes[m].load_state_dict(fit(known, held_out, model.classes).state_dict())
+        known = (
+            train_features[m][has_modality].to(device),
+            target.to(device),
+        )
+        held_out = (
+            val_features[m][val_has_modality].to(device),
+            val.target[val_has_modality].to(device),
+        )
+        probe = fit(known, held_out, model.classes)
+        model.probes[m].load_state_dict(probe.state_dict())
 
 
-def fit(known: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], classes: int) -> nn.Linear:
-    """A linear classifier of (N, D) features, fitted to those with `known` targets, its decay such that the log-loss on
-    those `held_out` is least."""
-    mean, scale = known[0].mean(0), known[0].std(0).clamp(min=1e-6)
-    x, target = (known[0] - mean) / scale, known[1]
-    layer = nn.Linear(x.shape[1], classes, device=x.device)
+def fit(
+    known: tuple[Tensor, Tensor],
+    held_out: tuple[Tensor, Tensor],
+    classes: int,
+) -> nn.Linear:
+    """Return a linear classifier of (N, D) features, fitted to the `known` (features, target).
+
+    Its weight decay is the one with the smallest loss on the `held_out` (features, target).
+    """
+    features, target = known
+    val_features, val_target = held_out
+    mean = features.mean(0)
+    scale = features.std(0).clamp(min=1e-6)
+    standardized = (features - mean) / scale
+    layer = nn.Linear(features.shape[1], classes, device=features.device)
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
-    best, least = copy.deepcopy(layer), float("inf")
-    for decay in DECAYS:  # from the strongest on, each from where the one before ended
-        _minimise(layer, x, target, decay)
+    best = copy.deepcopy(layer)
+    best_loss = float("inf")
+    # From the strongest decay to the weakest, each starting where the previous one ended.
+    for decay in DECAYS:
+        _minimize(layer, standardized, target, decay)
         with torch.no_grad():
-            loss = float(sample_losses(layer((held_out[0] - mean) / scale), held_out[1]).mean())
-        if loss < least:
-            best, least = copy.deepcopy(layer), loss
-    with torch.no_grad():  # of the features as they come
+            logits = layer((val_features - mean) / scale)
+            loss = float(sample_losses(logits, val_target).mean())
+        if loss < best_loss:
+            best = copy.deepcopy(layer)
+            best_loss = loss
+    # From standardized features to features as they are.
+    with torch.no_grad():
         best.weight.div_(scale)
         best.bias.sub_(best.weight @ mean)
     return best
 
 
-def _minimise(layer: nn.Linear, x: Tensor, target: Tensor, decay: float) -> None:
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=STEPS, line_search_fn="strong_wolfe")
+def _minimize(layer: nn.Linear, features: Tensor, target: Tensor, decay: float) -> None:
+    """Minimize the loss of `layer`, plus weight decay, with L-BFGS."""
+    optimizer = torch.optim.LBFGS(
+        layer.parameters(),
+        max_iter=STEPS,
+        line_search_fn="strong_wolfe",
+    )
 
-    def loss() -> Tensor:
+    def compute_loss() -> Tensor:
         optimizer.zero_grad()
-        value = sample_losses(layer(x), target).mean() + decay / 2 * layer.weight.square().sum()
-        value.backward()
-        return value
+        loss = sample_losses(layer(features), target).mean()
+        penalty = decay / 2 * layer.weight.square().sum()
+        objective = loss + penalty
+        objective.backward()
+        return objective
 
-    optimizer.step(loss)
+    optimizer.step(compute_loss)

@@ -1,21 +1,53 @@
-"""The loss, per answer, so that the caller decides what to average over."""
+"""The loss of each sample, so that the caller decides what to average over, and its sum."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 
 def sample_losses(logits: Tensor, target: Tensor) -> Tensor:
-    """In nats: (B, C) or (B, S, C) logits -> (B,) or (B, S).
+    """Return the loss in nats of every sample: (B, C) or (B, S, C) logits -> (B,) or (B, S).
 
-    Cross entropy against (B,) classes; against (B, C) sets of labels (0 or 1) the mean binary cross entropy over classes.
+    It is the cross entropy against (B,) classes; against (B, C) sets of labels (0 or 1) it is the
+    mean binary cross entropy over classes.
     """
     shape = logits.shape[:-1]
+    pattern_dims = [1] * (len(shape) - 1)
     if target.ndim == 2:
-        each = target.view(len(target), *[1] * (len(shape) - 1), -1).expand(logits.shape)
-        return functional.binary_cross_entropy_with_logits(logits, each, reduction="none").mean(-1)
-    expanded = target.view(-1, *[1] * (len(shape) - 1)).expand(shape)
-    return functional.cross_entropy(
-        logits.flatten(0, -2), expanded.flatten(), reduction="none"
-    ).view(shape)
+        labels = target.view(len(target), *pattern_dims, -1).expand(logits.shape)
+        label_losses = functional.binary_cross_entropy_with_logits(
+            logits,
+            labels,
+            reduction="none",
+        )
+        return label_losses.mean(-1)
+    classes = target.view(-1, *pattern_dims).expand(shape)
+    losses = functional.cross_entropy(
+        logits.flatten(0, -2),
+        classes.flatten(),
+        reduction="none",
+    )
+    return losses.view(shape)
+
+
+class LossSum:
+    """The sum of the losses of an epoch in this process.
+
+    The losses of a step are known to a GPU before they are known here: `total` has them only after
+    `synchronize`, which waits for the GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.total = 0.0
+        self._pending = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, losses: Tensor) -> None:
+        """Add a scalar on the device, without waiting for it."""
+        self._pending += losses
+
+    def synchronize(self) -> None:
+        """Wait for the device, and bring `total` up to date."""
+        self.total += float(self._pending)
+        self._pending.zero_()

@@ -1,160 +1,171 @@
-"""What a step changes: the weights, AdamW's moments, a moving average of the weights, and the best of them so far."""
+"""What a step changes: the weights, the moments of AdamW, and a moving average of the weights."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from umemma.system import distributed
+from umemma.config import Training
+from umemma.training.schedule import warmup_cosine
 
 Weights = dict[str, Tensor]
 
 
 class Optimizer:
-    """AdamW on a model, with linear warm-up and cosine to 0 over `steps`.
+    """AdamW with gradient clipping and a learning-rate schedule over `total_steps`.
 
-    rates: {name of a parameter: (learning rate, weight decay)}, of those that don't have `learning_rate` and
-    `weight_decay`. Vectors (biases, norms) never decay.
-    ema: decay per step of a moving average of the weights, which then is what is validated and kept; 0 = none.
-    precision: fp16 scales the loss, so that small gradients don't vanish.
+    rates: {name of a parameter: (learning rate, weight decay)} for the parameters that don't have
+    those of `training`. Parameters of one dimension (biases, norms) never decay.
+    training.ema: decay per step of a moving average of the weights, which is then what is validated
+    and kept; 0 keeps none. training.precision: fp16 scales the loss, so that small gradients don't
+    vanish.
     """
 
     def __init__(
         self,
         model: nn.Module,
+        training: Training,
         *,
-        steps: int,
-        learning_rate: float,
-        weight_decay: float,
-        warmup: float,
-        clip_norm: float,
-        ema: float,
-        precision: str,
-        device: torch.device,
+        total_steps: int,
         rates: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        self.model, self.steps, self.warmup, self.clip_norm, self.ema = (
-            model,
-            steps,
-            warmup,
-            clip_norm,
-            ema,
-        )
-        self.peak = self.rate = learning_rate
-        groups: dict[tuple[float, float], Weights] = {}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                peak, decay = (rates or {}).get(name, (learning_rate, weight_decay))
-                groups.setdefault((peak, decay if parameter.ndim > 1 else 0.0), {})[name] = (
-                    parameter
-                )
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.total_steps = total_steps
+        self.warmup = training.warmup
+        self.clip_norm = training.clip_norm
+        self.ema = training.ema
+        self.peak_learning_rate = training.learning_rate
+        self.learning_rate = training.learning_rate
+
+        groups = _group_parameters(model, training, rates or {})
         self.trained: Weights = {}  # in the order in which AdamW counts them
-        for parameters in groups.values():
+        param_groups = []
+        for (peak, decay), parameters in groups.items():
             self.trained |= parameters
-        self.adamw = torch.optim.AdamW(
-            [
-                {
-                    "params": list(parameters.values()),
-                    "lr": peak,
-                    "peak": peak,
-                    "weight_decay": decay,
-                }
-                for (peak, decay), parameters in groups.items()
-            ],
-            fused=True,
-        )
-        self.scaler = torch.GradScaler(device.type, enabled=precision == "fp16")
-        self.best = _copy(model)
-        self.average: Weights = _copy(model) if ema else {}
+            group = {
+                "params": list(parameters.values()),
+                "lr": peak,
+                "peak": peak,
+                "weight_decay": decay,
+            }
+            param_groups.append(group)
+        self.adamw = torch.optim.AdamW(param_groups, fused=True)
+        self.scaler = torch.GradScaler(self.device.type, enabled=training.precision == "fp16")
+        self.average: Weights = {}
+        if self.ema:
+            self.average = copy_weights(model)
 
     def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those that the parameters have."""
         self.scaler.scale(loss).backward()
 
-    def step(self, done: int) -> None:
-        """Use the gradients that there are for step number `done` (from 0), and clear them."""
-        share = _warmup_cosine(done / self.steps, self.warmup)
-        self.rate = self.peak * share
-        for group in self.adamw.param_groups:
-            group["lr"] = group["peak"] * share
+    def step(self, step_index: int) -> None:
+        """Use the accumulated gradients for step `step_index` (from 0), and clear them."""
+        self._follow_schedule(step_index)
         self.scaler.unscale_(self.adamw)
         nn.utils.clip_grad_norm_(self.trained.values(), self.clip_norm)
         self.scaler.step(self.adamw)
         self.scaler.update()
         self.adamw.zero_grad()
         if self.ema:
-            for name, now in self.model.state_dict().items():
-                mean = self.average[name]
-                mean.lerp_(now, 1 - self.ema) if mean.is_floating_point() else mean.copy_(now)
+            self._update_average()
 
-    def validated(
-        self, validate: Callable[[], Mapping[str, float]], best: list[float]
-    ) -> tuple[dict[str, float], bool]:
-        """The figures of the weights as they would be kept, and whether they are better than `best` (score, -loss): if
-        so they are kept."""
-        own = _copy(self.model) if self.ema else {}
-        if self.ema:
-            self.model.load_state_dict(self.average)
-        distributed.broadcast(
-            self.model.buffers()
-        )  # batch norm's statistics are each process's own
-        figures = dict(validate())
-        better = [figures["score"], -figures["loss"]] > best
-        if better:
-            self.best = _copy(self.model)
-        if self.ema:
-            self.model.load_state_dict(own)
-        return figures, better
+    def _follow_schedule(self, step_index: int) -> None:
+        """Set the learning rate of every group to what the schedule says."""
+        factor = warmup_cosine(step_index / self.total_steps, self.warmup)
+        self.learning_rate = self.peak_learning_rate * factor
+        for group in self.adamw.param_groups:
+            group["lr"] = group["peak"] * factor
 
-    def state(self) -> tuple[Weights, dict[str, Any]]:
-        """Everything that the next step depends on: tensors, and plain numbers."""
-        parts = {"model": self.model.state_dict(), "best": self.best, "average": self.average}
-        parts |= {
-            f"adamw.{name}": self.adamw.state[parameter] for name, parameter in self.trained.items()
-        }
-        return {
-            f"{part}.{name}": x for part, tensors in parts.items() for name, x in tensors.items()
-        }, self.scaler.state_dict()
+    def _update_average(self) -> None:
+        for name, current in self.model.state_dict().items():
+            mean = self.average[name]
+            if mean.is_floating_point():
+                mean.lerp_(current, 1 - self.ema)
+            else:
+                mean.copy_(current)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Give the model the moving average of its weights within the block, if there is one."""
+        if not self.ema:
+            yield
+            return
+        current = copy_weights(self.model)
+        self.model.load_state_dict(self.average)
+        yield
+        self.model.load_state_dict(current)
+
+    def state_tensors(self) -> Weights:
+        """Return all tensors that the next step depends on, for a checkpoint."""
+        parts: dict[str, Weights] = {"model": self.model.state_dict(), "average": self.average}
+        for name, parameter in self.trained.items():
+            parts[f"adamw.{name}"] = self.adamw.state[parameter]
+        tensors = {}
+        for prefix, part in parts.items():
+            tensors |= add_prefix(part, prefix)
+        return tensors
 
     def restore(self, tensors: Weights, scaler: Mapping[str, Any]) -> None:
-        """Take up a `state`."""
-        device = next(self.model.parameters()).device
-        self.model.load_state_dict(_part(tensors, "model"))
-        self.best = {name: x.to(device) for name, x in _part(tensors, "best").items()}
-        self.average = {name: x.to(device) for name, x in _part(tensors, "average").items()}
+        """Resume from the `state_tensors` and the scaler's state of a checkpoint."""
+        self.model.load_state_dict(select_prefix(tensors, "model"))
+        self.average = to_device(select_prefix(tensors, "average"), self.device)
         moments: dict[int, Weights] = {}
-        for i, (name, parameter) in enumerate(
-            self.trained.items()
-        ):  # laid out as the parameter is (channels_last)
-            own = _part(tensors, f"adamw.{name}")
-            moments[i] = {
-                key: torch.empty_like(parameter).copy_(x) if x.ndim else x for key, x in own.items()
-            }
+        for i, (name, parameter) in enumerate(self.trained.items()):
+            part = select_prefix(tensors, f"adamw.{name}")
+            if part:
+                moments[i] = {key: _lay_out_as(parameter, x) for key, x in part.items()}
         groups = self.adamw.state_dict()["param_groups"]
-        self.adamw.load_state_dict(
-            {"state": {i: one for i, one in moments.items() if one}, "param_groups": groups}
-        )
+        self.adamw.load_state_dict({"state": moments, "param_groups": groups})
         self.scaler.load_state_dict(dict(scaler))
 
 
-def _warmup_cosine(done: float, warmup: float) -> float:
-    """The share of the peak learning rate after `done` (0..1) of all steps."""
-    if done < warmup:
-        return max(done, 1e-3) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1 - warmup, 1e-9)))
+def _group_parameters(
+    model: nn.Module,
+    training: Training,
+    rates: Mapping[str, tuple[float, float]],
+) -> dict[tuple[float, float], Weights]:
+    """Return {(peak learning rate, weight decay): {name: parameter}} for what is trained."""
+    groups: dict[tuple[float, float], Weights] = {}
+    default = (training.learning_rate, training.weight_decay)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        peak, decay = rates.get(name, default)
+        if parameter.ndim <= 1:
+            decay = 0.0
+        groups.setdefault((peak, decay), {})[name] = parameter
+    return groups
 
 
-def _copy(model: nn.Module) -> Weights:
+def _lay_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
+    """Return a moment of AdamW in the memory format of its parameter (channels_last)."""
+    if not moment.ndim:
+        return moment
+    return torch.empty_like(parameter).copy_(moment)
+
+
+def copy_weights(model: nn.Module) -> Weights:
+    """Return a copy of the parameters and buffers of a model."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def _part(tensors: Weights, part: str) -> Weights:
-    """The tensors whose names begin with `part`, without it."""
-    return {
-        name.removeprefix(f"{part}."): x
-        for name, x in tensors.items()
-        if name.startswith(f"{part}.")
-    }
+def add_prefix(tensors: Weights, prefix: str) -> Weights:
+    """Return the tensors under the names "prefix.name"."""
+    return {f"{prefix}.{name}": x for name, x in tensors.items()}
+
+
+def select_prefix(tensors: Weights, prefix: str) -> Weights:
+    """Return the tensors whose names begin with `prefix` and a dot, without these."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
+
+
+def to_device(tensors: Weights, device: torch.device) -> Weights:
+    """Return the tensors on `device`."""
+    return {name: x.to(device) for name, x in tensors.items()}

@@ -1,8 +1,9 @@
-"""A training under way, on disk: checkpoints to go on from, and the figures so far.
+"""The folder of a training in progress: checkpoints to resume from, and the metrics so far.
 
-runs/<dataset>/<what>/ holds the last few `step-000001200.safetensors`, each with everything that the next step depends on
-in one file (tensors, and JSON in its header), and metrics.csv (step, epoch, split, name, value). A checkpoint is written
-aside, synced and renamed, so that neither a kill nor a full disk harms the one before it. Nothing here is unpickled.
+runs/<dataset>/<name>/ holds the last few `step-000001200.safetensors`, each with everything that
+the next step depends on in one file (tensors, and JSON in its header), and metrics.csv (step,
+epoch, split, name, value). A checkpoint is written to a temporary file, synced and renamed, so that
+neither a kill nor a full disk harms the previous one. Nothing here is unpickled.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from loguru import logger
 from safetensors import SafetensorError, safe_open
@@ -29,29 +32,85 @@ from umemma.system import distributed
 from umemma.system.files import new_file, remove_leftovers, save_tensors
 from umemma.validation import fingerprint
 
-Figure = tuple[int, int, str, str, float]  # step, epoch, split, name, value
 METRICS = "metrics.csv"
 
 
+class MetricRow(NamedTuple):
+    """One number of the course of a training."""
+
+    step: int
+    epoch: int
+    split: str
+    name: str
+    value: float
+
+
+@dataclass
+class TrainingState:
+    """How far a training has come: the part of a checkpoint that is not tensors.
+
+    epoch: in progress, from 1; batch: how many batches of the epoch are done; step: how many steps
+    are done; total: the sum of the losses of this epoch, for each process; best, best_epoch: as
+    EarlyStopping has them (score and -loss); scaler: the state of the gradient scaler; figures: the
+    metrics so far. The names are the keys of the JSON in a checkpoint.
+    """
+
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    total: list[float] = field(default_factory=lambda: [0.0])
+    best: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])
+    best_epoch: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
+    figures: list[MetricRow] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Return the state as JSON text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainingState:
+        """Return the state that `to_json` wrote."""
+        state = cls(**json.loads(text))
+        state.figures = [MetricRow(*row) for row in state.figures]
+        return state
+
+
+class Checkpoint(NamedTuple):
+    """Everything that the next step depends on."""
+
+    tensors: dict[str, Tensor]
+    state: TrainingState
+
+
 class Run:
-    """made_from: the fingerprint of all settings; a checkpoint with another one is no use. keep: so many checkpoints;
-    seconds: between two of them; tensorboard: the figures as its events too. Only the main process writes."""
+    """Checkpoints and metrics of one training. Only the main process writes.
+
+    input_hash: the fingerprint of all settings; a checkpoint with another one is ignored. keep: how
+    many checkpoints to keep; seconds: between two checkpoints; tensorboard: whether the metrics are
+    also written as events of TensorBoard.
+    """
 
     def __init__(
         self,
         folder: Path,
-        made_from: str,
+        input_hash: str,
         *,
         keep: int = 2,
         seconds: float = 60.0,
         tensorboard: bool = False,
     ) -> None:
-        self.folder, self.made_from, self.keep, self.seconds = folder, made_from, keep, seconds
-        self.saved = time.monotonic()
-        self.board = _board(folder) if tensorboard else None
+        self.folder = folder
+        self.input_hash = input_hash
+        self.keep = keep
+        self.seconds = seconds
+        self.last_checkpoint_time = time.monotonic()
+        self.board = None
+        if tensorboard:
+            self.board = _open_tensorboard(folder)
 
     @classmethod
-    def of(
+    def from_settings(
         cls,
         folder: Path,
         name: str,
@@ -60,114 +119,150 @@ class Run:
         machine: Machine,
         tensorboard: bool,
     ) -> Run:
-        """The run `name` of a training with `settings` that starts from weights with these checksums; others have folders
-        of their own."""
+        """Return the run `name` of a training with `settings`, in a folder of its own.
+
+        started_from: checksums of the weights that the training starts from. Other settings or
+        other weights have another folder.
+        """
+        # A checkpoint of other code may not fit.
         code = {
             "umemma": __version__,
             "format": saved_model.FORMAT,
-        }  # a checkpoint of other code may not fit
-        made_from = fingerprint({**settings, "started_from": dict(started_from), **code})
-        place = folder / f"{name}-{made_from[:8]}"
+        }
+        inputs = {**settings, "started_from": dict(started_from), **code}
+        input_hash = fingerprint(inputs)
         return cls(
-            place, made_from, keep=machine.keep, seconds=machine.checkpoint, tensorboard=tensorboard
+            folder / f"{name}-{input_hash[:8]}",
+            input_hash,
+            keep=machine.keep,
+            seconds=machine.checkpoint,
+            tensorboard=tensorboard,
         )
 
-    def due(self) -> bool:
-        """Whether it is time for a checkpoint, by the main process's clock."""
-        return distributed.is_main() and time.monotonic() - self.saved >= self.seconds
+    def is_checkpoint_due(self) -> bool:
+        """Whether it is time for a checkpoint, by the clock of the main process."""
+        if not distributed.is_main():
+            return False
+        return time.monotonic() - self.last_checkpoint_time >= self.seconds
 
-    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and the state of the newest checkpoint that is whole, if there is any."""
-        for path in reversed(self._checkpoints()):
+    def load_latest_checkpoint(self) -> Checkpoint | None:
+        """Return the newest undamaged checkpoint of these settings, None if there is none."""
+        for path in reversed(self._list_checkpoints()):
             try:
-                with safe_open(path, "pt") as file:
-                    about = file.metadata() or {}
-                    if about.get("made_from") != self.made_from:
-                        continue
-                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                    return tensors, json.loads(about["state"])
-            except (SafetensorError, OSError, KeyError, ValueError):
-                logger.warning(f"{path} is damaged; the checkpoint before it is taken")
+                checkpoint = self._read_checkpoint(path)
+            except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+                logger.warning(f"{path} is damaged; the previous checkpoint is used instead.")
                 if distributed.is_main():
-                    path.unlink(missing_ok=True)  # it isn't one of the last few
+                    path.unlink(missing_ok=True)  # a damaged one does not count as one of `keep`
+                continue
+            if checkpoint is not None:
+                return checkpoint
         return None
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """A new checkpoint. Where it can't be written the training goes on, and the previous one stays."""
-        self.saved = time.monotonic()
+    def _read_checkpoint(self, path: Path) -> Checkpoint | None:
+        """Return the checkpoint at `path`, None if it is one of other settings."""
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            if about.get("made_from") != self.input_hash:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Checkpoint(tensors, TrainingState.from_json(about["state"]))
+
+    def save_checkpoint(self, tensors: Mapping[str, Tensor], state: TrainingState) -> None:
+        """Write a checkpoint, and remove the oldest ones.
+
+        If the disk refuses it, a warning is logged, training continues and the previous one stays.
+        """
+        self.last_checkpoint_time = time.monotonic()
         if not distributed.is_main():
             return
-        about = {"made_from": self.made_from, "state": json.dumps(state)}
+        about = {"made_from": self.input_hash, "state": state.to_json()}
         remove_leftovers(self.folder)
         try:
-            with new_file(self.folder / f"step-{step:09}.safetensors") as aside:
-                apart = {
-                    name: x.detach().to("cpu", copy=True).contiguous()
-                    for name, x in tensors.items()
-                }  # tied ones too
-                save_tensors(apart, aside, about)
-                with aside.open("rb") as file:
+            with new_file(self.folder / f"step-{state.step:09}.safetensors") as temporary:
+                # Tied tensors are copied apart, as safetensors refuses shared memory.
+                copies = {}
+                for name, x in tensors.items():
+                    copies[name] = x.detach().to("cpu", copy=True).contiguous()
+                save_tensors(copies, temporary, about)
+                with temporary.open("rb") as file:
                     os.fsync(file.fileno())
         except (OSError, SafetensorError) as error:
             logger.warning(
-                f"No checkpoint at step {step}: {error}. Training goes on; the previous one stays."
+                f"No checkpoint at step {state.step}: {error}. Training continues; the previous "
+                "checkpoint is kept."
             )
             return
-        for path in self._checkpoints()[: -self.keep]:
+        for path in self._list_checkpoints()[: -self.keep]:
             path.unlink(missing_ok=True)
 
-    def begin(self, figures: Iterable[Figure]) -> None:
-        """Start metrics.csv with the figures that there are already."""
-        if distributed.is_main():
-            try:
-                with new_file(self.folder / METRICS) as aside:
-                    aside.write_text(format_csv(figures), encoding="utf-8")
-            except OSError as error:
-                logger.warning(f"No figures in {self.folder}: {error}")
-
-    def record(self, figures: Iterable[Figure], speed: Mapping[str, float] | None = None) -> None:
-        """Add to metrics.csv, and to TensorBoard; speed: figures of the machine, which go to the latter only."""
+    def start_metrics(self, rows: Iterable[MetricRow]) -> None:
+        """Write metrics.csv anew, with the rows that a resumed training already has."""
         if not distributed.is_main():
             return
-        figures = list(figures)
-        with (
-            contextlib.suppress(OSError),
-            (self.folder / METRICS).open("a", encoding="utf-8") as file,
-        ):  # a full disk
-            file.write(format_csv(figures, header=False))
-        if self.board:
-            for step, _, split, name, value in figures:
-                self.board.add_scalar(f"{split}/{name}", value, step)
-            for name, value in (speed or {}).items():
-                self.board.add_scalar(f"machine/{name}", value, figures[-1][0] if figures else 0)
-            self.board.flush()
+        try:
+            with new_file(self.folder / METRICS) as temporary:
+                temporary.write_text(format_csv(rows), encoding="utf-8")
+        except OSError as error:
+            logger.warning(f"Cannot write metrics to {self.folder}: {error}")
 
-    def end(self) -> None:
-        """The result is saved elsewhere: the checkpoints have done their duty."""
+    def append_metrics(
+        self, rows: Iterable[MetricRow], speed: Mapping[str, float] | None = None
+    ) -> None:
+        """Add rows to metrics.csv and to TensorBoard.
+
+        speed: numbers about the machine, which only TensorBoard gets.
+        """
+        if not distributed.is_main():
+            return
+        rows = list(rows)
+        path = self.folder / METRICS
+        # A full disk must not end the training.
+        with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
+            file.write(format_csv(rows, header=False))
+        if self.board is None:
+            return
+        step = 0
+        for row in rows:
+            step = row.step
+            self.board.add_scalar(f"{row.split}/{row.name}", row.value, step)
+        for name, value in (speed or {}).items():
+            self.board.add_scalar(f"machine/{name}", value, step)
+        self.board.flush()
+
+    def finish(self) -> None:
+        """Remove the checkpoints, once the trained model is saved elsewhere."""
         if distributed.is_main():
-            for path in self._checkpoints():
+            for path in self._list_checkpoints():
                 path.unlink(missing_ok=True)
-        if self.board:
+        if self.board is not None:
             self.board.close()
 
-    def _checkpoints(self) -> list[Path]:
+    def _list_checkpoints(self) -> list[Path]:
+        """Return the paths of the checkpoints, oldest first."""
         return sorted(self.folder.glob("step-*.safetensors"))
 
 
-def format_csv(figures: Iterable[Figure], header: bool = True) -> str:
-    """The figures as CSV text, a row each."""
+def format_csv(rows: Iterable[MetricRow], header: bool = True) -> str:
+    """Return the rows as CSV text."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerows([("step", "epoch", "split", "name", "value")] if header else [])
-    writer.writerows(figures)
+    if header:
+        writer.writerow(MetricRow._fields)
+    writer.writerows(rows)
     return file.getvalue()
 
 
-def _board(folder: Path) -> Any:
+def _open_tensorboard(folder: Path) -> Any:
+    """Return a writer of TensorBoard events in the main process, None in the others."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
-            "TensorBoard isn't installed", "--tensorboard", "Run: pip install 'umemma[tensorboard]'"
+            "TensorBoard isn't installed",
+            "--tensorboard",
+            "Run: pip install 'umemma[tensorboard]'",
         ) from None
-    return SummaryWriter(str(folder)) if distributed.is_main() else None
+    if not distributed.is_main():
+        return None
+    return SummaryWriter(str(folder))

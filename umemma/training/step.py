@@ -1,5 +1,7 @@
-"""Training and validation under missing patterns: the step that shows a model every way a modality can be absent (MMA),
-and the figures that choose a model by what it was asked to do.
+"""Training and validation under missing patterns.
+
+The step shows a model every way a modality can be absent (MMA); the validation scores that choose
+the best epoch weigh the missing patterns as the step does.
 """
 
 from __future__ import annotations
@@ -16,73 +18,99 @@ from umemma.missing import draw_patterns, make_keep_table, weigh_patterns
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
 from umemma.system.seeds import mix, to_unit
-from umemma.training.balancing import Rival
+from umemma.training.balancing import Balancing
 from umemma.training.loss import sample_losses
 from umemma.types import Batch
 
 
 class PatternStep(nn.Module):
-    """Batch -> its mean loss. weights: (S,) over `patterns`; only the complete one and those above 0 are computed.
+    """Batch -> its mean loss under missing patterns.
 
-    one_drawn: one pattern per sample, drawn (`drop`); else the weighted loss of every pattern from one encoder pass
-    (`all`), which is the expectation of `drop` over its draws. All weight on the complete pattern is plain training.
-    rival: what it says of the features is added; it sees the batch as it was drawn.
+    pattern_weights: (S,) over `list_patterns`; only the complete pattern and those above 0 are
+    computed. All weight on the complete pattern is plain training.
+    draw_one: whether each sample is trained under one pattern, drawn at random (`drop`). Otherwise
+    the loss is the weighted loss of every pattern from one encoder pass (`all`), which is the
+    expectation of `drop` over its draws.
+    balancing: computes a term of the loss from the features; it sees the batch after the draw.
     """
 
     def __init__(
-        self, model: LateFusion, weights: np.ndarray, one_drawn: bool, rival: Rival | None = None
+        self,
+        model: LateFusion,
+        pattern_weights: np.ndarray,
+        draw_one: bool,
+        balancing: Balancing | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.one_drawn, self.rival = model, one_drawn, rival
-        self.table, self.shares = _used(model, weights)
+        self.model = model
+        self.pattern_weights = pattern_weights
+        self.draw_one = draw_one
+        self.balancing = balancing
+        self.keep_table, self.used_weights = _select_patterns(model, pattern_weights)
 
     def forward(self, batch: Batch) -> Tensor:
-        per_sample = weigh_patterns(batch.present, self.table, self.shares)
-        if self.one_drawn:  # before anything is encoded: what is dropped is absent
-            assert batch.chance is not None
-            drawn = draw_patterns(
-                per_sample, torch.from_numpy(to_unit(mix(batch.chance, 0, "mma")))
-            )
-            batch = batch._replace(present=batch.present & self.table[drawn])
+        sample_weights = weigh_patterns(batch.present, self.keep_table, self.used_weights)
+        if self.draw_one:
+            # Before anything is encoded: what is dropped does not enter an encoder.
+            batch = self._drop_modalities(batch, sample_weights)
         features, absent = self.model.encode(batch.inputs, batch.present)
-        if self.one_drawn:
-            loss = sample_losses(
-                self.model.fuse(features, absent, batch.present), batch.target
-            ).mean()
+        if self.draw_one:
+            logits = self.model.fuse(features, absent, batch.present)
+            loss = sample_losses(logits, batch.target).mean()
         else:
-            logits = self.model.fuse(features, absent, batch.present[:, None] & self.table)
-            loss = (
-                (sample_losses(logits, batch.target) * per_sample.to(logits.device)).sum(1).mean()
-            )
-        return loss + self.rival(features, batch) if self.rival else loss
+            keep = batch.present[:, None] & self.keep_table
+            logits = self.model.fuse(features, absent, keep)
+            pattern_losses = sample_losses(logits, batch.target)
+            loss = (pattern_losses * sample_weights.to(logits.device)).sum(1).mean()
+        if self.balancing is None:
+            return loss
+        return loss + self.balancing(features, batch)
+
+    def _drop_modalities(self, batch: Batch, sample_weights: Tensor) -> Batch:
+        """Return the batch with what a drawn pattern leaves of each sample."""
+        assert batch.chance is not None
+        numbers = to_unit(mix(batch.chance, 0, "mma"))
+        patterns = draw_patterns(sample_weights, torch.from_numpy(numbers))
+        return batch._replace(present=batch.present & self.keep_table[patterns])
 
 
 def make_validation(
     model: LateFusion,
     split: LoadedSplit,
-    weights: np.ndarray,
+    pattern_weights: np.ndarray,
     batch_size: int,
     device: torch.device,
 ) -> Callable[[], dict[str, float]]:
-    """{"score", "loss"} under the weights that the step trains."""
-    table, shares = _used(model, weights)
-    per_sample = weigh_patterns(split.present, table, shares)
+    """Return a function that gives {"score", "loss"} under the weights of the step."""
+    keep_table, used_weights = _select_patterns(model, pattern_weights)
+    sample_weights = weigh_patterns(split.present, keep_table, used_weights)
 
     def validate() -> dict[str, float]:
-        logits = predict_pattern_logits(model, split, table, batch_size, device).nan_to_num()
-        hits = torch.from_numpy(score(logits.numpy(), split.target.numpy()))
-        loss = (sample_losses(logits, split.target) * per_sample).sum(1).mean()
-        return {"score": float((hits * per_sample).sum(1).mean()), "loss": float(loss)}
+        logits = predict_pattern_logits(model, split, keep_table, batch_size, device)
+        logits = logits.nan_to_num()
+        scores = torch.from_numpy(score(logits.numpy(), split.target.numpy()))
+        losses = sample_losses(logits, split.target)
+        loss = (losses * sample_weights).sum(1).mean()
+        return {
+            "score": float((scores * sample_weights).sum(1).mean()),
+            "loss": float(loss),
+        }
 
     return validate
 
 
 def predict_pattern_logits(
-    model: LateFusion, split: LoadedSplit, table: Tensor, batch_size: int, device: torch.device
+    model: LateFusion,
+    split: LoadedSplit,
+    keep_table: Tensor,
+    batch_size: int,
+    device: torch.device,
 ) -> Tensor:
-    """(N, S, C) on the CPU: the logits of every sample under every pattern of `table` (S, M), each encoded once, by one
-    of the processes."""
-    return predict_logits([(model, table)], split, batch_size, device)[0]
+    """Return (N, S, C) on the CPU: the logits of every sample under every pattern.
+
+    keep_table: (S, M) patterns. Each sample is encoded once, by one of the processes.
+    """
+    return predict_logits([(model, keep_table)], split, batch_size, device)[0]
 
 
 def predict_logits(
@@ -92,31 +120,40 @@ def predict_logits(
     device: torch.device,
     probes: bool = False,
 ) -> list[Tensor]:
-    """As `pattern_logits`, of several models, each over its own modalities, in one pass over the split. The first has all of
-    the split's; with `probes` its patterns are followed by its probes, in the order of the modalities."""
-    names, chunks = models[0][0].modalities, list[list[Tensor]]()
-    for i, (model, table) in enumerate(models):
+    """Return the logits of several models, as `predict_pattern_logits`, from one pass.
+
+    Each model has patterns over its own modalities. The first one has all modalities of the split;
+    with `probes` its patterns are followed by its probes, in the order of the modalities.
+    """
+    modalities = models[0][0].modalities
+    columns: list[list[int]] = []  # of the split's modalities, for each model
+    chunks: list[list[Tensor]] = []
+    for i, (model, keep_table) in enumerate(models):
         model.eval()
-        rows = len(table) + (len(names) if probes and not i else 0)
+        columns.append([modalities.index(m) for m in model.modalities])
+        rows = len(keep_table)
+        if probes and i == 0:
+            rows += len(modalities)
         chunks.append([torch.empty(0, rows, model.classes)])
-    for batch in split.batches(
-        cut_batches(distributed.rank_indices(len(split)), batch_size), device
-    ):
-        for i, (model, table) in enumerate(models):
-            own = batch._replace(
-                present=batch.present[:, [names.index(m) for m in model.modalities]]
-            )
-            forward = model.pattern_and_probe_logits if probes and not i else model.pattern_logits
-            chunks[i].append(forward(own, table).cpu())
+    rank_samples = distributed.rank_indices(len(split))
+    for batch in split.batches(cut_batches(rank_samples, batch_size), device):
+        for i, (model, keep_table) in enumerate(models):
+            model_batch = batch._replace(present=batch.present[:, columns[i]])
+            if probes and i == 0:
+                logits = model.pattern_and_probe_logits(model_batch, keep_table)
+            else:
+                logits = model.pattern_logits(model_batch, keep_table)
+            chunks[i].append(logits.cpu())
     return [distributed.gather_rows(torch.cat(parts), len(split)) for parts in chunks]
 
 
-def _used(model: LateFusion, weights: np.ndarray) -> tuple[Tensor, Tensor]:
-    """(S', M) table and (S',) weights of the complete pattern and of those above 0."""
-    used = weights > 0
-    used[0] = (
-        True  # column 0 is what a sample is trained with when no weighted pattern leaves it anything
-    )
-    return torch.from_numpy(make_keep_table(model.modalities)[used]), torch.from_numpy(
-        weights[used]
-    ).float()
+def _select_patterns(model: LateFusion, pattern_weights: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return the (S', M) table and the (S',) weights of the patterns that are computed.
+
+    These are the patterns with a weight above 0, and always the complete one, as a sample that no
+    weighted pattern leaves anything of is trained with all that it has.
+    """
+    is_used = pattern_weights > 0
+    is_used[0] = True
+    keep_table = make_keep_table(model.modalities)[is_used]
+    return torch.from_numpy(keep_table), torch.from_numpy(pattern_weights[is_used]).float()

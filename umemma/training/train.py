@@ -1,4 +1,8 @@
-"""What both trainings have in common: the data they see, kept features, the missing-modality step, the loop."""
+"""What pretraining and fine-tuning have in common.
+
+The data they see, the cached features of frozen encoders, the training loop, and then the linear
+probes and the calibration, which are fitted to the trained model.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +27,20 @@ from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
 from umemma.system.log import make_progress
 from umemma.training import feature_cache, linear_probe
-from umemma.training.balancing import Rival
-from umemma.training.run_folder import Figure, Run
+from umemma.training.optimizer import Optimizer
+from umemma.training.reproducibility import explain_nondeterminism
+from umemma.training.run_folder import MetricRow, Run
 from umemma.training.step import PatternStep, make_validation, predict_logits
-from umemma.training.trainer import explain_nondeterminism, fit
+from umemma.training.trainer import Validate, count_steps, fit
 from umemma.types import InputSpec, Plain, format_pattern
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """Shards, and how they are looked at. augments are for training only; missing: {split: {what: share that loses it}}."""
+    """Shards, and how samples are made of them.
+
+    augments: for training only; missing: {split: {what is taken away: share that loses it}}.
+    """
 
     store: Store
     index: Index
@@ -50,119 +58,199 @@ class DataSource:
         once: Collection[str] = (),
         training: bool = False,
     ) -> LoadedSplit:
-        """A split, decoded or ready to be; a bar shows the progress."""
-        augments, missing = self.augments if training else {}, self.missing.get(split, {})
-        memory, workers = self.machine.memory, self.machine.workers
+        """Return a split, decoded or ready to be decoded; a progress bar is shown.
+
+        once: modalities that are read only once; training: whether samples are augmented; stay:
+        closes what reading needs.
+        """
+        total = self.index.samples(split)
+        augments: Mapping[str, Plain] = {}
+        if training:
+            augments = self.augments
         with make_progress() as bars:
-            bar = bars.add_task(f"{title}: {split}", total=self.index.samples(split), note="decode")
+            bar = bars.add_task(f"{title}: {split}", total=total, note="decode")
 
             def advance(samples: int) -> None:
                 bars.advance(bar, samples)
 
             loaded = loader.load_split(
-                self.store, self.index, split, self.specs, stay, memory=memory, workers=workers, once=once,
-                seed=self.seed, advance=advance, augments=augments, missing=missing,
-            )  # fmt: skip
-            bars.update(bar, completed=self.index.samples(split))
+                self.store,
+                self.index,
+                split,
+                self.specs,
+                stay,
+                memory=self.machine.memory,
+                workers=self.machine.workers,
+                once=once,
+                seed=self.seed,
+                advance=advance,
+                augments=augments,
+                missing=self.missing.get(split, {}),
+            )
+            bars.update(bar, completed=total)
         return loaded
 
 
 @dataclass(frozen=True)
+class InferenceMetadata:
+    """What it takes to predict from new media with the trained weights.
+
+    media: the packing settings of the shards; calibration: {pattern: its calibration}, where a
+    probe's pattern is "probe/audio".
+    """
+
+    classes: list[str]
+    task: str
+    media: Mapping[str, Any]
+    calibration: dict[str, dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as they stand in model.json."""
+        return {
+            "classes": self.classes,
+            "task": self.task,
+            "media": self.media,
+            "calibration": self.calibration,
+        }
+
+
+@dataclass(frozen=True)
 class TrainResult:
-    """scores: of the split "val"; figures: the course of the training; answers: what belongs to the weights where they are
-    used (checkpoint.save)."""
+    """What a training gives besides the weights.
+
+    scores: {"val_score", "val_loss"} of the best weights; metrics: the course of the training.
+    """
 
     scores: dict[str, float]
-    figures: list[Figure]
-    answers: dict[str, Any]
+    metrics: list[MetricRow]
+    inference_metadata: InferenceMetadata
 
 
 def train_model(
-    model: LateFusion,
+    step: PatternStep,
     data: DataSource,
     run: Run | None,
     *,
-    weights: np.ndarray,
-    one_drawn: bool,
     training: Training,
-    folder: Path,
+    cache_folder: Path,
     device: torch.device,
     title: str,
-    rival: Rival | None = None,
 ) -> TrainResult:
-    """Train `model` and leave it with its best weights; without a `run` it is only validated.
+    """Train the model of `step` and leave it with its best weights.
 
-    weights: (S,) over the patterns, one_drawn, rival: as PatternStep; folder: for kept features. UserError where there is
-    only one class to learn, for a kernel that can't repeat where it has to, and as `fit`.
+    Without a `run` it is only validated. Validation weighs the missing patterns as the step does.
+    UserError if there is only one class to learn, for a kernel that can't repeat where it has to,
+    and as `fit`.
     """
-    fixed = feature_cache.find_frozen(model, data.augments)
-    probed = len(model.modalities) > 1
-    names = ("train", "val") if run or probed else ("val",)
-    batch_size, figures = training.batch_size, list[Figure]()
+    model = step.model
+    batch_size = training.batch_size
+    has_probes = len(model.modalities) > 1
+    names = ["val"]
+    if run or has_probes:
+        names = ["train", "val"]
+    metrics: list[MetricRow] = []
     with contextlib.ExitStack() as stay, loader.watch_workers(), explain_nondeterminism():
-        splits = {
-            name: data.load(name, stay, title, fixed, training=name == "train") for name in names
-        }
+        # 1. Load the splits; frozen encoders are replaced by their cached features.
+        frozen = feature_cache.find_frozen(model, data.augments)
+        splits = {}
+        for name in names:
+            splits[name] = data.load(name, stay, title, frozen, training=name == "train")
         if run:
             _check_classes(splits["train"])
-        made_from = {"shards": data.index.fingerprint}
-        splits = stay.enter_context(
-            feature_cache.cache_features(
-                model, splits, fixed, folder, made_from, batch_size, device
-            )
+        sources = {"shards": data.index.fingerprint}
+        cached = feature_cache.cache_features(
+            model, splits, frozen, cache_folder, sources, batch_size, device
         )
-        validate = make_validation(model, splits["val"], weights, batch_size, device)
+        splits = stay.enter_context(cached)
+
+        # 2. Train.
+        pattern_weights = step.pattern_weights
+        validate = make_validation(model, splits["val"], pattern_weights, batch_size, device)
         if run:
-            step = PatternStep(model, weights, one_drawn, rival)
-            how = training.of_the_loop() | {"rates": factory.assign_learning_rates(model, training)}
-            figures = fit(
-                step,
-                model,
-                splits["train"],
-                validate,
-                run,
-                **how,
-                seed=data.seed,
-                device=device,
-                title=title,
-            )
+            metrics = _fit(step, splits["train"], validate, run, training, data.seed, title)
+
+        # 3. Validate the best weights, and fit what is fitted to them.
         scores = {f"val_{name}": value for name, value in validate().items()}
-        if probed:
+        if has_probes:
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
-        calibrations = _calibrations(model, splits["val"], batch_size, device, data.seed)
-    settings = data.index.settings.get("preprocess", {})
-    answers = {
-        "classes": data.index.classes,
-        "task": data.index.task,
-        "media": settings.get("media", {}),
-    }
-    return TrainResult(scores, figures, answers | {"calibration": calibrations})
+        calibrations = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
+    preprocess_settings = data.index.settings.get("preprocess", {})
+    metadata = InferenceMetadata(
+        classes=data.index.classes,
+        task=data.index.task,
+        media=preprocess_settings.get("media", {}),
+        calibration=calibrations,
+    )
+    return TrainResult(scores, metrics, metadata)
 
 
-def _calibrations(
-    model: LateFusion, val: LoadedSplit, batch_size: int, device: torch.device, seed: int
+def _fit(
+    step: PatternStep,
+    train: LoadedSplit,
+    validate: Validate,
+    run: Run,
+    training: Training,
+    seed: int,
+    title: str,
+) -> list[MetricRow]:
+    """Train the model of `step` with an optimizer of its own, and return the metrics."""
+    optimizer = Optimizer(
+        step.model,
+        training,
+        total_steps=count_steps(len(train), training.batch_size, training.epochs),
+        rates=factory.assign_learning_rates(step.model, training),
+    )
+    return fit(
+        step,
+        optimizer,
+        train,
+        validate,
+        run,
+        training=training,
+        seed=seed,
+        title=title,
+    )
+
+
+def _fit_calibrations(
+    model: LateFusion,
+    val: LoadedSplit,
+    batch_size: int,
+    device: torch.device,
+    seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """Of every subset, and of every probe ("probe/audio"), fitted on the samples of validation that have all of it."""
-    names, probed = model.modalities, bool(model.probes)
-    table = torch.from_numpy(make_keep_table(names))
-    logits = predict_logits([(model, table)], val, batch_size, device, probed)[0].numpy()
-    fitted = {
-        format_pattern(pattern): (i, pattern) for i, pattern in enumerate(list_patterns(names))
-    }
-    fitted |= {f"probe/{m}": (len(table) + i, (m,)) for i, m in enumerate(names if probed else ())}
-    target, found = val.target.numpy(), {}
-    for name, (i, pattern) in fitted.items():
-        whole = val.present[:, [names.index(m) for m in pattern]].all(1).numpy()
-        own = np.where(whole[:, None], logits[:, i], np.nan)
-        found[name] = calibration.fit(own, target, val.groups, seed).as_json()
-    return found
+    """Return the calibration of every subset, and of every probe ("probe/audio").
+
+    Each is fitted on the validation samples that have all modalities of the subset.
+    """
+    modalities = model.modalities
+    has_probes = bool(model.probes)
+    keep_table = torch.from_numpy(make_keep_table(modalities))
+    models = [(model, keep_table)]
+    (all_logits,) = predict_logits(models, val, batch_size, device, has_probes)
+    # The patterns in the order of their logits: all subsets, then the probes.
+    patterns = {format_pattern(pattern): pattern for pattern in list_patterns(modalities)}
+    if has_probes:
+        patterns |= {f"probe/{m}": (m,) for m in modalities}
+    target = val.target.numpy()
+    calibrations = {}
+    for i, (name, pattern) in enumerate(patterns.items()):
+        columns = [modalities.index(m) for m in pattern]
+        has_all = val.present[:, columns].all(1).numpy()
+        logits = np.where(has_all[:, None], all_logits[:, i].numpy(), np.nan)
+        calibrations[name] = calibration.fit(logits, target, val.groups, seed).as_json()
+    return calibrations
 
 
 def _check_classes(train: LoadedSplit) -> None:
-    if bool((train.target == train.target[0]).all()):
-        what = "of one class" if train.target.ndim == 1 else "of the same labels"
-        raise UserError(
-            f"all {len(train)} samples are {what}",
-            "train shards",
-            "Check the labels: umemma doctor",
-        )
+    """Raise UserError if all training samples have the same label."""
+    if not bool((train.target == train.target[0]).all()):
+        return
+    what = "of the same labels"
+    if train.target.ndim == 1:
+        what = "of one class"
+    raise UserError(
+        f"all {len(train)} samples are {what}",
+        "train shards",
+        "Check the labels: umemma doctor",
+    )

@@ -1,351 +1,384 @@
-"""One training loop for both trainings, in one process or many, that goes on where it was stopped.
+"""One resumable, distributed training loop for pretraining and fine-tuning.
 
-A stage hands `fit` a step (batch -> loss) and a validation (-> figures); the loop knows nothing of modalities. The batches
-are the same for any number of processes: `batch_size` counts the samples of a step over all of them, and each takes its
-share. All chance belongs to the seed, the step and the sample, so nothing of it needs to be kept.
+A stage hands `fit` a step (batch -> loss) and a validation (-> scores); the loop knows nothing of
+modalities. RNG state is not checkpointed: every step derives its random numbers from (seed, step,
+rank), and every sample from (seed, epoch, key).
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
-import os
 import resource
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from types import FrameType
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from umemma.config import Training
 from umemma.data.loader import LoadedSplit, cut_batches
 from umemma.errors import UserError
 from umemma.system import distributed
 from umemma.system.log import make_progress
 from umemma.system.seeds import derive
-from umemma.system.subprocesses import STOPPED
-from umemma.training.optimizer import Optimizer
-from umemma.training.run_folder import Figure, Run
+from umemma.system.signals import STOP_EXIT_STATUS, catch_stop_signals, make_stop_error
+from umemma.training.data_parallel import (
+    Decision,
+    Poll,
+    StepPlan,
+    check_batch_size,
+    plan_step,
+    wrap_step,
+)
+from umemma.training.early_stopping import EarlyStopping
+from umemma.training.loss import LossSum
+from umemma.training.optimizer import Optimizer, add_prefix, select_prefix, to_device
+from umemma.training.run_folder import MetricRow, Run, TrainingState
 from umemma.types import Batch
 
-ASK = 4  # steps between two questions to all processes; each costs a switch or two of busy cores
-EVERY = 50  # steps between two figures of the loss within an epoch
+LOG_INTERVAL = 50  # steps between two records of the batch loss within an epoch
 
-
-def prepare(seed: int, *names: str, deterministic: bool | Literal["warn"] = True) -> torch.device:
-    """Join the other processes, seed what can't be handed a generator (initial weights), ask for repeatable kernels.
-
-    deterministic: as machine.deterministic.
-    """
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # without it cuBLAS is not repeatable
-    torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
-    torch.manual_seed(derive(seed, *names))
-    _hold_memory()
-    return distributed.init()
-
-
-@contextlib.contextmanager
-def explain_nondeterminism() -> Iterator[None]:
-    """In the block a kernel that can't repeat to the bit, where that is asked for, is a UserError that names the switch."""
-    try:
-        yield
-    except RuntimeError as error:
-        what, found, _ = str(error).partition(" does not have a deterministic implementation")
-        if not found and "CuBLAS" not in what:
-            raise
-        reason = f"{what} has no deterministic form" if found else "CuBLAS isn't deterministic here"
-        hint = "Set machine.deterministic to warn or false: runs may then differ in rounding. Or take another encoder."
-        raise UserError(reason, "machine.deterministic", hint) from error
-
-
-def _hold_memory() -> None:
-    """glibc gives freed memory back to the system and asks for it anew in the next step, page by page, which costs a fifth of
-    a step on CPU. Tell it to hold what it has, but for blocks of more than 32 MiB (kept data): see mallopt(3)."""
-    trim_threshold, mmap_threshold = -1, -3
-    with contextlib.suppress(OSError, AttributeError):  # another libc
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 2**25)
-
-
-@dataclass
-class State:
-    """Where a training is; what of it isn't a tensor. epoch: under way, from 1; batch: how many of it are done."""
-
-    epoch: int = 1
-    batch: int = 0
-    step: int = 0
-    total: list[float] = field(
-        default_factory=lambda: [0.0]
-    )  # the sum of the losses of this epoch, by process
-    best: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])  # score, -loss
-    best_epoch: int = 0
-    scaler: dict[str, Any] = field(default_factory=dict)
-    figures: list[Figure] = field(default_factory=list)
+Validate = Callable[[], Mapping[str, float]]
 
 
 def fit(
     step: nn.Module,
-    model: nn.Module,
+    optimizer: Optimizer,
     train: LoadedSplit,
-    validate: Callable[[], Mapping[str, float]],
+    validate: Validate,
     run: Run,
     *,
-    epochs: int,
-    batch_size: int,
-    patience: int,
+    training: Training,
     seed: int,
-    device: torch.device,
     title: str,
-    micro_batch: int | None = None,
-    **how: Any,
-) -> list[Figure]:
-    """Train `model`, a part of `step`, in place, and leave it with the weights of its best epoch on validation.
+) -> list[MetricRow]:
+    """Train the model of `optimizer`, a part of `step`, in place; it ends with its best weights.
 
-    Stops after `patience` epochs without a better score (ties: lower loss). micro_batch: samples that a process takes at a
-    time, their gradients added up; how: what Optimizer takes. Returns the figures. UserError when the loss is not finite,
-    for a batch size below the number of processes, and, after a checkpoint, when the process is asked to stop (SIGTERM,
-    Ctrl-C).
+    The best weights are those of the epoch with the best validation score (ties: lower loss).
+    validate: returns {"score": ..., "loss": ...} of the model as it is. Returns the metrics.
+    UserError when the loss is not finite, for a batch size below the number of processes, and,
+    after a checkpoint, when the process is told to stop (SIGTERM, Ctrl-C).
     """
-    rank, size, _ = distributed.world()
-    if batch_size < size:
-        hint = "Raise batch_size: it counts the samples of a step over all processes."
-        raise UserError(
-            f"a batch of {batch_size} leaves some of {size} processes without a sample",
+    check_batch_size(training.batch_size, title)
+    trainer = Trainer(step, optimizer, train, run, training, seed, title)
+
+    # 1. Resume from the latest checkpoint, or start from scratch.
+    trainer.resume()
+    trainer.distribute()
+
+    with make_progress() as bars, catch_stop_signals(_exit_on_second_interrupt) as signals:
+        poll = Poll(run, signals)
+        bar = bars.add_task(
             title,
-            hint,
-            usage=True,
+            total=optimizer.total_steps,
+            completed=trainer.state.step,
+            note="",
         )
-    steps_per_epoch = math.ceil(len(train) / batch_size)
-    steps = epochs * steps_per_epoch
-    optimizer = Optimizer(model, steps=steps, device=device, **how)
-
-    # 1. Go on from the last checkpoint, or begin.
-    state = State()
-    found = run.latest()
-    if len(set(distributed.all_gather_object(found and found[1]["step"]))) > 1:
-        raise UserError(
-            "the processes find different checkpoints",
-            str(run.folder),
-            "They have to share its disk.",
-        )
-    if found:
-        state = State(**found[1])
-        state.total = _mine(state.total)
-        optimizer.restore(found[0], state.scaler)
-        logger.info(f"{title}: goes on from step {state.step} in epoch {state.epoch}")
-    run.begin(state.figures)
-    forward = step
-    if size > 1:
-        some = np.arange(min(len(train), batch_size // size, micro_batch or batch_size))
-        forward = _spread(step, next(train.batches([some], device, seed)))
-    asked: list[Callable[[], list[float]]] = []  # of all processes
-    generator = (
-        torch.cuda.default_generators[device.index]
-        if device.type == "cuda"
-        else torch.default_generator
-    )
-    pending = torch.zeros(
-        (), dtype=torch.float64, device=device
-    )  # losses that only the device knows yet
-
-    with make_progress() as bars, _stop_signals() as signals:
-        bar = bars.add_task(title, total=steps, completed=state.step, note="")
-        while state.epoch <= epochs and state.epoch - state.best_epoch <= patience:
-            # 2. Train: every sample once, in an order that the seed and the epoch decide.
-            model.train()
-            order = np.random.default_rng(derive(seed, "order", state.epoch)).permutation(
-                len(train)
-            )
-            plan = cut_batches(order, batch_size)[state.batch :]
-            shares = [chunk[rank::size] if rank < len(chunk) else chunk[:1] for chunk in plan]
-            parts = [cut_batches(share, micro_batch or batch_size) for share in shares]
-            batches = train.batches(
-                [one for own in parts for one in own], device, derive(seed, "epoch", state.epoch)
-            )
-            begun, waited, samples = time.perf_counter(), 0.0, 0
-            for chunk, own in zip(plan, parts, strict=True):
-                losses = torch.zeros((), dtype=torch.float64, device=device)
-                for number, part in enumerate(own):
-                    before = time.perf_counter()
-                    batch = next(batches)
-                    waited += time.perf_counter() - before
-                    generator.manual_seed(derive(seed, "dropout", state.step, rank, number))
-                    weight = (
-                        len(part) / len(chunk) if rank < len(chunk) else 0.0
-                    )  # no share: takes part for nothing
-                    alone = (
-                        size == 1 or number == len(own) - 1
-                    )  # else gradients are exchanged once, with the last part
-                    with contextlib.nullcontext() if alone else forward.no_sync():  # type: ignore[operator]
-                        loss = forward(batch)
-                        optimizer.backward(loss * (weight * size))
-                    losses += loss.detach() * (weight * len(chunk))
-                optimizer.step(state.step)
-                state.step, state.batch, samples = (
-                    state.step + 1,
-                    state.batch + 1,
-                    samples + len(chunk),
-                )
-                bars.advance(bar)
-
-                # 3. Account for it, and see to signals and checkpoints. A GPU is only waited for now and then.
-                pending += losses
-                shown = state.step % EVERY == 0
-                if shown or state.batch == steps_per_epoch or device.type == "cpu":
-                    _fold(state, pending)
-                if shown:
-                    value = sum(distributed.all_gather_object(float(losses))) / len(chunk)
-                    _note(state, run, {("train", "batch_loss"): value})
-                over, told = state.batch == steps_per_epoch, [0.0, 0.0, 0.0]
-                if size == 1 or over or state.step % ASK == 0:
-                    now = [
-                        signals[0] if signals else 0,
-                        not math.isfinite(state.total[0]),
-                        run.due(),
-                    ]
-                    asked.append(distributed.all_reduce_max(now))
-                while asked and (
-                    size == 1 or over or len(asked) > 1
-                ):  # several answer while the next steps are made
-                    told = [max(pair) for pair in zip(told, asked.pop(0)(), strict=True)]
-                stop, lost, due = told
-                if lost:
-                    hint = f"The learning rate there is {optimizer.rate:.2g}: lower it, or look for bad input."
-                    raise UserError(f"the loss is not finite at step {state.step}", title, hint)
-                if stop or due:
-                    _fold(state, pending)
-                    _save(state, optimizer, run)
-                if stop:
-                    raise _stopped(int(stop), state, title)
-            seconds = time.perf_counter() - begun
-
-            # 4. Validate, and keep the weights if they are the best so far.
-            figures, better = optimizer.validated(validate, state.best)
-            if better:
-                state.best, state.best_epoch = [figures["score"], -figures["loss"]], state.epoch
-            loss = sum(distributed.all_gather_object(state.total[0])) / len(train)
-            machine = {
-                "samples_per_s": samples / seconds,
-                "data_wait": waited / seconds,
-                "peak_gib": _peak(device),
-            }
-            _note(
-                state,
-                run,
-                {("train", "loss"): loss} | {("val", n): x for n, x in figures.items()},
-                machine,
-            )
-            note = f"loss {loss:.3f}  val {figures['score']:.1%}  {machine['samples_per_s']:,.0f}/s"
+        while not trainer.is_finished():
+            # 2. Train: one epoch takes every sample once.
+            speed = trainer.train_epoch(poll, on_step=lambda: bars.advance(bar))
+            # 3. Validate, and keep the weights if they are the best so far.
+            note = trainer.validate_epoch(validate, speed)
             bars.update(bar, note=note)
-            wait = f"{machine['data_wait']:.0%} of the time waiting for data, peak {machine['peak_gib']:.2f} GiB"
-            logger.debug(f"{title}: epoch {state.epoch}: {note}, {wait}")
-            state.epoch, state.batch, state.total = state.epoch + 1, 0, [0.0]
-        bars.update(bar, total=state.step)
-        (stop,) = distributed.all_reduce_max([signals[0] if signals else 0])()
-        if stop:  # while it validated the last time
-            _save(state, optimizer, run)
-            raise _stopped(int(stop), state, title)
-    model.load_state_dict(optimizer.best)
-    logger.info(
-        f"{title}: best of {state.epoch - 1} epochs is {state.best_epoch}, val score {state.best[0]:.1%}"
-    )
-    return state.figures
+        bars.update(bar, total=trainer.state.step)
+        # 4. Stop if a signal came during the last validation.
+        trainer.act_on(Decision(stop_signal=poll.check_stop_signal()))
+
+    # 5. Leave the best weights in the model.
+    return trainer.restore_best_weights()
 
 
-def _spread(step: nn.Module, batch: Batch) -> nn.Module:
-    """The step over all processes. A trial shows whether parameters go unused (to look for them costs an exchange in every
-    step), and lets DDP order its buckets: so a training that goes on adds up in the order of one that wasn't stopped."""
-    buffers = [buffer.clone() for buffer in step.buffers()]
-    step(batch).backward()
-    unused = any(p.grad is None for p in step.parameters() if p.requires_grad)
-    look = bool(distributed.all_reduce_max([unused])()[0])
-    forward = DistributedDataParallel(step, find_unused_parameters=look, broadcast_buffers=False)
-    forward(batch).backward()
-    step.zero_grad()
-    for buffer, before in zip(step.buffers(), buffers, strict=True):
-        buffer.copy_(before)
-    return forward
+class Trainer:
+    """The parts of `fit`, and what they share: how far training is, and what it works on."""
+
+    def __init__(
+        self,
+        step: nn.Module,
+        optimizer: Optimizer,
+        train: LoadedSplit,
+        run: Run,
+        training: Training,
+        seed: int,
+        title: str,
+    ) -> None:
+        self.forward = step
+        self.model = optimizer.model
+        self.optimizer = optimizer
+        self.device = optimizer.device
+        self.train = train
+        self.run = run
+        self.training = training
+        self.seed = seed
+        self.title = title
+        self.rank, self.world_size, _ = distributed.world()
+        self.micro_batch_size = training.micro_batch or training.batch_size
+        self.steps_per_epoch = count_steps(len(train), training.batch_size)
+        self.state = TrainingState()
+        self.early_stopping = EarlyStopping(self.model, training.patience)
+        self.loss_sum = LossSum(self.device)
+        self._dropout_generator = _default_generator(self.device)
+
+    def resume(self) -> None:
+        """Take up the latest checkpoint of the run, if it has one."""
+        checkpoint = self.run.load_latest_checkpoint()
+        step = None
+        if checkpoint is not None:
+            step = checkpoint.state.step
+        if len(set(distributed.all_gather_object(step))) > 1:
+            raise UserError(
+                "the processes find different checkpoints",
+                str(self.run.folder),
+                "All processes need to share the disk that this folder is on.",
+            )
+        if checkpoint is not None:
+            tensors, self.state = checkpoint
+            self.optimizer.restore(tensors, self.state.scaler)
+            self.early_stopping.best = self.state.best
+            self.early_stopping.best_epoch = self.state.best_epoch
+            best_weights = select_prefix(tensors, "best")
+            self.early_stopping.best_weights = to_device(best_weights, self.device)
+            self.loss_sum.total = self._select_loss_sum(self.state.total)
+            logger.info(
+                f"{self.title}: resumes from step {self.state.step} in epoch {self.state.epoch}"
+            )
+        self.run.start_metrics(self.state.figures)
+
+    def _select_loss_sum(self, sums: Sequence[float]) -> float:
+        """Return this process's sum of losses from those of a checkpoint.
+
+        If the checkpoint is of another number of processes, the main process takes all of it.
+        """
+        if len(sums) == self.world_size:
+            return sums[self.rank]
+        if self.rank == 0:
+            return sum(sums)
+        return 0.0
+
+    def distribute(self) -> None:
+        """Wrap the step for several processes, if there are several."""
+        if self.world_size == 1:
+            return
+        share = self.training.batch_size // self.world_size
+        size = min(len(self.train), share, self.micro_batch_size)
+        example = next(self.train.batches([np.arange(size)], self.device, self.seed))
+        self.forward = wrap_step(self.forward, example)
+
+    def is_finished(self) -> bool:
+        """Whether all epochs are done, or early stopping ends the training."""
+        epoch = self.state.epoch
+        return epoch > self.training.epochs or self.early_stopping.is_exhausted(epoch)
+
+    def train_epoch(self, poll: Poll, on_step: Callable[[], None]) -> dict[str, float]:
+        """Train for what is left of the epoch, and return the speed: {name: value}.
+
+        After each step the losses are recorded, and signals and checkpoints are seen to.
+        """
+        self.model.train()
+        plans = self._plan_epoch()
+        micro_batches = [indices for plan in plans for indices in plan.micro_batches]
+        epoch_seed = derive(self.seed, "epoch", self.state.epoch)
+        batches = self.train.batches(micro_batches, self.device, epoch_seed)
+        clock = DataClock(batches)
+        for plan in plans:
+            losses = self._accumulate_gradients(plan, clock)
+            self.optimizer.step(self.state.step)
+            self.state.step += 1
+            self.state.batch += 1
+            on_step()
+
+            is_epoch_end = self.state.batch == self.steps_per_epoch
+            self._record_losses(losses, plan.total, is_epoch_end)
+            self.act_on(poll.check(self.state.step, self.loss_sum.total, is_epoch_end))
+        samples = sum(plan.total for plan in plans)
+        seconds = clock.read_seconds()
+        return {
+            "samples_per_s": samples / seconds,
+            "data_wait": clock.waited / seconds,
+            "peak_gib": _measure_peak_memory(self.device),
+        }
+
+    def _plan_epoch(self) -> list[StepPlan]:
+        """Return the steps that are left of this epoch; its order depends on seed and epoch."""
+        generator = np.random.default_rng(derive(self.seed, "order", self.state.epoch))
+        order = generator.permutation(len(self.train))
+        batches = cut_batches(order, self.training.batch_size)
+        remaining = batches[self.state.batch :]
+        return [plan_step(batch, self.micro_batch_size) for batch in remaining]
+
+    def _accumulate_gradients(self, plan: StepPlan, batches: Iterator[Batch]) -> Tensor:
+        """Add up the gradients of the micro-batches of a step (gradient accumulation).
+
+        Returns the sum of the losses of this process's samples, on the device.
+        """
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        last = len(plan.micro_batches) - 1
+        for i, indices in enumerate(plan.micro_batches):
+            batch = next(batches)
+            dropout_seed = derive(self.seed, "dropout", self.state.step, self.rank, i)
+            self._dropout_generator.manual_seed(dropout_seed)
+            weight = 0.0
+            if plan.has_share:
+                weight = len(indices) / plan.total
+            with self._synchronize_gradients(i == last):
+                loss = self.forward(batch)
+                self.optimizer.backward(loss * (weight * self.world_size))
+            loss_sum += loss.detach() * (weight * plan.total)
+        return loss_sum
+
+    def _synchronize_gradients(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """In the block the processes exchange gradients only with the last micro-batch."""
+        if self.world_size == 1 or is_last:
+            return contextlib.nullcontext()
+        return self.forward.no_sync()  # type: ignore[operator, no-any-return]
+
+    def _record_losses(self, losses: Tensor, batch_size: int, is_epoch_end: bool) -> None:
+        """Add the losses of a step to those of the epoch, and record them now and then.
+
+        A GPU is only waited for when a number has to be shown.
+        """
+        self.loss_sum.add(losses)
+        is_shown = self.state.step % LOG_INTERVAL == 0
+        if is_shown or is_epoch_end or self.device.type == "cpu":
+            self.loss_sum.synchronize()
+        if is_shown:
+            rank_losses = distributed.all_gather_object(float(losses))
+            self._record("train", {"batch_loss": sum(rank_losses) / batch_size})
+
+    def act_on(self, decision: Decision) -> None:
+        """Do what the processes agreed on: end a diverged training, save a checkpoint, stop."""
+        step = self.state.step
+        if decision.has_diverged:
+            rate = self.optimizer.learning_rate
+            raise UserError(
+                f"the loss is not finite at step {step}",
+                self.title,
+                f"The learning rate there is {rate:.2g}: lower it, or look for bad input.",
+            )
+        if decision.stop_signal or decision.is_checkpoint_due:
+            self.loss_sum.synchronize()
+            self.save_checkpoint()
+        if decision.stop_signal:
+            raise make_stop_error(decision.stop_signal, f"at step {step}", self.title)
+
+    def save_checkpoint(self) -> None:
+        """Save a checkpoint of this step. All processes take part.
+
+        Where the loss is not finite the weights may be lost, so there is none; the next poll will
+        end the training.
+        """
+        loss_sums = distributed.all_gather_object(self.loss_sum.total)
+        if not all(math.isfinite(loss_sum) for loss_sum in loss_sums):
+            return
+        state = replace(
+            self.state,
+            total=loss_sums,
+            best=self.early_stopping.best,
+            best_epoch=self.early_stopping.best_epoch,
+            scaler=self.optimizer.scaler.state_dict(),
+        )
+        tensors = self.optimizer.state_tensors()
+        tensors |= add_prefix(self.early_stopping.best_weights, "best")
+        self.run.save_checkpoint(tensors, state)
+
+    def validate_epoch(self, validate: Validate, speed: Mapping[str, float]) -> str:
+        """End the epoch: validate the (averaged) weights and keep them if they are the best.
+
+        Returns a line about the epoch for the progress bar.
+        """
+        epoch = self.state.epoch
+        with self.optimizer.averaged_weights():
+            # The statistics of batch norm differ between processes.
+            distributed.broadcast(self.model.buffers())
+            scores = validate()
+            self.early_stopping.update(epoch, scores, self.model)
+        rank_losses = distributed.all_gather_object(self.loss_sum.total)
+        loss = sum(rank_losses) / len(self.train)
+        self._record("train", {"loss": loss})
+        self._record("val", scores, speed)
+        samples_per_second = f"{speed['samples_per_s']:,.0f}/s"
+        note = f"loss {loss:.3f}  val {scores['score']:.1%}  {samples_per_second}"
+        logger.debug(
+            f"{self.title}: epoch {epoch}: {note}, "
+            f"{speed['data_wait']:.0%} of the time waiting for data, "
+            f"peak {speed['peak_gib']:.2f} GiB"
+        )
+        self.state.epoch += 1
+        self.state.batch = 0
+        self.loss_sum = LossSum(self.device)
+        return note
+
+    def restore_best_weights(self) -> list[MetricRow]:
+        """Put the best weights into the model, and return the metrics of the whole training."""
+        self.model.load_state_dict(self.early_stopping.best_weights)
+        logger.info(
+            f"{self.title}: best of {self.state.epoch - 1} epochs is "
+            f"{self.early_stopping.best_epoch}, val score {self.early_stopping.best[0]:.1%}"
+        )
+        return self.state.figures
+
+    def _record(
+        self,
+        split: str,
+        values: Mapping[str, float],
+        speed: Mapping[str, float] | None = None,
+    ) -> None:
+        """Add metrics of this step, {name: value}, to the state and to the run's folder."""
+        step, epoch = self.state.step, self.state.epoch
+        rows = [MetricRow(step, epoch, split, name, value) for name, value in values.items()]
+        self.state.figures += rows
+        self.run.append_metrics(rows, speed)
 
 
-def _save(state: State, optimizer: Optimizer, run: Run) -> None:
-    """A checkpoint of now. All processes take part."""
-    tensors, state.scaler = optimizer.state()
-    totals = distributed.all_gather_object(state.total[0])
-    if all(
-        math.isfinite(total) for total in totals
-    ):  # else the weights may be lost, which is soon found
-        run.save(state.step, tensors, asdict(state) | {"total": totals})
+class DataClock:
+    """An iterator over batches that measures how long they were waited for."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self.batches = batches
+        self.started = time.perf_counter()
+        self.waited = 0.0  # s
+
+    def __iter__(self) -> DataClock:
+        return self
+
+    def __next__(self) -> Batch:
+        before = time.perf_counter()
+        batch = next(self.batches)
+        self.waited += time.perf_counter() - before
+        return batch
+
+    def read_seconds(self) -> float:
+        """Return the time since the clock was made, in s."""
+        return time.perf_counter() - self.started
 
 
-def _stopped(number: int, state: State, title: str) -> UserError:
-    what = f"stopped by {signal.Signals(number).name} at step {state.step}"
-    return UserError(
-        what, title, "Run the same command to go on from there.", status=STOPPED[number]
-    )
+def count_steps(samples: int, batch_size: int, epochs: int = 1) -> int:
+    """Return the number of steps; the last batch of an epoch may be smaller than the others."""
+    return epochs * math.ceil(samples / batch_size)
 
 
-def _fold(state: State, pending: Tensor) -> None:
-    state.total[0] += float(pending)
-    pending.zero_()
+def _exit_on_second_interrupt(received: Sequence[int]) -> None:
+    """End the process at once on a Ctrl-C that follows another stop signal.
+
+    SIGTERM may come twice: to the process and to its group.
+    """
+    if len(received) > 1 and received[-1] == signal.SIGINT:
+        raise SystemExit(STOP_EXIT_STATUS[signal.SIGINT])
 
 
-def _note(
-    state: State,
-    run: Run,
-    values: Mapping[tuple[str, str], float],
-    machine: Mapping[str, float] | None = None,
-) -> None:
-    """Figures of now, {(split, name): value}, into the state and onto the disk."""
-    figures: list[Figure] = [
-        (state.step, state.epoch, split, name, value) for (split, name), value in values.items()
-    ]
-    state.figures += figures
-    run.record(figures, machine)
+def _default_generator(device: torch.device) -> torch.Generator:
+    """Return the generator that dropout on `device` draws from."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index]
+    return torch.default_generator
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """The signals to stop that have come, instead of a sudden end; Ctrl-C after that ends at once."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught and number == signal.SIGINT:
-            raise SystemExit(STOPPED[number])
-        caught.append(number)  # SIGTERM may come twice: to a process and to its group
-
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before = {number: signal.signal(number, note) for number in STOPPED}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _mine(totals: list[float]) -> list[float]:
-    """This process's of the totals that were saved; of another number of processes the main one goes on with the sum."""
-    rank, size, _ = distributed.world()
-    if len(totals) == size:
-        return [totals[rank]]
-    return [sum(totals) if rank == 0 else 0.0]
-
-
-def _peak(device: torch.device) -> float:
-    """GiB that the process has held at most, on its GPU or in main memory."""
+def _measure_peak_memory(device: torch.device) -> float:
+    """Return the largest amount of GPU or main memory that this process had, in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,47 @@
+"""SIGTERM and Ctrl-C: collected while a block of work runs, so that it can stop in good order."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+from umemma.errors import UserError
+
+# The exit status after each stop signal; 75 is EX_TEMPFAIL, "try again".
+STOP_EXIT_STATUS: dict[int, int] = {signal.SIGTERM: 75, signal.SIGINT: 130}
+
+
+@contextlib.contextmanager
+def catch_stop_signals(on_signal: Callable[[Sequence[int]], None]) -> Iterator[list[int]]:
+    """Collect stop signals in the yielded list for the duration of the block.
+
+    Python's default reaction, an immediate end, is suspended; the previous handlers return when
+    the block ends. `on_signal` is called inside the handler with all signals received so far, the
+    newest last. Outside the main thread, where Python allows no handlers, the list stays empty.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        on_signal(received)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous_handlers = {number: signal.signal(number, handle) for number in STOP_EXIT_STATUS}
+    try:
+        yield received
+    finally:
+        for number, handler in previous_handlers.items():
+            signal.signal(number, handler)
+
+
+def make_stop_error(number: int, when: str = "", where: str = "") -> UserError:
+    """Return the error that ends a command after signal `number`. when: such as "at step 7"."""
+    words = ["stopped by", signal.Signals(number).name, when]
+    what = " ".join(words).rstrip()
+    hint = "Run the same command to resume."
+    return UserError(what, where, hint, status=STOP_EXIT_STATUS[number])

@@ -151,7 +151,7 @@ def train_on(batches: Callable[[], Any]) -> float:
     """A plain loop; median seconds of an epoch, the first left out."""
     import torch
 
-    from umemma.training.trainer import prepare
+    from umemma.training.reproducibility import prepare
     from umemma.types import Batch
 
     prepare(0, "bench")  # the same kernels and memory for all
@@ -245,11 +245,12 @@ def load(params: Any, stay: contextlib.ExitStack, memory: float) -> Any:
 def ours(memory: float) -> float:
     """`fit`, as the stages call it, with everything that it does on the way."""
     import numpy as np
-    import torch
 
+    from umemma.training.optimizer import Optimizer
+    from umemma.training.reproducibility import prepare
     from umemma.training.run_folder import Run
     from umemma.training.step import PatternStep
-    from umemma.training.trainer import fit, prepare
+    from umemma.training.trainer import count_steps, fit
 
     params, _, _ = setting()
     prepare(0, "bench")
@@ -260,24 +261,29 @@ def ours(memory: float) -> float:
         ends.append(time.perf_counter())
         return {"score": 0.0, "loss": -float(len(ends))}
 
-    how = params.pretrain.of_the_loop() | {
+    changes = {
         "epochs": EPOCHS,
         "batch_size": BATCH,
         "patience": EPOCHS,
     }
+    training = params.pretrain.model_copy(update=changes)
     with contextlib.ExitStack() as stay:
         train = load(params, stay, memory)
-        step = PatternStep(model, np.array([1.0, 0.0, 0.0]), one_drawn=False)
+        step = PatternStep(model, np.array([1.0, 0.0, 0.0]), draw_one=False)
         run = Run(Path(tempfile.mkdtemp()), "bench")
+        optimizer = Optimizer(
+            model,
+            training,
+            total_steps=count_steps(len(train), BATCH, EPOCHS),
+        )
         fit(
             step,
-            model,
+            optimizer,
             train,
             validate,
             run,
-            **how,
+            training=training,
             seed=0,
-            device=torch.device("cpu"),
             title="bench",
         )
     return statistics.median(np.diff(ends))
@@ -293,8 +299,9 @@ def frozen(kept: bool) -> float:
     from umemma.models import factory
     from umemma.training import feature_cache
     from umemma.training import train as train_module
+    from umemma.training.reproducibility import prepare
     from umemma.training.run_folder import Run
-    from umemma.training.trainer import prepare
+    from umemma.training.step import PatternStep
 
     params, index, _ = setting()
     prepare(0, "bench")
@@ -307,14 +314,14 @@ def frozen(kept: bool) -> float:
     ends: list[float] = []
     note = train_module.fit
 
-    def timed(step: Any, model: Any, train: Any, validate: Any, run: Any, **how: Any) -> Any:
+    def timed(step: Any, optimizer: Any, train: Any, validate: Any, run: Any, **how: Any) -> Any:
         def validated() -> dict[str, float]:
             ends.append(time.perf_counter())
             return {"score": 0.0, "loss": -float(len(ends))}
 
         started = time.perf_counter()
         ends.append(started)
-        return note(step, model, train, validated, run, **how)
+        return note(step, optimizer, train, validated, run, **how)
 
     train_module.fit = timed
     epochs = 12 if kept else 2
@@ -322,10 +329,14 @@ def frozen(kept: bool) -> float:
     data = train_module.DataSource(Store(params.paths.shards), index, specs, Machine(), 0)
     folder = Path(tempfile.mkdtemp())
     train_module.train_model(
-        model, data, Run(folder, "bench"), weights=np.ones(1), one_drawn=False,
-        training=params.pretrain.of("image").model_copy(update=changes), folder=folder,
-        device=torch.device("cpu"), title="bench",
-    )  # fmt: skip
+        PatternStep(model, np.ones(1), draw_one=False),
+        data,
+        Run(folder, "bench"),
+        training=params.pretrain.of("image").model_copy(update=changes),
+        cache_folder=folder,
+        device=torch.device("cpu"),
+        title="bench",
+    )
     return statistics.median(np.diff(ends)[1:])
 
 

@@ -344,11 +344,12 @@ def test_only_this_format_is_read(tmp_path, found):
 
 def test_a_training_of_another_format_is_not_gone_on_with(tmp_path, monkeypatch):
     machine = quick().machine
-    this = Run.of(tmp_path, "x", {}, {}, machine, tensorboard=False)
-    assert this.made_from == Run.of(tmp_path, "x", {}, {}, machine, tensorboard=False).made_from
+    this = Run.from_settings(tmp_path, "x", {}, {}, machine, tensorboard=False)
+    again = Run.from_settings(tmp_path, "x", {}, {}, machine, tensorboard=False)
+    assert this.input_hash == again.input_hash
     monkeypatch.setattr(saved_model, "FORMAT", 1)
-    other = Run.of(tmp_path, "x", {}, {}, machine, tensorboard=False)
-    assert other.made_from != this.made_from
+    other = Run.from_settings(tmp_path, "x", {}, {}, machine, tensorboard=False)
+    assert other.input_hash != this.input_hash
     assert other.folder != this.folder
 
 
@@ -358,16 +359,18 @@ SAVING = """
 import os, torch
 from pathlib import Path
 from toys.models import saved
-from umemma.training.run_folder import Run
+from umemma.training.run_folder import Run, TrainingState
 for umask in (0o022, 0o077):
     os.umask(umask)
     saved(Path(f"{umask:03o}", "m"), "text", text={"name": "hf:bert", "input": {"length": 8}})
-    Run(Path(f"{umask:03o}", "runs"), "a").save(1, {"x": torch.ones(2)}, {})
+    Run(Path(f"{umask:03o}", "runs"), "a").save_checkpoint(
+        {"x": torch.ones(2)}, TrainingState(step=1)
+    )
 """
 
 
 def test_files_are_readable_as_the_umask_says(place):
-    """Kept features too: tests/training/test_train.py."""
+    """Cached features too: tests/training/test_feature_cache.py."""
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
         [sys.executable, "-c", SAVING], env=os.environ | {"PYTHONPATH": path}, check=True

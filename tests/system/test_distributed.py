@@ -227,7 +227,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(project, stage):
         path.unlink()
     assert stop(command, project, 5, lambda process: process.kill()) == -signal.SIGKILL
     assert stop(command, project, 40, lambda process: process.terminate()) == 75
-    assert "goes on from step" in run(command)
+    assert "resumes from step" in run(command)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
     assert checkpoints(project) == []
     assert "is trained with these settings already" in run(command)
@@ -251,5 +251,5 @@ def test_a_killed_process_of_two_and_the_training_goes_on(project):
     assert stop(command, project, 20, kill_one) != 0
     before = checkpoints(project)
     assert before
-    assert f"goes on from step {before[-1]}" in run(command)
+    assert f"resumes from step {before[-1]}" in run(command)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == whole

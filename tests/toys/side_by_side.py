@@ -1,6 +1,9 @@
-"""What test_distributed runs in one process and in several: `torchrun --nproc-per-node N side_by_side.py FOLDER`.
+"""What test_distributed runs in one process and in several.
 
-Ten samples in batches of four: with three processes the last batch, of two, leaves one of them without a share.
+    torchrun --nproc-per-node N side_by_side.py FOLDER
+
+Ten samples in batches of four: with three processes the last batch, of two samples, leaves one of
+them without a share.
 """
 
 from __future__ import annotations
@@ -14,77 +17,86 @@ from typing import Any
 import numpy as np
 import torch
 
-from toys.training import COMPLETE, SETTINGS, toy_model, toy_split
+from toys.training import COMPLETE, CPU, fit_toy, toy_model, toy_split
 from umemma.errors import UserError
 from umemma.missing import normalize_pattern_weights
 from umemma.system import distributed
+from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import Run
 from umemma.training.step import PatternStep, make_validation, predict_pattern_logits
-from umemma.training.trainer import fit
-
-CPU = torch.device("cpu")
 
 
 def everything(folder: Path) -> dict[str, Any]:
-    rank, size, _ = distributed.world()
+    """Return the numbers that have to be the same for any number of processes."""
     torch.set_num_threads(1)
-    model, split, weights = (
-        toy_model("learned"),
-        toy_split(10),
-        normalize_pattern_weights(["audio", "image"], None),
-    )
-    share = torch.arange(10).float()[list(distributed.rank_indices(10))]
-    found = {"rows": distributed.gather_rows(torch.stack([share, -share], 1), 10).tolist()}
-    found["fewer rows than processes"] = distributed.gather_rows(
-        share[:1] if rank == 0 else share[:0], 1
-    ).tolist()
-    found["largest"] = distributed.all_reduce_max([float(rank == size - 1), -1.0])()
+    prepare(0, "toy")  # join the other processes
+    return try_collectives() | try_trainings(folder)
 
-    def fails() -> None:
+
+def try_collectives() -> dict[str, Any]:
+    rank, size, _ = distributed.world()
+    results: dict[str, Any] = {}
+    share = torch.arange(10).float()[list(distributed.rank_indices(10))]
+    rows = distributed.gather_rows(torch.stack([share, -share], 1), 10)
+    results["rows"] = rows.tolist()
+    first_row = share[:0]
+    if rank == 0:
+        first_row = share[:1]
+    results["fewer rows than processes"] = distributed.gather_rows(first_row, 1).tolist()
+    results["largest"] = distributed.all_reduce_max([float(rank == size - 1), -1.0])()
+
+    def fail_in_last_process() -> None:
         if rank == size - 1:
             raise UserError("broken here", "file", "Mend it.")
 
     try:
-        distributed.raise_on_all(fails)
+        distributed.raise_on_all(fail_in_last_process)
     except UserError as error:
-        found["error of one"] = str(error)
-    train = {**SETTINGS, "epochs": 3, "batch_size": 4}
-    holes = replace(
-        split, present=torch.tensor([[i % 5 == 0, True] for i in range(10)])
-    )  # most batches lack audio
-    for name, more in {"all": {}, "drop": {}, "parts": {"micro_batch": 1}, "holes": {}}.items():
-        model, split = toy_model("learned"), holes if name == "holes" else split
-        step, validate = (
-            PatternStep(model, weights, name == "drop"),
-            make_validation(model, split, weights, 3, CPU),
-        )
-        figures = fit(step, model, split, validate, Run(folder / name, "toy"), **(train | more))
-        found[name] = {
-            key: x.tolist() for key, x in model.state_dict().items() if "probes" not in key
-        }
-        found[f"{name} figures"] = [figure[4] for figure in figures]
-    found["logits"] = predict_pattern_logits(
-        model, split, torch.ones(1, 2, dtype=torch.bool), 3, CPU
-    ).tolist()
-    broken, seen = toy_split(10), []
+        results["error of one"] = str(error)
+    return results
+
+
+def try_trainings(folder: Path) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    weights = normalize_pattern_weights(["audio", "image"], None)
+    # Most batches lack audio.
+    lacks_audio = torch.tensor([[i % 5 == 0, True] for i in range(10)])
+    changes: dict[str, dict[str, Any]] = {
+        "all": {},
+        "drop": {},
+        "parts": {"micro_batch": 1},
+        "holes": {},
+    }
+    for name, change in changes.items():
+        model = toy_model("learned")
+        split = toy_split(10)
+        if name == "holes":
+            split = replace(split, present=lacks_audio)
+        step = PatternStep(model, weights, draw_one=name == "drop")
+        validate = make_validation(model, split, weights, 3, CPU)
+        run = Run(folder / name, "toy")
+        rows = fit_toy(step, model, split, validate, run, epochs=3, batch_size=4, **change)
+        trained = {key: x for key, x in model.state_dict().items() if "probes" not in key}
+        results[name] = {key: x.tolist() for key, x in trained.items()}
+        results[f"{name} figures"] = [row.value for row in rows]
+    complete = torch.ones(1, 2, dtype=torch.bool)
+    results["logits"] = predict_pattern_logits(model, split, complete, 3, CPU).tolist()
+
+    broken = toy_split(10)
     broken.kept["audio"][4] = np.nan  # in the share of one process only
+    step = PatternStep(model, COMPLETE, draw_one=False)
+    run = Run(folder / "nan", "toy")
+    results["NaN"] = []
     try:
-        fit(
-            PatternStep(model, COMPLETE, False),
-            model,
-            broken,
-            validate,
-            Run(folder / "nan", "toy"),
-            **train,
-        )
+        fit_toy(step, model, broken, validate, run, epochs=3, batch_size=4)
     except UserError as error:
-        seen = [error.what]
-    found["NaN"] = seen
-    return found
+        results["NaN"] = [error.what]
+    return results
 
 
 if __name__ == "__main__":
-    found = everything(Path(sys.argv[1]))
+    output = Path(sys.argv[1])
+    results = everything(output)
     if distributed.is_main():
-        (Path(sys.argv[1]) / "found.json").write_text(json.dumps(found))
+        (output / "found.json").write_text(json.dumps(results))
     distributed.shutdown()

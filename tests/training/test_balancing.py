@@ -1,4 +1,4 @@
-"""The two rivals beside the loss: what they do to gradients and losses, by hand, and that a training with them goes on."""
+"""The two balancing methods: their effect on gradients and losses by hand, and resuming with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from toys.project import quick
-from toys.training import COMPLETE, CPU, SETTINGS, TRAINING, frozen, same, toy, toy_model, toy_split
+from toys.training import (
+    COMPLETE,
+    CPU,
+    TRAINING,
+    fit_toy,
+    freeze_encoders,
+    have_same_weights,
+    toy_data,
+    toy_model,
+    toy_split,
+)
 
 from umemma.data import shard_reader
 from umemma.data.storage import Store
@@ -31,7 +41,6 @@ from umemma.training.balancing import (
 from umemma.training.run_folder import Run, format_csv
 from umemma.training.step import PatternStep, make_validation
 from umemma.training.train import train_model
-from umemma.training.trainer import fit
 from umemma.types import Batch
 
 
@@ -104,15 +113,24 @@ def test_the_one_that_is_ahead_is_held_back(right, present, expected):
 def gradients(
     given: list[Batch], noise: bool | None, dim: int = 1
 ) -> tuple[LateFusion, list[Tensor]]:
-    """After a backward pass of each batch; noise None: without the rival. Also the k of each."""
+    """Return the model after a backward pass of each batch, and the coefficients of each.
+
+    noise None: without gradient modulation.
+    """
     torch.manual_seed(0)
     model = fusion(nn.Linear(dim, dim), nn.Linear(dim, dim), dim)
-    rival = None if noise is None else GradientModulation(model, 0.5, noise)
-    step, ks = PatternStep(model, COMPLETE, False, rival), []
-    for one in given:
-        step(one).backward()
-        ks.append(rival.k if rival else torch.ones(2))
-    return model, ks
+    modulation = None
+    if noise is not None:
+        modulation = GradientModulation(model, 0.5, noise)
+    step = PatternStep(model, COMPLETE, False, modulation)
+    coefficients = []
+    for one_batch in given:
+        step(one_batch).backward()
+        if modulation is None:
+            coefficients.append(torch.ones(2))
+        else:
+            coefficients.append(modulation.coefficients)
+    return model, coefficients
 
 
 def test_gradients_of_encoders_are_multiplied_and_those_of_the_head_are_not():
@@ -206,15 +224,17 @@ def train(folder: Path, name: str, stop: int = 0, **changes) -> tuple[LateFusion
     present = torch.ones(len(split), 2, dtype=torch.bool)
     present[::3, 0] = False
     split = replace(split, present=present)
-    rival = GradientModulation(model, 0.5, True) if name == "ogm-ge" else None
+    balancing = None
+    if name == "ogm-ge":
+        balancing = GradientModulation(model, 0.5, True)
     if name == "umt":
         torch.manual_seed(7)
-        rival = Teachers({m: toy_model() for m in model.dims}, 3.0)
-        for teacher in rival.teachers.values():
-            teacher.encoders.load_state_dict(
-                {name: x + 1 for name, x in teacher.encoders.state_dict().items()}
-            )
-    step, passed = PatternStep(model, COMPLETE, False, rival), []
+        balancing = Teachers({m: toy_model() for m in model.dims}, 3.0)
+        for teacher in balancing.teachers.values():
+            weights = teacher.encoders.state_dict()
+            teacher.encoders.load_state_dict({name: x + 1 for name, x in weights.items()})
+    step = PatternStep(model, COMPLETE, False, balancing)
+    passed = []
 
     def interrupting(module: nn.Module, given: object) -> None:
         passed.append(None)
@@ -222,9 +242,10 @@ def train(folder: Path, name: str, stop: int = 0, **changes) -> tuple[LateFusion
             signal.raise_signal(signal.SIGTERM)
 
     step.register_forward_pre_hook(interrupting)
-    run, how = Run(folder, "toy", seconds=1e9), SETTINGS | {"epochs": 3} | changes
-    figures = fit(step, model, split, make_validation(model, split, COMPLETE, 32, CPU), run, **how)
-    return model, format_csv(figures)
+    run = Run(folder, "toy", seconds=1e9)
+    validate = make_validation(model, split, COMPLETE, 32, CPU)
+    rows = fit_toy(step, model, split, validate, run, epochs=3, **changes)
+    return model, format_csv(rows)
 
 
 @pytest.mark.parametrize("name", ["ogm-ge", "umt"])
@@ -234,9 +255,9 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, name, 
     with pytest.raises(UserError, match=f"stopped by SIGTERM at step {stop}"):
         train(tmp_path / "cut", name, stop)
     again, others = train(tmp_path / "cut", name)
-    assert same(again, whole)
+    assert have_same_weights(again, whole)
     assert others == figures
-    assert not same(whole, train(tmp_path / "plain", "")[0])
+    assert not have_same_weights(whole, train(tmp_path / "plain", "")[0])
 
 
 def test_being_taught_in_parts_is_being_taught_the_whole_batch(tmp_path):
@@ -263,7 +284,7 @@ def test_taught_from_scratch_by_the_unimodal_models(project):
     saved = load_file(params.paths.ensemble / "model.safetensors")
     assert {name.split(".")[0] for name in saved} == {"encoders", "heads", "probes", "vectors"}
     before = torch.get_rng_state()
-    finetune._unimodal(
+    finetune._load_unimodal(
         params,
         "audio",
         shard_reader.read_index(Store(params.paths.shards), params.shard_settings()),
@@ -276,16 +297,25 @@ def test_taught_from_scratch_by_the_unimodal_models(project):
 
 def test_a_frozen_encoder_needs_no_teacher(tmp_path):
     """It trains on kept features, which no teacher could read; the other one is taught."""
-    data, chosen, trained = toy(tmp_path / "s"), frozen("image"), []
+    data = toy_data(tmp_path / "s")
+    encoders = freeze_encoders("image")
+    models = []
     for name, weight in (("a", 1.0), ("b", 2.0)):
         torch.manual_seed(0)
-        model, taught = (factory.build(chosen, data.specs, data.index.classes) for _ in range(2))
+        model = factory.build(encoders, data.specs, data.index.classes)
+        teacher = factory.build(encoders, data.specs, data.index.classes)
+        step = PatternStep(model, COMPLETE, False, Teachers({"text": teacher}, weight))
         train_model(
-            model, data, Run(tmp_path / name, "toy"), weights=COMPLETE, one_drawn=False, training=TRAINING,
-            folder=tmp_path / "features", device=CPU, title="toy", rival=Teachers({"text": taught}, weight),
-        )  # fmt: skip
-        trained.append(model)
-    assert not same(*trained)
+            step,
+            data,
+            Run(tmp_path / name, "toy"),
+            training=TRAINING,
+            cache_folder=tmp_path / "features",
+            device=CPU,
+            title="toy",
+        )
+        models.append(model)
+    assert not have_same_weights(*models)
 
 
 @pytest.mark.parametrize("balance", ["ogm-ge", "umt"])

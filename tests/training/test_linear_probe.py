@@ -1,19 +1,24 @@
-"""The probe of an ensemble's features, beside scikit-learn and by hand."""
+"""The linear probes of an ensemble, compared with scikit-learn and by hand."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
-from toys.training import toy, trained
+from toys.project import quick
+from toys.training import CPU, toy_data, train_toy
 
 from umemma.data.loader import LoadedSplit
 from umemma.models.late_fusion import LateFusion
+from umemma.stages import evaluate, finetune
 from umemma.training import linear_probe
-
-CPU = torch.device("cpu")
+from umemma.types import Batch
 
 
 def blobs(seed: int, samples: int = 300, noise: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +85,6 @@ def identity(monkeypatch) -> LateFusion:
 
 def plain_batches(split: LoadedSplit, plan, device, seed=None):
     """As Split.batches, of tensors that no modality has to finish."""
-    from umemma.types import Batch
 
     for numbers in plan:
         rows = torch.from_numpy(numbers)
@@ -119,9 +123,30 @@ def test_of_one_class_there_is_no_probe_and_it_says_so(identity, messages):
     linear_probe.fit_all(identity, split, split, 16, CPU)
     assert identity.probes["image"].weight.isnan().all()
     assert not identity.probes["audio"].weight.isnan().any()
-    assert any("image: its training samples are of one class" in message for message in messages)
+    assert any(
+        "image: its training samples are all of one class" in message for message in messages
+    )
 
 
 def test_after_a_training_the_probe_tells_what_the_features_hold(tmp_path):
-    model, _ = trained(tmp_path, toy(tmp_path / "s"), epochs=6, learning_rate=3e-2)
+    model, _ = train_toy(tmp_path, toy_data(tmp_path / "s"), epochs=6, learning_rate=3e-2)
     assert not any(x.isnan().any() for x in model.probes.state_dict().values())
+
+
+def test_the_probe_of_each_modality_is_fitted_and_belongs_to_the_model(project):
+    finetune.run(quick("finetune.preset=ume"))
+    found = load_file("models/digits/ensemble/model.safetensors")
+    assert {name for name in found if name.startswith("probes")} == {
+        f"probes.{m}.{part}" for m in ("audio", "image") for part in ("weight", "bias")
+    }
+    assert not any(x.isnan().any() for x in found.values())
+    about = json.loads(Path("models/digits/ensemble/model.json").read_text())
+    assert {"probe/audio", "probe/image"} < about["calibration"].keys()
+    evaluate.run(quick("finetune.preset=ume"))
+    information = json.loads(Path("results/digits/information.json").read_text())
+    assert [row["modality"] for row in information["encoder_gaps"]] == ["audio", "image"]
+    gaps = [
+        [row["score"] for row in information[name]]
+        for name in ("gaps", "encoder_gaps", "fusion_gaps")
+    ]
+    np.testing.assert_allclose(np.add(gaps[1], gaps[2]), gaps[0])

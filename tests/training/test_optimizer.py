@@ -9,23 +9,25 @@ import torch
 from torch import nn
 from toys.project import quick
 
+from umemma.config import Training
 from umemma.errors import UserError
 from umemma.models import factory
 from umemma.training.optimizer import Optimizer
 
-CPU = torch.device("cpu")
 
-
-def optimizer(model: nn.Module, **changes) -> Optimizer:
-    how = {
-        "steps": 10,
-        "learning_rate": 0.1,
-        "weight_decay": 0.0,
-        "warmup": 0.0,
-        "clip_norm": 1e9,
-        "ema": 0.0,
-    }
-    return Optimizer(model, **(how | changes), precision="fp32", device=CPU)
+def make_optimizer(
+    model: nn.Module,
+    rates: dict[str, tuple[float, float]] | None = None,
+    **changes: float,
+) -> Optimizer:
+    training = Training(
+        learning_rate=0.1,
+        weight_decay=0.0,
+        warmup=0.0,
+        clip_norm=1e9,
+    )
+    training = training.model_copy(update=changes)
+    return Optimizer(model, training, total_steps=10, rates=rates)
 
 
 class Parts(nn.Module):
@@ -44,20 +46,20 @@ def step(model: nn.Module, own: Optimizer, done: int, gradient: float = 1.0) -> 
 
 def test_the_first_step_of_adamw_goes_as_far_as_the_learning_rate():
     model = Parts()
-    step(model, optimizer(model), 0, gradient=123.0)
+    step(model, make_optimizer(model), 0, gradient=123.0)
     torch.testing.assert_close(model.matrix.data, torch.full((2, 2), 0.9))
 
 
 def test_matrices_decay_and_vectors_do_not():
     model = Parts()
-    step(model, optimizer(model, weight_decay=0.5), 0)
+    step(model, make_optimizer(model, weight_decay=0.5), 0)
     torch.testing.assert_close(model.matrix.data, torch.full((2, 2), 1 - 0.1 * 0.5 - 0.1))
     torch.testing.assert_close(model.vector.data, torch.full((2,), 0.9))
 
 
 def test_parameters_with_rates_of_their_own():
     model = Parts()
-    own = optimizer(model, weight_decay=0.5, rates={"matrix": (0.01, 0.2)})
+    own = make_optimizer(model, weight_decay=0.5, rates={"matrix": (0.01, 0.2)})
     step(model, own, 0)
     torch.testing.assert_close(model.matrix.data, torch.full((2, 2), 1 - 0.01 * 0.2 - 0.01))
     torch.testing.assert_close(model.vector.data, torch.full((2,), 0.9))
@@ -67,7 +69,7 @@ def test_parameters_with_rates_of_their_own():
 def test_the_rates_rise_in_a_line_and_fall_along_a_cosine(done):
     """Warm-up over 2 of 10 steps; every rate in proportion to its own peak."""
     model = Parts()
-    own = optimizer(model, warmup=0.2, rates={"vector": (0.01, 0.0)})
+    own = make_optimizer(model, warmup=0.2, rates={"vector": (0.01, 0.0)})
     step(model, own, done)
     share = (
         max(done / 10, 1e-3) / 0.2 if done < 2 else 0.5 * (1 + math.cos(math.pi * (done - 2) / 8))
@@ -75,7 +77,7 @@ def test_the_rates_rise_in_a_line_and_fall_along_a_cosine(done):
     assert sorted(group["lr"] for group in own.adamw.param_groups) == pytest.approx(
         [0.01 * share, 0.1 * share]
     )
-    assert own.rate == pytest.approx(0.1 * share)
+    assert own.learning_rate == pytest.approx(0.1 * share)
 
 
 def test_large_gradients_are_clipped_to_the_norm_of_all():
@@ -83,7 +85,7 @@ def test_large_gradients_are_clipped_to_the_norm_of_all():
     ends = []
     for first, clip_norm in ((6.0, 2.0), (2 / math.sqrt(6), 1e9), (6.0, 1e9)):
         model = Parts()
-        own = optimizer(model, clip_norm=clip_norm)
+        own = make_optimizer(model, clip_norm=clip_norm)
         for done, gradient in enumerate((first, 0.5)):
             step(model, own, done, gradient)
         ends.append(model.matrix.data[0, 0].item())
@@ -97,11 +99,11 @@ def test_rates_survive_a_checkpoint_whatever_their_order():
     models_ = [nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)) for _ in range(2)]
     models_[1].load_state_dict(models_[0].state_dict())
     rates = {"1.weight": (0.05, 0.0), "0.bias": (0.02, 0.0)}
-    one, other = (optimizer(model, rates=rates, weight_decay=0.1) for model in models_)
+    one, other = (make_optimizer(model, rates=rates, weight_decay=0.1) for model in models_)
     for done in range(3):
         step(models_[0], one, done, gradient=0.1 * done + 0.1)
-    tensors, scaler = one.state()
-    other.restore({name: x.clone() for name, x in tensors.items()}, scaler)
+    tensors = {name: x.clone() for name, x in one.state_tensors().items()}
+    other.restore(tensors, one.scaler.state_dict())
     for model, own in zip(models_, (one, other), strict=True):
         step(model, own, 3, gradient=-0.2)
     assert all(

@@ -1,4 +1,4 @@
-"""Checkpoints of a training under way: whole or not there, the newest that is right, nothing unpickled."""
+"""Checkpoints of a training in progress: complete or absent, the newest valid one, nothing unpickled."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from pathlib import Path
 import pytest
 import torch
 
-from umemma.training.run_folder import Run
+from umemma.training.run_folder import MetricRow, Run, TrainingState
 
 
-def saved(folder: Path, steps: list[int], made_from: str = "a", keep: int = 2) -> Run:
-    run = Run(folder, made_from, keep=keep, seconds=0)
+def save_checkpoints(folder: Path, steps: list[int], input_hash: str = "a", keep: int = 2) -> Run:
+    run = Run(folder, input_hash, keep=keep, seconds=0)
     for step in steps:
-        run.save(step, {"weight": torch.full((2,), float(step))}, {"step": step})
+        run.save_checkpoint({"weight": torch.full((2,), float(step))}, TrainingState(step=step))
     return run
 
 
 def test_the_last_few_are_kept_and_the_newest_is_taken(tmp_path):
-    run = saved(tmp_path, [5, 10, 15])
+    run = save_checkpoints(tmp_path, [5, 10, 15])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-000000010.safetensors",
         "step-000000015.safetensors",
     ]
-    tensors, state = run.latest()
-    assert state == {"step": 15}
+    tensors, state = run.load_latest_checkpoint()
+    assert state == TrainingState(step=15)
     assert tensors["weight"].tolist() == [15.0, 15.0]
 
 
 @pytest.mark.parametrize("size", [0, 5, 100])
 def test_a_damaged_one_costs_only_itself(tmp_path, size, messages):
-    run = saved(tmp_path, [5, 10])
+    run = save_checkpoints(tmp_path, [5, 10])
     newest = tmp_path / "step-000000010.safetensors"
     newest.write_bytes(newest.read_bytes()[:size])
-    assert run.latest()[1] == {"step": 5}
+    assert run.load_latest_checkpoint().state == TrainingState(step=5)
     assert any("damaged" in message for message in messages)
 
 
 def test_tied_weights_are_saved_apart(tmp_path):
     run, shared = Run(tmp_path, "a"), torch.arange(3.0)
-    run.save(1, {"one": shared, "other": shared}, {})
-    assert run.latest()[0]["other"].tolist() == [0.0, 1.0, 2.0]
+    run.save_checkpoint({"one": shared, "other": shared}, TrainingState(step=1))
+    assert run.load_latest_checkpoint().tensors["other"].tolist() == [0.0, 1.0, 2.0]
 
 
 def test_those_of_other_settings_are_not_taken(tmp_path):
-    saved(tmp_path, [5], "other")
-    assert Run(tmp_path, "a").latest() is None
+    save_checkpoints(tmp_path, [5], "other")
+    assert Run(tmp_path, "a").load_latest_checkpoint() is None
 
 
-def test_nothing_to_go_on_from(tmp_path):
-    assert Run(tmp_path / "none", "a").latest() is None
+def test_nothing_to_resume_from(tmp_path):
+    assert Run(tmp_path / "none", "a").load_latest_checkpoint() is None
 
 
 def test_at_the_end_the_figures_remain(tmp_path):
-    run = saved(tmp_path, [5])
-    run.begin([(1, 1, "train", "loss", 0.5)])
-    run.record([(2, 1, "val", "score", 1.0)])
-    run.end()
+    run = save_checkpoints(tmp_path, [5])
+    run.start_metrics([MetricRow(1, 1, "train", "loss", 0.5)])
+    run.append_metrics([MetricRow(2, 1, "val", "score", 1.0)])
+    run.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
     assert (
         tmp_path / "metrics.csv"
@@ -70,16 +70,16 @@ def test_at_the_end_the_figures_remain(tmp_path):
 
 def test_a_full_disk_costs_the_new_checkpoint_and_not_the_one_before(tmp_path, messages):
     """Files may grow to 1000 bytes: as where a disk is full."""
-    run = saved(tmp_path, [5])
+    run = save_checkpoints(tmp_path, [5])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-        run.save(10, {"weight": torch.zeros(100_000)}, {"step": 10})
+        run.save_checkpoint({"weight": torch.zeros(100_000)}, TrainingState(step=10))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert run.latest()[1] == {"step": 5}
+    assert run.load_latest_checkpoint().state == TrainingState(step=5)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000005.safetensors"]
     assert any("No checkpoint at step 10" in message for message in messages)
 
@@ -87,12 +87,12 @@ def test_a_full_disk_costs_the_new_checkpoint_and_not_the_one_before(tmp_path, m
 def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path):
     program = (
         "import os, signal, sys; from pathlib import Path; from umemma.system.files import new_file\n"
-        "with new_file(Path(sys.argv[1]) / 'step-000000009.safetensors') as aside:\n"
-        "    aside.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+        "with new_file(Path(sys.argv[1]) / 'step-000000009.safetensors') as temporary:\n"
+        "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert len(list(tmp_path.iterdir())) == 1
-    saved(tmp_path, [10])
+    save_checkpoints(tmp_path, [10])
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000010.safetensors"]
 
 
@@ -101,9 +101,9 @@ def test_tensorboard_gets_the_figures(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = Run(tmp_path, "a", tensorboard=True)
-    run.begin([])
-    run.record([(7, 1, "val", "score", 0.5)], {"samples_per_s": 9.0})
-    run.end()
+    run.start_metrics([])
+    run.append_metrics([MetricRow(7, 1, "val", "score", 0.5)], {"samples_per_s": 9.0})
+    run.finish()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("val/score")] == [(7, 0.5)]
@@ -118,5 +118,5 @@ def test_only_numbers_and_text_are_read(tmp_path):
             return os.mkdir, (str(tmp_path / "pwned"),)
 
     torch.save(Evil(), tmp_path / "step-000000001.safetensors")
-    assert Run(tmp_path, "a").latest() is None
+    assert Run(tmp_path, "a").load_latest_checkpoint() is None
     assert not (tmp_path / "pwned").exists()

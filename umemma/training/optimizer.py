@@ -106,7 +106,7 @@ class Optimizer:
         parts: dict[str, Weights] = {"model": self.model.state_dict(), "average": self.average}
         for name, parameter in self.trained.items():
             parts[f"adamw.{name}"] = self.adamw.state[parameter]
-        tensors = {}
+        tensors: Weights = {}
         for prefix, part in parts.items():
             tensors |= add_prefix(part, prefix)
         return tensors

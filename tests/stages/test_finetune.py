@@ -1,0 +1,47 @@
+"""finetune-ensemble: what it starts from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from toys.project import quick
+
+from umemma.stages import finetune, pretrain
+from umemma.system.files import sha256
+
+
+def test_pretrained_weights_are_where_the_baselines_from_scratch_start_too(project):
+    pretrain.run(quick(), "image")
+    weights = load_file("models/digits/pretrain/image/model.safetensors")
+    start = {
+        name.removeprefix("encoders.image."): x
+        for name, x in weights.items()
+        if name.startswith("encoders")
+    }
+    save_file(start, "start.safetensors")
+    params = quick(
+        "finetune.preset=late-fusion",
+        "encoders.image.weights=start.safetensors",
+        "encoders.image.tune=frozen",
+    )
+    finetune.run(params)
+    ensemble = load_file("models/digits/ensemble/model.safetensors")
+    assert all(torch.equal(ensemble[f"encoders.image.{name}"], x) for name, x in start.items())
+
+
+def test_an_ensemble_of_other_unimodal_models_is_trained_anew(project, messages):
+    """The settings are the same; the weights that it starts from aren't."""
+    params = quick("finetune.epochs=1")
+    finetune.run(params)
+    first = Path("models/digits/ensemble/model.safetensors").read_bytes()
+    folder = Path("models/digits/pretrain/image")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: x + 0.1 for name, x in weights.items()}, folder / "model.safetensors")
+    about = json.loads((folder / "model.json").read_text())
+    about["weights_sha256"] = sha256(folder / "model.safetensors")
+    (folder / "model.json").write_text(json.dumps(about))
+    finetune.run(params)
+    assert Path("models/digits/ensemble/model.safetensors").read_bytes() != first

@@ -7,58 +7,73 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys.training import (
-    COMPLETE,
-    fit_toy,
-    toy_data,
-    toy_model,
-    toy_split,
-    train_toy,
-)
+from toys.training import COMPLETE, fit_toy, toy_data, toy_model, toy_split, train_toy
 
-from umemma.training.run_folder import MetricRow, Run, format_csv
+from umemma.training.early_stopping import EarlyStopping
+from umemma.training.run_folder import Run, format_csv
 from umemma.training.step import PatternStep
-
-
-def toy_run(folder: Path, seconds: float = 1e9) -> Run:
-    return Run(folder, "toy", seconds=seconds)
-
-
-def values(rows: list[MetricRow], split: str, name: str) -> list[float]:
-    return [row.value for row in rows if (row.split, row.name) == (split, name)]
+from umemma.training.train import DataSource
 
 
 def test_the_best_epoch_is_what_remains(tmp_path):
-    """Validation likes epoch 2 best; its weights have to be there at the end."""
-    model, seen = toy_model(), []
+    """Validation scores epoch 2 best; the model ends with its weights."""
+    model = toy_model()
+    weights = []
     scores = iter([0.1, 0.9, 0.5, 0.4])
 
     def validate() -> dict[str, float]:
-        seen.append(model.heads["audio"].weight.detach().clone())
+        weights.append(model.heads["audio"].weight.detach().clone())
         return {"score": next(scores), "loss": 1.0}
 
     step = PatternStep(model, COMPLETE, draw_one=False)
-    run = toy_run(tmp_path)
+    run = Run(tmp_path, "toy")
     rows = fit_toy(step, model, toy_split(), validate, run, epochs=9, patience=2)
-    assert len(values(rows, "val", "score")) == 4  # two epochs without a better one end it
-    assert torch.equal(model.heads["audio"].weight, seen[1])
+    val_scores = [row.value for row in rows if (row.split, row.name) == ("val", "score")]
+    assert val_scores == [0.1, 0.9, 0.5, 0.4]  # two epochs without an improvement end it
+    assert torch.equal(model.heads["audio"].weight, weights[1])
     assert format_csv(rows).splitlines()[0] == "step,epoch,split,name,value"
     assert (tmp_path / "metrics.csv").read_text() == format_csv(rows)
 
 
+@pytest.mark.parametrize(
+    ("score", "loss", "best_epoch"),
+    [
+        (0.6, 9.0, 2),  # a higher score, whatever the loss
+        (0.5, 0.9, 2),  # the same score and a lower loss
+        (0.5, 1.0, 1),
+        (0.5, 1.1, 1),
+        (0.4, 0.1, 1),
+        (float("nan"), 0.1, 1),
+    ],
+)
+def test_a_tie_goes_to_the_lower_loss(score, loss, best_epoch):
+    model = toy_model()
+    early_stopping = EarlyStopping(model, patience=1)
+    early_stopping.update(1, {"score": 0.5, "loss": 1.0}, model)
+    early_stopping.update(2, {"score": score, "loss": loss}, model)
+    assert early_stopping.best_epoch == best_epoch
+    assert not early_stopping.is_exhausted(best_epoch + 1)
+    assert early_stopping.is_exhausted(best_epoch + 2)
+
+
+def train_eight_epochs(folder: Path, data: DataSource) -> tuple[list[float], float]:
+    """Return the validation score of every epoch, and that of the weights that remain."""
+    _, scores = train_toy(folder, data, epochs=8, learning_rate=3e-2)
+    lines = (folder / "run" / "metrics.csv").read_text().splitlines()
+    val_scores = []
+    for row in csv.DictReader(lines):
+        if (row["split"], row["name"]) == ("val", "score"):
+            val_scores.append(float(row["value"]))
+    return val_scores, scores["val_score"]
+
+
 def test_validation_chooses_and_not_training(tmp_path):
-    how = {"epochs": 8, "learning_rate": 3e-2}
-    bests = []
-    for data in (toy_data(tmp_path / "a"), toy_data(tmp_path / "b", flip_val=True)):
-        _, scores = train_toy(tmp_path / f"run {len(bests)}", data, **how)
-        rows = csv.DictReader(
-            (tmp_path / f"run {len(bests)}" / "run" / "metrics.csv").read_text().splitlines()
-        )
-        val = [
-            float(row["value"]) for row in rows if (row["split"], row["name"]) == ("val", "score")
-        ]
-        assert scores["val_score"] == pytest.approx(max(val))
-        bests.append((val[0], val[-1], scores["val_score"]))
-    assert bests[0][1] > 0.9  # it has learnt it at the end
-    assert bests[1][1] < 0.1  # so that at the end it is wrong about everything
-    assert bests[1][2] > bests[1][1]  # and an earlier epoch is kept
+    """With the labels of validation flipped, the better it learns, the worse it scores."""
+    plain, plain_best = train_eight_epochs(tmp_path / "run a", toy_data(tmp_path / "a"))
+    assert plain_best == pytest.approx(max(plain))
+    assert plain[-1] > 0.9  # it has learned the task at the end
+    flipped_data = toy_data(tmp_path / "b", flip_val=True)
+    flipped, flipped_best = train_eight_epochs(tmp_path / "run b", flipped_data)
+    assert flipped_best == pytest.approx(max(flipped))
+    assert flipped[-1] < 0.1  # so that at the end it is wrong about everything
+    assert flipped_best > flipped[-1]  # and an earlier epoch is kept

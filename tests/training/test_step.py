@@ -7,16 +7,8 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
-from toys.training import (
-    COMPLETE,
-    CPU,
-    toy_data,
-    toy_model,
-    toy_split,
-    train_toy,
-)
+from toys.training import COMPLETE, CPU, toy_data, toy_model, toy_split, train_toy
 
 from umemma.data.loader import LoadedSplit, cut_batches
 from umemma.missing import normalize_pattern_weights
@@ -24,64 +16,67 @@ from umemma.training.step import PatternStep, make_validation, predict_pattern_l
 from umemma.types import Batch
 
 
-def one_batch(split: LoadedSplit, seed: int | None = None) -> Batch:
-    return next(split.batches(cut_batches(range(len(split)), len(split)), CPU, seed))
+def make_batch(split: LoadedSplit, seed: int | None = None) -> Batch:
+    """All samples of a split in one batch."""
+    size = len(split)
+    return next(split.batches(cut_batches(range(size), size), CPU, seed))
 
 
 def test_all_is_the_expectation_of_drop():
-    model, weights = (
-        toy_model(),
-        normalize_pattern_weights(["audio", "image"], {"audio+image": 2, "audio": 1, "image": 1}),
-    )
-    exact = PatternStep(model, weights, draw_one=False)(one_batch(toy_split()))
+    model = toy_model()
+    given = {"audio+image": 2, "audio": 1, "image": 1}
+    weights = normalize_pattern_weights(["audio", "image"], given)
+    exact = PatternStep(model, weights, draw_one=False)(make_batch(toy_split()))
     drop = PatternStep(model, weights, draw_one=True)
-    drawn = torch.stack([drop(one_batch(toy_split(), seed)) for seed in range(400)])
-    assert drawn.mean().item() == pytest.approx(exact.item(), abs=4 * drawn.std().item() / 20)
+    losses = torch.stack([drop(make_batch(toy_split(), seed)) for seed in range(400)])
+    standard_error = losses.std().item() / 20
+    assert losses.mean().item() == pytest.approx(exact.item(), abs=4 * standard_error)
 
 
 def test_what_is_drawn_belongs_to_the_sample_and_not_to_its_batch():
     """The loss of a batch is the mean of the losses of its samples alone."""
-    model, weights, split = (
-        toy_model(),
-        normalize_pattern_weights(["audio", "image"], None),
-        toy_split(8),
-    )
+    model = toy_model()
+    split = toy_split(8)
+    weights = normalize_pattern_weights(["audio", "image"], None)
     drop = PatternStep(model, weights, draw_one=True)
-    alone = [drop(batch).item() for batch in split.batches(cut_batches(range(8), 1), CPU, seed=3)]
-    assert drop(one_batch(split, 3)).item() == pytest.approx(np.mean(alone))
+    single_batches = split.batches(cut_batches(range(8), 1), CPU, seed=3)
+    losses = [drop(batch).item() for batch in single_batches]
+    assert drop(make_batch(split, 3)).item() == pytest.approx(np.mean(losses))
 
 
 def test_no_mma_is_plain_cross_entropy():
-    model, batch = toy_model(), one_batch(toy_split())
-    plain = nn.functional.cross_entropy(model(batch), batch.target)
-    assert PatternStep(model, COMPLETE, draw_one=False)(batch).item() == pytest.approx(plain.item())
+    model = toy_model()
+    batch = make_batch(toy_split())
+    loss = PatternStep(model, COMPLETE, draw_one=False)(batch)
+    expected = functional.cross_entropy(model(batch), batch.target)
+    assert loss.item() == pytest.approx(expected.item())
 
 
 def test_logits_come_in_stored_order_whatever_the_batch():
-    model, split = toy_model(), toy_split(10)
-    table = torch.tensor([[True, True]])
+    model = toy_model()
+    split = toy_split(10)
+    complete = torch.tensor([[True, True]])
     torch.testing.assert_close(
-        predict_pattern_logits(model, split, table, 3, CPU),
-        predict_pattern_logits(model, split, table, 10, CPU),
+        predict_pattern_logits(model, split, complete, 3, CPU),
+        predict_pattern_logits(model, split, complete, 10, CPU),
     )
 
 
 def test_validation_weighs_the_patterns_as_training_does(tmp_path):
-    """All weight on the text: only its answers count, in the score and in the loss."""
+    """All weight on the text: only its logits count, in the score and in the loss."""
+    only_text = np.array([0.0, 0.0, 1.0])  # of image+text, image, text
     data = toy_data(tmp_path / "s")
     model, _ = train_toy(tmp_path, data, epochs=1)
     with contextlib.ExitStack() as stay:
         val = data.load("val", stay, "toy")
-        found = make_validation(
-            model, val, np.array([0.0, 0.0, 1.0]), 8, CPU
-        )()  # audio+text, image, text
+        text_scores = make_validation(model, val, only_text, 8, CPU)()
         (batch,) = val.batches(cut_batches(range(20), 20), CPU)
-    text = torch.tensor([[False, True]]).expand(20, -1)
+    has_text = torch.tensor([[False, True]]).expand(20, -1)
     with torch.no_grad():
-        logits = model.eval()(batch._replace(present=text))
-    assert found["score"] == pytest.approx((logits.argmax(1) == batch.target).float().mean().item())
-    assert found["loss"] == pytest.approx(
-        functional.cross_entropy(logits, batch.target).item(), rel=1e-5
-    )
-    whole = make_validation(model, val, np.array([1.0, 0.0, 0.0]), 8, CPU)()
-    assert whole["loss"] != pytest.approx(found["loss"], rel=1e-3)
+        logits = model.eval()(batch._replace(present=has_text))
+    accuracy = (logits.argmax(1) == batch.target).float().mean()
+    loss = functional.cross_entropy(logits, batch.target)
+    assert text_scores["score"] == pytest.approx(accuracy.item())
+    assert text_scores["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    complete_scores = make_validation(model, val, COMPLETE, 8, CPU)()
+    assert complete_scores["loss"] != pytest.approx(text_scores["loss"], rel=1e-3)

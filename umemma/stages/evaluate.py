@@ -190,9 +190,9 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
 
     from umemma.data.loader import watch_workers
     from umemma.models import factory
+    from umemma.training.reproducibility import explain_nondeterminism, prepare
     from umemma.training.step import predict_logits
     from umemma.training.train import DataSource
-    from umemma.training.reproducibility import explain_nondeterminism, prepare
 
     section, index, names = params.evaluate, inputs.index, sorted(params.modalities)
     chosen = {m: params.encoder(m) for m in names}

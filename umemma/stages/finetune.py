@@ -7,7 +7,7 @@ what is left. The baselines are the same code with other switches (config.PRESET
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,7 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
     switches = section.switches()
     data, settings = _open_data(params)
     encoders = {m: params.encoder(m) for m in sorted(params.modalities)}
-    pattern_weights = normalize_pattern_weights(list(encoders), section.pattern_weights)
-    if switches["mma"] == "none":
-        pattern_weights = np.eye(len(pattern_weights))[0]  # the complete pattern only
+    pattern_weights = _weigh_patterns(section, switches, list(encoders))
 
     # 2. Find what there is: the weights to start from, or the ensemble itself.
     device = prepare(params.seed, "finetune", deterministic=params.machine.deterministic)
@@ -111,6 +109,18 @@ def _open_data(params: Params) -> tuple[DataSource, dict[str, Any]]:
         settings["missing"],
     )
     return data, settings
+
+
+def _weigh_patterns(
+    section: Finetune,
+    switches: Mapping[str, str],
+    modalities: Sequence[str],
+) -> np.ndarray:
+    """Return the (S,) weights of the missing patterns in training and in validation."""
+    weights = normalize_pattern_weights(modalities, section.pattern_weights)
+    if switches["mma"] == "none":
+        return np.eye(len(weights))[0]  # the complete pattern only
+    return weights
 
 
 @dataclass

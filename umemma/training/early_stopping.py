@@ -1,4 +1,4 @@
-"""Early stopping: keeps the best weights on validation, and ends a training that stops improving."""
+"""Early stopping: keeps the best weights on validation, and ends training without progress."""
 
 from __future__ import annotations
 

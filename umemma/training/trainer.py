@@ -328,7 +328,8 @@ class Trainer:
         speed: Mapping[str, float] | None = None,
     ) -> None:
         """Add metrics of this step, {name: value}, to the state and to the run's folder."""
-        step, epoch = self.state.step, self.state.epoch
+        step = self.state.step
+        epoch = self.state.epoch
         rows = [MetricRow(step, epoch, split, name, value) for name, value in values.items()]
         self.state.figures += rows
         self.run.append_metrics(rows, speed)

@@ -14,7 +14,7 @@ from toys.project import quick
 from umemma.errors import UserError
 from umemma.stages import evaluate, finetune, pretrain
 
-OWN = """
+CUSTOM_ENCODER = """
 from torch import nn
 from umemma.types import ImageInput
 
@@ -24,17 +24,16 @@ def tiny():
 """
 
 
-def test_an_encoder_of_ones_own_all_the_way_with_adapters(project, monkeypatch):
-    """Its pretrained weights from a file, frozen with adapters, alone, in the ensemble, in the evaluation."""
-    (project / "tiny_encoder.py").write_text(OWN)
+def test_a_custom_encoder_in_every_stage_with_adapters(project):
+    """With pretrained weights from a file and adapters: uni-modal, in the ensemble, evaluated."""
+    (project / "tiny_encoder.py").write_text(CUSTOM_ENCODER)
     plain = ["encoders.image.name=import:tiny_encoder:tiny", "encoders.image.input={}"]
     pretrain.run(quick(*plain), "image")
     weights = load_file("models/digits/pretrain/image/model.safetensors")
-    start = {
-        name.removeprefix("encoders.image."): x
-        for name, x in weights.items()
-        if name.startswith("encoders")
-    }
+    start = {}
+    for name, x in weights.items():
+        if name.startswith("encoders"):
+            start[name.removeprefix("encoders.image.")] = x
     save_file(start, "start.safetensors")
     sets = [
         *plain,
@@ -67,14 +66,14 @@ def test_an_encoder_of_ones_own_all_the_way_with_adapters(project, monkeypatch):
     ],
 )
 def test_every_way_to_train_reaches_the_model(project, sets):
-    before = Path("models/digits/pretrain/image/model.safetensors").read_bytes()
-    modality = "audio" if "augment.audio" in sets[0] else "image"
+    modality = "image"
+    if "augment.audio" in sets[0]:
+        modality = "audio"
+    folder = Path(f"models/digits/pretrain/{modality}")
+    before = (folder / "model.safetensors").read_bytes()
     pretrain.run(quick(*sets), modality)
-    model = Path(f"models/digits/pretrain/{modality}/model.safetensors").read_bytes()
-    assert model != before
-    assert (Path(f"models/digits/pretrain/{modality}") / "metrics.csv").read_text().count(
-        "val,score"
-    ) == 1
+    assert (folder / "model.safetensors").read_bytes() != before
+    assert (folder / "metrics.csv").read_text().count("val,score") == 1
 
 
 def test_a_model_that_is_there_stays_unless_it_is_to_be_trained_again(project, messages):

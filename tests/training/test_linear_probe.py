@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
 from torch.nn import functional
 from toys.project import quick
 from toys.training import CPU, toy_data, train_toy
@@ -21,56 +22,65 @@ from umemma.training import linear_probe
 from umemma.types import Batch
 
 
-def blobs(seed: int, samples: int = 300, noise: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
+def blobs(seed: int, samples: int = 300, noise: float = 2.0) -> tuple[Tensor, Tensor]:
     """(N, 4) features of three classes, of very unequal scales."""
-    chance = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     target = np.arange(samples) % 3
-    x = np.eye(3, 4)[target] * 3 + noise * chance.standard_normal((samples, 4))
-    return torch.from_numpy(x * [1.0, 10.0, 0.1, 1.0] + [0, 5, 0, 0]).float(), torch.from_numpy(
-        target
-    )
+    x = np.eye(3, 4)[target] * 3 + noise * generator.standard_normal((samples, 4))
+    scaled = x * [1.0, 10.0, 0.1, 1.0] + [0, 5, 0, 0]
+    return torch.from_numpy(scaled).float(), torch.from_numpy(target)
 
 
 @pytest.mark.parametrize("decay", [1e-1, 1e-3])
 def test_it_is_logistic_regression_of_standardised_features(monkeypatch, decay):
     monkeypatch.setattr(linear_probe, "DECAYS", (decay,))
-    x, y = blobs(0)
-    found = linear_probe.fit((x, y), blobs(1), 3)
-    z = ((x - x.mean(0)) / x.std(0)).numpy()
-    expected = LogisticRegression(C=1 / (decay * len(y)), tol=1e-8, max_iter=1000).fit(z, y.numpy())
-    np.testing.assert_allclose(found(x).softmax(1).detach(), expected.predict_proba(z), atol=2e-3)
+    x, target = blobs(0)
+    probe = linear_probe.fit((x, target), blobs(1), 3)
+    standardised = ((x - x.mean(0)) / x.std(0)).numpy()
+    reference = LogisticRegression(C=1 / (decay * len(target)), tol=1e-8, max_iter=1000)
+    reference.fit(standardised, target.numpy())
+    probabilities = probe(x).softmax(1).detach()
+    expected = reference.predict_proba(standardised)
+    np.testing.assert_allclose(probabilities, expected, atol=2e-3)
 
 
-def test_the_decay_is_what_the_held_out_samples_like_best():
-    """Twelve samples can't be trusted: a strong decay is chosen; of many a weak one."""
-    few, many, held_out = blobs(0, 12), blobs(0, 3000), blobs(1)
-    norms = [linear_probe.fit(known, held_out, 3).weight.norm().item() for known in (few, many)]
-    losses = {}
+def compute_loss(probe: nn.Linear, held_out: tuple[Tensor, Tensor]) -> float:
+    features, target = held_out
+    return functional.cross_entropy(probe(features), target).item()
+
+
+def test_the_decay_is_the_best_one_on_the_held_out_samples():
+    """Twelve samples can't be trusted, so a strong decay is chosen; of many a weak one."""
+    few = blobs(0, 12)
+    many = blobs(0, 3000)
+    held_out = blobs(1)
+    losses = []
     for decay in linear_probe.DECAYS:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(linear_probe, "DECAYS", (decay,))
-            layer = linear_probe.fit(few, held_out, 3)
-            losses[decay] = functional.cross_entropy(layer(held_out[0]), held_out[1]).item()
-    chosen = linear_probe.fit(few, held_out, 3)
-    assert (
-        functional.cross_entropy(chosen(held_out[0]), held_out[1]).item()
-        <= min(losses.values()) + 1e-2
-    )
-    assert norms[0] < norms[1]
+            losses.append(compute_loss(linear_probe.fit(few, held_out, 3), held_out))
+    few_probe = linear_probe.fit(few, held_out, 3)
+    many_probe = linear_probe.fit(many, held_out, 3)
+    assert compute_loss(few_probe, held_out) <= min(losses) + 1e-2
+    assert few_probe.weight.norm() < many_probe.weight.norm()
 
 
 def test_sets_of_labels():
-    x, y = blobs(0, noise=0.1)
-    labels = torch.stack([y == 0, y != 1], 1).float()
-    found = linear_probe.fit((x, labels), (x, labels), 2)
-    assert ((found(x) > 0).float() == labels).all()
+    x, target = blobs(0, noise=0.1)
+    labels = torch.stack([target == 0, target != 1], 1).float()
+    probe = linear_probe.fit((x, labels), (x, labels), 2)
+    assert ((probe(x) > 0).float() == labels).all()
 
 
-def halves(target: torch.Tensor, present: torch.Tensor) -> LoadedSplit:
-    """Audio's feature is the class, image's is noise where it is there and would give the class away where it isn't."""
-    chance = torch.Generator().manual_seed(0)
-    tell, noise = 2.0 * target[:, None] - 1, torch.randn(len(target), 1, generator=chance)
-    inputs = {"audio": tell, "image": noise.where(present[:, 1, None], 10 * tell)}
+def make_split(target: Tensor, present: Tensor) -> LoadedSplit:
+    """Audio's feature is the class; image's is noise, and the class where the image is absent."""
+    generator = torch.Generator().manual_seed(0)
+    sign = 2.0 * target[:, None] - 1
+    noise = torch.randn(len(target), 1, generator=generator)
+    inputs = {
+        "audio": sign,
+        "image": noise.where(present[:, 1, None], 10 * sign),
+    }
     keys = [f"k{i}" for i in range(len(target))]
     specs = dict.fromkeys(("audio", "image"))
     return LoadedSplit(inputs, present, target, keys, keys, specs)  # type: ignore[arg-type]
@@ -78,54 +88,60 @@ def halves(target: torch.Tensor, present: torch.Tensor) -> LoadedSplit:
 
 @pytest.fixture
 def identity(monkeypatch) -> LateFusion:
+    """A model whose features are its inputs."""
     monkeypatch.setattr(LoadedSplit, "batches", plain_batches)
-    modules = {m: torch.nn.Identity() for m in ("audio", "image")}
-    return LateFusion(modules, dict.fromkeys(modules, 1), dict.fromkeys(modules, torch.zeros(1)), 2)
+    modules = {m: nn.Identity() for m in ("audio", "image")}
+    dims = dict.fromkeys(modules, 1)
+    blanks = dict.fromkeys(modules, torch.zeros(1))
+    return LateFusion(modules, dims, blanks, 2)
 
 
 def plain_batches(split: LoadedSplit, plan, device, seed=None):
-    """As Split.batches, of tensors that no modality has to finish."""
+    """As LoadedSplit.batches, of tensors that no modality has to finish."""
+    for indices in plan:
+        rows = torch.from_numpy(indices)
+        inputs = {m: x[rows] for m, x in split.kept.items()}
+        yield Batch(inputs, split.present[rows], split.target[rows])
 
-    for numbers in plan:
-        rows = torch.from_numpy(numbers)
-        yield Batch(
-            {m: x[rows] for m, x in split.kept.items()}, split.present[rows], split.target[rows]
-        )
+
+def predict_classes(model: LateFusion, modality: str, split: LoadedSplit) -> Tensor:
+    """(N,) classes from a probe."""
+    return model.probes[modality](split.kept[modality]).argmax(1)
 
 
 def test_only_samples_that_have_it_are_fitted_to(identity):
     target = torch.arange(80) % 2
     present = torch.ones(80, 2, dtype=torch.bool)
     present[::3, 1] = False
-    split = halves(target, present)
+    split = make_split(target, present)
     linear_probe.fit_all(identity, split, split, 16, CPU)
-    assert ((identity.probes["audio"](split.kept["audio"]).argmax(1)) == target).all()
-    there = present[:, 1]
-    right = (
-        (identity.probes["image"](split.kept["image"]).argmax(1) == target)[there].float().mean()
-    )
-    assert 0.3 < right < 0.75  # noise
+    assert (predict_classes(identity, "audio", split) == target).all()
+    is_correct = predict_classes(identity, "image", split) == target
+    has_image = present[:, 1]
+    assert 0.3 < is_correct[has_image].float().mean() < 0.75  # noise
     assert identity.probes["image"].weight.abs().max() < 1
 
 
 def test_it_is_fitted_to_training_and_not_to_validation(identity):
-    target, there = torch.arange(80) % 2, torch.ones(80, 2, dtype=torch.bool)
-    train, val = halves(target, there), halves(target, there)
-    val.kept["audio"].neg_()  # in validation the feature says the opposite
+    target = torch.arange(80) % 2
+    present = torch.ones(80, 2, dtype=torch.bool)
+    train = make_split(target, present)
+    val = make_split(target, present)
+    val.kept["audio"].neg_()  # in validation the feature is the other class
     linear_probe.fit_all(identity, train, val, 16, CPU)
-    assert (identity.probes["audio"](train.kept["audio"]).argmax(1) == target).all()
+    assert (predict_classes(identity, "audio", train) == target).all()
 
 
 def test_of_one_class_there_is_no_probe_and_it_says_so(identity, messages):
-    target, present = torch.arange(80) % 2, torch.ones(80, 2, dtype=torch.bool)
-    present[target == 0, 1] = False  # whatever has an image is of class 1
-    split = halves(target, present)
+    target = torch.arange(80) % 2
+    present = torch.ones(80, 2, dtype=torch.bool)
+    present[target == 0, 1] = False  # every sample with an image is of class 1
+    split = make_split(target, present)
     linear_probe.fit_all(identity, split, split, 16, CPU)
     assert identity.probes["image"].weight.isnan().all()
     assert not identity.probes["audio"].weight.isnan().any()
-    assert any(
-        "image: its training samples are all of one class" in message for message in messages
-    )
+    warning = "image: its training samples are all of one class"
+    assert any(warning in message for message in messages)
 
 
 def test_after_a_training_the_probe_tells_what_the_features_hold(tmp_path):
@@ -135,18 +151,21 @@ def test_after_a_training_the_probe_tells_what_the_features_hold(tmp_path):
 
 def test_the_probe_of_each_modality_is_fitted_and_belongs_to_the_model(project):
     finetune.run(quick("finetune.preset=ume"))
-    found = load_file("models/digits/ensemble/model.safetensors")
-    assert {name for name in found if name.startswith("probes")} == {
-        f"probes.{m}.{part}" for m in ("audio", "image") for part in ("weight", "bias")
+    weights = load_file("models/digits/ensemble/model.safetensors")
+    assert {name for name in weights if name.startswith("probes")} == {
+        "probes.audio.weight",
+        "probes.audio.bias",
+        "probes.image.weight",
+        "probes.image.bias",
     }
-    assert not any(x.isnan().any() for x in found.values())
+    assert not any(x.isnan().any() for x in weights.values())
     about = json.loads(Path("models/digits/ensemble/model.json").read_text())
     assert {"probe/audio", "probe/image"} < about["calibration"].keys()
     evaluate.run(quick("finetune.preset=ume"))
     information = json.loads(Path("results/digits/information.json").read_text())
     assert [row["modality"] for row in information["encoder_gaps"]] == ["audio", "image"]
-    gaps = [
-        [row["score"] for row in information[name]]
-        for name in ("gaps", "encoder_gaps", "fusion_gaps")
-    ]
-    np.testing.assert_allclose(np.add(gaps[1], gaps[2]), gaps[0])
+    scores = {}
+    for name in ("gaps", "encoder_gaps", "fusion_gaps"):
+        scores[name] = [row["score"] for row in information[name]]
+    parts = np.add(scores["encoder_gaps"], scores["fusion_gaps"])
+    np.testing.assert_allclose(parts, scores["gaps"])

@@ -30,8 +30,8 @@ from umemma.types import Batch
 
 
 @dataclass
-class Recorded:
-    """What the loop was handed."""
+class FitCall:
+    """What the training loop was called with."""
 
     step: PatternStep
     model: LateFusion
@@ -39,21 +39,21 @@ class Recorded:
     training: Training
     rates: set[tuple[str, float, float]]  # (kind of parameter, learning rate, weight decay)
     val: LoadedSplit
-    by_pattern: Tensor  # (64, S) cross entropy of samples under each pattern
-    loss: float  # of a step on these
+    pattern_losses: Tensor  # (64, S) cross entropy of samples under each pattern
+    loss: float  # of a step with these samples
 
 
 @pytest.fixture
-def recorded(monkeypatch) -> list[Recorded]:
-    """The calls of `fit`, which trains nothing."""
-    calls: list[Recorded] = []
-    seen: list[LoadedSplit] = []
+def fit_calls(monkeypatch) -> list[FitCall]:
+    """The calls of `fit`, which is replaced and trains nothing."""
+    calls: list[FitCall] = []
+    val_splits: list[LoadedSplit] = []
 
-    def noted(model: LateFusion, split: LoadedSplit, *rest: Any) -> Any:
-        seen.append(split)
+    def note_split(model: LateFusion, split: LoadedSplit, *rest: Any) -> Any:
+        val_splits.append(split)
         return make_validation(model, split, *rest)
 
-    def fit(
+    def note_call(
         step: PatternStep,
         optimizer: Optimizer,
         train: LoadedSplit,
@@ -63,52 +63,76 @@ def recorded(monkeypatch) -> list[Recorded]:
         training: Training,
         **rest: Any,
     ) -> list[Any]:
-        model = step.model
         batch = next(train.batches(cut_batches(range(64), 64), CPU, seed=5))
-        model.eval()
-        with torch.no_grad():
-            table = torch.from_numpy(make_keep_table(model.modalities))
-            each = [cross_entropy(model, batch, row.expand(64, -1)) for row in table]
-            balancing = step.balancing
-            step.balancing = None
-            loss = step(batch).item()
-            step.balancing = balancing
-        rates = set()
-        kinds = {id(p): name.split(".")[0] for name, p in model.named_parameters()}
-        for group in optimizer.adamw.param_groups:
-            for parameter in group["params"]:
-                rates.add((kinds[id(parameter)], group["peak"], group["weight_decay"]))
-        by_pattern = torch.stack(each, 1)
-        calls.append(Recorded(step, model, train, training, rates, seen[-1], by_pattern, loss))
+        call = FitCall(
+            step=step,
+            model=step.model,
+            train=train,
+            training=training,
+            rates=list_rates(optimizer),
+            val=val_splits[-1],
+            pattern_losses=compute_pattern_losses(step.model, batch),
+            loss=compute_task_loss(step, batch),
+        )
+        calls.append(call)
         return []
 
-    monkeypatch.setattr(train, "fit", fit)
-    monkeypatch.setattr(train, "make_validation", noted)
+    monkeypatch.setattr(train, "fit", note_call)
+    monkeypatch.setattr(train, "make_validation", note_split)
     return calls
 
 
-def encoders(path: str | Path) -> dict[str, Tensor]:
-    return {
-        name: x
-        for name, x in load_file(Path(path) / "model.safetensors").items()
-        if name.startswith("encoders.")
-    }
+def list_rates(optimizer: Optimizer) -> set[tuple[str, float, float]]:
+    kinds = {}
+    for name, parameter in optimizer.model.named_parameters():
+        kinds[id(parameter)] = name.split(".")[0]
+    rates = set()
+    for group in optimizer.adamw.param_groups:
+        for parameter in group["params"]:
+            rates.add((kinds[id(parameter)], group["peak"], group["weight_decay"]))
+    return rates
 
 
-def alone() -> dict[str, Tensor]:
-    return encoders("models/digits/pretrain/audio") | encoders("models/digits/pretrain/image")
+@torch.no_grad()
+def compute_pattern_losses(model: LateFusion, batch: Batch) -> Tensor:
+    """(B, S): the loss of each sample with what each pattern leaves of it."""
+    model.eval()
+    columns = []
+    for keep in torch.from_numpy(make_keep_table(model.modalities)):
+        logits = model(batch._replace(present=keep.expand(len(batch.target), -1)))
+        losses = functional.cross_entropy(logits, batch.target, reduction="none")
+        columns.append(losses)
+    return torch.stack(columns, 1)
 
 
-def cross_entropy(model: LateFusion, batch: Batch, keep: Tensor) -> Tensor:
-    """(B,) of the answers from what `keep` leaves, each sample by itself."""
-    return functional.cross_entropy(
-        model(batch._replace(present=keep)), batch.target, reduction="none"
-    )
+@torch.no_grad()
+def compute_task_loss(step: PatternStep, batch: Batch) -> float:
+    """The loss of a step without its balancing term."""
+    step.model.eval()
+    balancing = step.balancing
+    step.balancing = None
+    loss = step(batch).item()
+    step.balancing = balancing
+    return loss
+
+
+def load_encoders(folder: str) -> dict[str, Tensor]:
+    weights = load_file(Path(folder) / "model.safetensors")
+    return {name: x for name, x in weights.items() if name.startswith("encoders.")}
+
+
+def load_unimodal_encoders() -> dict[str, Tensor]:
+    audio = load_encoders("models/digits/pretrain/audio")
+    image = load_encoders("models/digits/pretrain/image")
+    return audio | image
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_a_preset_starts_from_shows_and_how_long_it_trains(project, recorded, preset):
-    """The loss of a batch is that of the complete samples, of a drawn pattern each, or the mean over all patterns."""
+def test_what_a_preset_starts_from_shows_and_how_long_it_trains(project, fit_calls, preset):
+    """The loss of a batch says which patterns are shown.
+
+    It is that of the complete samples, of a drawn pattern each, or the mean over all patterns.
+    """
     changes = [
         "finetune.epochs=3",
         "finetune.learning_rate=3e-3",
@@ -116,47 +140,64 @@ def test_what_a_preset_starts_from_shows_and_how_long_it_trains(project, recorde
     ]
     finetune.run(quick(f"finetune.preset={preset}", *changes))
     init, mma, train, balance = PRESETS[preset]
-    start, unimodal = encoders("models/digits/ensemble"), alone()
-    same = [
-        torch.equal(start[name], unimodal[name])
-        for name in unimodal
-        if unimodal[name].unique().numel() > 1
-    ]
-    assert all(same) if init == "unimodal" else not any(same)
-    if train == "none":
-        assert recorded == []
-        return
-    (call,) = recorded
-    assert call.training.epochs == (5 if init == "scratch" else 3)
-    assert call.training.learning_rate == (7e-3 if init == "scratch" else 3e-3)
-    trained_ = {name.split(".")[0] for name, p in call.model.named_parameters() if p.requires_grad}
-    assert trained_ == (
-        {"heads", "vectors"} if train == "head" else {"encoders", "heads", "vectors"}
-    )
-    by_pattern, loss = call.by_pattern, call.loss
-    expected = {"none": by_pattern[:, 0].mean(), "all": by_pattern.mean()}
-    if mma == "drop":
-        assert all(abs(loss - one.item()) > 1e-3 for one in expected.values())
-        assert by_pattern.amin(1).mean() < loss < by_pattern.amax(1).mean()
+    start = load_encoders("models/digits/ensemble")
+    unimodal = load_unimodal_encoders()
+    are_equal = []
+    for name, x in unimodal.items():
+        if x.unique().numel() > 1:  # a constant says nothing of where it comes from
+            are_equal.append(torch.equal(start[name], x))
+    expected_epochs = 5
+    expected_rate = 7e-3
+    if init == "unimodal":
+        assert all(are_equal)
+        expected_epochs = 3
+        expected_rate = 3e-3
     else:
-        assert loss == pytest.approx(expected[mma].item(), rel=1e-5)
-        assert abs(expected["none"] - expected["all"]).item() > 1e-3
+        assert not any(are_equal)
+    if train == "none":
+        assert fit_calls == []
+        return
+    (call,) = fit_calls
+    assert call.training.epochs == expected_epochs
+    assert call.training.learning_rate == expected_rate
+
+    trained = set()
+    for name, parameter in call.model.named_parameters():
+        if parameter.requires_grad:
+            trained.add(name.split(".")[0])
+    expected_trained = {"encoders", "heads", "vectors"}
+    if train == "head":
+        expected_trained = {"heads", "vectors"}
+    assert trained == expected_trained
+
+    losses = call.pattern_losses
+    complete_loss = losses[:, 0].mean().item()
+    mean_loss = losses.mean().item()
+    if mma == "drop":
+        assert abs(call.loss - complete_loss) > 1e-3
+        assert abs(call.loss - mean_loss) > 1e-3
+        assert losses.amin(1).mean() < call.loss < losses.amax(1).mean()
+    else:
+        expected_loss = {"none": complete_loss, "all": mean_loss}[mma]
+        assert call.loss == pytest.approx(expected_loss, rel=1e-5)
+        assert abs(complete_loss - mean_loss) > 1e-3
+
     balancing = call.step.balancing
     balancing_types = {"none": type(None), "ogm-ge": GradientModulation, "umt": Teachers}
     assert isinstance(balancing, balancing_types[balance])
     if isinstance(balancing, Teachers):
+        assert set(balancing.teachers) == {"audio", "image"}
         for m, teacher in balancing.teachers.items():
             for name, x in teacher.encoders[m].state_dict().items():
                 assert torch.equal(x, unimodal[f"encoders.{m}.{name}"])
-        assert set(balancing.teachers) == {"audio", "image"}
 
 
-def test_rates_of_parts_reach_the_optimizer(project, recorded):
+def test_rates_of_parts_reach_the_optimizer(project, fit_calls):
     finetune.run(quick("finetune.encoder={learning_rate: 1e-5}", "finetune.weight_decay=0.2"))
     learning_rate = quick().finetune.learning_rate
     assert learning_rate != 1e-5
     # Matrices decay by 0.2, vectors never do.
-    assert recorded[0].rates == {
+    assert fit_calls[0].rates == {
         ("encoders", 1e-5, 0.2),
         ("encoders", 1e-5, 0.0),
         ("heads", learning_rate, 0.2),
@@ -167,75 +208,82 @@ def test_rates_of_parts_reach_the_optimizer(project, recorded):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_a_preset_changes(project, preset):
-    """Really trained: the weights of the encoders and of the heads beside those of the uni-modal models. And evaluated."""
+    """Trained and evaluated: encoders and heads are compared with those of the uni-modal models."""
     params = quick(f"finetune.preset={preset}")
     finetune.run(params)
     assert evaluate.run(params).about["preset"] == preset
     _, _, train, _ = PRESETS[preset]
-    after, before = encoders("models/digits/ensemble"), alone()
-    kept = [torch.equal(after[name], before[name]) for name in before]
-    assert all(kept) if train != "all" else not any(kept)
-    heads = load_file("models/digits/ensemble/model.safetensors")
+    after = load_encoders("models/digits/ensemble")
+    before = load_unimodal_encoders()
+    are_equal = [torch.equal(after[name], x) for name, x in before.items()]
+    if train == "all":
+        assert not any(are_equal)
+    else:
+        assert all(are_equal)
+    ensemble = load_file("models/digits/ensemble/model.safetensors")
     for m in ("audio", "image"):
-        head = load_file(f"models/digits/pretrain/{m}/model.safetensors")[f"heads.{m}.weight"]
-        assert torch.equal(heads[f"heads.{m}.weight"], head) == (train == "none")
+        unimodal = load_file(f"models/digits/pretrain/{m}/model.safetensors")
+        name = f"heads.{m}.weight"
+        assert torch.equal(ensemble[name], unimodal[name]) == (train == "none")
 
 
 def test_the_ensemble_that_is_only_an_average_is_one_for_every_subset(project):
-    """To the last digits, in the kept predictions of real stages, uncalibrated."""
+    """To the last digits, in the stored predictions of real stages, uncalibrated."""
     params = quick("finetune.preset=ume", "evaluate.calibrate=false")
     finetune.run(params)
     evaluate.run(params)
     table = pq.read_table("results/digits/predictions.parquet")
-    assert (
-        table["key"].to_pylist()
-        == pq.read_table("data/shards/digits/test-000000.parquet")["key"].to_pylist()
-    )
-    logits = {name: np.stack(table[name].to_numpy()) for name in table.column_names if "/" in name}
-    for m in ("audio", "image"):
-        np.testing.assert_allclose(
-            logits[f"ensemble/{m}"], logits[f"unimodal/{m}"], rtol=1e-6, atol=1e-6
-        )
+    shard = pq.read_table("data/shards/digits/test-000000.parquet")
+    assert table["key"].to_pylist() == shard["key"].to_pylist()
+    logits = {}
+    for name in table.column_names:
+        if "/" in name:
+            logits[name] = np.stack(table[name].to_numpy())
     mean = (logits["unimodal/audio"] + logits["unimodal/image"]) / 2
-    np.testing.assert_allclose(logits["ensemble/audio+image"], mean, rtol=1e-6, atol=1e-6)
+    for subset, expected in (
+        ("audio", logits["unimodal/audio"]),
+        ("image", logits["unimodal/image"]),
+        ("audio+image", mean),
+    ):
+        np.testing.assert_allclose(logits[f"ensemble/{subset}"], expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_what_is_taken_from_training_is_taken_from_validation_unless_it_is_said_otherwise(
-    project, recorded, stage
+    project, fit_calls, stage
 ):
-    def run(*sets: str) -> tuple[float, float]:
+    def measure_shares(*sets: str) -> tuple[float, float]:
+        """Return the shares of the training and of the validation samples that have an image."""
         params = quick("missing.train={audio: 0.3, image: 0.6}", *sets)
         pretrain.run(params, "image", again=True)
-        if stage == "pretrain":  # samples without it are left out
-            call = recorded[-1]
+        if stage == "pretrain":
+            # Samples without an image are left out.
+            call = fit_calls[-1]
             return len(call.train) / whole["train"], len(call.val) / whole["val"]
         pretrain.run(params, "audio", again=True)
         finetune.run(params, again=True)
-        there = [
-            split.present[:, 1].sum().item() for split in (recorded[-1].train, recorded[-1].val)
-        ]
-        return there[0] / whole["train"], there[1] / whole["val"]
+        call = fit_calls[-1]
+        train_images = call.train.present[:, 1].sum().item()
+        val_images = call.val.present[:, 1].sum().item()
+        return train_images / whole["train"], val_images / whole["val"]
 
     pretrain.run(quick(), "image", again=True)
-    whole = {"train": len(recorded[-1].train), "val": len(recorded[-1].val)}
-    assert run() == pytest.approx((0.4, 0.4), abs=0.06)
-    assert run("missing.val={}") == (pytest.approx(0.4, abs=0.06), 1.0)
-    assert run("missing.val={image: 0.2}") == pytest.approx((0.4, 0.8), abs=0.06)
+    whole = {"train": len(fit_calls[-1].train), "val": len(fit_calls[-1].val)}
+    assert measure_shares() == pytest.approx((0.4, 0.4), abs=0.06)
+    assert measure_shares("missing.val={}") == (pytest.approx(0.4, abs=0.06), 1.0)
+    assert measure_shares("missing.val={image: 0.2}") == pytest.approx((0.4, 0.8), abs=0.06)
 
 
-def test_augmentation_is_for_training_alone_and_reaches_fine_tuning(project, recorded):
+def test_augmentation_is_for_training_alone_and_reaches_fine_tuning(project, fit_calls):
     for m in ("audio", "image"):
         pretrain.run(quick("augment.image={shift: 0.2}"), m, again=True)
     finetune.run(quick("augment.image={shift: 0.2}"))
-    call = recorded[-1]
+    call = fit_calls[-1]
     assert set(call.train.augments) == {"image"}
     assert set(call.val.augments) == set()
-    plain, seen = (
-        call.train.batches([np.arange(8)], CPU),
-        call.train.batches([np.arange(8)], CPU, seed=3),
-    )
-    assert not torch.equal(next(plain).inputs["image"], next(seen).inputs["image"])
+    plain = next(call.train.batches([np.arange(8)], CPU))
+    augmented = next(call.train.batches([np.arange(8)], CPU, seed=3))
+    assert not torch.equal(plain.inputs["image"], augmented.inputs["image"])
 
 
 def test_a_calibration_is_not_judged_by_the_samples_that_it_was_fitted_on(project):
@@ -244,7 +292,5 @@ def test_a_calibration_is_not_judged_by_the_samples_that_it_was_fitted_on(projec
         evaluate.run(quick("evaluate.split=val"))
     assert error.value.exit_status == 2
     assert "evaluate.calibrate=false" in error.value.hint
-    assert (
-        evaluate.run(quick("evaluate.split=val", "evaluate.calibrate=false")).about["split"]
-        == "val"
-    )
+    outcome = evaluate.run(quick("evaluate.split=val", "evaluate.calibrate=false"))
+    assert outcome.about["split"] == "val"

@@ -44,51 +44,53 @@ from umemma.training.train import train_model
 from umemma.types import Batch
 
 
-def fusion(audio: nn.Module, image: nn.Module, dim: int = 1) -> LateFusion:
-    """Two classes; audio's share of the logits speaks for class 0 with 3 : 1 per unit of its feature, image's for class 1."""
+def make_fusion(audio: nn.Module, image: nn.Module, dim: int = 1) -> LateFusion:
+    """A model of two classes with given encoders.
+
+    Audio's share of the logits speaks for class 0 with 3 : 1 per unit of its feature, image's for
+    class 1.
+    """
     encoders = {"audio": audio, "image": image}
-    model = LateFusion(
-        encoders, dict.fromkeys(encoders, dim), dict.fromkeys(encoders, torch.zeros(dim)), 2
-    )
+    dims = dict.fromkeys(encoders, dim)
+    blanks = dict.fromkeys(encoders, torch.zeros(dim))
+    model = LateFusion(encoders, dims, blanks, 2)
     with torch.no_grad():
         for i, m in enumerate(("audio", "image")):
             model.heads[m].weight.zero_()
-            model.heads[m].weight[i, 0] = 2 * math.log(3)  # of which the mean of two takes a half
             model.heads[m].bias.zero_()
+            model.heads[m].weight[i, 0] = 2 * math.log(3)  # the mean of two takes half of it
     return model
 
 
-def batch(audio: list, image: list, target: list, present: list | None = None) -> Batch:
+def make_batch(audio: list, image: list, target: list, present: list | None = None) -> Batch:
+    """A batch in which everything is present, unless `present` says otherwise."""
     inputs = {"audio": torch.tensor(audio), "image": torch.tensor(image)}
-    there = (
-        torch.ones(len(target), 2, dtype=torch.bool) if present is None else torch.tensor(present)
-    )
-    return Batch(inputs, there, torch.tensor(target))
+    if present is None:
+        present = [[True, True]] * len(target)
+    return Batch(inputs, torch.tensor(present), torch.tensor(target))
 
 
 def test_what_a_modality_alone_answers():
-    model = fusion(nn.Identity(), nn.Identity())
+    model = make_fusion(nn.Identity(), nn.Identity())
     with torch.no_grad():
         for head in model.heads.values():
             head.bias[0] = 2 * math.log(2)
-    given = batch([[1.0], [1.0]], [[1.0], [1.0]], [0, 1])
+    batch = make_batch([[1.0], [1.0]], [[1.0], [1.0]], [0, 1])
+    probability = predict_target_probability(model, batch.inputs, batch.target)
     expected = torch.tensor([[6 / 7, 2 / 5], [1 / 7, 3 / 5]])  # odds of 3 * 2 : 1, and of 2 : 3
-    torch.testing.assert_close(
-        predict_target_probability(model, given.inputs, given.target), expected
-    )
+    torch.testing.assert_close(probability, expected)
 
 
 def test_of_sets_of_labels_it_is_the_geometric_mean():
-    model = fusion(nn.Identity(), nn.Identity())
-    given = batch([[1.0]], [[1.0]], [[1.0, 0.0]])
+    model = make_fusion(nn.Identity(), nn.Identity())
+    batch = make_batch([[1.0]], [[1.0]], [[1.0, 0.0]])
+    probability = predict_target_probability(model, batch.inputs, batch.target)
     expected = torch.tensor([[math.sqrt(3 / 4 * 1 / 2), math.sqrt(1 / 2 * 1 / 4)]])
-    torch.testing.assert_close(
-        predict_target_probability(model, given.inputs, given.target), expected
-    )
+    torch.testing.assert_close(probability, expected)
 
 
 @pytest.mark.parametrize(
-    ("right", "present", "expected"),
+    ("probability", "present", "expected"),
     [
         ([[0.9, 0.3], [0.3, 0.1]], [[1, 1], [1, 1]], [1 - math.tanh(1.5), 1.0]),  # 0.6 : 0.2
         ([[0.9, 0.3], [0.3, 0.1]], [[1, 1], [0, 1]], [1 - math.tanh(2.25), 1.0]),  # 0.9 : 0.2
@@ -103,29 +105,31 @@ def test_of_sets_of_labels_it_is_the_geometric_mean():
         ([[0.7]], [[1]], [1.0]),
     ],
 )
-def test_the_one_that_is_ahead_is_held_back(right, present, expected):
-    k = modulation_coefficients(
-        torch.tensor(right), torch.tensor(present, dtype=torch.bool), alpha=0.5
+def test_the_one_that_is_ahead_is_held_back(probability, present, expected):
+    coefficients = modulation_coefficients(
+        torch.tensor(probability),
+        torch.tensor(present, dtype=torch.bool),
+        alpha=0.5,
     )
-    torch.testing.assert_close(k, torch.tensor(expected))
+    torch.testing.assert_close(coefficients, torch.tensor(expected))
 
 
-def gradients(
-    given: list[Batch], noise: bool | None, dim: int = 1
+def compute_gradients(
+    batches: list[Batch], noise: bool | None, dim: int = 1
 ) -> tuple[LateFusion, list[Tensor]]:
     """Return the model after a backward pass of each batch, and the coefficients of each.
 
     noise None: without gradient modulation.
     """
     torch.manual_seed(0)
-    model = fusion(nn.Linear(dim, dim), nn.Linear(dim, dim), dim)
+    model = make_fusion(nn.Linear(dim, dim), nn.Linear(dim, dim), dim)
     modulation = None
     if noise is not None:
         modulation = GradientModulation(model, 0.5, noise)
     step = PatternStep(model, COMPLETE, False, modulation)
     coefficients = []
-    for one_batch in given:
-        step(one_batch).backward()
+    for batch in batches:
+        step(batch).backward()
         if modulation is None:
             coefficients.append(torch.ones(2))
         else:
@@ -134,47 +138,52 @@ def gradients(
 
 
 def test_gradients_of_encoders_are_multiplied_and_those_of_the_head_are_not():
-    given = batch([[1.0], [2.0]], [[0.5], [-1.0]], [0, 0])
-    (plain, _), (held, (k,)) = gradients([given], None), gradients([given], False)
+    batch = make_batch([[1.0], [2.0]], [[0.5], [-1.0]], [0, 0])
+    plain, _ = compute_gradients([batch], None)
+    modulated, (k,) = compute_gradients([batch], False)
     assert sorted((k < 1).tolist()) == [False, True]
     for i, m in enumerate(plain.modalities):
-        assert torch.equal(held.encoders[m].weight.grad, plain.encoders[m].weight.grad * k[i])
-        assert torch.equal(
-            held.encoders[m].bias.grad, plain.encoders[m].bias.grad
-        )  # of one dimension
-    for m in plain.modalities:
-        assert torch.equal(held.heads[m].weight.grad, plain.heads[m].weight.grad)
+        encoder = plain.encoders[m]
+        assert torch.equal(modulated.encoders[m].weight.grad, encoder.weight.grad * k[i])
+        # A bias has one dimension only.
+        assert torch.equal(modulated.encoders[m].bias.grad, encoder.bias.grad)
+        assert torch.equal(modulated.heads[m].weight.grad, plain.heads[m].weight.grad)
 
 
 def test_parts_whose_gradients_are_added_up_have_each_their_own():
-    parts = [batch([[1.0]], [[0.5]], [0]), batch([[-1.0]], [[2.0]], [1])]
-    alone = [gradients([part], False) for part in parts]
-    both, ks = gradients(parts, False)
-    assert not torch.equal(*ks)
-    summed = sum(model.encoders["audio"].weight.grad for model, _ in alone)
-    torch.testing.assert_close(both.encoders["audio"].weight.grad, summed)
+    first = make_batch([[1.0]], [[0.5]], [0])
+    second = make_batch([[-1.0]], [[2.0]], [1])
+    both, coefficients = compute_gradients([first, second], False)
+    assert not torch.equal(*coefficients)
+    first_model, _ = compute_gradients([first], False)
+    second_model, _ = compute_gradients([second], False)
+    first_gradient = first_model.encoders["audio"].weight.grad
+    second_gradient = second_model.encoders["audio"].weight.grad
+    total = both.encoders["audio"].weight.grad
+    torch.testing.assert_close(total, first_gradient + second_gradient)
 
 
 def test_the_noise_is_as_wide_as_the_gradient_before_and_comes_from_the_seed():
     rows = torch.randn(4, 64, generator=torch.Generator().manual_seed(1)).tolist()
-    given = [batch(rows, rows[::-1], [0, 1, 1, 1])]
-    (plain, _), (held, (k,)), (again, _) = (
-        gradients(given, noise, 64) for noise in (None, True, True)
-    )
+    batch = make_batch(rows, rows[::-1], [0, 1, 1, 1])
+    plain, _ = compute_gradients([batch], None, 64)
+    noisy, (k,) = compute_gradients([batch], True, 64)
+    repeated, _ = compute_gradients([batch], True, 64)
     for i, m in enumerate(plain.modalities):
-        before, after = plain.encoders[m].weight.grad, held.encoders[m].weight.grad
+        before = plain.encoders[m].weight.grad
+        after = noisy.encoders[m].weight.grad
         noise = after - before * k[i]
         assert noise.std().item() == pytest.approx(before.std().item(), rel=0.05)  # of 4096 numbers
         assert abs(noise.mean().item()) < 0.1 * before.std().item()
-        assert torch.equal(after, again.encoders[m].weight.grad)
+        assert torch.equal(after, repeated.encoders[m].weight.grad)
     step = PatternStep(plain, COMPLETE, False, GradientModulation(plain, 0.5, True))
     torch.manual_seed(1)
     plain.zero_grad()
-    step(given[0]).backward()
-    assert not torch.equal(plain.encoders["audio"].weight.grad, held.encoders["audio"].weight.grad)
+    step(batch).backward()
+    assert not torch.equal(plain.encoders["audio"].weight.grad, noisy.encoders["audio"].weight.grad)
 
 
-class Times(nn.Module):
+class Scale(nn.Module):
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = nn.Parameter(torch.tensor(factor))
@@ -184,43 +193,54 @@ class Times(nn.Module):
 
 
 def test_a_teachers_loss_by_hand():
-    """The student's features are the inputs, audio's teacher doubles them, image's trebles them; what is absent is 0."""
+    """The student's features are the inputs; audio's teacher doubles them, image's trebles them.
+
+    The feature of an absent modality is 0.
+    """
     teachers = {
-        m: fusion(Times(factor), Times(factor), 2) for m, factor in (("audio", 2.0), ("image", 3.0))
+        "audio": make_fusion(Scale(2.0), Scale(2.0), 2),
+        "image": make_fusion(Scale(3.0), Scale(3.0), 2),
     }
-    given = batch(
-        [[1.0, 3.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 0.0]], [0, 1], [[True, True], [False, True]]
+    batch = make_batch(
+        audio=[[1.0, 3.0], [0.0, 0.0]],
+        image=[[1.0, 1.0], [1.0, 0.0]],
+        target=[0, 1],
+        present=[[True, True], [False, True]],
     )
     audio = (1 + 9) / 2 / 2  # over two features; the second of the two samples lacks it
     image = (4 + (4 + 4) / 2 - 4 + 4 / 2) / 2
-    assert Teachers(teachers, 10.0)(given.inputs, given).item() == pytest.approx(
-        10 * (audio + image)
-    )
-    only = {"image": teachers["image"]}
-    assert Teachers(only, 1.0)(given.inputs, given).item() == pytest.approx(image)
-    assert Teachers({}, 1.0)(given.inputs, given).item() == 0.0
+    both = Teachers(teachers, 10.0)(batch.inputs, batch)
+    assert both.item() == pytest.approx(10 * (audio + image))
+    only_image = Teachers({"image": teachers["image"]}, 1.0)(batch.inputs, batch)
+    assert only_image.item() == pytest.approx(image)
+    assert Teachers({}, 1.0)(batch.inputs, batch).item() == 0.0
 
 
 def test_a_teacher_stays_as_it_is_and_outside_of_the_model():
-    model, taught = fusion(nn.Linear(1, 1), nn.Linear(1, 1)), fusion(Times(2.0), Times(3.0))
-    step = PatternStep(model, COMPLETE, False, Teachers({"audio": taught}, 1.0))
-    given = batch([[1.0]], [[1.0]], [0])
+    model = make_fusion(nn.Linear(1, 1), nn.Linear(1, 1))
+    teacher = make_fusion(Scale(2.0), Scale(3.0))
+    step = PatternStep(model, COMPLETE, False, Teachers({"audio": teacher}, 1.0))
+    batch = make_batch([[1.0]], [[1.0]], [0])
     step.train()
-    step(given).backward()
-    assert not any(module.training for module in taught.modules())
-    assert not any(p.requires_grad or p.grad is not None for p in taught.parameters())
+    step(batch).backward()
+    assert not any(module.training for module in teacher.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
     assert {id(p) for p in step.parameters()} == {id(p) for p in model.parameters()}
-    feature = model.encoders["audio"](given.inputs["audio"])
-    (plain,) = torch.autograd.grad(
-        PatternStep(model, COMPLETE, False)(given), model.encoders["audio"].bias
-    )
-    expected = plain + 2 * (feature[0] - 2.0)  # of the squared distance
-    torch.testing.assert_close(model.encoders["audio"].bias.grad, expected)
+    encoder = model.encoders["audio"]
+    feature = encoder(batch.inputs["audio"])
+    task_loss = PatternStep(model, COMPLETE, False)(batch)
+    (task_gradient,) = torch.autograd.grad(task_loss, encoder.bias)
+    expected = task_gradient + 2 * (feature[0] - 2.0)  # of the squared distance
+    torch.testing.assert_close(encoder.bias.grad, expected)
 
 
 def train(folder: Path, name: str, stop: int = 0, **changes) -> tuple[LateFusion, str]:
-    """Of toy data that lacks some; `stop`: by a signal, at that step."""
-    split, model = toy_split(), toy_model()
+    """Train with the balancing method `name` on data that lacks some audio.
+
+    stop: the step at which a signal stops the training. Returns the model and its metrics.
+    """
+    split = toy_split()
+    model = toy_model()
     present = torch.ones(len(split), 2, dtype=torch.bool)
     present[::3, 0] = False
     split = replace(split, present=present)
@@ -234,14 +254,15 @@ def train(folder: Path, name: str, stop: int = 0, **changes) -> tuple[LateFusion
             weights = teacher.encoders.state_dict()
             teacher.encoders.load_state_dict({name: x + 1 for name, x in weights.items()})
     step = PatternStep(model, COMPLETE, False, balancing)
-    passed = []
+    steps = 0
 
-    def interrupting(module: nn.Module, given: object) -> None:
-        passed.append(None)
-        if len(passed) == stop:
+    def interrupt(module: nn.Module, arguments: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == stop:
             signal.raise_signal(signal.SIGTERM)
 
-    step.register_forward_pre_hook(interrupting)
+    step.register_forward_pre_hook(interrupt)
     run = Run(folder, "toy", seconds=1e9)
     validate = make_validation(model, split, COMPLETE, 32, CPU)
     rows = fit_toy(step, model, split, validate, run, epochs=3, **changes)
@@ -251,52 +272,54 @@ def train(folder: Path, name: str, stop: int = 0, **changes) -> tuple[LateFusion
 @pytest.mark.parametrize("name", ["ogm-ge", "umt"])
 @pytest.mark.parametrize("stop", [4, 6])
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, name, stop):
-    whole, figures = train(tmp_path / "whole", name)
+    whole, whole_metrics = train(tmp_path / "whole", name)
     with pytest.raises(UserError, match=f"stopped by SIGTERM at step {stop}"):
         train(tmp_path / "cut", name, stop)
-    again, others = train(tmp_path / "cut", name)
-    assert have_same_weights(again, whole)
-    assert others == figures
-    assert not have_same_weights(whole, train(tmp_path / "plain", "")[0])
+    resumed, resumed_metrics = train(tmp_path / "cut", name)
+    assert have_same_weights(resumed, whole)
+    assert resumed_metrics == whole_metrics
+    plain, _ = train(tmp_path / "plain", "")
+    assert not have_same_weights(whole, plain)
 
 
 def test_being_taught_in_parts_is_being_taught_the_whole_batch(tmp_path):
     whole, _ = train(tmp_path / "a", "umt")
     parts, _ = train(tmp_path / "b", "umt", micro_batch=5)
-    for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(
-            parts.state_dict()[name], tensor, rtol=1e-4, atol=1e-5, equal_nan=True
-        )
+    torch.testing.assert_close(
+        parts.state_dict(),
+        whole.state_dict(),
+        rtol=1e-4,
+        atol=1e-5,
+        equal_nan=True,
+    )
 
 
 def test_taught_from_scratch_by_the_unimodal_models(project):
     params = quick("finetune.preset=umt")
     finetune.run(params)
     about = json.loads((params.paths.ensemble / "model.json").read_text())
-    alone = {
-        m: json.loads((params.paths.pretrain(m) / "model.json").read_text())
-        for m in params.modalities
-    }
-    assert about["settings"]["starts_from"] == {m: one["fingerprint"] for m, one in alone.items()}
-    assert about["started_from"] == {
-        f"teacher of {m}": one["weights_sha256"] for m, one in alone.items()
-    }
-    saved = load_file(params.paths.ensemble / "model.safetensors")
-    assert {name.split(".")[0] for name in saved} == {"encoders", "heads", "probes", "vectors"}
+    fingerprints = {}
+    checksums = {}
+    for m in params.modalities:
+        unimodal = json.loads((params.paths.pretrain(m) / "model.json").read_text())
+        fingerprints[m] = unimodal["fingerprint"]
+        checksums[f"teacher of {m}"] = unimodal["weights_sha256"]
+    assert about["settings"]["starts_from"] == fingerprints
+    assert about["started_from"] == checksums
+    weights = load_file(params.paths.ensemble / "model.safetensors")
+    assert {name.split(".")[0] for name in weights} == {"encoders", "heads", "probes", "vectors"}
+    # A teacher draws nothing, so the initial weights are those of late fusion.
+    index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
     before = torch.get_rng_state()
-    finetune._load_unimodal(
-        params,
-        "audio",
-        shard_reader.read_index(Store(params.paths.shards), params.shard_settings()),
-    )
-    assert torch.equal(torch.get_rng_state(), before)  # initial weights are those of late fusion
+    finetune._load_unimodal(params, "audio", index)
+    assert torch.equal(torch.get_rng_state(), before)
     shutil.rmtree(params.paths.pretrain("audio"))
     with pytest.raises(UserError, match="pretrain-unimodal --modality audio"):
         finetune.run(params, again=True)
 
 
 def test_a_frozen_encoder_needs_no_teacher(tmp_path):
-    """It trains on kept features, which no teacher could read; the other one is taught."""
+    """It trains on cached features, which no teacher can read; the other encoder is taught."""
     data = toy_data(tmp_path / "s")
     encoders = freeze_encoders("image")
     models = []
@@ -321,6 +344,7 @@ def test_a_frozen_encoder_needs_no_teacher(tmp_path):
 @pytest.mark.parametrize("balance", ["ogm-ge", "umt"])
 @pytest.mark.parametrize("preset", ["ume", "frozen"])
 def test_without_an_encoder_to_train_there_is_nothing_to_balance(preset, balance):
+    params = quick(f"finetune.preset={preset}", f"finetune.balance={balance}")
     with pytest.raises(UserError, match="has no encoder to balance") as error:
-        quick(f"finetune.preset={preset}", f"finetune.balance={balance}").finetune.switches()
+        params.finetune.switches()
     assert error.value.exit_status == 2

@@ -1,4 +1,4 @@
-"""Checkpoints of a training in progress: complete or absent, the newest valid one, nothing unpickled."""
+"""Checkpoints of a training in progress: complete or absent, the newest valid one, no pickles."""
 
 from __future__ import annotations
 

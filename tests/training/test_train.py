@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +16,37 @@ from umemma.errors import UserError
 from umemma.missing import draw_training_absences
 from umemma.stages import finetune, pretrain
 from umemma.training import train
-from umemma.training.train import DataSource
 
 
 @pytest.mark.parametrize("modality", ["image", "both"])
 def test_taking_away_is_as_if_it_had_never_been_there(tmp_path, modality):
-    """`missing.train` against shards that really lack the media: the same weights, alone and together."""
+    """`missing.train` trains to the same weights as shards that really lack the media."""
     ratios = {"image": 0.4, "text": 0.3}
     whole = toy_data(tmp_path / "whole")
     keys = [f"k{i}" for i in range(40)]
-    gone = {
-        (k, m)
-        for m, away in draw_training_absences(keys, 0, ratios).items()
-        for k, lacks in zip(keys, away, strict=True)
-        if lacks
-    }
-    assert 15 < len(gone) < 45
-    lacking = toy_data(tmp_path / "lacking", gone)
-    simulated = DataSource(
-        whole.store, whole.index, whole.specs, whole.machine, 0, missing={"train": ratios}
-    )
-    chosen = {"image": ENCODERS["image"]} if modality == "image" else ENCODERS
-    first, scores = train_toy(tmp_path / "a", simulated, chosen)
-    second, others = train_toy(tmp_path / "b", lacking, chosen)
+    absent = set()
+    for m, is_absent in draw_training_absences(keys, 0, ratios).items():
+        absent |= {(keys[i], m) for i in np.flatnonzero(is_absent)}
+    assert 15 < len(absent) < 45
+    lacking = toy_data(tmp_path / "lacking", absent)
+    simulated = replace(whole, missing={"train": ratios})
+    encoders = dict(ENCODERS)
+    if modality == "image":
+        del encoders["text"]
+    first, first_scores = train_toy(tmp_path / "a", simulated, encoders)
+    second, second_scores = train_toy(tmp_path / "b", lacking, encoders)
     assert have_same_weights(first, second, with_probes=False)
-    assert scores == others
-    assert not have_same_weights(
-        first, train_toy(tmp_path / "c", whole, chosen)[0], with_probes=False
-    )
+    assert first_scores == second_scores
+    third, _ = train_toy(tmp_path / "c", whole, encoders)
+    assert not have_same_weights(first, third, with_probes=False)
 
 
 def test_streaming_trains_to_the_same_weights(tmp_path):
     data = toy_data(tmp_path / "s")
-    kept, _ = train_toy(tmp_path / "a", data)
-    streamed = DataSource(data.store, data.index, data.specs, Machine(memory=0.0, workers=1), 0)
-    assert have_same_weights(kept, train_toy(tmp_path / "b", streamed)[0], with_probes=False)
+    in_memory, _ = train_toy(tmp_path / "a", data)
+    streaming_data = replace(data, machine=Machine(memory=0.0, workers=1))
+    streamed, _ = train_toy(tmp_path / "b", streaming_data)
+    assert have_same_weights(in_memory, streamed, with_probes=False)
 
 
 def test_one_class_only(tmp_path):
@@ -61,7 +58,7 @@ def test_labels_out_of_range(tmp_path):
     data = toy_data(tmp_path / "s")
     narrow = data.index.model_copy(update={"classes": ["no"]})
     with pytest.raises(UserError, match="has no description, or one that makes no sense"):
-        train_toy(tmp_path, DataSource(data.store, narrow, data.specs, data.machine, 0))
+        train_toy(tmp_path, replace(data, index=narrow))
 
 
 def test_training_never_opens_the_test_split(project):
@@ -72,14 +69,14 @@ def test_training_never_opens_the_test_split(project):
 
 
 def test_calibration_is_fitted_on_validation(tmp_path, monkeypatch):
-    seen = []
+    targets = []
     fit = train.calibration.fit
 
-    def noted(logits: np.ndarray, target: np.ndarray, *rest: Any) -> Any:
-        seen.append(target.tolist())
+    def note_target(logits: np.ndarray, target: np.ndarray, *rest: Any) -> Any:
+        targets.append(target.tolist())
         return fit(logits, target, *rest)
 
-    monkeypatch.setattr(train.calibration, "fit", noted)
+    monkeypatch.setattr(train.calibration, "fit", note_target)
     train_toy(tmp_path / "run", toy_data(tmp_path / "s", flip_val=True))
-    assert len(seen) == 5  # three subsets and two probes
-    assert all(target == [1 - i % 2 for i in range(40, 60)] for target in seen)
+    flipped = [1 - i % 2 for i in range(40, 60)]
+    assert targets == [flipped] * 5  # three subsets and two probes

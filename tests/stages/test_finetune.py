@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from toys.project import quick
@@ -13,6 +14,7 @@ from umemma.stages import finetune, pretrain
 from umemma.system.files import sha256
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_where_the_baselines_from_scratch_start_too(project):
     pretrain.run(quick(), "image")
     weights = load_file("models/digits/pretrain/image/model.safetensors")
@@ -31,6 +33,7 @@ def test_pretrained_weights_are_where_the_baselines_from_scratch_start_too(proje
     assert all(torch.equal(ensemble[f"encoders.image.{name}"], x) for name, x in start.items())
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_other_unimodal_models_is_trained_again(project):
     """The settings are the same; the weights that it starts from aren't."""
     params = quick("finetune.epochs=1")

@@ -24,6 +24,7 @@ def tiny():
 """
 
 
+@pytest.mark.slow
 def test_a_custom_encoder_in_every_stage_with_adapters(project):
     """With pretrained weights from a file and adapters: uni-modal, in the ensemble, evaluated."""
     (project / "tiny_encoder.py").write_text(CUSTOM_ENCODER)
@@ -55,6 +56,7 @@ def test_a_custom_encoder_in_every_stage_with_adapters(project):
         pretrain.run(params, "image", again=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sets",
     [

@@ -1,4 +1,4 @@
-"""The stages one after another on a small version of the digits, the way a user runs them; and everything put in wrong."""
+"""The stages one after another on a small version of the digits, as a user runs them."""
 
 from __future__ import annotations
 
@@ -21,39 +21,43 @@ from umemma.stages import evaluate, finetune, preprocess, pretrain
 
 
 def umemma(*words: str) -> int:
-    """The command line in this process; its exit status."""
-    sets = (
-        [word for change in QUICK for word in ("--set", change)]
-        if words[0] not in ("download", "datasets")
-        else []
-    )
+    """Run a command line in this process and return its exit status."""
+    command, *rest = words
+    settings: list[str] = []
+    if command not in ("download", "datasets"):
+        for change in QUICK:
+            settings += ["--set", change]
     try:
-        cli.main([words[0], *sets, *words[1:]])
+        cli.main([command, *settings, *rest])
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def read_tree(folder: Path) -> dict[str, bytes]:
+    """Return {path: content} of all files below a folder."""
+    contents = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            contents[str(path.relative_to(folder))] = path.read_bytes()
+    return contents
+
+
+def read_tree_without_logs(folder: Path) -> dict[str, bytes]:
+    tree = read_tree(folder)
+    return {name: data for name, data in tree.items() if not name.startswith("logs")}
 
 
 def test_the_whole_way_and_its_files(project):
     assert umemma("finetune-ensemble") == 0
     assert umemma("evaluate") == 0
     results = project / "results" / "digits"
-    names = {
+    assert {path.name for path in results.iterdir()} == {
         "metrics.json",
         "information.json",
         "grid.parquet",
         "predictions.parquet",
         "robustness.csv",
-    }
-    names |= {
         "robustness.png",
         "information.csv",
         "per_class.csv",
@@ -61,31 +65,25 @@ def test_the_whole_way_and_its_files(project):
         "report.md",
         "report.html",
     }
-    assert {path.name for path in results.iterdir()} == names
     metrics = json.loads((results / "metrics.json").read_text())
     assert set(metrics["accuracy"]) == {"audio+image", "audio", "image"}
     assert set(metrics["unimodal"]) == set(metrics["gap_to_ceiling"]) == {"audio", "image"}
-    assert (
-        metrics["gap_to_ceiling"]["audio"]
-        == metrics["accuracy"]["audio"] - metrics["unimodal"]["audio"]
-    )
-    assert {metrics[name] for name in ("preset", "absent", "dataset")} == {
-        "ume-mma",
-        "learned",
-        "digits",
-    }
+    gap = metrics["accuracy"]["audio"] - metrics["unimodal"]["audio"]
+    assert metrics["gap_to_ceiling"]["audio"] == gap
+    assert metrics["preset"] == "ume-mma"
+    assert metrics["absent"] == "learned"
+    assert metrics["dataset"] == "digits"
     rows = pq.read_table(results / "grid.parquet").to_pylist()
-    # 4 metrics of 3 subsets, 2 uni-modal models and their average, and of 3 things to miss at 11 ratios: the expectation, the
-    # draws, the average's expectation; the 3 gaps; the worst case.
+    # 4 metrics of 3 subsets, 2 uni-modal models and their average, and of 3 things to miss at 11
+    # ratios: the expectation, the draws, the average's expectation; the 3 gaps; the worst case.
     assert len(rows) == 4 * (6 + 3 * 11 * (1 + 2 + 1)) + 3 + 1
     gaps = {row["left"]: row["value"] for row in rows if row["model"] == "gap"}
     assert {m: gaps[m] for m in ("audio", "image")} == pytest.approx(metrics["gap_to_ceiling"])
     predictions = pq.read_table(results / "predictions.parquet")
-    assert [name for name in predictions.column_names if name.startswith("group")] == [
-        "group_image",
-        "group_voice",
-    ]
-    table = list(csv.DictReader((results / "robustness.csv").read_text().splitlines()))
+    group_columns = [name for name in predictions.column_names if name.startswith("group")]
+    assert group_columns == ["group_image", "group_voice"]
+    lines = (results / "robustness.csv").read_text().splitlines()
+    table = list(csv.DictReader(lines))
     assert [row["ratio"] for row in table[:11]] == [f"{i / 10:g}" for i in range(11)]
     assert table[10]["missing"] == "audio"
     assert float(table[10]["score"]) == pytest.approx(metrics["accuracy"]["image"], abs=1e-6)
@@ -93,65 +91,61 @@ def test_the_whole_way_and_its_files(project):
     assert "| audio+image |" in (results / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_every_number_can_be_made_from_the_predictions(project, capsys):
-    """By what the documents say."""
+    """The code in docs/evaluation.md computes them."""
     assert umemma("finetune-ensemble") == 0
-    assert (
-        umemma(
-            "evaluate",
-            "--set",
-            "evaluate.draws=3",
-            "--set",
-            "evaluate.bootstrap=1000",
-            "--set",
-            "evaluate.smallest_effect=0.2",
-        )
-        == 0
+    status = umemma(
+        "evaluate",
+        "--set",
+        "evaluate.draws=3",
+        "--set",
+        "evaluate.bootstrap=1000",
+        "--set",
+        "evaluate.smallest_effect=0.2",
     )
-    assert (
-        json.loads((project / "results/digits/information.json").read_text())["smallest_effect"]
-        == 0.2
-    )
+    assert status == 0
+    information = json.loads((project / "results/digits/information.json").read_text())
+    assert information["smallest_effect"] == 0.2
     metrics = json.loads((project / "results/digits/metrics.json").read_text())
     rows = pq.read_table(project / "results/digits/grid.parquet").to_pylist()
     capsys.readouterr()
     scope: dict[str, Any] = {}
-    for code in re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.S
-    ):
+    text = (ROOT / "docs" / "evaluation.md").read_text()
+    for code in re.findall(r"```python\n(.*?)```", text, re.S):
         exec(code, scope)
     table, half, worst, bits, drawn, interval = capsys.readouterr().out.splitlines()
-    found = ast.literal_eval(table)
-    assert {m: found[f"ensemble/{m}"] for m in metrics["accuracy"]} == pytest.approx(
-        metrics["accuracy"]
-    )
-    assert {m: found[f"unimodal/{m}"] for m in metrics["unimodal"]} == pytest.approx(
-        metrics["unimodal"]
-    )
+    scores = ast.literal_eval(table)
+    for subset, accuracy in metrics["accuracy"].items():
+        assert scores[f"ensemble/{subset}"] == pytest.approx(accuracy)
+    for m, accuracy in metrics["unimodal"].items():
+        assert scores[f"unimodal/{m}"] == pytest.approx(accuracy)
     assert float(worst) == pytest.approx(metrics["worst_case"]["value"])
     assert float(bits) == pytest.approx(metrics["information"]["audio"])
 
-    def row(draw: int, ratio: float) -> dict[str, Any]:
-        wanted = {
+    def find_row(draw: int, ratio: float) -> dict[str, Any]:
+        key = {
             "model": "ensemble",
             "metric": "accuracy",
             "missing": "audio",
             "ratio": ratio,
             "draw": draw,
         }
-        return next(row for row in rows if wanted.items() <= row.items())
+        return next(row for row in rows if key.items() <= row.items())
 
-    assert float(half) == pytest.approx(row(-1, 0.5)["value"])
-    assert float(drawn) == pytest.approx(row(2, 0.5)["value"])
-    assert ast.literal_eval(interval) == pytest.approx((row(-1, 1.0)["low"], row(-1, 1.0)["high"]))
+    assert float(half) == pytest.approx(find_row(-1, 0.5)["value"])
+    assert float(drawn) == pytest.approx(find_row(2, 0.5)["value"])
+    row = find_row(-1, 1.0)
+    assert ast.literal_eval(interval) == pytest.approx((row["low"], row["high"]))
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(project):
     """Shards, models and results of two runs; nothing holds a time, a host or a path."""
     params = quick()
     finetune.run(params)
     evaluate.run(params)
-    first = tree(project)
+    first = read_tree(project)
     for folder in ("data/shards", "models", "results"):
         shutil.rmtree(project / folder)
     preprocess.run(params, workers=1)
@@ -159,9 +153,10 @@ def test_same_seed_same_bytes(project):
         pretrain.run(params, modality)
     finetune.run(params)
     evaluate.run(params)
-    assert tree(project) == first
+    assert read_tree(project) == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", ["zero", "blank", "learned"])
 def test_every_rule_of_absence_reaches_the_results(project, absent, capsys):
     change = ("--set", f"finetune.absent={absent}")
@@ -171,10 +166,10 @@ def test_every_rule_of_absence_reaches_the_results(project, absent, capsys):
     assert set(pq.read_table("results/digits/grid.parquet")["absent"].to_pylist()) == {absent}
 
 
-def test_asking_answers_from_kept_predictions_and_changes_nothing(project, capsys):
+def test_asking_answers_from_stored_predictions_and_changes_nothing(project, capsys):
     assert umemma("finetune-ensemble") == 0
     assert umemma("evaluate") == 0
-    before = {name: data for name, data in tree(project).items() if not name.startswith("logs")}
+    before = read_tree_without_logs(project)
     capsys.readouterr()
     started = time.perf_counter()
     assert umemma("evaluate", "--missing", "audio", "--ratio", "0.5", "--ratio", "1", "--json") == 0
@@ -184,17 +179,14 @@ def test_asking_answers_from_kept_predictions_and_changes_nothing(project, capsy
     half, full = [one for one in answer["results"] if one["metric"] == "accuracy"]
     assert (half["ratio"], full["ratio"], half["left"]) == (0.5, 1.0, "image")
     assert full["value"] == metrics["accuracy"]["image"]
-    assert half["value"] == pytest.approx(
-        (metrics["accuracy"]["image"] + metrics["accuracy"]["audio+image"]) / 2
-    )
+    accuracy = metrics["accuracy"]
+    assert half["value"] == pytest.approx((accuracy["image"] + accuracy["audio+image"]) / 2)
     assert half["low"] <= half["value"] <= half["high"]
     assert half["complete"] == metrics["accuracy"]["audio+image"]
     assert half["unimodal_ceiling"] == metrics["unimodal"]["image"]
     assert half["draws"]["count"] == 2
     assert answer["absent"] == "learned"
-    assert {
-        name: data for name, data in tree(project).items() if not name.startswith("logs")
-    } == before
+    assert read_tree_without_logs(project) == before
 
 
 def test_asking_without_json_says_it_in_words(project, capsys):
@@ -214,13 +206,13 @@ def test_one_of_two_lies_between(project, capsys):
     answer = json.loads(capsys.readouterr().out)
     row = next(one for one in answer["results"] if one["metric"] == "accuracy")
     assert row["missing"] == "audio|image"
-    assert row["value"] == pytest.approx(
-        (answer["accuracy"]["audio"] + answer["accuracy"]["image"]) / 2
-    )
+    accuracy = answer["accuracy"]
+    assert row["value"] == pytest.approx((accuracy["audio"] + accuracy["image"]) / 2)
 
 
+@pytest.mark.slow
 def test_predictions_of_other_weights_are_not_used(project, capsys):
-    """Retrained since: the answer comes from the new model, not from the kept predictions."""
+    """After a new training the answer comes from the new model, not from stored predictions."""
     finetune.run(quick())
     evaluate.run(quick())
     kept = evaluate.ask(quick(), "audio", [1.0])
@@ -274,15 +266,13 @@ def test_predictions_of_other_weights_are_not_used(project, capsys):
     ],
 )
 def test_what_is_put_in_wrong_is_one_message(project, capsys, words, status, message):
-    before = {name: data for name, data in tree(project).items() if not name.startswith("logs")}
+    before = read_tree_without_logs(project)
     assert umemma(*words) == status
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
-    assert {
-        name: data for name, data in tree(project).items() if not name.startswith("logs")
-    } == before
+    assert read_tree_without_logs(project) == before
 
 
 def test_a_stage_before_its_inputs_names_the_command(tmp_path, monkeypatch, capsys):
@@ -292,9 +282,8 @@ def test_a_stage_before_its_inputs_names_the_command(tmp_path, monkeypatch, caps
     assert "Run: umemma download digits" in capsys.readouterr().err
     assert umemma("pretrain-unimodal") == 1
     assert "Run: umemma preprocess" in capsys.readouterr().err
-    assert not (tmp_path / "data" / "shards").exists() or not list(
-        (tmp_path / "data" / "shards").iterdir()
-    )
+    shards = tmp_path / "data" / "shards"
+    assert not shards.exists() or not list(shards.iterdir())
 
 
 def test_altered_files_are_refused(project):
@@ -333,11 +322,11 @@ def test_damaged_descriptions_are_refused(project, content):
 def test_a_failing_stage_leaves_what_was_there(project):
     params = quick()
     shutil.rmtree(project / "runs")  # figures of trainings, for whoever wants to know
-    before = tree(project)
+    before = read_tree(project)
     with pytest.raises(UserError, match="utterances"):
         preprocess.run(quick("preprocess.options.utterances=0"), workers=1)
     with pytest.raises(UserError, match=r"the loss is not finite at step"):
         pretrain.run(quick("pretrain.learning_rate=1e30", "pretrain.warmup=0.0"), "image")
     shutil.rmtree(project / "runs")
-    assert tree(project) == before
+    assert read_tree(project) == before
     assert pretrain.run(params, "image") > 0.1

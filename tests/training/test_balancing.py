@@ -1,4 +1,4 @@
-"""The two balancing methods: their effect on gradients and losses by hand, and resuming with them."""
+"""The two balancing methods: gradients and losses by hand, and resuming with them."""
 
 from __future__ import annotations
 
@@ -294,6 +294,7 @@ def test_being_taught_in_parts_is_being_taught_the_whole_batch(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_taught_from_scratch_by_the_unimodal_models(project):
     params = quick("finetune.preset=umt")
     finetune.run(params)

@@ -149,6 +149,7 @@ def test_after_a_training_the_probe_tells_what_the_features_hold(tmp_path):
     assert not any(x.isnan().any() for x in model.probes.state_dict().values())
 
 
+@pytest.mark.slow
 def test_the_probe_of_each_modality_is_fitted_and_belongs_to_the_model(project):
     finetune.run(quick("finetune.preset=ume"))
     weights = load_file("models/digits/ensemble/model.safetensors")

@@ -127,6 +127,7 @@ def load_unimodal_encoders() -> dict[str, Tensor]:
     return audio | image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_a_preset_starts_from_shows_and_how_long_it_trains(project, fit_calls, preset):
     """The loss of a batch says which patterns are shown.
@@ -206,6 +207,7 @@ def test_rates_of_parts_reach_the_optimizer(project, fit_calls):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_a_preset_changes(project, preset):
     """Trained and evaluated: encoders and heads are compared with those of the uni-modal models."""
@@ -227,6 +229,7 @@ def test_what_a_preset_changes(project, preset):
         assert torch.equal(ensemble[name], unimodal[name]) == (train == "none")
 
 
+@pytest.mark.slow
 def test_the_ensemble_that_is_only_an_average_is_one_for_every_subset(project):
     """To the last digits, in the stored predictions of real stages, uncalibrated."""
     params = quick("finetune.preset=ume", "evaluate.calibrate=false")
@@ -248,6 +251,7 @@ def test_the_ensemble_that_is_only_an_average_is_one_for_every_subset(project):
         np.testing.assert_allclose(logits[f"ensemble/{subset}"], expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_what_is_taken_from_training_is_taken_from_validation_unless_it_is_said_otherwise(
     project, fit_calls, stage
@@ -274,6 +278,7 @@ def test_what_is_taken_from_training_is_taken_from_validation_unless_it_is_said_
     assert measure_shares("missing.val={image: 0.2}") == pytest.approx((0.4, 0.8), abs=0.06)
 
 
+@pytest.mark.slow
 def test_augmentation_is_for_training_alone_and_reaches_fine_tuning(project, fit_calls):
     for m in ("audio", "image"):
         pretrain.run(quick("augment.image={shift: 0.2}"), m, again=True)
@@ -286,6 +291,7 @@ def test_augmentation_is_for_training_alone_and_reaches_fine_tuning(project, fit
     assert not torch.equal(plain.inputs["image"], augmented.inputs["image"])
 
 
+@pytest.mark.slow
 def test_a_calibration_is_not_judged_by_the_samples_that_it_was_fitted_on(project):
     finetune.run(quick())
     with pytest.raises(UserError, match="the calibration was fitted on val") as error:

@@ -30,6 +30,7 @@ def encoder():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:put_ does not have a deterministic implementation")
 def test_a_kernel_that_cannot_repeat_is_named_with_the_switch(project):
     (project / "strange_encoder.py").write_text(STRANGE)

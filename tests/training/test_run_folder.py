@@ -43,7 +43,8 @@ def test_a_damaged_one_costs_only_itself(tmp_path, size, messages):
 
 
 def test_tied_weights_are_saved_apart(tmp_path):
-    run, shared = Run(tmp_path, "a"), torch.arange(3.0)
+    run = Run(tmp_path, "a")
+    shared = torch.arange(3.0)
     run.save_checkpoint({"one": shared, "other": shared}, TrainingState(step=1))
     assert run.load_latest_checkpoint().tensors["other"].tolist() == [0.0, 1.0, 2.0]
 
@@ -57,15 +58,19 @@ def test_nothing_to_resume_from(tmp_path):
     assert Run(tmp_path / "none", "a").load_latest_checkpoint() is None
 
 
-def test_at_the_end_the_figures_remain(tmp_path):
+def test_at_the_end_the_metrics_remain(tmp_path):
     run = save_checkpoints(tmp_path, [5])
     run.start_metrics([MetricRow(1, 1, "train", "loss", 0.5)])
     run.append_metrics([MetricRow(2, 1, "val", "score", 1.0)])
     run.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
-    assert (
-        tmp_path / "metrics.csv"
-    ).read_text() == "step,epoch,split,name,value\n1,1,train,loss,0.5\n2,1,val,score,1.0\n"
+    text = (tmp_path / "metrics.csv").read_text()
+    assert text.splitlines() == [
+        "step,epoch,split,name,value",
+        "1,1,train,loss,0.5",
+        "2,1,val,score,1.0",
+    ]
+    assert text.endswith("\n")
 
 
 def test_a_full_disk_costs_the_new_checkpoint_and_not_the_one_before(tmp_path, messages):
@@ -86,7 +91,9 @@ def test_a_full_disk_costs_the_new_checkpoint_and_not_the_one_before(tmp_path, m
 
 def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path):
     program = (
-        "import os, signal, sys; from pathlib import Path; from umemma.system.files import new_file\n"
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from umemma.system.files import new_file\n"
         "with new_file(Path(sys.argv[1]) / 'step-000000009.safetensors') as temporary:\n"
         "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -96,7 +103,7 @@ def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000010.safetensors"]
 
 
-def test_tensorboard_gets_the_figures(tmp_path):
+def test_tensorboard_gets_the_metrics(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -41,6 +41,7 @@ def test_taking_away_is_as_if_it_had_never_been_there(tmp_path, modality):
     assert not have_same_weights(first, third, with_probes=False)
 
 
+@pytest.mark.slow
 def test_streaming_trains_to_the_same_weights(tmp_path):
     data = toy_data(tmp_path / "s")
     in_memory, _ = train_toy(tmp_path / "a", data)
@@ -61,6 +62,7 @@ def test_labels_out_of_range(tmp_path):
         train_toy(tmp_path, replace(data, index=narrow))
 
 
+@pytest.mark.slow
 def test_training_never_opens_the_test_split(project):
     for file in Path("data/shards/digits").glob("test-*.tar"):
         file.unlink()

@@ -28,6 +28,11 @@ from umemma.training.optimizer import Optimizer
 from umemma.training.step import PatternStep, make_validation
 from umemma.types import Batch
 
+TRAINED_PARTS = {
+    "all": {"encoders", "heads", "vectors"},
+    "head": {"heads", "vectors"},
+}
+
 
 @dataclass
 class FitCall:
@@ -127,6 +132,39 @@ def load_unimodal_encoders() -> dict[str, Tensor]:
     return audio | image
 
 
+def list_trained_parts(model: LateFusion) -> set[str]:
+    parts = set()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts.add(name.split(".")[0])
+    return parts
+
+
+def check_shown_patterns(call: FitCall, mma: str) -> None:
+    losses = call.pattern_losses
+    complete_loss = losses[:, 0].mean().item()
+    mean_loss = losses.mean().item()
+    if mma == "drop":
+        assert abs(call.loss - complete_loss) > 1e-3
+        assert abs(call.loss - mean_loss) > 1e-3
+        assert losses.amin(1).mean() < call.loss < losses.amax(1).mean()
+    else:
+        expected_loss = {"none": complete_loss, "all": mean_loss}[mma]
+        assert call.loss == pytest.approx(expected_loss, rel=1e-5)
+        assert abs(complete_loss - mean_loss) > 1e-3
+
+
+def check_balancing(balancing: object, balance: str, unimodal: dict[str, Tensor]) -> None:
+    """The teachers are the uni-modal models."""
+    balancing_types = {"none": type(None), "ogm-ge": GradientModulation, "umt": Teachers}
+    assert isinstance(balancing, balancing_types[balance])
+    if isinstance(balancing, Teachers):
+        assert set(balancing.teachers) == {"audio", "image"}
+        for m, teacher in balancing.teachers.items():
+            for name, x in teacher.encoders[m].state_dict().items():
+                assert torch.equal(x, unimodal[f"encoders.{m}.{name}"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_a_preset_starts_from_shows_and_how_long_it_trains(project, fit_calls, preset):
@@ -161,36 +199,9 @@ def test_what_a_preset_starts_from_shows_and_how_long_it_trains(project, fit_cal
     (call,) = fit_calls
     assert call.training.epochs == expected_epochs
     assert call.training.learning_rate == expected_rate
-
-    trained = set()
-    for name, parameter in call.model.named_parameters():
-        if parameter.requires_grad:
-            trained.add(name.split(".")[0])
-    expected_trained = {"encoders", "heads", "vectors"}
-    if train == "head":
-        expected_trained = {"heads", "vectors"}
-    assert trained == expected_trained
-
-    losses = call.pattern_losses
-    complete_loss = losses[:, 0].mean().item()
-    mean_loss = losses.mean().item()
-    if mma == "drop":
-        assert abs(call.loss - complete_loss) > 1e-3
-        assert abs(call.loss - mean_loss) > 1e-3
-        assert losses.amin(1).mean() < call.loss < losses.amax(1).mean()
-    else:
-        expected_loss = {"none": complete_loss, "all": mean_loss}[mma]
-        assert call.loss == pytest.approx(expected_loss, rel=1e-5)
-        assert abs(complete_loss - mean_loss) > 1e-3
-
-    balancing = call.step.balancing
-    balancing_types = {"none": type(None), "ogm-ge": GradientModulation, "umt": Teachers}
-    assert isinstance(balancing, balancing_types[balance])
-    if isinstance(balancing, Teachers):
-        assert set(balancing.teachers) == {"audio", "image"}
-        for m, teacher in balancing.teachers.items():
-            for name, x in teacher.encoders[m].state_dict().items():
-                assert torch.equal(x, unimodal[f"encoders.{m}.{name}"])
+    assert list_trained_parts(call.model) == TRAINED_PARTS[train]
+    check_shown_patterns(call, mma)
+    check_balancing(call.step.balancing, balance, unimodal)
 
 
 def test_rates_of_parts_reach_the_optimizer(project, fit_calls):

@@ -234,7 +234,7 @@ class Trainer:
         """In the block the processes exchange gradients only with the last micro-batch."""
         if self.world_size == 1 or is_last:
             return contextlib.nullcontext()
-        return self.forward.no_sync()  # type: ignore[operator, no-any-return]
+        return self.forward.no_sync()  # type: ignore[operator]
 
     def _record_losses(self, losses: Tensor, batch_size: int, is_epoch_end: bool) -> None:
         """Add the losses of a step to those of the epoch, and record them now and then.

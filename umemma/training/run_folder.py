@@ -171,7 +171,7 @@ class Run:
     def save_checkpoint(self, tensors: Mapping[str, Tensor], state: TrainingState) -> None:
         """Write a checkpoint, and remove the oldest ones.
 
-        If the disk refuses it, a warning is logged, training continues and the previous one stays.
+        If it cannot be written, a warning is logged, and the previous checkpoint stays.
         """
         self.last_checkpoint_time = time.monotonic()
         if not distributed.is_main():
@@ -197,7 +197,7 @@ class Run:
             path.unlink(missing_ok=True)
 
     def start_metrics(self, rows: Iterable[MetricRow]) -> None:
-        """Write metrics.csv anew, with the rows that a resumed training already has."""
+        """Create metrics.csv, with the rows that a resumed training already has."""
         if not distributed.is_main():
             return
         try:

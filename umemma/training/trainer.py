@@ -174,9 +174,9 @@ class Trainer:
         return epoch > self.training.epochs or self.early_stopping.is_exhausted(epoch)
 
     def train_epoch(self, poll: Poll, on_step: Callable[[], None]) -> dict[str, float]:
-        """Train for what is left of the epoch, and return the speed: {name: value}.
+        """Train for the rest of the epoch, and return the speed: {name: value}.
 
-        After each step the losses are recorded, and signals and checkpoints are seen to.
+        After each step the losses are recorded, and stop signals and checkpoints are handled.
         """
         self.model.train()
         plans = self._plan_epoch()
@@ -237,9 +237,9 @@ class Trainer:
         return self.forward.no_sync()  # type: ignore[operator]
 
     def _record_losses(self, losses: Tensor, batch_size: int, is_epoch_end: bool) -> None:
-        """Add the losses of a step to those of the epoch, and record them now and then.
+        """Add the losses of a step to those of the epoch; every LOG_INTERVAL steps record them.
 
-        A GPU is only waited for when a number has to be shown.
+        A GPU is only waited for when a number is recorded.
         """
         self.loss_sum.add(losses)
         is_shown = self.state.step % LOG_INTERVAL == 0
@@ -268,8 +268,8 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Save a checkpoint of this step. All processes take part.
 
-        Where the loss is not finite the weights may be lost, so there is none; the next poll will
-        end the training.
+        If the loss is not finite the weights may be useless, so none is saved; the next poll ends
+        the training.
         """
         loss_sums = distributed.all_gather_object(self.loss_sum.total)
         if not all(math.isfinite(loss_sum) for loss_sum in loss_sums):

@@ -19,7 +19,7 @@ from toys.archives import files, tarred, zipped
 from toys.web import DATA, KAGGLEHUB, MD5, Site, serving, toy
 
 from umemma import datasets
-from umemma.data import downloader, raw_folder
+from umemma.data import raw_folder
 from umemma.errors import UserError
 from umemma.stages import download
 from umemma.types import DatasetSpec, Plain, Source
@@ -190,7 +190,7 @@ def test_a_file_of_an_archive_that_is_gone_or_changed_is_unpacked_again(site, us
     site.files = {}
     use(clips(site))  # lost clips are usual
     assert set(listed()) == {"clips/b.mp4", "list.txt"}
-    assert any(line.startswith("WARNING") and "gone or changed" in line for line in said)
+    assert any(line.startswith("WARNING") and "missing or changed" in line for line in said)
 
 
 def test_other_options_may_need_more_of_an_archive(site, use):
@@ -286,9 +286,9 @@ def test_an_unpacked_tree_counts(site, use, said):
     (RAW / "clips/a.mp4").write_bytes(b"AAA")
     use(clips(site, files=3))
     assert (listed(), site.asked) == ({"clips/a.mp4": (3, True)}, [])
-    assert any("clips.zip: 1 of its files are there, unpacked" in line for line in said)
-    assert any(line.startswith("WARNING clips.zip: 1 of 3 files are there") for line in said)
-    with pytest.raises(UserError, match="1 of 3 files are there"):
+    assert any("clips.zip: 1 of its files are present, unpacked" in line for line in said)
+    assert any(line.startswith("WARNING clips.zip: 1 of 3 files are present") for line in said)
+    with pytest.raises(UserError, match="1 of 3 files are present"):
         use(Source("clips.zip", unpack=place, files=3))  # not media: all of it is needed
 
 
@@ -309,7 +309,7 @@ def test_an_archive_in_the_raw_folder_is_unpacked_and_stays(site, use, said):
     assert (listed(), site.asked) == (WHOLE, [])
     assert (RAW / "clips.zip").is_file()
     assert any(
-        line.startswith("WARNING") and " 1 files that this data set has no use for" in line
+        line.startswith("WARNING") and " 1 files that this dataset does not use" in line
         for line in said
     )
 
@@ -321,7 +321,7 @@ def test_a_wrong_file_is_replaced_or_named(site, use, said):
     assert (RAW / "list.txt").read_bytes() == b"a\nb\n"
     assert any("list.txt replaced from http" in line for line in said)
     (RAW / "list.txt").write_bytes(b"wrong")
-    with pytest.raises(UserError, match=r"list\.txt: the one that is there has the md5"):
+    with pytest.raises(UserError, match=r"list\.txt: the present file has the md5"):
         use(Source("list.txt", checksum=LIST))
 
 
@@ -389,7 +389,7 @@ def test_what_was_edited_in_the_folder_replaces_ours(site, use, mirror, said):
         }
         line = f"INFO {RAW / name} replaced from {mirror / 'Toy'}\n"
         if name == "clips/a.mp4":
-            line = "INFO clips.zip: 1 files copied, 1 of them in place of others; 2 were there\n"
+            line = "INFO clips.zip: 1 files copied, 1 of them in place of others; 2 were present\n"
         assert line in said
     assert listed() == WHOLE | {"list.txt": (6, False)}
     said.clear()
@@ -427,7 +427,7 @@ def test_archives_that_share_a_rule_are_compared_once(use, tmp_path, monkeypatch
     (tmp_path / "src/clips/a.mp4").write_bytes(b"AAA")
     read = []
     monkeypatch.setattr(
-        downloader, "sha256", lambda path: read.append(path) or hashlib.sha256(b"AAA").hexdigest()
+        raw_folder, "sha256", lambda path: read.append(path) or hashlib.sha256(b"AAA").hexdigest()
     )
     tars = [Source(f"{number}.tar", unpack=place, media=True) for number in range(5)]
     for count in (1, 2):  # ours for download.json; the origin's and ours
@@ -487,7 +487,7 @@ def test_from_a_folder_of_archives_that_share_their_names(site, use, tmp_path):
     train, test = (Source(f"{part}/0.tar", unpack=place, media=True) for part in ("train", "test"))
     for origin in ("mirror", "mirror/train", "mirror/train/0.tar"):
         with pytest.raises(
-            UserError, match=r"these can't be had:\n  test/0\.tar: .*neither it nor a file"
+            UserError, match=r"these files are unavailable:\n  test/0\.tar: .*neither the archive nor a file"
         ):
             use(train, test, origin=tmp_path / origin)
     (tmp_path / "mirror/test").mkdir()
@@ -552,7 +552,7 @@ def test_what_can_not_be_had_is_listed_with_the_steps(site, use):
             use(sources)
     assert (error.value.where, error.value.exit_status) == (str(RAW), 1)
     assert error.value.what.splitlines() == [
-        "these can't be had:",
+        "these files are unavailable:",
         f"  names.txt: {site.url}/gone.txt: 404 Not Found; gdrive:ID: needs gdown: pip install 'umemma[gdrive]'",
         "  other.txt: no address is known",
     ]
@@ -575,15 +575,15 @@ def test_media_of_which_nothing_is_there(site, use):
     with pytest.raises(UserError, match=r"clips\.zip: no address is known"):
         use(Source("clips.zip", unpack=place, media=True))
     site.files["/clips.zip"] = zipped({"Toy/readme": b"?"})
-    with pytest.raises(UserError, match=r"clips\.zip: nothing but lists of it is there"):
+    with pytest.raises(UserError, match=r"clips\.zip: only lists of it are present"):
         use(clips(site), Source("data.bin", (f"{site.url}/data.bin",)))
 
 
 def test_a_disk_that_is_too_small(site, use):
-    with pytest.raises(UserError, match=r"1,000,000,000\.0 GB of disk are needed, .* GB are free"):
+    with pytest.raises(UserError, match=r"1,000,000,000\.0 GB of disk space are needed, .* GB are free"):
         use(clips(site), spec={"disk": 10**18})
     assert site.asked == []
-    with pytest.raises(UserError, match="of disk are needed"):
+    with pytest.raises(UserError, match="of disk space are needed"):
         use(Source("data.bin", (f"{site.url}/data.bin",), size=10**18))
     (RAW / "clips").mkdir()
     (RAW / "clips/a.mp4").write_bytes(b"AAA")
@@ -597,7 +597,7 @@ def test_a_disk_that_is_too_small(site, use):
 def test_the_size_is_said_first(site, use, said):
     use(clips(site), spec={"size": 8_200_000_000, "disk": 17_000})
     assert re.match(
-        r"INFO toy: 8\.2 GB to download, 17 kB on the disk at the most; .* free\. Licence: CC0",
+        r"INFO toy: 8\.2 GB to download, 17 kB on the disk at most; .* free\. Licence: CC0",
         said[0],
     )
 
@@ -611,7 +611,7 @@ def test_a_path_out_of_the_raw_folder_is_refused(use, tmp_path, monkeypatch):
 def test_a_disk_that_refuses_is_one_message(site, use):
     RAW.parent.mkdir(parents=True)
     RAW.write_text("a file where the folder should be")
-    with pytest.raises(UserError, match="the disk refuses: File exists") as error:
+    with pytest.raises(UserError, match="cannot write: File exists") as error:
         use(clips(site))
     assert error.value.where == str(RAW)
 

@@ -23,7 +23,7 @@ from PIL import Image
 from toys.media import flac
 from toys.shards import GREY, SETTINGS, SPEC, TONE, Quiet, read, toy_records, write
 
-from umemma.data import shard_reader, shard_writer
+from umemma.data import shard_marker, shard_plan, shard_reader, shard_writer
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.modalities import image
@@ -103,7 +103,7 @@ def test_the_format_goes_up_when_the_bytes_change(tmp_path):
         Record("b", "test", 0, {"image": photo.getvalue()}),
     ]
     index = write(tmp_path / "s", records)
-    assert shard_writer.FORMAT == 2
+    assert shard_plan.FORMAT == 2
     assert [index.splits[split][0].sha256[:16] for split in ("train", "test")] == [
         "99371f8bcb56536d",
         "de999a0ef01bf672",
@@ -158,7 +158,7 @@ def test_an_index_is_taken_as_it_was_written_or_not_at_all(tmp_path):
         shard = index.splits["train"][0].model_copy(update={"name": name})
         forged = index.model_copy(update={"splits": {"train": [shard]}})
         path.write_text(
-            forged.model_copy(update={"fingerprint": forged.identity()}).model_dump_json()
+            forged.model_copy(update={"fingerprint": forged.compute_fingerprint()}).model_dump_json()
         )
         with pytest.raises(UserError, match="is not the name of a shard"):
             shard_reader.read_index(Store(str(tmp_path / "s")))
@@ -231,9 +231,9 @@ def test_verifying_finds_what_is_wrong_with_any_file_of_a_shard(tmp_path):
     marker = tmp_path / "s" / "train-000000.json"
     marker.write_text(forged.model_dump_json())
     assert (
-        shard_reader.find_marker(store, "train-000000") is None
+        shard_marker.read_marker(store, "train-000000") is None
     )  # a marker vouches for itself as well
-    forged = forged.model_copy(update={"itself": forged.identity()})
+    forged = forged.model_copy(update={"content_hash": forged.compute_content_hash()})
     marker.write_text(forged.model_dump_json())
     assert shard_reader.verify_shard(store, index, "train", forged) == [
         "train-000000.tar: 2 samples in the shard, 3 in the index"
@@ -247,7 +247,7 @@ def test_retrying_packs_only_what_failed_and_ends_with_the_bytes_of_a_fresh_run(
         Record("c", "train", 0, {"image": picture}),
         Record("d", "train", 1, {"audio": sound}),
     ]
-    (job,) = shard_writer.plan_shards(
+    (job,) = shard_plan.plan_shards(
         records, SPEC, Store(str(tmp_path / "s")), Packing(), 2, lambda records: "f"
     )
     assert shard_writer.write_shard(job).reasons == {"image: file is missing": 1}
@@ -297,7 +297,7 @@ def test_a_medium_that_cannot_be_read_is_absent_and_its_sample_says_why(tmp_path
 
 
 def test_by_choice_it_fails_its_sample(tmp_path):
-    jobs = shard_writer.plan_shards(
+    jobs = shard_plan.plan_shards(
         torn(tmp_path), SPEC, Store(str(tmp_path / "s")), Packing(), 9, lambda records: "f", "fail"
     )
     train, _ = map(shard_writer.write_shard, jobs)
@@ -354,16 +354,16 @@ def test_retrying_packs_samples_with_a_broken_medium_again(tmp_path):
         Record("d", "train", 1, {"audio": sound}),
     ]
     spec = replace(SPEC, modalities=("audio", "image", "text"))
-    (job,) = shard_writer.plan_shards(
+    (job,) = shard_plan.plan_shards(
         records, spec, Store(str(tmp_path / "s")), Packing(), 2, lambda records: "f"
     )
     assert shard_writer.write_shard(job).broken == {"image: file is missing": 1}
-    assert shard_writer.has_failures(job)
+    assert shard_marker.read_marker(job.store, job.name).has_failures
     picture.write_bytes(image.pack(GREY, Packing()).data)
     sound.unlink()  # what is well is kept
     retried = shard_writer.write_shard(replace(job, retry=True))
     assert (retried.samples, retried.failed, retried.broken) == (2, 0, {})
-    assert not shard_writer.has_failures(job)
+    assert not shard_marker.read_marker(job.store, job.name).has_failures
     sound.write_bytes(flac(TONE.samples))
     assert shard_writer.write_shard(replace(job, store=Store(str(tmp_path / "fresh")))) == retried
     for name in ("train-000000.tar", "train-000000.parquet", "train-000000.json"):

@@ -24,8 +24,9 @@ from toys.media import film
 from toys.shards import Quiet
 
 from umemma import cli, config
+from umemma.data import shard_plan
+from umemma.data.shard_plan import count_records, mark_problems
 from umemma.data.shard_reader import read_index, read_split
-from umemma.data.shard_writer import count_records, mark_problems
 from umemma.data.storage import Store
 from umemma.datasets import manifest
 from umemma.errors import UserError
@@ -114,7 +115,7 @@ def test_the_same_bytes_from_any_number_of_processes_and_tasks(table):
     shutil.rmtree(SHARDS)
     with pytest.raises(UserError, match="4 of 9 shards are missing") as error:
         run(share=preprocess.Share(2, 0))
-    assert "other tasks may be at work" in error.value.what
+    assert "other tasks may be writing them" in error.value.what
     assert not (SHARDS / "index.json").exists()
     run(share=preprocess.Share(2, 1))
     assert tree() == once
@@ -331,7 +332,7 @@ def test_a_medium_left_in_place_is_known_by_its_content(table):
 
 
 def test_why_a_medium_is_unreadable_is_part_of_what_a_shard_is_made_from(table):
-    of = preprocess.make_input_fingerprint(manifest, table, {}, {})
+    of = shard_plan.make_input_hash(manifest, table, {}, {})
     one, same, other = (
         Record("a", "train", 0, {"image": Unreadable(why)}) for why in ("x", "x", "y")
     )

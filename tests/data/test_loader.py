@@ -15,7 +15,8 @@ from toys.project import ROOT, TESTS
 from toys.shards import GREY, read, write
 
 from umemma.data import loader, shard_reader
-from umemma.data.loader import LoadedSplit, Reader, Streamed, cut_batches
+from umemma.data.decoding import BatchStream, SampleDataset
+from umemma.data.loader import LoadedSplit, LoadOptions, cut_batches
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.missing import draw_training_absences
@@ -36,7 +37,9 @@ def stay():
 
 
 def load(folder, stay, specs=SPECS, index=None, split="train", **how) -> LoadedSplit:
-    return loader.load_split(Store(str(folder)), index or write(folder), split, specs, stay, **how)
+    return loader.load_split(
+        Store(str(folder)), index or write(folder), split, specs, stay, LoadOptions(**how)
+    )
 
 
 def many(folder, count: int = 40) -> shard_reader.Index:
@@ -55,14 +58,16 @@ MANY = {"image": ImageInput(size=8, channels=1, mean=0.0, std=1.0), "text": Text
 def test_decoding_fills_what_is_absent(tmp_path, stay):
     split = load(tmp_path, stay)
     assert split.present.tolist() == [[True, True], [False, True], [True, False]]
-    assert split.kept["image"].shape == (3, 3, 8, 8)
-    assert split.kept["image"].dtype == torch.uint8
-    assert split.kept["audio"].shape == (3, 1, 8, 11)
-    assert torch.equal(split.kept["audio"][1], audio.blank(SPECS["audio"]))
-    assert torch.equal(split.kept["image"][2], image.blank(SPECS["image"]))
+    assert split.in_memory["image"].shape == (3, 3, 8, 8)
+    assert split.in_memory["image"].dtype == torch.uint8
+    assert split.in_memory["audio"].shape == (3, 1, 8, 11)
+    assert torch.equal(split.in_memory["audio"][1], audio.blank(SPECS["audio"]))
+    assert torch.equal(split.in_memory["image"][2], image.blank(SPECS["image"]))
     assert split.groups == {"group": ["a", "g", "d"]}
     (batch,) = split.batches(cut_batches(range(3), 3), CPU)
-    assert torch.equal(batch.inputs["image"], image.finish(split.kept["image"], SPECS["image"]))
+    assert torch.equal(
+        batch.inputs["image"], image.finish(split.in_memory["image"], SPECS["image"])
+    )
 
 
 def test_a_sample_without_a_group_is_one_by_itself(tmp_path, stay):
@@ -100,7 +105,7 @@ def test_batches_see_every_sample_once(tmp_path, stay):
     batches = list(split.batches(cut_batches(np.array([2, 0, 1]), 2), CPU))
     assert [batch.target.tolist() for batch in batches] == [[1, 0], [1]]
     assert torch.equal(
-        batches[0].inputs["image"][1], image.finish(split.kept["image"][:1], SPECS["image"])[0]
+        batches[0].inputs["image"][1], image.finish(split.in_memory["image"][:1], SPECS["image"])[0]
     )
 
 
@@ -125,8 +130,8 @@ def test_streamed_batches_are_those_of_kept_samples(tmp_path, stay, how, workers
     index = many(tmp_path)
     kept = load(tmp_path, stay, MANY, index)
     streamed = load(tmp_path, stay, MANY, index, workers=workers, **how)
-    assert streamed.streamed is not None
-    assert set(streamed.kept) == set(MANY) - set(how.get("once", MANY))
+    assert streamed.stream is not None
+    assert set(streamed.in_memory) == set(MANY) - set(how.get("once", MANY))
     for epoch in range(2):
         plan = cut_batches(np.random.default_rng(epoch).permutation(40), 7)
         for one, other in zip(
@@ -141,7 +146,7 @@ def test_streamed_batches_are_those_of_kept_samples(tmp_path, stay, how, workers
 def test_several_processes_decode_what_is_kept_alike(tmp_path, stay):
     index = many(tmp_path)
     alone, several = (load(tmp_path, stay, MANY, index, workers=workers) for workers in (0, 1))
-    assert all(torch.equal(alone.kept[m], several.kept[m]) for m in MANY)
+    assert all(torch.equal(alone.in_memory[m], several.in_memory[m]) for m in MANY)
 
 
 def test_chance_belongs_to_the_sample_and_the_epoch(tmp_path, stay):
@@ -177,7 +182,9 @@ def test_what_is_taken_away_is_never_decoded(tmp_path, stay):
     assert split.keys == [
         key for key, away in zip(keys, gone, strict=True) if not away or key in had_text
     ]
-    for key, present, picture in zip(split.keys, split.present, split.kept["image"], strict=True):
+    for key, present, picture in zip(
+        split.keys, split.present, split.in_memory["image"], strict=True
+    ):
         assert bool(present[0]) != gone[keys.index(key)]
         assert present[0] or not picture.any()
     alone = load(tmp_path, stay, {"image": MANY["image"]}, index, missing={"image": 0.5})
@@ -188,9 +195,11 @@ def test_what_is_taken_away_is_never_decoded(tmp_path, stay):
 def test_a_sample_that_cannot_be_decoded_is_named(tmp_path, stay, workers):
     (tmp_path / "file").write_bytes(b"not a picture")
     records = [Record("bad", "train", 0, {"image": Span(str(tmp_path / "file"), 0, 13)})]
-    streamed = Streamed(Reader(records, {"image": SPECS["image"]}, "train shards"), workers, stay)
+    streamed = BatchStream(
+        SampleDataset(records, {"image": SPECS["image"]}, "train shards"), workers, stay
+    )
     with pytest.raises(UserError, match="sample 'bad': not a readable image") as error:
-        list(streamed.decoded([np.array([0])]))
+        list(streamed.iterate_batches([np.array([0])]))
     assert "Traceback" not in str(error.value)
 
 
@@ -199,7 +208,8 @@ import contextlib, os, pathlib, signal, sys, time
 import torch
 from data.test_loader import CPU, MANY, load, many
 from umemma.errors import UserError
-from umemma.data.loader import cut_batches, watch_workers
+from umemma.data.decoding import watch_workers
+from umemma.data.loader import cut_batches
 
 if __name__ == "__main__":
     with contextlib.ExitStack() as stay:
@@ -209,7 +219,7 @@ if __name__ == "__main__":
         next(batches)
         try:
             with watch_workers():
-                os.kill(split.streamed.loader._iterator._workers[0].pid, signal.SIGKILL)
+                os.kill(split.stream.loader._iterator._workers[0].pid, signal.SIGKILL)
                 for _ in batches:
                     time.sleep(0.1)
         except UserError as error:
@@ -230,10 +240,10 @@ def test_a_killed_decoding_process_is_one_message(tmp_path):
 
 
 def test_a_process_that_dies_handing_over_a_batch_is_the_same_message(stay):
-    streamed = Streamed(Reader([], {}, "train shards"), 0, stay)
+    streamed = BatchStream(SampleDataset([], {}, "train shards"), 0, stay)
     streamed.loader = Reset()
     with pytest.raises(UserError, match="a decoding process was killed"):
-        list(streamed.decoded([]))
+        list(streamed.iterate_batches([]))
 
 
 class Reset:
@@ -247,13 +257,13 @@ def test_a_signal_to_the_whole_group_is_left_to_the_training(tmp_path, stay):
     split = load(tmp_path, stay, MANY, many(tmp_path), memory=0.0, workers=1)
     batches = split.batches(cut_batches(range(40), 1), CPU)
     next(batches)
-    (worker,) = split.streamed.loader._iterator._workers
+    (worker,) = split.stream.loader._iterator._workers
     os.kill(worker.pid, signal.SIGTERM)
     assert sum(1 for _ in batches) == 39
 
 
 def test_a_decoding_process_does_not_outlive_a_signal_for_long():
-    code = "import os, signal, time; from umemma.data import loader; loader.GRACE = 1; loader._calm(0); "
+    code = "import os, signal, time; from umemma.data import decoding; decoding.GRACE = 1; decoding.defer_signals(0); "
     code += "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
     assert (
         subprocess.run([sys.executable, "-c", code], timeout=50, check=False).returncode
@@ -266,14 +276,14 @@ def test_decoding_processes_end_with_the_block_whoever_holds_on_to_them(tmp_path
         split = load(tmp_path, stay, MANY, many(tmp_path), memory=0.0, workers=1)
         batches = split.batches(cut_batches(range(40), 1), CPU)
         next(batches)
-        (worker,) = split.streamed.loader._iterator._workers
+        (worker,) = split.stream.loader._iterator._workers
         assert worker.is_alive()
     assert not worker.is_alive()
 
 
 def test_a_part_of_the_modalities(tmp_path, stay):
     for how in ({}, {"memory": 0.0, "workers": 0}):
-        part = load(tmp_path, stay, MANY, many(tmp_path), **how).of({"text"})
+        part = load(tmp_path, stay, MANY, many(tmp_path), **how).select_modalities({"text"})
         (batch,) = part.batches([np.arange(4)], CPU)
         assert set(batch.inputs) == {"text"}
         assert batch.present.tolist() == [[False], [True], [True], [False]]

@@ -158,7 +158,9 @@ def test_an_index_is_taken_as_it_was_written_or_not_at_all(tmp_path):
         shard = index.splits["train"][0].model_copy(update={"name": name})
         forged = index.model_copy(update={"splits": {"train": [shard]}})
         path.write_text(
-            forged.model_copy(update={"fingerprint": forged.compute_fingerprint()}).model_dump_json()
+            forged.model_copy(
+                update={"fingerprint": forged.compute_fingerprint()}
+            ).model_dump_json()
         )
         with pytest.raises(UserError, match="is not the name of a shard"):
             shard_reader.read_index(Store(str(tmp_path / "s")))
@@ -418,7 +420,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     host = platform.node().replace(".", "-")
     for process in (dead.pid, os.getpid()):
         (tmp_path / f".train-000000.tar.{host}-{process}.part").write_bytes(b"half")
-    Store(f"file://{tmp_path}").sweep()
+    Store(f"file://{tmp_path}").remove_leftovers()
     assert [path.name for path in tmp_path.iterdir()] == [
         f".train-000000.tar.{host}-{os.getpid()}.part"
     ]
@@ -430,12 +432,12 @@ def test_shards_in_a_memory_file_system(tmp_path):
     assert shard_reader.read_index(Store("memory://bucket/shards/toy"), SETTINGS) == index
     assert [r.key for r in read("memory://bucket/shards/toy", index)] == ["a", "b", "d"]
     store = Store("memory://bucket/shards/toy")
-    assert store.names() == sorted(path.name for path in (tmp_path / "s").iterdir())
-    for name in store.names():
+    assert store.list_names() == sorted(path.name for path in (tmp_path / "s").iterdir())
+    for name in store.list_names():
         assert store.read(name) == (tmp_path / "s" / name).read_bytes()
     write("memory://bucket/shards/toy", [record for record in toy_records() if record.key in "abe"])
-    assert "train-000001.tar" not in store.names()
-    with store.fs.open(store.at("train-000000.tar"), "wb") as file:
+    assert "train-000001.tar" not in store.list_names()
+    with store.file_system.open(store.at("train-000000.tar"), "wb") as file:
         file.write(b"cut")
     with pytest.raises(UserError, match="truncated or altered"):
         read("memory://bucket/shards/toy", index)
@@ -464,7 +466,7 @@ def test_shards_behind_http_are_read(tmp_path):
 
 def test_a_place_that_needs_what_is_not_installed():
     with pytest.raises(UserError, match="can't be opened"):
-        Store("nonsense://bucket").names()
+        Store("nonsense://bucket").list_names()
 
 
 def test_shards_of_other_settings_are_refused_by_what_differs(tmp_path):

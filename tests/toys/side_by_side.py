@@ -67,7 +67,7 @@ def everything(folder: Path) -> dict[str, Any]:
         model, split, torch.ones(1, 2, dtype=torch.bool), 3, CPU
     ).tolist()
     broken, seen = toy_split(10), []
-    broken.kept["audio"][4] = np.nan  # in the share of one process only
+    broken.in_memory["audio"][4] = np.nan  # in the share of one process only
     try:
         fit(
             PatternStep(model, COMPLETE, False),

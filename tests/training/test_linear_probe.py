@@ -85,7 +85,7 @@ def plain_batches(split: LoadedSplit, plan, device, seed=None):
     for numbers in plan:
         rows = torch.from_numpy(numbers)
         yield Batch(
-            {m: x[rows] for m, x in split.kept.items()}, split.present[rows], split.target[rows]
+            {m: x[rows] for m, x in split.in_memory.items()}, split.present[rows], split.target[rows]
         )
 
 
@@ -95,10 +95,10 @@ def test_only_samples_that_have_it_are_fitted_to(identity):
     present[::3, 1] = False
     split = halves(target, present)
     linear_probe.fit_all(identity, split, split, 16, CPU)
-    assert ((identity.probes["audio"](split.kept["audio"]).argmax(1)) == target).all()
+    assert ((identity.probes["audio"](split.in_memory["audio"]).argmax(1)) == target).all()
     there = present[:, 1]
     right = (
-        (identity.probes["image"](split.kept["image"]).argmax(1) == target)[there].float().mean()
+        (identity.probes["image"](split.in_memory["image"]).argmax(1) == target)[there].float().mean()
     )
     assert 0.3 < right < 0.75  # noise
     assert identity.probes["image"].weight.abs().max() < 1
@@ -107,9 +107,9 @@ def test_only_samples_that_have_it_are_fitted_to(identity):
 def test_it_is_fitted_to_training_and_not_to_validation(identity):
     target, there = torch.arange(80) % 2, torch.ones(80, 2, dtype=torch.bool)
     train, val = halves(target, there), halves(target, there)
-    val.kept["audio"].neg_()  # in validation the feature says the opposite
+    val.in_memory["audio"].neg_()  # in validation the feature says the opposite
     linear_probe.fit_all(identity, train, val, 16, CPU)
-    assert (identity.probes["audio"](train.kept["audio"]).argmax(1) == target).all()
+    assert (identity.probes["audio"](train.in_memory["audio"]).argmax(1) == target).all()
 
 
 def test_of_one_class_there_is_no_probe_and_it_says_so(identity, messages):

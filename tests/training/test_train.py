@@ -98,7 +98,7 @@ def test_features_of_other_weights_are_not_taken(tmp_path, messages):
             with feature_cache.cache_features(
                 model, splits, ["image"], tmp_path / "f", {}, 8, CPU
             ) as seen:
-                torch.testing.assert_close(seen["val"].kept["image"], expected)
+                torch.testing.assert_close(seen["val"].in_memory["image"], expected)
     assert sum("features of" in message for message in messages) == 2
     (tmp_path / "new").touch()
     modes = {path.stat().st_mode for path in [*(tmp_path / "f").iterdir(), tmp_path / "new"]}

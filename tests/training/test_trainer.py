@@ -149,7 +149,7 @@ def test_every_epoch_takes_every_sample_once_in_an_order_of_its_own(tmp_path):
     epochs = [seen[i : i + 96] for i in (0, 96, 192)]
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert {tuple(sorted(epoch)) for epoch in epochs} == {
-        tuple(sorted(toy_split().kept["audio"][:, 0].tolist()))
+        tuple(sorted(toy_split().in_memory["audio"][:, 0].tolist()))
     }
 
 
@@ -239,7 +239,7 @@ def test_weights_in_another_memory_format_go_on_alike(tmp_path):
 
     split = toy_split(32)
     split = replace(
-        split, kept={m: x[:, :, None, None].expand(-1, 3, 6, 6) for m, x in split.kept.items()}
+        split, in_memory={m: x[:, :, None, None].expand(-1, 3, 6, 6) for m, x in split.in_memory.items()}
     )
     how, ends = SETTINGS | {"epochs": 3}, []
     for seconds in (1e9, 0.0):  # the second goes on from its last checkpoint but one

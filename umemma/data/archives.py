@@ -97,16 +97,10 @@ def unpack(
     for an archive that is damaged, unpacks to more than `bound` bytes, or has a wanted member that
     is not a plain file, is encrypted or would leave the folder.
     """
-    with archive.open("rb") as file:
-        is_zip = file.read(2) == b"PK"
-    if is_zip:
-        list_members = _list_zip
-    else:
-        list_members = _list_tar
     places: dict[str, str | None] = {}
     total = 0
     try:
-        with contextlib.closing(list_members(archive)) as members:
+        with contextlib.closing(_list_members(archive)) as members:
             for member in members:
                 advance(member.position, archive.stat().st_size)
                 name = str(PurePosixPath(member.name.replace("\\", "/")))
@@ -131,6 +125,14 @@ def unpack(
             raise _damaged(archive, error) from None
         raise
     return places
+
+
+def _list_members(archive: Path) -> Generator[_Member]:
+    with archive.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK":
+        return _list_zip(archive)
+    return _list_tar(archive)
 
 
 def _check_member(archive: Path, member: _Member, name: str, target: str) -> None:

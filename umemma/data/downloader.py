@@ -88,10 +88,10 @@ class Downloader:
             return None  # the next source follows from one that is unavailable
 
     def _place(self, source: Source) -> None:
+        place = self._place_file
         if source.unpack:
-            reasons = self._place_archive(source)
-        else:
-            reasons = self._place_file(source)
+            place = self._place_archive
+        reasons = place(source)
         if reasons is not None:
             self.unavailable[source.path] = reasons or ["no address is known"]
 

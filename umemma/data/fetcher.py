@@ -99,9 +99,8 @@ class Fetcher:
         `place` may be a file itself. Archives that lie in folders are told apart by the very path
         only: train/part_0.tar, test/part_0.tar.
         """
-        if place.is_file():
-            candidates = [place]
-        else:
+        candidates = [place]
+        if not place.is_file():
             candidates = [place / name for name in self._list_files(place)]
         paths = [path for path in candidates if path.name == file_name(source)]
         exact = [path for path in paths if path.as_posix().endswith(f"/{source.path}")]

@@ -33,7 +33,7 @@ class RawFile(Plain):
 
 
 class RawFolder:
-    """The raw folder of a dataset while a download fills it: checksums, earlier state, disk space."""
+    """The raw folder of a dataset during a download: checksums, earlier state, disk space."""
 
     def __init__(self, path: Path, dataset: str, spec: DatasetSpec) -> None:
         self.path = path

@@ -130,6 +130,6 @@ def _remove_other_shards(store: Store, spec: DatasetSpec, shards: Iterable[Shard
         known |= {shard.name, shard.rows_name, shard.marker_name}
     splits = "|".join(spec.splits)
     pattern = re.compile(rf"({splits})-\d{{6,}}\.(tar|parquet|json)")
-    for name in set(store.names()) - known:
+    for name in set(store.list_names()) - known:
         if pattern.fullmatch(name):
             store.remove(name)

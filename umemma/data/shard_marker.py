@@ -44,7 +44,7 @@ class ShardMarker(Plain):
     sha256: str
     rows_sha256: str
     input_hash: str = Field(validation_alias="made_from", serialization_alias="made_from")
-    content_hash: str = Field("", validation_alias="itself", serialization_alias="itself")
+    content_hash: str = Field(default="", validation_alias="itself", serialization_alias="itself")
 
     @property
     def rows_name(self) -> str:

@@ -95,21 +95,25 @@ def mark_problems(
 
 
 def _find_problem(record: Record, spec: DatasetSpec, seen: set[str]) -> str:
-    """Return why a record cannot be stored, "" where it can. seen: earlier ids that are repeated."""
+    """Return why a record cannot be stored, "" where it can. seen: earlier repeated ids."""
     if record.key in seen:
         return "duplicate id"
     if not KEY.fullmatch(record.key):
         return "an id with other characters than letters, digits, '_' and '-'"
+    if record.label is None:
+        return "label out of range"
     is_set = isinstance(record.label, tuple)
-    if record.label is not None and is_set != (spec.task == "multilabel"):
+    if is_set != (spec.task == "multilabel"):
         return f"not the label of a {spec.task} task"
-    numbers: tuple[int | None, ...] = (record.label,)
-    if isinstance(record.label, tuple):
-        numbers = record.label
-    for number in numbers:
-        if number is None or not 0 <= number < len(spec.classes):
-            return "label out of range"
+    if not all(0 <= number < len(spec.classes) for number in _list_classes(record.label)):
+        return "label out of range"
     return ""
+
+
+def _list_classes(label: int | tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(label, tuple):
+        return label
+    return (label,)
 
 
 def plan_shards(

@@ -144,12 +144,9 @@ def _make_sample(
     reason: str,
 ) -> PackedSample:
     """Add the row of the table. has: the modalities in the tar; those named where it failed."""
-    label: int | list[int] | None
+    row: dict[str, Any] = {"key": record.key, "split": record.split, "label": record.label}
     if isinstance(record.label, tuple):
-        label = list(record.label)
-    else:
-        label = record.label
-    row: dict[str, Any] = {"key": record.key, "split": record.split, "label": label}
+        row["label"] = list(record.label)
     if isinstance(record.group, str):
         row["group"] = record.group
     else:

@@ -176,7 +176,7 @@ class Unpacker:
             archive.unlink()
 
     def copy_deeper_files(self, source: Source) -> None:
-        """Copy what a person has unpacked into a subfolder of the raw folder to where it belongs."""
+        """Copy what a person has unpacked into a subfolder to where it belongs."""
         missing = {}
         for target, file in self.fetcher.find_copies(self.folder.path, source).items():
             if not (self.folder.path / target).exists():
@@ -189,9 +189,7 @@ class Unpacker:
 
         What an archive with the same rule has brought in this run is not compared again.
         """
-        new = {
-            target: file for target, file in copies.items() if self._copied.get(target) != file
-        }
+        new = {target: file for target, file in copies.items() if self._copied.get(target) != file}
         with self.fetcher.show_progress(source) as advance:
             differing = []
             equal = raw_folder.map_in_threads(

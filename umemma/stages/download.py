@@ -1,4 +1,4 @@
-"""download: put the raw files of a dataset into data/raw/<dataset>/ and list them in download.json."""
+"""download: put the raw files of a dataset into data/raw/<dataset>/, with download.json."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def run(
 
     # 4. Write the index.
     if share.tasks == 1:  # tasks on other machines may be writing now
-        plan.store.sweep()
+        plan.store.remove_leftovers()
     return write_index(
         plan.store,
         plan.spec,

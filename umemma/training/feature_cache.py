@@ -68,7 +68,7 @@ def cache_features(
             where[m] = (
                 folder / f"{name}-{m}-{fingerprint(own[m] | {'samples': samples})}.safetensors"
             )
-        replaced[name] = split.on_features(_features(model, split, where, batch_size, device))
+        replaced[name] = split.with_features(_features(model, split, where, batch_size, device))
     with torch.no_grad():
         model.eval()
         one = torch.ones(1, dtype=torch.bool)
@@ -89,7 +89,7 @@ def _features(
     if all(distributed.all_gather_object(all(x is not None for x in found.values()))):
         return {m: x for m, x in found.items() if x is not None}
     features = encode_samples(
-        model, split.of(where.keys()), sorted(where), np.arange(len(split)), batch_size, device
+        model, split.select_modalities(where.keys()), sorted(where), np.arange(len(split)), batch_size, device
     )
     if distributed.is_main():
         try:

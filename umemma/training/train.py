@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from umemma.config import Machine, Training
-from umemma.data import loader
+from umemma.data import decoding, loader
 from umemma.data.loader import LoadedSplit
 from umemma.data.shard_reader import Index
 from umemma.data.storage import Store
@@ -59,10 +59,10 @@ class DataSource:
             def advance(samples: int) -> None:
                 bars.advance(bar, samples)
 
+            options = loader.LoadOptions(memory, workers, once, augments, missing, self.seed)
             loaded = loader.load_split(
-                self.store, self.index, split, self.specs, stay, memory=memory, workers=workers, once=once,
-                seed=self.seed, advance=advance, augments=augments, missing=missing,
-            )  # fmt: skip
+                self.store, self.index, split, self.specs, stay, options, advance
+            )
             bars.update(bar, completed=self.index.samples(split))
         return loaded
 
@@ -99,7 +99,7 @@ def train_model(
     probed = len(model.modalities) > 1
     names = ("train", "val") if run or probed else ("val",)
     batch_size, figures = training.batch_size, list[Figure]()
-    with contextlib.ExitStack() as stay, loader.watch_workers(), explain_nondeterminism():
+    with contextlib.ExitStack() as stay, decoding.watch_workers(), explain_nondeterminism():
         splits = {
             name: data.load(name, stay, title, fixed, training=name == "train") for name in names
         }

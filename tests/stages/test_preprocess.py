@@ -24,15 +24,13 @@ from toys.media import film
 from toys.shards import Quiet
 
 from umemma import cli, config
-from umemma.data import shard_plan
-from umemma.data.shard_plan import count_records, mark_problems
+from umemma.data.shard_plan import count_records
 from umemma.data.shard_reader import read_index, read_split
 from umemma.data.storage import Store
-from umemma.datasets import manifest
 from umemma.errors import UserError
 from umemma.stages import download, preprocess, verify
 from umemma.system import executors
-from umemma.types import DatasetSpec, Record, Unreadable
+from umemma.types import DatasetSpec, Record
 
 SETTINGS = """
 dataset: manifest
@@ -261,33 +259,6 @@ def test_a_split_without_samples_is_found_before_any_work():
         preprocess.check_splits(count_records([Record("a", "train", 0, {"text": "word"})])[0], spec)
 
 
-def test_what_cannot_be_stored_is_a_problem_of_the_sample():
-    spec = DatasetSpec("toy", "", ("text",), ("no", "yes"), "", "", ("train",))
-    media = {"text": "word"}
-    records = [
-        Record("a", "train", 0, media),
-        Record("a", "train", 1, media),
-        Record("a.b", "train", 1, media),
-        Record("c", "train", 2, media),
-        Record("d", "train", (0,), media),
-        Record("e", "train", None, media),
-        Record("f", "train", None, {}, problem="no label"),
-        Record("a", "train", 0, {}, left_out="by choice"),
-    ]
-    counts, repeated = count_records(records)
-    assert (dict(counts), len(repeated)) == ({"train": 8}, 1)
-    assert [record.problem for record in mark_problems(records, spec, repeated)] == [
-        "",
-        "duplicate id",
-        "an id with other characters than letters, digits, '_' and '-'",
-        "label out of range",
-        "not the label of a multiclass task",
-        "label out of range",
-        "no label",
-        "",
-    ]
-
-
 def test_a_worker_that_dies_every_time_leaves_its_shard_missing_and_says_so(table):
     def deadly(function, jobs, workers):
         yield from (function(job) for job in jobs if job.name != "train-000002")
@@ -329,14 +300,6 @@ def test_a_medium_left_in_place_is_known_by_its_content(table):
     before = times()
     run(sets)
     assert len(touched(before)) == 1
-
-
-def test_why_a_medium_is_unreadable_is_part_of_what_a_shard_is_made_from(table):
-    of = shard_plan.make_input_hash(manifest, table, {}, {})
-    one, same, other = (
-        Record("a", "train", 0, {"image": Unreadable(why)}) for why in ("x", "x", "y")
-    )
-    assert of([one]) == of([same]) != of([other])
 
 
 def test_a_store_that_is_up_to_date_is_only_read(table):

@@ -53,6 +53,17 @@ def read(folder: Path | str, index: shard_reader.Index, split: str = "train") ->
     return list(shard_reader.read_split(Store(str(folder)), index, split))
 
 
+def torn(folder: Path) -> list[Record]:
+    """Of three samples the first has no image file, the second neither, nor anything else; the third is whole."""
+    lost = {"image": folder / "no.png"}
+    return [
+        Record("a", "train", 0, {"audio": TONE, **lost}, group="g"),
+        Record("b", "train", 1, lost),
+        Record("c", "train", 1, {"audio": TONE, "image": GREY}),
+        Record("e", "test", 1, {"audio": TONE, "image": GREY}),
+    ]
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass

@@ -94,7 +94,8 @@ def test_a_signal_to_the_whole_group_is_left_to_the_training(tmp_path, stay):
 
 @pytest.mark.slow
 def test_a_decoding_process_does_not_outlive_a_signal_for_long():
-    code = "import os, signal, time; from umemma.data import decoding; decoding.GRACE = 1; decoding.defer_signals(0); "
+    code = "import os, signal, time; from umemma.data import decoding; "
+    code += "decoding.GRACE = 1; decoding.defer_signals(0); "
     code += "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
     assert (
         subprocess.run([sys.executable, "-c", code], timeout=50, check=False).returncode

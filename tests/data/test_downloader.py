@@ -114,7 +114,8 @@ def test_what_can_not_be_had_is_listed_with_the_steps(site, use):
     assert (error.value.where, error.value.exit_status) == (str(RAW), 1)
     assert error.value.what.splitlines() == [
         "these files are unavailable:",
-        f"  names.txt: {site.url}/gone.txt: 404 Not Found; gdrive:ID: needs gdown: pip install 'umemma[gdrive]'",
+        f"  names.txt: {site.url}/gone.txt: 404 Not Found; "
+        "gdrive:ID: needs gdown: pip install 'umemma[gdrive]'",
         "  other.txt: no address is known",
     ]
     assert error.value.hint == "Ask the makers.\nThen run again: umemma download toy"

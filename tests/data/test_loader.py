@@ -84,7 +84,12 @@ def test_sets_of_labels_become_rows_of_0_and_1(tmp_path, stay):
 
 @pytest.mark.parametrize(
     ("how", "workers"),
-    [({"memory": 0.0}, 0), ({"memory": 0.0}, 1), ({"once": ["image"]}, 0), ({"once": [*MANY]}, 0)],
+    [
+        ({"memory": 0.0}, 0),
+        pytest.param({"memory": 0.0}, 1, marks=pytest.mark.slow),
+        ({"once": ["image"]}, 0),
+        ({"once": [*MANY]}, 0),
+    ],
 )
 def test_streamed_batches_are_those_of_kept_samples(tmp_path, stay, how, workers):
     index = many(tmp_path)

@@ -41,7 +41,10 @@ def test_byte_identical_on_every_run(tmp_path):
 
 
 def test_the_format_goes_up_when_the_bytes_change(tmp_path):
-    """If this fails, packing (or a library, see constraints.txt) gives other bytes: raise packing.FORMAT with the digest."""
+    """If this fails, packing (or a library, see constraints.txt) gives other bytes.
+
+    Raise shard_plan.FORMAT together with the digests.
+    """
     photo = io.BytesIO()
     Image.linear_gradient("L").resize((400, 300)).save(photo, format="PNG")
     records = [

@@ -166,7 +166,7 @@ def test_a_damaged_archive_of_the_user_is_not_deleted(site, use, mirror):
 
 
 def test_unpacking_that_was_killed_goes_on_from_the_archive(site, use):
-    """Half the files are there, the mark says so, the archive is there: nothing is fetched, the rest is unpacked."""
+    """With a mark of a begun archive, half the files and the archive, the rest is unpacked."""
     (RAW / "clips").mkdir(parents=True)
     (RAW / "clips/a.mp4").write_bytes(b"AAA")
     (RAW / "clips/.b.mp4.1.part").write_bytes(b"B")

@@ -1,4 +1,4 @@
-"""Shards are made once, whatever happens on the way: kills, several tasks, other settings, changed and broken files."""
+"""Shards are made once: kills, several tasks, other settings, changed and broken files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SHARDS = Path("data/shards/manifest")
 
 @pytest.fixture
 def table(tmp_path, monkeypatch) -> Path:
-    """A project with 30 pictures and a table about them, downloaded: 5 shards of train, 2 of val, 2 of test."""
+    """A project with a downloaded table of 30 pictures: 5 shards of train, 2 of val, 2 of test."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(SETTINGS)
     raw = tmp_path / "data" / "raw" / "manifest"
@@ -120,6 +120,7 @@ def test_the_same_bytes_from_any_number_of_processes_and_tasks(table):
     shutil.rmtree(SHARDS)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_from_a_ray_cluster_of_two_nodes(table, monkeypatch):
     from ray.cluster_utils import Cluster
 
@@ -136,6 +137,7 @@ def test_the_same_bytes_from_a_ray_cluster_of_two_nodes(table, monkeypatch):
     assert tree() == once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 4])
 def test_after_a_kill_only_what_is_missing_is_made(table, after):
     run()
@@ -227,7 +229,8 @@ def test_a_broken_medium_costs_no_sample_that_has_another(table, capsys):
         cli.main(["preprocess", "--workers", "1", "--set", "preprocess.max_failures=0.1"])
     assert capsys.readouterr().out.splitlines() == [
         "Shards are in data/shards/manifest: train 17, val 6, test 6 samples",
-        "With a medium that can't be read, which counts as absent: 1 x image: not a readable image: truncated; "
+        "With a medium that can't be read, which counts as absent: "
+        "1 x image: not a readable image: truncated; "
         "1 x image: file is missing",
         "Failed: 1 x image: not a readable image: truncated",
     ]

@@ -85,7 +85,9 @@ def plain_batches(split: LoadedSplit, plan, device, seed=None):
     for numbers in plan:
         rows = torch.from_numpy(numbers)
         yield Batch(
-            {m: x[rows] for m, x in split.in_memory.items()}, split.present[rows], split.target[rows]
+            {m: x[rows] for m, x in split.in_memory.items()},
+            split.present[rows],
+            split.target[rows],
         )
 
 
@@ -98,7 +100,9 @@ def test_only_samples_that_have_it_are_fitted_to(identity):
     assert ((identity.probes["audio"](split.in_memory["audio"]).argmax(1)) == target).all()
     there = present[:, 1]
     right = (
-        (identity.probes["image"](split.in_memory["image"]).argmax(1) == target)[there].float().mean()
+        (identity.probes["image"](split.in_memory["image"]).argmax(1) == target)[there]
+        .float()
+        .mean()
     )
     assert 0.3 < right < 0.75  # noise
     assert identity.probes["image"].weight.abs().max() < 1

@@ -239,7 +239,8 @@ def test_weights_in_another_memory_format_go_on_alike(tmp_path):
 
     split = toy_split(32)
     split = replace(
-        split, in_memory={m: x[:, :, None, None].expand(-1, 3, 6, 6) for m, x in split.in_memory.items()}
+        split,
+        in_memory={m: x[:, :, None, None].expand(-1, 3, 6, 6) for m, x in split.in_memory.items()},
     )
     how, ends = SETTINGS | {"epochs": 3}, []
     for seconds in (1e9, 0.0):  # the second goes on from its last checkpoint but one

@@ -89,7 +89,12 @@ def _features(
     if all(distributed.all_gather_object(all(x is not None for x in found.values()))):
         return {m: x for m, x in found.items() if x is not None}
     features = encode_samples(
-        model, split.select_modalities(where.keys()), sorted(where), np.arange(len(split)), batch_size, device
+        model,
+        split.select_modalities(where.keys()),
+        sorted(where),
+        np.arange(len(split)),
+        batch_size,
+        device,
     )
     if distributed.is_main():
         try:

@@ -81,7 +81,7 @@ def test_an_edited_file_is_not_taken_for_one_whose_checksum_is_known(site, use, 
 
 @pytest.mark.parametrize("origin", [".", "src"])
 def test_ours_and_what_lies_deeper_do_not_hide_what_was_edited(use, tmp_path, monkeypatch, origin):
-    """The project's folder as --from holds the raw folder; src/ has an older copy that sorts first."""
+    """--from names the project folder, which holds the raw folder; src/ has an older copy."""
     monkeypatch.chdir(tmp_path)
     sources = Source("list.txt"), Source("clips.zip", unpack=place, media=True)
     for name in ("a-copy/list.txt", "a-copy/clips/a.mp4", "list.txt", "clips/a.mp4"):

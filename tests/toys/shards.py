@@ -54,7 +54,7 @@ def read(folder: Path | str, index: shard_reader.Index, split: str = "train") ->
 
 
 def torn(folder: Path) -> list[Record]:
-    """Return samples of which "a" lacks its image file, "b" lacks its only one; the others are whole."""
+    """Return samples of which "a" lacks its image file and "b" its only medium."""
     lost = {"image": folder / "no.png"}
     return [
         Record("a", "train", 0, {"audio": TONE, **lost}, group="g"),

@@ -265,9 +265,9 @@ def reading(samples: int, rounds: int, workers: int) -> None:
 
     def ours() -> None:
         with contextlib.ExitStack() as stay:
-            assert len(
-                loader.load_split(store, index, "train", specs, stay, workers=0)
-            ) == index.samples("train")
+            options = loader.LoadOptions(workers=0)
+            split = loader.load_split(store, index, "train", specs, stay, options)
+            assert len(split) == index.samples("train")
 
     def plain() -> None:
         import torch

@@ -239,7 +239,8 @@ def load(params: Any, stay: contextlib.ExitStack, memory: float) -> Any:
     from umemma.data.storage import Store
 
     _, index, specs = setting()
-    return loader.load_split(Store(params.paths.shards), index, "train", specs, stay, memory=memory)
+    options = loader.LoadOptions(memory=memory)
+    return loader.load_split(Store(params.paths.shards), index, "train", specs, stay, options)
 
 
 def ours(memory: float) -> float:

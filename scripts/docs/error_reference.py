@@ -25,7 +25,13 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "umemma download",
         "download",
-        ("stages/download.py", "data/downloader.py", "data/archives.py"),
+        (
+            "stages/download.py",
+            "data/downloader.py",
+            "data/fetcher.py",
+            "data/unpacker.py",
+            "data/archives.py",
+        ),
     ),
     ("Raw files and umemma doctor", "raw-files", ("stages/doctor.py", "data/raw_folder.py")),
     ("Your own table", "own-table", ("datasets/manifest.py", "datasets/_table.py")),

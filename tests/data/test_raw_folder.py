@@ -1,4 +1,4 @@
-"""Raw files: what is wrong with one, the list of them in download.json, and the check against it."""
+"""Raw files: what is wrong with one, their list in download.json, and the check against it."""
 
 from __future__ import annotations
 

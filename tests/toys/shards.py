@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from toys.media import flac
-from umemma.data import shard_reader, shard_writer
+from umemma.data import shard_index, shard_plan, shard_reader, shard_writer
+from umemma.data.shard_marker import ShardMarker
 from umemma.data.storage import Store
 from umemma.types import DatasetSpec, Packing, Record, Sound
 
@@ -42,14 +43,25 @@ def write(
     spec: DatasetSpec = SPEC,
 ) -> shard_reader.Index:
     store, toy = Store(str(folder)), toy_records() if records is None else records
-    made: dict[str, list[shard_reader.Shard]] = {split: [] for split in spec.splits}
-    for job in shard_writer.plan_shards(toy, spec, store, Packing(), 2, lambda records: "f"):
+    made: dict[str, list[ShardMarker]] = {split: [] for split in spec.splits}
+    for job in shard_plan.plan_shards(toy, spec, store, Packing(), 2, lambda records: "f"):
         made[job.split].append(shard_writer.write_shard(job))
-    return shard_writer.write_index(store, spec, SETTINGS, made, max_failures)
+    return shard_index.write_index(store, spec, SETTINGS, made, max_failures)
 
 
 def read(folder: Path | str, index: shard_reader.Index, split: str = "train") -> list[Record]:
     return list(shard_reader.read_split(Store(str(folder)), index, split))
+
+
+def torn(folder: Path) -> list[Record]:
+    """Return samples of which "a" lacks its image file and "b" its only medium."""
+    lost = {"image": folder / "no.png"}
+    return [
+        Record("a", "train", 0, {"audio": TONE, **lost}, group="g"),
+        Record("b", "train", 1, lost),
+        Record("c", "train", 1, {"audio": TONE, "image": GREY}),
+        Record("e", "test", 1, {"audio": TONE, "image": GREY}),
+    ]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -83,7 +83,7 @@ def try_trainings(folder: Path) -> dict[str, Any]:
     results["logits"] = predict_pattern_logits(model, split, complete, 3, CPU).tolist()
 
     broken = toy_split(10)
-    broken.kept["audio"][4] = np.nan  # in the share of one process only
+    broken.in_memory["audio"][4] = np.nan  # in the share of one process only
     step = PatternStep(model, COMPLETE, draw_one=False)
     run = Run(folder / "nan", "toy")
     results["NaN"] = []

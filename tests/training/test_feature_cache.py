@@ -59,7 +59,7 @@ def test_features_of_other_weights_are_not_taken(tmp_path, messages):
             on_features = stay.enter_context(
                 feature_cache.cache_features(model, splits, ["image"], cache, {}, 8, CPU)
             )
-            torch.testing.assert_close(on_features["val"].kept["image"], features.detach())
+            torch.testing.assert_close(on_features["val"].in_memory["image"], features.detach())
     assert count_passes(messages) == 2
     # The files have the mode of any new file.
     new_file = tmp_path / "new"

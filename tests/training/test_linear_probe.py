@@ -100,13 +100,13 @@ def plain_batches(split: LoadedSplit, plan, device, seed=None):
     """As LoadedSplit.batches, of tensors that no modality has to finish."""
     for indices in plan:
         rows = torch.from_numpy(indices)
-        inputs = {m: x[rows] for m, x in split.kept.items()}
+        inputs = {m: x[rows] for m, x in split.in_memory.items()}
         yield Batch(inputs, split.present[rows], split.target[rows])
 
 
 def predict_classes(model: LateFusion, modality: str, split: LoadedSplit) -> Tensor:
     """(N,) classes from a probe."""
-    return model.probes[modality](split.kept[modality]).argmax(1)
+    return model.probes[modality](split.in_memory[modality]).argmax(1)
 
 
 def test_only_samples_that_have_it_are_fitted_to(identity):
@@ -127,7 +127,7 @@ def test_it_is_fitted_to_training_and_not_to_validation(identity):
     present = torch.ones(80, 2, dtype=torch.bool)
     train = make_split(target, present)
     val = make_split(target, present)
-    val.kept["audio"].neg_()  # in validation the feature is the other class
+    val.in_memory["audio"].neg_()  # in validation the feature is the other class
     linear_probe.fit_all(identity, train, val, 16, CPU)
     assert (predict_classes(identity, "audio", train) == target).all()
 

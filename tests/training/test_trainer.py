@@ -106,7 +106,7 @@ def test_every_epoch_takes_every_sample_once_in_an_order_of_its_own(tmp_path):
     epochs = [seen[start : start + 96] for start in (0, 96, 192)]
     assert len(seen) == 3 * 96
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    every_sample = sorted(toy_split().kept["audio"][:, 0].tolist())
+    every_sample = sorted(toy_split().in_memory["audio"][:, 0].tolist())
     for epoch in epochs:
         assert sorted(epoch) == every_sample
 
@@ -188,7 +188,7 @@ def make_convolutional_model() -> LateFusion:
 def test_weights_in_another_memory_format_resume_alike(tmp_path):
     split = toy_split(32)
     images = {}
-    for m, x in split.kept.items():
+    for m, x in split.in_memory.items():
         images[m] = x[:, :, None, None].expand(-1, 3, 6, 6)
     split = replace(split, kept=images)
     whole = make_convolutional_model()

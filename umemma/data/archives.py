@@ -1,4 +1,7 @@
-"""Archives of strangers, unpacked without trust: tar (plain, gz, bz2, xz) and zip, read front to back, once."""
+"""Archives from strangers, unpacked without trust.
+
+A tar (plain, gz, bz2, xz) or zip is read once, from front to back.
+"""
 
 from __future__ import annotations
 
@@ -20,37 +23,62 @@ from typing import IO, Any, NamedTuple, Self
 from umemma.errors import UserError
 from umemma.system.files import new_file
 
-Advance = Callable[[int, int], None]  # (bytes done, bytes in all), for a bar
+Advance = Callable[[int, int], None]  # (bytes done, bytes in all), for a progress bar
 Place = Callable[[str], str | None]  # Source.unpack
 
-COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+COMPRESSIONS: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
+DAMAGE = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+)
+CHUNK = 2**20  # bytes read at a time
 
 
 class _Member(NamedTuple):
+    """A member of an archive. regular: a plain file that is not encrypted; size: bytes, unpacked;
+    position: bytes of the archive up to here, about."""
+
     name: str
-    regular: bool  # a plain file, not encrypted
-    size: int  # bytes, unpacked
-    position: int  # bytes of the archive up to here, about
+    regular: bool
+    size: int
+    position: int
     open: Callable[[], IO[bytes] | None]
 
 
 def find_target(place: Place, name: str) -> str | None:
-    """Where a member, or a file of an unpacked copy, belongs. None if nowhere: nothing hidden is ever wanted."""
+    """Return where a member, or a file of an unpacked copy, belongs; None where nowhere.
+
+    A hidden file is never wanted.
+    """
     target = place(name)
-    hidden = target is not None and any(re.match(r"\.(?!\.?$)", part) for part in target.split("/"))
-    return None if hidden else target
+    if target is None:
+        return None
+    for part in target.split("/"):
+        if re.match(r"\.(?!\.?$)", part):
+            return None
+    return target
 
 
 def is_inside(path: str) -> bool:
-    """Whether a posix path names something below the folder that it starts from, on any system."""
-    return (
-        bool(path.strip("./"))
-        and not re.match(r"/|[A-Za-z]:", path)
-        and ".." not in path.split("/")
-    )
+    """Return whether a posix path, on any system, names something below the folder that it starts
+    from."""
+    if not path.strip("./"):
+        return False
+    if re.match(r"/|[A-Za-z]:", path):
+        return False
+    return ".." not in path.split("/")
 
 
 def is_archive(path: Path) -> bool:
+    """Return whether a file is a zip or a tar."""
     return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
 
 
@@ -62,19 +90,18 @@ def unpack(
     bound: int,
     advance: Advance = lambda done, total: None,
 ) -> dict[str, str | None]:
-    """Put the wanted members of a tar (plain, gz, bz2, xz) or zip into `folder`; where each of all its files belongs.
+    """Put the wanted members of a tar (plain, gz, bz2, xz) or zip into `folder`.
 
-    Only files are made, each whole or not at all, with no owner, mode or time of the archive. UserError for an archive
-    that is damaged, unpacks to more than `bound` bytes, or has a wanted member that is no plain file, is encrypted or
-    would leave the folder.
+    Returns where each file of the archive belongs, None for one that is not wanted. Only files are
+    made, each whole or not at all, without an owner, mode or time of the archive. Raises UserError
+    for an archive that is damaged, unpacks to more than `bound` bytes, or has a wanted member that
+    is not a plain file, is encrypted or would leave the folder.
     """
-    with archive.open("rb") as file:
-        members = _zip if file.read(2) == b"PK" else _tar
     places: dict[str, str | None] = {}
     total = 0
     try:
-        with contextlib.closing(members(archive)) as listing:
-            for member in listing:
+        with contextlib.closing(_list_members(archive)) as members:
+            for member in members:
                 advance(member.position, archive.stat().st_size)
                 name = str(PurePosixPath(member.name.replace("\\", "/")))
                 target = find_target(place, name)
@@ -83,70 +110,77 @@ def unpack(
                         places[name] = None
                     continue
                 places[name] = target
-                if not is_inside(name) or not is_inside(target):
-                    raise UserError(
-                        f"hostile: its member {name!r} would leave the folder", str(archive)
-                    )
-                if not member.regular:
-                    raise UserError(
-                        f"hostile: its member {name!r} is a link, a device or encrypted",
-                        str(archive),
-                    )
+                _check_member(archive, member, name, target)
                 total += member.size
                 if total > bound:
                     raise UserError(
-                        f"hostile: it unpacks to more than {bound:,} bytes", str(archive)
+                        f"hostile: it unpacks to more than {bound:,} bytes",
+                        str(archive),
                     )
                 _write(member, folder / target)
-    except (
-        EOFError,
-        zlib.error,
-        lzma.LZMAError,
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-    ) as error:
+    except DAMAGE as error:
         raise _damaged(archive, error) from None
     except OSError as error:
-        if (
-            error.errno is None
-        ):  # as bz2 and gzip complain of their data; a disk's complaint has a number
+        if error.errno is None:  # bz2 and gzip report bad data so; an error of the disk has one
             raise _damaged(archive, error) from None
         raise
     return places
 
 
+def _list_members(archive: Path) -> Generator[_Member]:
+    with archive.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK":
+        return _list_zip(archive)
+    return _list_tar(archive)
+
+
+def _check_member(archive: Path, member: _Member, name: str, target: str) -> None:
+    """Raise UserError for a wanted member that would leave the folder or is not a plain file."""
+    if not is_inside(name) or not is_inside(target):
+        raise UserError(f"hostile: its member {name!r} would leave the folder", str(archive))
+    if not member.regular:
+        raise UserError(
+            f"hostile: its member {name!r} is a link, a device or encrypted",
+            str(archive),
+        )
+
+
 def _damaged(archive: Path, error: Exception) -> UserError:
     return UserError(
-        f"damaged archive: {error}", str(archive), "Run the command again with a whole one."
+        f"damaged archive: {error}",
+        str(archive),
+        "Run the command again with a whole one.",
     )
 
 
 def _write(member: _Member, target: Path) -> None:
     try:
-        with new_file(target) as aside, aside.open("wb") as file:
+        with new_file(target) as partial, partial.open("wb") as file:
             data = member.open()
             if data is not None:
                 with data:
-                    shutil.copyfileobj(data, file, 2**20)
+                    shutil.copyfileobj(data, file, CHUNK)
             if file.tell() != member.size:
                 raise EOFError(f"{member.name!r} ends early")
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise UserError(
-            "one name for a file and a folder", str(target), "Remove it and run the command again."
+            "one name for a file and a folder",
+            str(target),
+            "Remove it and run the command again.",
         ) from None
 
 
-def _zip(archive: Path) -> Generator[_Member]:
+def _list_zip(archive: Path) -> Generator[_Member]:
     position = 0
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
-            regular = kind in (0, stat.S_IFREG) and not info.flag_bits & 1
+            encrypted = info.flag_bits & 1
             if not info.is_dir():
                 yield _Member(
                     info.filename,
-                    regular,
+                    kind in (0, stat.S_IFREG) and not encrypted,
                     info.file_size,
                     position,
                     functools.partial(file.open, info),
@@ -155,7 +189,10 @@ def _zip(archive: Path) -> Generator[_Member]:
 
 
 class _Header(tarfile.TarInfo):
-    """tarfile takes a damaged header for the end of the archive; here only its end mark is."""
+    """A tar header that is an error where it is damaged.
+
+    tarfile takes a damaged header for the end of the archive; here only the end mark is.
+    """
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
@@ -167,15 +204,10 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from None
 
 
-def _tar(archive: Path) -> Generator[_Member]:
+def _list_tar(archive: Path) -> Generator[_Member]:
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(archive.open("rb"))
-        magic = raw.read(6)
-        raw.seek(0)
-        opener = next(
-            (opener for start, opener in COMPRESSIONS.items() if magic.startswith(start)), None
-        )
-        stream = stack.enter_context(opener(raw)) if opener else raw
+        stream = stack.enter_context(_decompress(raw))
         tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header))
         for info in tar:
             if not info.isdir():
@@ -186,5 +218,15 @@ def _tar(archive: Path) -> Generator[_Member]:
                     raw.tell(),
                     functools.partial(tar.extractfile, info),
                 )
-        while stream.read(2**20):  # on to the end, where the compression's own checksum stands
+        while stream.read(CHUNK):  # to the end, where the checksum of the compression stands
             pass
+
+
+def _decompress(raw: IO[bytes]) -> Any:
+    """Return a stream of the plain bytes of a file that may be compressed, as its start says."""
+    start = raw.read(6)
+    raw.seek(0)
+    for magic, opener in COMPRESSIONS.items():
+        if start.startswith(magic):
+            return opener(raw)
+    return contextlib.nullcontext(raw)

@@ -1,241 +1,158 @@
 """Shards -> decoded samples -> batches, in any order that a training asks for.
 
-What fits a memory budget is decoded once and kept (pictures as bytes: a quarter of what an encoder sees); what doesn't is
-read and decoded anew for each batch, by processes that work ahead. Both give the same batches. An absent modality is
-filled with its blank input before collation, and `present` says so.
+What fits into a memory budget is decoded once and held (pictures as bytes: a quarter of what an
+encoder sees). The rest is read and decoded for each batch, by DataLoader workers (`decoding.py`).
+Both give the same batches. An absent modality is filled with its blank input before collation, and
+`present` says so.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import itertools
 import math
-import os
-import signal
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from umemma import modalities
 from umemma.data import shard_reader
+from umemma.data.decoding import BatchStream, SampleDataset, choose_workers, count_cores
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.missing import draw_training_absences
 from umemma.system import distributed
 from umemma.system.seeds import hash_keys, mix
-from umemma.types import Batch, InputSpec, Plain, Record, Span
+from umemma.types import Batch, InputSpec, Plain, Record
 
-AHEAD = 4  # batches that each decoding process works ahead
-GRACE = 60  # s that a decoding process goes on after SIGTERM
-WORTH = 10.0  # s of decoding from which on further processes pay: one takes seconds to start
+BATCH = 32  # samples that are decoded together for memory
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load a split.
+
+    memory: GiB of decoded samples that may be held; workers: DataLoader workers, None = chosen
+    automatically; once: modalities that are not worth holding; augments: {modality: settings} for
+    training; missing: {what: share of the samples that lose it}, taken away before anything is
+    decoded; seed: for `missing`.
+    """
+
+    memory: float = math.inf
+    workers: int | None = None
+    once: Collection[str] = ()
+    augments: Mapping[str, Plain] = field(default_factory=dict)
+    missing: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class LoadedSplit:
-    """The samples of a split. kept: {modality: (N, ...)} decoded; present: (N, M) bool; target: (N,) int64 classes, or
-    (N, C) float32 of 0 and 1 where samples have sets of labels; keys: N; groups: {grouping: N groups}; specs: what the
-    encoders of `kept` and `streamed` see; streamed: the modalities that are decoded for each batch."""
+    """The samples of a split.
 
-    kept: dict[str, Tensor]
+    in_memory: {modality: (N, ...)} decoded; present: (N, M) bool; target: (N,) int64 classes, or
+    (N, C) float32 of 0 and 1 where samples have sets of labels; keys: N; groups: {grouping: N
+    groups}; specs: what the encoders of `in_memory` and `stream` see; stream: the modalities that
+    are decoded for each batch.
+    """
+
+    in_memory: dict[str, Tensor]
     present: Tensor
     target: Tensor
     keys: list[str]
     groups: dict[str, list[str]]
     specs: Mapping[str, InputSpec] = field(default_factory=dict)
     augments: Mapping[str, Plain] = field(default_factory=dict)
-    streamed: Streamed | None = None
+    stream: BatchStream | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def of(self, names: Collection[str]) -> LoadedSplit:
-        """The same samples with some of their modalities."""
+    def select_modalities(self, names: Collection[str]) -> LoadedSplit:
+        """Return the same samples with some of their modalities."""
         columns = [i for i, m in enumerate(sorted(self.specs)) if m in names]
         return replace(
             self,
-            kept={m: x for m, x in self.kept.items() if m in names},
+            in_memory={m: x for m, x in self.in_memory.items() if m in names},
             present=self.present[:, columns],
             specs={m: spec for m, spec in self.specs.items() if m in names},
-            streamed=self.streamed and self.streamed.of(names),
+            stream=self._select_stream(names),
         )
 
-    def on_features(self, features: Mapping[str, Tensor]) -> LoadedSplit:
-        """The same samples with `features` {modality: (N, D_m)} in place of what encoders see."""
+    def with_features(self, features: Mapping[str, Tensor]) -> LoadedSplit:
+        """Return the same samples with `features` {modality: (N, D_m)} in place of the inputs of
+        those encoders."""
         specs = {m: spec for m, spec in self.specs.items() if m not in features}
-        streamed = self.streamed and self.streamed.of(specs.keys())
-        return replace(self, kept={**self.kept, **features}, specs=specs, streamed=streamed)
+        return replace(
+            self,
+            in_memory={**self.in_memory, **features},
+            specs=specs,
+            stream=self._select_stream(specs.keys()),
+        )
+
+    def _select_stream(self, names: Collection[str]) -> BatchStream | None:
+        if self.stream is None:
+            return None
+        return self.stream.select_modalities(names)
 
     @functools.cached_property
     def hashes(self) -> np.ndarray:
+        """(N,) uint64: the hash of each key, from which chance of the sample is drawn."""
         return hash_keys(self.keys)
 
     def batches(
-        self, plan: Sequence[np.ndarray], device: torch.device, seed: int | None = None
+        self,
+        plan: Sequence[np.ndarray],
+        device: torch.device,
+        seed: int | None = None,
     ) -> Iterator[Batch]:
-        """A batch for each array of sample numbers in `plan`. With a seed, which belongs to an epoch, samples are
-        augmented and have numbers to draw further chance from."""
-        found = self.streamed.decoded(plan) if self.streamed else itertools.repeat({})
-        for numbers, decoded in zip(plan, found):  # noqa: B905 (the second may have no end)
-            chosen = torch.from_numpy(numbers)
-            inputs = {m: _to(x, device) for m, x in decoded.items()}
-            inputs |= {m: _to(x[chosen], device) for m, x in self.kept.items()}
-            chance = None if seed is None else mix(self.hashes[numbers], seed)
+        """Yield a batch for each array of sample numbers in `plan`.
+
+        With a seed, which belongs to an epoch, samples are augmented and have numbers to draw
+        further chance from.
+        """
+        streamed: Iterator[dict[str, Tensor]] = itertools.repeat({})
+        if self.stream:
+            streamed = self.stream.iterate_batches(plan)
+        for numbers, decoded in zip(plan, streamed):  # noqa: B905 (the second may have no end)
+            rows = torch.from_numpy(numbers)
+            inputs = {m: _move(x, device) for m, x in decoded.items()}
+            for m, x in self.in_memory.items():
+                inputs[m] = _move(x[rows], device)
+            chance = None
+            if seed is not None:
+                chance = mix(self.hashes[numbers], seed)
             for m, spec in self.specs.items():
-                modality = modalities.get_module(m)
-                if chance is not None and m in self.augments:
-                    drawn = modality.draw(self.augments[m], mix(chance, 0, "augment", m), spec)
-                    inputs[m] = modality.augment(inputs[m], spec, self.augments[m], drawn)
-                inputs[m] = modality.finish(inputs[m], spec)
-            yield Batch(inputs, self.present[chosen], _to(self.target[chosen], device), chance)
+                inputs[m] = self._finish_input(m, spec, inputs[m], chance)
+            target = _move(self.target[rows], device)
+            yield Batch(inputs, self.present[rows], target, chance)
+
+    def _finish_input(
+        self,
+        name: str,
+        spec: InputSpec,
+        inputs: Tensor,
+        chance: np.ndarray | None,
+    ) -> Tensor:
+        """Augment the compact inputs of a modality (in training) and make what its encoder sees."""
+        modality = modalities.get_module(name)
+        if chance is not None and name in self.augments:
+            augment = self.augments[name]
+            drawn = modality.draw(augment, mix(chance, 0, "augment", name), spec)
+            inputs = modality.augment(inputs, spec, augment, drawn)
+        return modality.finish(inputs, spec)
 
 
 def cut_batches(numbers: np.ndarray | range, size: int) -> list[np.ndarray]:
-    """Sample numbers in batches of `size`, the last one shorter where they don't divide."""
+    """Return sample numbers in batches of `size`, the last one shorter where they don't divide."""
     array = np.array(numbers, dtype=np.int64)
     return [array[start : start + size] for start in range(0, len(array), size)]
-
-
-class Reader(Dataset[Any]):
-    """Samples by number, from where they lie in shards. A plain object that can go to another process."""
-
-    def __init__(
-        self, records: Sequence[Record], specs: Mapping[str, InputSpec], where: str
-    ) -> None:
-        self.keys, self.specs, self.where = [record.key for record in records], dict(specs), where
-        self.files = sorted(
-            {
-                span.path
-                for record in records
-                for span in record.media.values()
-                if isinstance(span, Span)
-            }
-        )
-        number = {path: i for i, path in enumerate(self.files)}
-        self.at = {
-            m: np.zeros((len(records), 3), np.int64) for m in specs
-        }  # file, offset, size; size 0 = absent
-        for i, record in enumerate(records):
-            for m in specs:
-                if isinstance(span := record.media.get(m), Span):
-                    self.at[m][i] = number[span.path], span.offset, span.size
-
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        """{modality: (...)}, compact. UserError for media that can't be decoded."""
-        inputs = {}
-        for m, spec in self.specs.items():
-            modality = modalities.get_module(m)
-            file, offset, size = self.at[m][i].tolist()
-            if not size:
-                inputs[m] = modality.blank(spec)
-                continue
-            with open(self.files[file], "rb") as shard:
-                shard.seek(offset)
-                data = shard.read(size)
-            try:
-                inputs[m] = modality.decode(data, spec)
-            except ValueError as error:
-                raise UserError(
-                    f"sample {self.keys[i]!r}: {error}", self.where, shard_reader.REMAKE
-                ) from None
-        return inputs
-
-    def __getitems__(self, numbers: Sequence[int]) -> dict[str, Tensor] | UserError:
-        """A batch {modality: (B, ...)}; an error is handed over whole: raised, DataLoader would make a text of it."""
-        try:
-            samples = [self[int(i)] for i in numbers]
-        except UserError as error:
-            return error
-        return {m: torch.stack([sample[m] for sample in samples]) for m in self.specs}
-
-
-class _Plan(Sampler[list[int]]):
-    """The batches of the epoch that comes next."""
-
-    batches: Sequence[np.ndarray] = ()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (numbers.tolist() for numbers in self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-class Streamed:
-    """Batches decoded when they are asked for, by `workers` processes that last as long as `stay`; 0 = by this one."""
-
-    def __init__(self, reader: Reader, workers: int, stay: contextlib.ExitStack) -> None:
-        self.reader, self.workers, self.stay, self.plan = reader, workers, stay, _Plan()
-        several: dict[str, Any] = {
-            "multiprocessing_context": "spawn",
-            "persistent_workers": True,
-            "prefetch_factor": AHEAD,
-        }
-        self.loader = DataLoader(
-            reader,
-            batch_sampler=self.plan,
-            num_workers=workers,
-            collate_fn=_same,
-            worker_init_fn=_calm,
-            **several if workers else {},
-        )
-        stay.callback(self.close)
-
-    def of(self, names: Collection[str]) -> Streamed | None:
-        """Those of its modalities, if it has any of them."""
-        some = copy.copy(self.reader)
-        some.specs = {m: spec for m, spec in some.specs.items() if m in names}
-        return Streamed(some, self.workers, self.stay) if some.specs else None
-
-    def decoded(self, plan: Sequence[np.ndarray]) -> Iterator[dict[str, Tensor]]:
-        """{modality: (B, ...)}, compact, for each array of `plan`, in its order."""
-        self.plan.batches = plan
-        try:
-            for batch in self.loader:
-                if isinstance(batch, UserError):
-                    raise batch
-                yield batch
-        except (
-            ConnectionError,
-            EOFError,
-        ) as error:  # the process died while it handed over a batch
-            raise _killed() from error
-
-    def close(self) -> None:
-        """End the processes, whoever still holds on to this: torch itself does so only when nobody does. One that a busy
-        machine keeps from ending when it is asked to is killed, as it only reads."""
-        if self.workers and self.loader._iterator is not None:
-            processes = self.loader._iterator._workers  # type: ignore[attr-defined]
-            self.loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
-            for process in processes:
-                if process.is_alive():
-                    process.kill()
-                    process.join()
-            self.loader._iterator = None
-
-
-@contextlib.contextmanager
-def watch_workers() -> Iterator[None]:
-    """In the block the death of a decoding process, which torch raises wherever the main one happens to be, is a UserError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise _killed() from error
-
-
-def _killed() -> UserError:
-    hint = "It may have run out of memory: lower machine.workers or machine.memory."
-    return UserError("a decoding process was killed", "machine.workers", hint)
 
 
 def load_split(
@@ -244,142 +161,168 @@ def load_split(
     split: str,
     specs: Mapping[str, InputSpec],
     stay: contextlib.ExitStack,
-    *,
-    memory: float = math.inf,
-    workers: int | None = None,
-    once: Collection[str] = (),
-    augments: Mapping[str, Plain] | None = None,
-    missing: Mapping[str, float] | None = None,
-    seed: int = 0,
+    options: LoadOptions = LoadOptions(),
     advance: Callable[[int], None] = lambda samples: None,
 ) -> LoadedSplit:
-    """The samples of a split that have any modality of `specs`.
+    """Return the samples of a split that have any modality of `specs`.
 
-    memory: GiB of decoded samples that may be kept; workers: decoding processes, None = as it pays; once: modalities that
-    aren't worth keeping; missing: {what: share of the samples that lose it}, before anything is decoded. `stay`
-    holds what reading needs. UserError for media that can't be decoded, for a modality that no sample has, and where no
+    `stay` holds what reading needs; `advance` is told how many samples have been decoded. Raises
+    UserError for media that cannot be decoded, for a modality that no sample has, and where no
     sample remains.
     """
     where = f"{split} shards"
-    listed = distributed.raise_on_all(
-        lambda: list(shard_reader.locate_split(store, index, split, stay))
+    # 1. The samples, without the modalities that are taken away from them.
+    every = distributed.raise_on_all(
+        lambda: list(shard_reader.locate_split(store, index, split, stay)),
     )
-    listed = _without(listed, missing or {}, seed)
+    every = _take_away(every, options.missing, options.seed)
     names = sorted(specs)
-    records = [record for record in listed if any(m in record.media for m in names)]
-    present = torch.tensor([[m in record.media for m in names] for record in records]).reshape(
-        -1, len(names)
+    records = [record for record in every if any(m in record.media for m in names)]
+    present = _find_present(records, names, where)
+    if len(records) < len(every):
+        logger.debug(
+            f"{where}: {len(every) - len(records)} samples have none of {', '.join(names)} and are "
+            "left out"
+        )
+    # 2. What fits into memory is decoded now.
+    held = {m: spec for m, spec in specs.items() if m not in options.once}
+    fits = _fits_memory(held, len(records), options.memory, where)
+    if not fits:
+        held = {}
+    in_memory: dict[str, Tensor] = {}
+    if held:
+        in_memory = _decode_all(SampleDataset(records, held, where), options.workers, advance)
+    # 3. The rest is decoded for each batch.
+    rest = {m: spec for m, spec in specs.items() if m not in held}
+    stream = None
+    if rest:
+        workers = options.workers
+        if workers is None and not fits:  # decoded again in every epoch
+            workers = count_cores()
+        stream = _make_stream(SampleDataset(records, rest, where), workers, stay)
+    return LoadedSplit(
+        in_memory,
+        present,
+        _make_targets([record.label for record in records], len(index.classes)),
+        [record.key for record in records],
+        _make_groups(records),
+        dict(specs),
+        options.augments,
+        stream,
     )
+
+
+def _take_away(
+    records: list[Record],
+    missing: Mapping[str, float],
+    seed: int,
+) -> list[Record]:
+    """Return the records, each without the modalities that it loses."""
+    absences = draw_training_absences([record.key for record in records], seed, missing)
+    remaining = []
+    for i, record in enumerate(records):
+        media = {}
+        for m, medium in record.media.items():
+            if m not in absences or not absences[m][i]:
+                media[m] = medium
+        remaining.append(Record(record.key, record.split, record.label, media, record.group))
+    return remaining
+
+
+def _find_present(records: Sequence[Record], names: Sequence[str], where: str) -> Tensor:
+    """Return (N, M) bool. Raises UserError for a modality that no sample has."""
+    rows = [[m in record.media for m in names] for record in records]
+    present = torch.tensor(rows).reshape(-1, len(names))
     for i, m in enumerate(names):
         if not present[:, i].any():
             raise UserError(
                 f"no sample has {m}",
                 where,
-                f"Take {m} out of modalities in the settings, or less of it away (missing).",
+                f"Remove {m} from modalities in the settings, or take away less of it (missing).",
             )
-    if len(records) < len(listed):
-        logger.debug(
-            f"{where}: {len(listed) - len(records)} samples have none of {', '.join(names)} and are left out"
-        )
-    keeping = {m: spec for m, spec in specs.items() if m not in once}
-    size = (
-        sum(modalities.get_module(m).blank(spec).nbytes for m, spec in keeping.items())
-        * len(records)
-        / 2**30
-    )
-    if over := size > memory:
+    return present
+
+
+def _fits_memory(
+    specs: Mapping[str, InputSpec],
+    samples: int,
+    memory: float,
+    where: str,
+) -> bool:
+    """Return whether the decoded samples need at most `memory` GiB."""
+    sizes = [modalities.get_module(m).blank(spec).nbytes for m, spec in specs.items()]
+    size = sum(sizes) * samples / GIB
+    if size > memory:
         logger.info(
-            f"{where}: {size:.1f} GiB decoded, over the budget of {memory:g}: decoded for each batch"
+            f"{where}: {size:.1f} GiB decoded, over the budget of {memory:g}: decoded for each "
+            "batch"
         )
-        keeping = {}
-    kept: dict[str, Tensor] = {}
-    if keeping:
-        reader = Reader(records, keeping, where)
-        mine = distributed.raise_on_all(
-            lambda: _keep(reader, _processes(reader, workers, _cores()), advance)
-        )
-        kept = {m: distributed.gather_rows(x, len(records)) for m, x in mine.items()}
-    streamed = None
-    if rest := {m: spec for m, spec in specs.items() if m not in keeping}:
-        reader = Reader(records, rest, where)
-        if over and workers is None:  # in every epoch anew
-            workers = _cores()
-        streamed = Streamed(
-            reader, distributed.raise_on_all(lambda: _processes(reader, workers, _cores())), stay
-        )
-    return LoadedSplit(
-        kept,
-        present,
-        _targets([record.label for record in records], len(index.classes)),
-        [record.key for record in records],
-        _groups(records),
-        dict(specs),
-        augments or {},
-        streamed,
-    )
+    return size <= memory
 
 
-def _without(records: list[Record], missing: Mapping[str, float], seed: int) -> list[Record]:
-    """The records, each without the modalities that it loses."""
-    away = draw_training_absences([record.key for record in records], seed, missing)
-    return [
-        Record(
-            r.key,
-            r.split,
-            r.label,
-            {m: x for m, x in r.media.items() if not (m in away and away[m][i])},
-            r.group,
-        )
-        for i, r in enumerate(records)
-    ]
+def _decode_all(
+    dataset: SampleDataset,
+    workers: int | None,
+    advance: Callable[[int], None],
+) -> dict[str, Tensor]:
+    """Return {modality: (N, ...)}, decoded by all processes together."""
+
+    def decode_share() -> dict[str, Tensor]:
+        return _decode_share(dataset, choose_workers(dataset, workers), advance)
+
+    share = distributed.raise_on_all(decode_share)
+    return {m: distributed.gather_rows(x, len(dataset.keys)) for m, x in share.items()}
 
 
-def _keep(reader: Reader, workers: int, advance: Callable[[int], None]) -> dict[str, Tensor]:
-    """{modality: (n, ...)}: this process's share of the samples."""
-    parts = [
-        {m: modalities.get_module(m).blank(spec)[None][:0] for m, spec in reader.specs.items()}
-    ]
+def _decode_share(
+    dataset: SampleDataset,
+    workers: int,
+    advance: Callable[[int], None],
+) -> dict[str, Tensor]:
+    """Return {modality: (n, ...)}, this process's share of the samples."""
+    parts: dict[str, list[Tensor]] = {}
+    for m, spec in dataset.specs.items():
+        parts[m] = [modalities.get_module(m).blank(spec)[None][:0]]
+    plan = cut_batches(distributed.rank_indices(len(dataset.keys)), BATCH)
+    processes = distributed.world().size
     with contextlib.ExitStack() as stay:
-        for part in Streamed(reader, workers, stay).decoded(
-            cut_batches(distributed.rank_indices(len(reader.keys)), 32)
-        ):
-            parts.append(part)
-            advance(len(next(iter(part.values()))) * distributed.world().size)
-    return {m: torch.cat([part.pop(m) for part in parts]) for m in reader.specs}
+        stream = BatchStream(dataset, workers, stay)
+        for numbers, batch in zip(plan, stream.iterate_batches(plan), strict=True):
+            for m, x in batch.items():
+                parts[m].append(x)
+            advance(len(numbers) * processes)
+    return {m: torch.cat(parts.pop(m)) for m in dataset.specs}  # each is freed as it is joined
 
 
-def _processes(reader: Reader, wanted: int | None, most: int) -> int:
-    """How many are to decode: what is asked for, else `most`, or none where this one is soon done."""
-    if wanted is not None:
-        return wanted
-    reader[0]  # the first pays for what is imported
-    some = range(0, len(reader.keys), math.ceil(len(reader.keys) / 8))
-    started = time.perf_counter()
-    for i in some:
-        reader[i]
-    return most if (time.perf_counter() - started) / len(some) * len(reader.keys) > WORTH else 0
+def _make_stream(
+    dataset: SampleDataset,
+    workers: int | None,
+    stay: contextlib.ExitStack,
+) -> BatchStream:
+    count = distributed.raise_on_all(lambda: choose_workers(dataset, workers))
+    return BatchStream(dataset, count, stay)
 
 
-def _cores() -> int:
-    """Of this machine, for each of its training processes."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", 1)))
-    return max(1, len(os.sched_getaffinity(0)) // local)
+def _make_groups(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Return {grouping: the group of each record}.
 
-
-def _groups(records: Sequence[Record]) -> dict[str, list[str]]:
-    """{grouping: the group of each record}. A record without a group is one by itself; so is each where there is no grouping,
-    which is called "sample"."""
-    own = [record.groups for record in records]
-    names = sorted(set().union(*own))
+    A record without a group is a group by itself. Where there is no grouping, so is every record,
+    and the grouping is called "sample".
+    """
+    groups_of_each = [record.groups for record in records]
+    names: set[str] = set().union(*groups_of_each)
     if not names:
         return {"sample": [record.key for record in records]}
-    return {
-        name: [groups.get(name, r.key) for groups, r in zip(own, records, strict=True)]
-        for name in names
-    }
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups[name] = []
+        for record, own_groups in zip(records, groups_of_each, strict=True):
+            groups[name].append(own_groups.get(name, record.key))
+    return groups
 
 
-def _targets(labels: Sequence[int | tuple[int, ...] | None], classes: int) -> Tensor:
+def _make_targets(labels: Sequence[int | tuple[int, ...] | None], classes: int) -> Tensor:
+    """Return (N,) int64 classes, or (N, C) float32 of 0 and 1 for sets of labels."""
     if not any(isinstance(label, tuple) for label in labels):
         return torch.tensor(labels)
     target = torch.zeros(len(labels), classes)
@@ -388,16 +331,8 @@ def _targets(labels: Sequence[int | tuple[int, ...] | None], classes: int) -> Te
     return target
 
 
-def _to(x: Tensor, device: torch.device) -> Tensor:
-    return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)
-
-
-def _calm(worker: int) -> None:
-    """In a decoding process: signals to the whole group are for the training, which then ends its processes itself. Not to
-    obey SIGTERM at all would leave a parent that dies in disorder waiting for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
-
-
-def _same(batch: Any) -> Any:
-    return batch
+def _move(x: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on the device, copied asynchronously to a GPU."""
+    if device.type == "cpu":
+        return x
+    return x.pin_memory().to(device, non_blocking=True)

@@ -1,9 +1,9 @@
-"""Shards as they lie there, and how they are read.
+"""How shards are read, through `Store`, so from a disk, S3 or any other URL.
 
-A shard is a WebDataset tar of encoded media (`key.audio.flac`, `key.image.png`, `key.json`), a Parquet table with one row
-per sample, failures too, and a marker (`train-000000.json`: counts, checksums, what it was made from) that vouches for
-the other two. `index.json` vouches for all shards. What isn't vouched for is refused: a truncated tar would otherwise read
-as missing modalities.
+A shard is a WebDataset tar of encoded media (`key.audio.flac`, `key.image.png`, `key.json`), a
+Parquet table with one row per sample, failed ones too, and a marker (`shard_marker.py`) that
+vouches for both. `index.json` vouches for all shards. What nothing vouches for is refused: a
+truncated tar would otherwise be read as samples with missing modalities.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import contextlib
 import json
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from umemma.data.shard_marker import ShardMarker, list_damage, read_marker, summarize_reasons
 from umemma.data.storage import Store
 from umemma.errors import UserError, unknown_name
 from umemma.system.files import sha256
@@ -24,39 +24,12 @@ from umemma.types import Plain, Record, Span
 from umemma.validation import fingerprint, list_differences
 
 REMAKE = "Run: umemma preprocess"
-NAME = re.compile(r"[A-Za-z0-9]+-\d{6,}\.tar", re.ASCII)
-
-
-class Shard(Plain):
-    """A marker. `samples` are in the tar; `failed` and those `left_out` by the settings have a row only.
-
-    reasons: {why a sample failed: how many}; broken: {which media of a sample in the tar couldn't be read, and why: how
-    many such samples}; made_from: the fingerprint of everything that went in; itself: that of the marker's other fields.
-    """
-
-    name: str
-    samples: int
-    failed: int
-    left_out: int
-    reasons: dict[str, int]
-    broken: dict[str, int] = {}
-    size: int
-    sha256: str
-    rows_sha256: str
-    made_from: str
-    itself: str = ""
-
-    @property
-    def broken_samples(self) -> int:
-        return sum(self.broken.values())
-
-    def identity(self) -> str:
-        """What `itself` has to be."""
-        return fingerprint(self.model_dump(mode="json", exclude={"itself"}))
+SHARD_NAME = re.compile(r"[A-Za-z0-9]+-\d{6,}\.tar", re.ASCII)
 
 
 class Index(Plain):
-    """index.json. `settings` is what the shards were made from; `fingerprint` is that of their content."""
+    """index.json. settings: what the shards were made with; fingerprint: the hash of the content
+    of all shards, which models name as the data that they were trained on."""
 
     dataset: str
     variant: str
@@ -65,127 +38,128 @@ class Index(Plain):
     modalities: list[str]
     settings: dict[str, Any]
     fingerprint: str
-    splits: dict[str, list[Shard]]
+    splits: dict[str, list[ShardMarker]]
 
-    def shards(self, split: str) -> list[Shard]:
-        """UserError for a split that isn't there."""
+    def shards(self, split: str) -> list[ShardMarker]:
+        """Return the shards of a split. Raises UserError for an unknown split."""
         if split not in self.splits:
             raise unknown_name("split", split, self.splits, f"shards of {self.dataset}")
         return self.splits[split]
 
     def samples(self, split: str) -> int:
+        """Return how many samples of a split the shards hold."""
         return sum(shard.samples for shard in self.shards(split))
 
-    def identity(self) -> str:
-        """What `fingerprint` has to be: the same for shards of the same content, whatever they were made from."""
+    def compute_fingerprint(self) -> str:
+        """Return what `fingerprint` has to be.
+
+        It is the same for shards of the same content, whatever they were made from.
+        """
         about = self.model_dump(mode="json", exclude={"fingerprint", "splits"})
-        content = {
-            name: [[s.name, s.samples, s.sha256, s.rows_sha256] for s in self.splits[name]]
-            for name in self.splits
-        }
+        content: dict[str, list[list[str | int]]] = {}
+        for name, shards in self.splits.items():
+            content[name] = [[s.name, s.samples, s.sha256, s.rows_sha256] for s in shards]
         return fingerprint({**about, "content": content})
 
+    def list_shards(self) -> list[ShardMarker]:
+        """Return the shards of all splits."""
+        return [shard for shards in self.splits.values() for shard in shards]
+
     def failures(self) -> str:
-        """Why samples failed and how many: "3 x file is missing; 1 x a video with no frames"."""
-        return summarize_reasons(
-            shard.reasons for shards in self.splits.values() for shard in shards
-        )
+        """Return why samples failed: "3 x file is missing; 1 x a video with no frames"."""
+        return summarize_reasons(shard.reasons for shard in self.list_shards())
 
     def broken(self) -> str:
-        """Which media can't be read, and of how many samples: "2 x image: file is missing"."""
-        return summarize_reasons(
-            shard.broken for shards in self.splits.values() for shard in shards
-        )
-
-
-def summarize_reasons(counts: Iterable[Mapping[str, int]]) -> str:
-    """The commonest of all reasons in `counts` {reason: how many}: "3 x file is missing; 1 x a video with no frames"."""
-    reasons = sum(map(Counter, counts), Counter[str]())
-    return "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(8))
-
-
-def find_marker(store: Store, name: str) -> Shard | None:
-    """The marker of the shard `name`, None where there is none that is whole."""
-    try:
-        shard = Shard.model_validate_json(store.read(f"{name}.json") or b"")
-    except ValueError:
-        return None
-    return shard if shard.itself == shard.identity() else None
-
-
-def list_problems(store: Store, shard: Shard) -> list[str]:
-    """What is wrong with the files of a shard: every one that is missing, truncated or altered."""
-    found = []
-    for name, checksum in ((shard.name, shard.sha256), (rows_name(shard), shard.rows_sha256)):
-        with store.local(name) as path:
-            if path is None:
-                found.append(f"{name} is missing")
-            elif sha256(path) != checksum:
-                found.append(f"{name} is truncated or altered")
-    return found
+        """Return which media cannot be read, of how many samples: "2 x image: file is missing"."""
+        return summarize_reasons(shard.broken for shard in self.list_shards())
 
 
 def read_index(store: Store, settings: Mapping[str, Any] | None = None) -> Index:
-    """UserError where there is no index, it isn't one of ours, or other settings than `settings` made the shards."""
+    """Return the index of the shards in `store`.
+
+    Raises UserError where there is none, where it is damaged or altered, and where the shards were
+    made with other settings than `settings`.
+    """
     data = store.read("index.json")
+    where = store.at("index.json")
     if data is None:
-        raise UserError("not there yet", store.at("index.json"), REMAKE)
+        raise UserError("not there yet", where, REMAKE)
     try:
         index = Index.model_validate_json(data)
     except ValueError:
-        raise UserError("damaged: not an index of shards", store.at("index.json"), REMAKE) from None
-    if index.fingerprint != index.identity():
-        raise UserError("altered: its fingerprint is another", store.at("index.json"), REMAKE)
-    for shard in (shard for shards in index.splits.values() for shard in shards):
-        if not NAME.fullmatch(shard.name):  # an index may come from a stranger
+        raise UserError("damaged: not an index of shards", where, REMAKE) from None
+    if index.fingerprint != index.compute_fingerprint():
+        raise UserError("altered: its fingerprint is another", where, REMAKE)
+    for shard in index.list_shards():
+        if not SHARD_NAME.fullmatch(shard.name):  # an index may come from a stranger
+            raise UserError(f"{shard.name!r} is not the name of a shard", where, REMAKE)
+    if settings is not None:
+        differences = list_differences(index.settings, settings)
+        if differences:
             raise UserError(
-                f"{shard.name!r} is not the name of a shard", store.at("index.json"), REMAKE
+                f"shards made with other settings ({'; '.join(differences)})",
+                store.url,
+                REMAKE,
             )
-    if settings is not None and (differences := list_differences(index.settings, settings)):
-        raise UserError(
-            f"shards made with other settings ({'; '.join(differences)})", store.url, REMAKE
-        )
     return index
 
 
 def read_split(store: Store, index: Index, split: str) -> Iterator[Record]:
-    """Every sample of a split, in stored order, its media encoded bytes. UserError for a shard that differs from its index."""
+    """Yield every sample of a split, in stored order, its media as encoded bytes.
+
+    Raises UserError for a shard that differs from the index.
+    """
     for shard in index.shards(split):
-        with _opened(store, shard) as path:
-            yield from _records(iterate_samples(path, shard.name), store, index, split, shard)
+        with _open_shard(store, shard) as path:
+            samples = iterate_samples(path, shard.name)
+            yield from _make_records(samples, store, index, split, shard)
 
 
 def locate_split(
-    store: Store, index: Index, split: str, stay: contextlib.ExitStack
+    store: Store,
+    index: Index,
+    split: str,
+    stay: contextlib.ExitStack,
 ) -> Iterator[Record]:
-    """As `read`, its media Spans of files, to be read in any order until `stay` is closed (remote shards are copied)."""
+    """Yield every sample of a split as `read_split`, its media as Spans of files.
+
+    The Spans can be read in any order until `stay` is closed. Remote shards are copied to this
+    machine for that time.
+    """
     for shard in index.shards(split):
-        path = stay.enter_context(_opened(store, shard))
-        yield from _records(_spans(path), store, index, split, shard)
+        path = stay.enter_context(_open_shard(store, shard))
+        yield from _make_records(_iterate_spans(path), store, index, split, shard)
 
 
 @contextlib.contextmanager
-def _opened(store: Store, shard: Shard) -> Iterator[Path]:
+def _open_shard(store: Store, shard: ShardMarker) -> Iterator[Path]:
+    """Give a verified tar on this machine's disk."""
     with store.local(shard.name) as path:
         if path is None:
             raise UserError("shard is missing", store.at(shard.name), REMAKE)
         if sha256(path) != shard.sha256:
-            hint = (
-                f"Remove it, then run: {REMAKE.removeprefix('Run: ')}" if store.remote else REMAKE
-            )  # checks local ones
+            hint = REMAKE  # preprocess compares the checksums of local shards
+            if store.remote:
+                hint = "Remove it, then run: umemma preprocess"
             raise UserError(
-                "shard differs from its index: truncated or altered", store.at(shard.name), hint
+                "shard differs from its index: truncated or altered",
+                store.at(shard.name),
+                hint,
             )
         yield path
 
 
-def _records(
-    samples: Iterable[Mapping[str, Any]], store: Store, index: Index, split: str, shard: Shard
+def _make_records(
+    samples: Iterable[Mapping[str, Any]],
+    store: Store,
+    index: Index,
+    split: str,
+    shard: ShardMarker,
 ) -> Iterator[Record]:
     count = 0
     for sample in samples:
         count += 1
-        yield _unpack(sample, split, index, store.at(shard.name))
+        yield _make_record(sample, split, index, store.at(shard.name))
     if count != shard.samples:
         raise UserError(
             f"{count} samples in the shard, {shard.samples} in the index",
@@ -194,8 +168,18 @@ def _records(
         )
 
 
-def _spans(tar: Path) -> Iterator[dict[str, Any]]:
-    """As `samples`, with a Span for the bytes of each member but the description."""
+def iterate_samples(tar: Path, name: str) -> Iterator[dict[str, Any]]:
+    """Yield {"__key__": key, "audio.flac": bytes, ..., "json": bytes} for every sample of a tar
+    that has been verified, by WebDataset's own functions."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    # WebDataset would leave a file that it opens itself to the garbage collector.
+    with tar.open("rb") as file:
+        yield from group_by_keys(tar_file_expander([{"url": name, "stream": file}]))
+
+
+def _iterate_spans(tar: Path) -> Iterator[dict[str, Any]]:
+    """Yield samples as `iterate_samples`, with a Span for each member but the description."""
     sample: dict[str, Any] = {}
     with tarfile.open(tar, "r:") as archive:
         for member in archive:
@@ -203,75 +187,89 @@ def _spans(tar: Path) -> Iterator[dict[str, Any]]:
             if sample.get("__key__", key) != key:
                 yield sample
                 sample = {}
-            file = archive.extractfile(member) if suffix == "json" else None
-            sample |= {
-                "__key__": key,
-                suffix: file.read() if file else Span(str(tar), member.offset_data, member.size),
-            }
+            sample["__key__"] = key
+            file = None
+            if suffix == "json":
+                file = archive.extractfile(member)
+            if file:
+                sample[suffix] = file.read()
+            else:
+                sample[suffix] = Span(str(tar), member.offset_data, member.size)
     if sample:
         yield sample
 
 
-def verify_shard(store: Store, index: Index, split: str, shard: Shard) -> list[str]:
-    """As `problems`, and every sample of the shard read."""
-    if found := list_problems(store, shard):
-        return found
-    if find_marker(store, shard.name.removesuffix(".tar")) != shard:
-        return [f"{marker_name(shard)} is missing or differs from the index"]
+def verify_shard(store: Store, index: Index, split: str, shard: ShardMarker) -> list[str]:
+    """Return a line for each thing that is wrong with a shard, its samples included."""
+    damage = list_damage(store, shard)
+    if damage:
+        return damage
+    if read_marker(store, shard.name.removesuffix(".tar")) != shard:
+        return [f"{shard.marker_name} is missing or differs from the index"]
+    only_this = index.model_copy(update={"splits": {split: [shard]}})
     try:
-        for _ in read_split(store, index.model_copy(update={"splits": {split: [shard]}}), split):
+        for _ in read_split(store, only_this, split):
             pass
     except UserError as error:
         return [f"{shard.name}: {error.what}"]
     return []
 
 
-def iterate_samples(tar: Path, name: str) -> Iterator[dict[str, Any]]:
-    """{"__key__": key, "audio.flac": bytes, ..., "json": bytes} of every sample of a tar that has been verified."""
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+class _Description(NamedTuple):
+    """The `json` member of a sample. has: the modalities that are in the tar, sorted."""
 
-    with tar.open(
-        "rb"
-    ) as file:  # our own handle: WebDataset leaves the one that it opens to the collector
-        yield from group_by_keys(tar_file_expander([{"url": name, "stream": file}]))
+    label: int | tuple[int, ...]
+    group: str | dict[str, str]
+    has: list[str]
 
 
-def _unpack(sample: Mapping[str, Any], split: str, index: Index, where: str) -> Record:
-    """A checksum says that a shard is the one that was written, not that a stranger wrote it well."""
+def _make_record(sample: Mapping[str, Any], split: str, index: Index, where: str) -> Record:
+    """Return a sample as a Record. Raises UserError for a sample that makes no sense: a checksum
+    says that a shard is the one that was written, not that a stranger wrote it well."""
     key = sample["__key__"]
+    description = _parse_description(sample, index)
+    if description is None:
+        raise UserError(
+            f"sample {key!r} has no description, or one that makes no sense",
+            where,
+            REMAKE,
+        )
+    media = {}
+    for name, data in sample.items():
+        if name[0] != "_" and name != "json":
+            media[name.split(".")[0]] = data
+    if sorted(media) != description.has or not media.keys() <= set(index.modalities):
+        raise UserError(f"sample {key!r} has lost media", where, REMAKE)
+    return Record(key, split, description.label, media, description.group)
+
+
+def _parse_description(sample: Mapping[str, Any], index: Index) -> _Description | None:
+    """Return the description of a sample, None where it is missing or makes no sense."""
     try:
         about = json.loads(sample["json"])
-        label, group, has = about["label"], about["group"], about["has"]
-        label = tuple(label) if isinstance(label, list) else label
-        numbers = label if isinstance(label, tuple) else (label,)
-        well = all(
-            isinstance(n, int) and 0 <= n < len(index.classes) for n in numbers
-        ) and _is_group(group)
+        label = about["label"]
+        group = about["group"]
+        has = about["has"]
     except (KeyError, ValueError, TypeError):
-        well = False
-    if not well or isinstance(label, tuple) != (index.task == "multilabel"):
-        raise UserError(
-            f"sample {key!r} has no description, or one that makes no sense", where, REMAKE
-        )
-    media = {
-        name.split(".")[0]: data
-        for name, data in sample.items()
-        if name[0] != "_" and name != "json"
-    }
-    if sorted(media) != has or not media.keys() <= set(index.modalities):
-        raise UserError(f"sample {key!r} has lost media", where, REMAKE)
-    return Record(key, split, label, media, group)
+        return None
+    multilabel = isinstance(label, list)
+    if multilabel != (index.task == "multilabel"):
+        return None
+    if multilabel:
+        label = tuple(label)
+        numbers = label
+    else:
+        numbers = (label,)
+    for number in numbers:
+        if not isinstance(number, int) or not 0 <= number < len(index.classes):
+            return None
+    if not _is_group(group):
+        return None
+    return _Description(label, group, has)
 
 
 def _is_group(group: Any) -> bool:
-    """Whether it is a group as a Record has it: a text, or texts by name."""
-    named = group if isinstance(group, dict) else {"group": group}
-    return all(isinstance(one, str) for one in named.values())  # in JSON a name is always a text
-
-
-def rows_name(shard: Shard) -> str:
-    return shard.name.replace(".tar", ".parquet")
-
-
-def marker_name(shard: Shard) -> str:
-    return shard.name.replace(".tar", ".json")
+    """Return whether a group is as a Record has it: a text, or texts by name."""
+    if isinstance(group, dict):  # whose names are always texts in JSON
+        return all(isinstance(text, str) for text in group.values())
+    return isinstance(group, str)

@@ -1,4 +1,8 @@
-"""A folder of shards: on a disk, or behind any URL that fsspec knows (s3://, gs://, memory://, http:// to read)."""
+"""Where shards are stored: a folder on a disk, Amazon S3 (s3://), Google Cloud Storage (gs://).
+
+Any other URL that fsspec knows works, too: memory://, and http(s):// to read from. All stages read
+and write shards through `Store`, so no other module knows what kind of place it is.
+"""
 
 from __future__ import annotations
 
@@ -12,133 +16,154 @@ from typing import Any
 from umemma.errors import UserError
 from umemma.system.files import new_file, remove_leftovers
 
+CHUNK = 2**20  # bytes copied at a time
+HTTP = ("http://", "https://")
+
 
 class Store:
-    """Files by name. A new one appears whole or not at all. UserError where the place can't be reached or written."""
+    """The files of one folder or bucket prefix, by name.
+
+    A new file appears whole or not at all. Raises UserError where the place cannot be reached or
+    written. A Store can be pickled: fsspec's file system is made on first use.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url.removeprefix("file://").rstrip("/")
         self.remote = "://" in self.url
-        self._fs: Any = None
+        self._file_system: Any = None
 
     def at(self, name: str) -> str:
-        """How a file is named to the user, and to fsspec."""
+        """Return the path or URL of a file."""
         return f"{self.url}/{name}"
 
     def size(self, name: str) -> int | None:
-        """Bytes, None where there is no such file."""
-        with self._reaching(name):
+        """Return the bytes of a file, None where there is none."""
+        with self._explain_failures(name):
             try:
-                return (
-                    int(self.fs.info(self.at(name))["size"])
-                    if self.remote
-                    else Path(self.at(name)).stat().st_size
-                )
+                if self.remote:
+                    return int(self.file_system.info(self.at(name))["size"])
+                return Path(self.at(name)).stat().st_size
             except FileNotFoundError:
                 return None
 
     def read(self, name: str) -> bytes | None:
-        """A small file whole, None where there is none."""
-        with self._reaching(name):
+        """Return the content of a small file, None where there is none."""
+        with self._explain_failures(name):
             try:
-                return (
-                    bytes(self.fs.cat_file(self.at(name)))
-                    if self.remote
-                    else Path(self.at(name)).read_bytes()
-                )
+                if self.remote:
+                    return bytes(self.file_system.cat_file(self.at(name)))
+                return Path(self.at(name)).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path | None]:
-        """The file on this machine's disk, for as long as the block lasts; None where there is none."""
+        """Give the path of a file on this machine's disk, None where there is no such file.
+
+        A remote file is copied to a temporary folder, which is removed at the end of the block.
+        """
         path = Path(self.at(name))
         if not self.remote:
-            yield path if path.is_file() else None
+            if path.is_file():
+                yield path
+            else:
+                yield None
             return
         with tempfile.TemporaryDirectory(prefix="umemma-") as folder:
             path = Path(folder) / name
-            with self._reaching(name):
-                try:
-                    with self.fs.open(self.at(name), "rb") as source, path.open("wb") as copy:
-                        shutil.copyfileobj(source, copy, 2**20)
-                except FileNotFoundError:
-                    path = Path(folder) / "none"
-            yield path if path.is_file() else None
+            if self._copy(name, path):
+                yield path
+            else:
+                yield None
+
+    def _copy(self, name: str, path: Path) -> bool:
+        """Copy a remote file to `path`; returns whether there is such a file."""
+        with self._explain_failures(name):
+            try:
+                with self.file_system.open(self.at(name), "rb") as source, path.open("wb") as copy:
+                    shutil.copyfileobj(source, copy, CHUNK)
+            except FileNotFoundError:
+                return False
+        return True
 
     @contextlib.contextmanager
     def new(self, name: str) -> Iterator[Path]:
-        """A path on this machine's disk to write to; it becomes `name` when the block ends well."""
-        with self._reaching(name), contextlib.ExitStack() as stack:
+        """Give a path on this machine's disk to write to; it becomes `name` at the end of the block
+        unless that raises."""
+        with self._explain_failures(name), contextlib.ExitStack() as stack:
             if not self.remote:
                 yield stack.enter_context(new_file(Path(self.at(name))))
                 return
-            if self.url.startswith(("http://", "https://")):  # fsspec would try to post it
+            if self.url.startswith(HTTP):  # fsspec would try to post it
                 raise NotImplementedError
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="umemma-"))) / name
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="umemma-"))
+            path = Path(folder) / name
             yield path
-            self.fs.makedirs(self.url, exist_ok=True)
-            self.fs.put_file(str(path), self.at(name))
+            self.file_system.makedirs(self.url, exist_ok=True)
+            self.file_system.put_file(str(path), self.at(name))
 
-    def names(self) -> list[str]:
-        """The files in the folder, sorted; hidden ones not."""
-        with self._reaching(""):
+    def list_names(self) -> list[str]:
+        """Return the names of the files, sorted, without hidden ones."""
+        with self._explain_failures(""):
             try:
-                if self.remote:
-                    found = [
-                        str(path).rstrip("/").rsplit("/", 1)[-1]
-                        for path in self.fs.ls(self.url, detail=False)
-                    ]
-                else:
-                    found = [path.name for path in Path(self.url).iterdir() if path.is_file()]
+                names = self._list_all_names()
             except FileNotFoundError:
                 return []
-        return sorted(name for name in found if not name.startswith("."))
+        return sorted(name for name in names if not name.startswith("."))
+
+    def _list_all_names(self) -> list[str]:
+        if not self.remote:
+            return [path.name for path in Path(self.url).iterdir() if path.is_file()]
+        paths = self.file_system.ls(self.url, detail=False)
+        return [str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths]
 
     def remove(self, name: str) -> None:
-        """Nothing happens where there is no such file."""
-        with self._reaching(name), contextlib.suppress(FileNotFoundError):
+        """Remove a file; nothing happens where there is none."""
+        with self._explain_failures(name), contextlib.suppress(FileNotFoundError):
             if self.remote:
-                self.fs.rm_file(self.at(name))
+                self.file_system.rm_file(self.at(name))
             else:
                 Path(self.at(name)).unlink()
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove what processes of this machine left half-written when they were killed."""
         if not self.remote:
             remove_leftovers(Path(self.url))
 
     @property
-    def fs(self) -> Any:
-        """fsspec's file system, made on first use: a Store itself is only its URL, and so can go to another process."""
-        if self._fs is None:
-            import fsspec
+    def file_system(self) -> Any:
+        """The fsspec file system of the URL."""
+        if self._file_system is None:
+            self._file_system = self._make_file_system()
+        return self._file_system
 
-            protocol = self.url.split("://")[0]
-            try:
-                self._fs = fsspec.url_to_fs(self.url)[0]
-            except (ImportError, ValueError) as error:
-                extra = (
-                    f"pip install 'umemma[{protocol}]'"
-                    if protocol in ("s3", "gs")
-                    else f"what it needs for {protocol}://"
-                )
-                hint = f"Install {extra}."
-                raise UserError(f"can't be opened: {error}", self.url, hint) from None
-        return self._fs
+    def _make_file_system(self) -> Any:
+        import fsspec
+
+        protocol = self.url.split("://")[0]
+        try:
+            return fsspec.url_to_fs(self.url)[0]
+        except (ImportError, ValueError) as error:
+            hint = f"Install what fsspec needs for {protocol}://."
+            if protocol in ("s3", "gs"):
+                hint = f"Run: pip install 'umemma[{protocol}]'"
+            raise UserError(f"can't be opened: {error}", self.url, hint) from None
 
     @contextlib.contextmanager
-    def _reaching(self, name: str) -> Iterator[None]:
+    def _explain_failures(self, name: str) -> Iterator[None]:
+        """Turn what a disk or a server reports inside the block into a UserError."""
         failures: tuple[type[Exception], ...] = (OSError,)
-        if self.url.startswith(("http://", "https://")):
+        if self.url.startswith(HTTP):
             from aiohttp import ClientError
 
-            failures = (*failures, ClientError)
+            failures = (OSError, ClientError)
         try:
             yield
         except NotImplementedError:
             raise UserError(
-                "can only be read", self.at(name), "Write shards to a folder or a bucket."
+                "can only be read",
+                self.at(name),
+                "Write shards to a folder or a bucket.",
             ) from None
         except failures as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from umemma import modalities
 from umemma.config import Encoder, Training
+from umemma.data.decoding import watch_handover, watch_workers
 from umemma.errors import UserError, unknown_name
 from umemma.evaluation.calibration import Calibration, probabilities
 from umemma.missing import list_patterns
@@ -233,20 +234,12 @@ class Predictor:
                 worker_init_fn=start_worker,
                 multiprocessing_context="spawn",
             )
-        try:
+        hint = "It may have run out of memory: use fewer workers, or a smaller batch size."
+        with watch_workers("workers", hint), watch_handover("workers", hint):
             for batch in found:
                 if isinstance(batch, UserError):
                     raise batch
                 yield from self._answers(batch)
-        except (
-            RuntimeError,
-            ConnectionError,
-            EOFError,
-        ) as error:  # dead while waited for, or while it handed over
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            hint = "It may have run out of memory: fewer of them, or a smaller batch size."
-            raise UserError("a decoding process was killed", "workers", hint) from error
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], present: Tensor) -> np.ndarray:

@@ -22,7 +22,7 @@ from umemma import datasets, modalities
 from umemma.config import Params, Preprocess
 from umemma.data import raw_folder
 from umemma.data.archives import find_target
-from umemma.data.shard_writer import count_records, mark_problems
+from umemma.data.shard_plan import count_records, mark_problems
 from umemma.errors import UserError
 from umemma.modalities.probe import SOUNDLESS, Probe, probe
 from umemma.reports.doctor import Report, Some, SplitReport, show

@@ -1,4 +1,4 @@
-"""download: the raw files of a dataset -> data/raw/<dataset>/, with their checksums in download.json."""
+"""download: put the raw files of a dataset into data/raw/<dataset>/, with download.json."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from typing import Any
 
 from umemma import datasets
 from umemma.config import Paths
-from umemma.data.downloader import Downloader, is_address
+from umemma.data.downloader import Downloader
+from umemma.data.fetcher import is_address
 from umemma.errors import UserError
 from umemma.system.log import make_progress
 from umemma.validation import validate
 
 
 def run(dataset: str, options: Mapping[str, Any], origin: str = "") -> Path:
-    """Bring the raw files of `dataset` with its `options`, describe them in download.json, and return their folder.
+    """Put the raw files of `dataset` with its `options` in place and return their folder.
 
-    A source that is in place and right stays; without a known checksum, one that a file or folder `origin` has with other
-    content is not right. Others are made, or come from `origin` (a file, a folder or an http(s) address; the sources' own
-    addresses are not asked then), or from their own addresses. UserError for those that can't
-    be had, with the steps that a person can take, for a hostile or damaged archive, and where the disk is too small.
+    A source that is in place and right stays. A source without a known checksum is replaced where
+    the file or folder `origin` has other content for it. The others are made, or come from `origin`
+    (a file, a folder or an http(s) address), or, where that is empty, from their own addresses.
+    At the end, download.json lists every file with its checksum.
+
+    Raises UserError for files that are unavailable, with the steps that a person can take, for a
+    hostile or damaged archive, and where the disk is too small.
     """
     module = datasets.get_module(dataset)
-    chosen = validate(module.Options, options, "settings", "preprocess.options")
+    checked = validate(module.Options, options, "settings", "preprocess.options")
     if origin and not is_address(origin):
         origin = str(Path(origin).expanduser().absolute())
         if not Path(origin).exists():
@@ -37,12 +41,13 @@ def run(dataset: str, options: Mapping[str, Any], origin: str = "") -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with make_progress() as bars:
-            job = Downloader(dataset, module.SPEC, folder, origin, bars)
-            job.place_all(module.sources(folder, chosen))
-            job.describe()
-    except OSError as error:  # full, read-only, not ours
-        hint = f"Mend it and run again, it goes on where it stopped: umemma download {dataset}"
+            downloader = Downloader(dataset, module.SPEC, folder, origin, bars)
+            downloader.place_all(module.sources(folder, checked))
+            downloader.write_list()
+    except OSError as error:  # a disk that is full, read-only or belongs to others
         raise UserError(
-            f"the disk refuses: {error.strerror or error}", str(error.filename or folder), hint
+            f"cannot write: {error.strerror or error}",
+            str(error.filename or folder),
+            f"Correct this, then resume with: umemma download {dataset}",
         ) from error
     return folder

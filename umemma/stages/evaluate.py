@@ -188,7 +188,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     """One pass over the split for the ensemble and each uni-modal model, shared among the processes."""
     import torch
 
-    from umemma.data.loader import watch_workers
+    from umemma.data.decoding import watch_workers
     from umemma.models import factory
     from umemma.training.reproducibility import explain_nondeterminism, prepare
     from umemma.training.step import predict_logits

@@ -1,47 +1,61 @@
 """preprocess: raw files -> verified WebDataset shards in data/shards/<dataset>/.
 
-The shard is the unit of work. What is there and was made from the same input stays, so that a run after a kill, after a
-changed file or on another machine does only what is missing; the index is written when nothing is.
+The shard is the unit of work. A shard that is there and was made from the same input stays, so that
+a run after a kill, after a changed file or on another machine writes only what is missing. The
+index is written when no shard is missing.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from loguru import logger
+from rich.progress import Progress
 
 from umemma import datasets
 from umemma.config import Params
-from umemma.data import raw_folder, shard_reader, shard_writer
-from umemma.data.raw_folder import RawFile
-from umemma.data.shard_reader import Index, Shard
-from umemma.data.shard_writer import ShardJob
+from umemma.data import raw_folder, shard_plan, shard_reader
+from umemma.data.shard_index import write_index
+from umemma.data.shard_marker import ShardMarker, is_current, read_marker
+from umemma.data.shard_plan import ShardJob
+from umemma.data.shard_reader import Index
+from umemma.data.shard_writer import write_shard
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.system import executors
-from umemma.system.files import sha256
 from umemma.system.log import make_progress
-from umemma.types import Clip, DatasetSpec, Media, Record, Unreadable
-from umemma.validation import fingerprint, list_differences, validate
+from umemma.types import DatasetSpec
+from umemma.validation import list_differences, validate
 
-Executor = Callable[[Callable[[ShardJob], Shard], Iterable[ShardJob], int], Iterator[Shard]]
+Executor = Callable[
+    [Callable[[ShardJob], ShardMarker], Iterable[ShardJob], int],
+    Iterator[ShardMarker],
+]
+SHOWN = 5  # missing shards that an error names
 
 
 @dataclass(frozen=True)
 class Share:
-    """This task's part of the shards: those whose place in the list leaves `index` when divided by `tasks`."""
+    """The part of the shards that this task writes: those whose place in the list leaves `index`
+    when divided by `tasks`."""
 
     tasks: int = 1
     index: int = 0
+
+
+class _Plan(NamedTuple):
+    """What there is to write. total: number of records; jobs: one for each shard."""
+
+    spec: DatasetSpec
+    store: Store
+    settings: Mapping[str, Any]
+    total: int
+    jobs: Iterator[ShardJob]
 
 
 def run(
@@ -52,171 +66,186 @@ def run(
     share: Share = Share(),
     executor: Executor = executors.run_locally,
 ) -> Index:
-    """Make every shard that isn't there yet, and the index when none is missing. workers: 0 = all cores.
+    """Write every shard that is missing or out of date, and the index when none is missing.
 
-    UserError where the raw files are missing or differ from download.json, for options the dataset doesn't know, where
-    too many samples fail or have broken media, and while shards are missing: those of other tasks, and those whose worker
-    died every time.
+    workers: number of processes, 0 = one per core; retry_failed: also write the shards again whose
+    samples failed or have a broken medium. Raises UserError where the raw files are missing or
+    differ from download.json, for options that the dataset does not know, where too many samples
+    fail or have broken media, and while shards are missing: those of other tasks, and those whose
+    worker died every time.
     """
-    # 1. What there is to do.
-    module, section, raw = datasets.get_module(params.dataset), params.preprocess, params.paths.raw
-    options = validate(module.Options, section.options, "settings", "preprocess.options")
-    again = f"Run: umemma download {params.dataset}"
-    files = raw_folder.read_raw_files(raw, again)
-    raw_folder.check_raw_files(raw, files, again)
-    spec: DatasetSpec = module.spec(raw, options)
-    params.check_modalities(spec.modalities)
-    store, settings = Store(params.paths.shards), params.shard_settings()
-    counts, repeated = shard_writer.count_records(module.records(raw, options))
-    check_splits(counts, spec)
-    total = counts.total()
-    log_differences(store, settings)
+    # 1. Check the raw files and list the shards.
+    plan = _make_plan(params)
+    _log_differences(plan)
 
-    # 2. Do what is missing.
-    records = shard_writer.mark_problems(module.records(raw, options), spec, repeated)
-    made_from = make_input_fingerprint(module, raw, files, settings)
+    # 2. Write the shards that are missing.
     expected: dict[str, ShardJob] = {}
     with make_progress() as bars:
-        bar = bars.add_task(f"preprocess {params.dataset}", total=total, note="")
+        progress = _ProgressBar(bars, f"preprocess {params.dataset}", plan.total)
+        jobs = _select_jobs(plan, expected, progress, retry_failed, share)
+        count = _choose_workers(workers, plan, params.preprocess.shard_size)
+        for marker in executor(write_shard, jobs, count):
+            progress.add(marker)
 
-        def todo() -> Iterator[ShardJob]:
-            listed = shard_writer.plan_shards(
-                records, spec, store, section.media, section.shard_size, made_from, section.broken
-            )
-            for number, job in enumerate(listed):
-                expected[job.name] = replace(job, records=())
-                made = shard_writer.is_current(job, thorough=True)
-                if made and retry_failed and shard_writer.has_failures(job):
-                    made, job = False, replace(job, retry=True)
-                if made or number % share.tasks != share.index:
-                    bars.advance(bar, len(job.records))
-                else:
-                    store.remove("index.json")  # what it vouches for is about to change
-                    yield job
+    # 3. Look for shards that are still missing.
+    made = _collect_markers(plan, expected, share)
 
-        workers = min(
-            workers or len(os.sched_getaffinity(0)), math.ceil(total / section.shard_size)
-        )
-        workers = (
-            1 if store.url.startswith("memory://") else workers
-        )  # which each process has for itself
-        started, done, failed, broken = time.perf_counter(), 0, 0, 0
-        for shard in executor(shard_writer.write_shard, todo(), workers):
-            bars.advance(bar, shard.samples + shard.failed + shard.left_out)
-            done, failed, broken = (
-                done + shard.samples,
-                failed + shard.failed,
-                broken + shard.broken_samples,
-            )
-            note = f"{done / (time.perf_counter() - started):,.0f}/s"
-            note += (f"  {failed:,} failed" if failed else "") + (
-                f"  {broken:,} with broken media" if broken else ""
-            )
-            bars.update(bar, note=note)
-            logger.debug(
-                f"{shard.name}: {shard.samples} samples, {shard.broken_samples} of them with broken media, "
-                f"{shard.failed} failed, {shard.left_out} left out"
-            )
+    # 4. Write the index.
+    if share.tasks == 1:  # tasks on other machines may be writing now
+        plan.store.remove_leftovers()
+    return write_index(
+        plan.store,
+        plan.spec,
+        plan.settings,
+        made,
+        params.preprocess.max_failures,
+    )
 
-    # 3. List again what is missing.
-    made: dict[str, list[Shard]] = {split: [] for split in spec.splits}
-    missing: list[str] = []
-    for name, job in expected.items():
-        found = shard_reader.find_marker(store, name) if shard_writer.is_current(job) else None
-        if found is None:
-            missing.append(name)
-        else:
-            made[job.split].append(found)
-    if missing:
-        others = (
-            ""
-            if share.tasks == 1
-            else "; other tasks may be at work on them, and the last one writes the index"
-        )
-        raise UserError(
-            f"{len(missing)} of {len(expected)} shards are missing: {', '.join(missing[:5])}"
-            + (f", ...{others}" if len(missing) > 5 else others),
-            store.url,
-            "Run: umemma preprocess, which makes whatever is missing and keeps what is there.",
-        )
-    if share.tasks == 1:  # tasks of other machines may be at work
-        store.sweep()
-    return shard_writer.write_index(store, spec, settings, made, section.max_failures)
+
+def _make_plan(params: Params) -> _Plan:
+    section = params.preprocess
+    raw = params.paths.raw
+    module = datasets.get_module(params.dataset)
+    options = validate(module.Options, section.options, "settings", "preprocess.options")
+    hint = f"Run: umemma download {params.dataset}"
+    files = raw_folder.read_raw_files(raw, hint)
+    raw_folder.check_raw_files(raw, files, hint)
+    spec: DatasetSpec = module.spec(raw, options)
+    params.check_modalities(spec.modalities)
+    counts, repeated = shard_plan.count_records(module.records(raw, options))
+    check_splits(counts, spec)
+    store = Store(params.paths.shards)
+    settings = params.shard_settings()
+    jobs = shard_plan.plan_shards(
+        shard_plan.mark_problems(module.records(raw, options), spec, repeated),
+        spec,
+        store,
+        section.media,
+        section.shard_size,
+        shard_plan.make_input_hash(module, raw, files, settings),
+        section.broken,
+    )
+    return _Plan(spec, store, settings, counts.total(), jobs)
 
 
 def check_splits(counts: Mapping[str, int], spec: DatasetSpec) -> None:
-    """UserError for an empty split, before any work."""
+    """Raise UserError for an empty or unknown split, before any work."""
     for split in spec.splits:
         if not counts[split]:
             raise UserError(
-                f"no samples in split {split!r}", spec.name, f"See: umemma doctor {spec.name}"
+                f"no samples in split {split!r}",
+                spec.name,
+                f"See: umemma doctor {spec.name}",
             )
-    if strangers := counts.keys() - set(spec.splits):
-        raise UserError(f"splits {sorted(strangers)} are not those of the dataset", spec.name)
+    unknown = counts.keys() - set(spec.splits)
+    if unknown:
+        raise UserError(f"splits {sorted(unknown)} are not those of the dataset", spec.name)
 
 
-def make_input_fingerprint(
-    module: ModuleType, raw: Path, files: Mapping[str, RawFile], settings: Mapping[str, Any]
-) -> Callable[[Iterable[Record]], str]:
-    """A function from the records of a shard to the fingerprint of all that decides its bytes.
-
-    That is the settings, the dataset's code, the raw files that every record may come from, and of each record what it
-    says and the checksums of the media that it names. So a changed clip remakes one shard.
-    """
-    shared = Path(datasets.__file__).parent.glob("_[a-z]*.py")  # what several datasets import
-    common = fingerprint(
-        {
-            "settings": settings,
-            "format": shard_writer.FORMAT,
-            "code": [sha256(file) for file in sorted({Path(module.__file__ or ""), *shared})],
-            "raw": {name: file.sha256 for name, file in files.items() if not file.media},
-        }
-    )
-
-    def media(one: Media) -> Any:
-        if isinstance(one, (Path, Clip)):
-            path = one.path if isinstance(one, Clip) else one
-            stretch = [one.start, one.end] if isinstance(one, Clip) else []
-            name = path.relative_to(raw).as_posix() if path.is_relative_to(raw) else path.name
-            if name in files:
-                return [name, files[name].sha256, *stretch]
-            return [name, _content(path), *stretch]
-        if isinstance(one, Unreadable):
-            return ["unreadable", one.reason]
-        return one if isinstance(one, str) else ""
-
-    def of(records: Iterable[Record]) -> str:
-        hasher = hashlib.sha256(common.encode())
-        for r in records:
-            said = [
-                r.key,
-                r.label,
-                r.group,
-                r.problem,
-                r.left_out,
-                {m: media(one) for m, one in sorted(r.media.items())},
-            ]
-            hasher.update(json.dumps(said).encode())
-        return hasher.hexdigest()[:16]
-
-    return of
-
-
-def _content(path: Path) -> str:
-    """The checksum of a media file that isn't a raw file; "" for none that can be read, for packing says why."""
+def _log_differences(plan: _Plan) -> None:
+    """Warn where the present shards were made with other settings, and so are written again."""
     try:
-        return sha256(path)
-    except OSError:
-        return ""
-
-
-def log_differences(store: Store, settings: Mapping[str, Any]) -> None:
-    """A line in the log where the present shards are other settings' work, and so are remade."""
-    try:
-        differences = list_differences(shard_reader.read_index(store).settings, settings)
-    except UserError:  # no index, or none that can be read: whatever there is speaks for itself
+        present = shard_reader.read_index(plan.store).settings
+    except UserError:  # without a readable index, the marker of each shard decides
         return
+    differences = list_differences(present, plan.settings)
     if differences:
         logger.warning(
-            f"{store.url}: made with other settings, so made anew ({'; '.join(differences)})"
+            f"{plan.store.url}: made with other settings, so written again "
+            f"({'; '.join(differences)})"
+        )
+
+
+def _choose_workers(workers: int, plan: _Plan, shard_size: int) -> int:
+    """Return how many processes to use: at most one for each shard."""
+    if plan.store.url.startswith("memory://"):  # each process has a memory of its own
+        return 1
+    wanted = workers or len(os.sched_getaffinity(0))
+    return min(wanted, math.ceil(plan.total / shard_size))
+
+
+def _select_jobs(
+    plan: _Plan,
+    expected: dict[str, ShardJob],
+    progress: _ProgressBar,
+    retry_failed: bool,
+    share: Share,
+) -> Iterator[ShardJob]:
+    """Yield the jobs of this task whose shard is missing or out of date.
+
+    Every job is added to `expected` by name, without its records.
+    """
+    for number, job in enumerate(plan.jobs):
+        expected[job.name] = replace(job, records=())
+        marker = read_marker(job.store, job.name)
+        current = is_current(job.store, marker, job.input_hash, thorough=True)
+        if current and retry_failed and marker is not None and marker.has_failures:
+            current = False
+            job = replace(job, retry=True)
+        if current or number % share.tasks != share.index:
+            progress.skip(len(job.records))
+        else:
+            plan.store.remove("index.json")  # the shards that it vouches for are about to change
+            yield job
+
+
+def _collect_markers(
+    plan: _Plan,
+    expected: Mapping[str, ShardJob],
+    share: Share,
+) -> dict[str, list[ShardMarker]]:
+    """Return {split: markers of all expected shards}. Raises UserError while one is missing."""
+    made: dict[str, list[ShardMarker]] = {split: [] for split in plan.spec.splits}
+    missing: list[str] = []
+    for name, job in expected.items():
+        marker = read_marker(job.store, name)
+        if marker is not None and is_current(job.store, marker, job.input_hash):
+            made[job.split].append(marker)
+        else:
+            missing.append(name)
+    if not missing:
+        return made
+    what = f"{len(missing)} of {len(expected)} shards are missing: {', '.join(missing[:SHOWN])}"
+    if len(missing) > SHOWN:
+        what += ", ..."
+    if share.tasks > 1:
+        what += "; other tasks may be writing them, and the last task writes the index"
+    raise UserError(
+        what,
+        plan.store.url,
+        "Run: umemma preprocess, which writes the missing shards and keeps the others.",
+    )
+
+
+class _ProgressBar:
+    """The progress bar of the records, with the speed and the failures so far."""
+
+    def __init__(self, bars: Progress, title: str, total: int) -> None:
+        self.bars = bars
+        self.task = bars.add_task(title, total=total, note="")
+        self.started = time.perf_counter()
+        self.samples = 0
+        self.failed = 0
+        self.broken = 0
+
+    def skip(self, records: int) -> None:
+        """Count records whose shard is there already or belongs to another task."""
+        self.bars.advance(self.task, records)
+
+    def add(self, marker: ShardMarker) -> None:
+        """Count the records of a shard that has been written."""
+        self.bars.advance(self.task, marker.samples + marker.failed + marker.left_out)
+        self.samples += marker.samples
+        self.failed += marker.failed
+        self.broken += marker.broken_samples
+        speed = self.samples / (time.perf_counter() - self.started)
+        note = f"{speed:,.0f}/s"
+        if self.failed:
+            note += f"  {self.failed:,} failed"
+        if self.broken:
+            note += f"  {self.broken:,} with broken media"
+        self.bars.update(self.task, note=note)
+        logger.debug(
+            f"{marker.name}: {marker.samples} samples, {marker.broken_samples} of them with broken "
+            f"media, {marker.failed} failed, {marker.left_out} left out"
         )

@@ -1,4 +1,4 @@
-"""verify: shards against their index, byte for byte and sample for sample."""
+"""verify: compare the shards with their index, byte for byte and sample for sample."""
 
 from __future__ import annotations
 
@@ -9,29 +9,34 @@ from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.system.log import make_progress
 
+SHOWN = 20  # problems that an error lists
+
 
 def run(params: Params) -> Index:
-    """The index, when every shard is as it says. UserError, with all that is wrong, when not."""
+    """Return the index where every shard is as it says. Raises UserError with all problems."""
     store = Store(params.paths.shards)
     index = shard_reader.read_index(store, params.shard_settings())
-    found: list[str] = []
+    total = sum(index.samples(split) for split in index.splits)
+    problems: list[str] = []
     with make_progress() as bars:
-        bar = bars.add_task(
-            f"verify {params.dataset}", total=sum(map(index.samples, index.splits)), note=""
-        )
+        bar = bars.add_task(f"verify {params.dataset}", total=total, note="")
         for split in index.splits:
             for shard in index.shards(split):
-                found += shard_reader.verify_shard(store, index, split, shard)
+                problems += shard_reader.verify_shard(store, index, split, shard)
                 bars.advance(bar, shard.samples)
-    if found:
-        listed = "\n".join(
-            found[:20] + ([f"... and {len(found) - 20} more"] if len(found) > 20 else [])
-        )
-        what = "1 thing is wrong" if len(found) == 1 else f"{len(found)} things are wrong"
-        hint = (
-            "Remove the files named, then run: umemma preprocess"
-            if store.remote
-            else shard_reader.REMAKE
-        )
-        raise UserError(f"{what}:\n{listed}", store.url, hint)
+    if problems:
+        raise _make_error(store, problems)
     return index
+
+
+def _make_error(store: Store, problems: list[str]) -> UserError:
+    title = f"{len(problems)} things are wrong"
+    if len(problems) == 1:
+        title = "1 thing is wrong"
+    lines = [f"{title}:", *problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"... and {len(problems) - SHOWN} more")
+    hint = shard_reader.REMAKE
+    if store.remote:  # preprocess doesn't compare the checksums of these
+        hint = "Remove the files named, then run: umemma preprocess"
+    return UserError("\n".join(lines), store.url, hint)

@@ -66,7 +66,7 @@ def cache_features(
             }
             paths[m] = folder / f"{split_name}-{m}-{fingerprint(inputs)}.safetensors"
         features = _load_or_encode(model, split, paths, batch_size, device)
-        splits_on_features[split_name] = split.on_features(features)
+        splits_on_features[split_name] = split.with_features(features)
     with model.on_features(_encode_blanks(model, modalities)):
         yield splits_on_features
 
@@ -104,7 +104,7 @@ def _load_or_encode(
         return cached
     features = encode_samples(
         model,
-        split.of(paths.keys()),
+        split.select_modalities(paths.keys()),
         sorted(paths),
         np.arange(len(split)),
         batch_size,

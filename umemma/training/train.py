@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from umemma.config import Machine, Training
-from umemma.data import loader
+from umemma.data import decoding, loader
 from umemma.data.loader import LoadedSplit
 from umemma.data.shard_reader import Index
 from umemma.data.storage import Store
@@ -73,19 +73,22 @@ class DataSource:
             def advance(samples: int) -> None:
                 bars.advance(bar, samples)
 
+            options = loader.LoadOptions(
+                memory=self.machine.memory,
+                workers=self.machine.workers,
+                once=once,
+                augments=augments,
+                missing=self.missing.get(split, {}),
+                seed=self.seed,
+            )
             loaded = loader.load_split(
                 self.store,
                 self.index,
                 split,
                 self.specs,
                 stay,
-                memory=self.machine.memory,
-                workers=self.machine.workers,
-                once=once,
-                seed=self.seed,
-                advance=advance,
-                augments=augments,
-                missing=self.missing.get(split, {}),
+                options,
+                advance,
             )
             bars.update(bar, completed=total)
         return loaded
@@ -149,7 +152,7 @@ def train_model(
     if run or has_probes:
         names = ["train", "val"]
     metrics: list[MetricRow] = []
-    with contextlib.ExitStack() as stay, loader.watch_workers(), explain_nondeterminism():
+    with contextlib.ExitStack() as stay, decoding.watch_workers(), explain_nondeterminism():
         # 1. Load the splits; frozen encoders are replaced by their cached features.
         frozen = feature_cache.find_frozen(model, data.augments)
         splits = {}

@@ -1,0 +1,259 @@
+"""Samples of shards, decoded when a batch asks for them, by torch's DataLoader and its workers.
+
+Also the one place that knows how a dead DataLoader worker shows itself: `watch_workers`,
+`watch_handover`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import os
+import signal
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from umemma import modalities
+from umemma.data import shard_reader
+from umemma.errors import UserError
+from umemma.types import InputSpec, Record, Span
+
+PREFETCH = 4  # batches that each worker decodes ahead
+GRACE = 60  # s that a worker continues after SIGTERM
+WORTH = 10.0  # s of decoding from which on workers pay: one takes seconds to start
+TRIALS = 8  # samples decoded to estimate how long all of them take
+SETTING = "machine.workers"
+HINT = "It may have run out of memory: lower machine.workers or machine.memory."
+
+
+class SampleDataset(Dataset[Any]):
+    """A map-style torch Dataset over the samples of shards, read from anywhere in a tar.
+
+    Where WebDataset reads a tar from front to back, this one seeks to the Span of each medium, so
+    a Sampler may ask for any order. It holds no open file and so can be pickled for a worker.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        specs: Mapping[str, InputSpec],
+        where: str,
+    ) -> None:
+        self.keys = [record.key for record in records]
+        self.specs = dict(specs)
+        self.where = where
+        self.files = sorted(_list_paths(records))
+        file_numbers = {path: number for number, path in enumerate(self.files)}
+        # {modality: (N, 3) int64 of file, offset, size}; size 0 = absent
+        self.spans = {m: np.zeros((len(records), 3), np.int64) for m in specs}
+        for i, record in enumerate(records):
+            for m in specs:
+                span = record.media.get(m)
+                if isinstance(span, Span):
+                    self.spans[m][i] = (file_numbers[span.path], span.offset, span.size)
+
+    def select_modalities(self, names: Collection[str]) -> SampleDataset:
+        """Return the same samples with some of their modalities."""
+        selected = copy.copy(self)
+        selected.specs = {m: spec for m, spec in self.specs.items() if m in names}
+        return selected
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        """Return {modality: (...)}, compact (pictures as bytes); an absent one is its blank input.
+
+        Raises UserError for media that cannot be decoded.
+        """
+        inputs = {}
+        for m, spec in self.specs.items():
+            modality = modalities.get_module(m)
+            file, offset, size = self.spans[m][i].tolist()
+            if not size:
+                inputs[m] = modality.blank(spec)
+                continue
+            with open(self.files[file], "rb") as shard:
+                shard.seek(offset)
+                data = shard.read(size)
+            try:
+                inputs[m] = modality.decode(data, spec)
+            except ValueError as error:
+                raise UserError(
+                    f"sample {self.keys[i]!r}: {error}",
+                    self.where,
+                    shard_reader.REMAKE,
+                ) from None
+        return inputs
+
+    def __getitems__(self, numbers: Sequence[int]) -> dict[str, Tensor] | UserError:
+        """Return a batch {modality: (B, ...)}, or the error.
+
+        If the error were raised in a worker, DataLoader would turn it into a text.
+        """
+        try:
+            samples = [self[int(i)] for i in numbers]
+        except UserError as error:
+            return error
+        return {m: torch.stack([sample[m] for sample in samples]) for m in self.specs}
+
+
+def _list_paths(records: Sequence[Record]) -> set[str]:
+    paths = set()
+    for record in records:
+        for span in record.media.values():
+            if isinstance(span, Span):
+                paths.add(span.path)
+    return paths
+
+
+class _PlannedBatches(Sampler[list[int]]):
+    """A torch batch sampler whose batches are set anew for every epoch.
+
+    The DataLoader and its persistent workers outlive an epoch, so the order can't be given to them
+    once: `batches` is assigned before each iteration.
+    """
+
+    batches: Sequence[np.ndarray] = ()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (numbers.tolist() for numbers in self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class BatchStream:
+    """A DataLoader over a SampleDataset whose workers live until `stay` is closed.
+
+    workers: number of processes, 0 = decode in this one. The order of the batches is given for each
+    pass (`iterate_batches`) and does not depend on the number of workers.
+    """
+
+    def __init__(self, dataset: SampleDataset, workers: int, stay: contextlib.ExitStack) -> None:
+        self.dataset = dataset
+        self.workers = workers
+        self.stay = stay
+        self.plan = _PlannedBatches()
+        for_workers: dict[str, Any] = {}
+        if workers:
+            for_workers = {
+                "multiprocessing_context": "spawn",
+                "persistent_workers": True,
+                "prefetch_factor": PREFETCH,
+            }
+        self.loader = DataLoader(
+            dataset,
+            batch_sampler=self.plan,
+            num_workers=workers,
+            collate_fn=_keep_batch,
+            worker_init_fn=defer_signals,
+            **for_workers,
+        )
+        stay.callback(self.close)
+
+    def select_modalities(self, names: Collection[str]) -> BatchStream | None:
+        """Return a stream of some of the modalities, None where it has none of them."""
+        dataset = self.dataset.select_modalities(names)
+        if not dataset.specs:
+            return None
+        return BatchStream(dataset, self.workers, self.stay)
+
+    def iterate_batches(self, plan: Sequence[np.ndarray]) -> Iterator[dict[str, Tensor]]:
+        """Yield {modality: (B, ...)}, compact, for each array of sample numbers in `plan`."""
+        self.plan.batches = plan
+        with watch_handover():
+            for batch in self.loader:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+
+    def close(self) -> None:
+        """End the workers, whoever still refers to this stream: torch itself ends them only when
+        nobody does. A worker that a busy machine keeps from ending is killed, since it only
+        reads."""
+        if not self.workers or self.loader._iterator is None:
+            return
+        processes = self.loader._iterator._workers  # type: ignore[attr-defined]
+        self.loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self.loader._iterator = None
+
+
+def _keep_batch(batch: Any) -> Any:
+    """The collate function: `__getitems__` has collated already."""
+    return batch
+
+
+# Workers. -----------------------------------------------------------------------------------------
+
+
+def choose_workers(dataset: SampleDataset, workers: int | None) -> int:
+    """Return `workers`, or where that is None one per core, or 0 where decoding soon ends.
+
+    How long it takes is estimated from a few samples.
+    """
+    if workers is not None:
+        return workers
+    total = len(dataset.keys)
+    dataset[0]  # the first one also imports what is needed
+    trials = range(0, total, math.ceil(total / TRIALS))
+    started = time.perf_counter()
+    for i in trials:
+        dataset[i]
+    seconds = (time.perf_counter() - started) / len(trials) * total
+    if seconds > WORTH:
+        return count_cores()
+    return 0
+
+
+def count_cores() -> int:
+    """Return the cores of this machine for each of its training processes."""
+    of_slurm = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", of_slurm))
+    return max(1, len(os.sched_getaffinity(0)) // processes)
+
+
+def defer_signals(worker: int) -> None:
+    """Ignore Ctrl-C and defer SIGTERM in a worker, the worker_init_fn of DataLoader.
+
+    Signals to the whole process group are for the training, which then ends its workers itself.
+    SIGTERM ends a worker after `GRACE` seconds: if it were ignored, a training that dies in
+    disorder would wait for its workers for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+
+
+@contextlib.contextmanager
+def watch_workers(where: str = SETTING, hint: str = HINT) -> Iterator[None]:
+    """Turn the death of a DataLoader worker into a UserError inside the block.
+
+    torch raises it as a RuntimeError from a signal handler, so anywhere in the main process.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise _worker_killed(where, hint) from error
+
+
+@contextlib.contextmanager
+def watch_handover(where: str = SETTING, hint: str = HINT) -> Iterator[None]:
+    """Turn the death of a DataLoader worker while it hands over a batch into a UserError."""
+    try:
+        yield
+    except (ConnectionError, EOFError) as error:
+        raise _worker_killed(where, hint) from error
+
+
+def _worker_killed(where: str, hint: str) -> UserError:
+    return UserError("a decoding process was killed", where, hint)

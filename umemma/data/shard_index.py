@@ -1,0 +1,135 @@
+"""Writes index.json, the last file of the shards, where not too many samples have failed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+import pyarrow.parquet as pq
+
+from umemma.data.shard_marker import ShardMarker, summarize_reasons
+from umemma.data.shard_reader import Index
+from umemma.data.shard_writer import to_json
+from umemma.data.storage import Store
+from umemma.errors import UserError
+from umemma.types import DatasetSpec
+
+SHOWN = 5  # samples that an error names
+
+
+def write_index(
+    store: Store,
+    spec: DatasetSpec,
+    settings: Mapping[str, object],
+    made: Mapping[str, list[ShardMarker]],
+    max_failures: float,
+) -> Index:
+    """Write the index over the shards `made` {split: shards} and remove the files of other shards.
+
+    Raises UserError where more than the share `max_failures` of the samples could not be packed or
+    have a medium that cannot be read, with a summary of the reasons, and where a split has no
+    sample.
+    """
+    _check_failures(store, spec, made, max_failures)
+    index = Index(
+        dataset=spec.name,
+        variant=spec.variant,
+        task=spec.task,
+        classes=list(spec.classes),
+        modalities=list(spec.modalities),
+        settings=dict(settings),
+        fingerprint="",
+        splits=dict(made),
+    )
+    index = index.model_copy(update={"fingerprint": index.compute_fingerprint()})
+    text = to_json(index)
+    if store.read("index.json") == text.encode():
+        return index
+    _remove_other_shards(store, spec, index.list_shards())
+    with store.new("index.json") as path:
+        path.write_text(text)
+    return index
+
+
+def _check_failures(
+    store: Store,
+    spec: DatasetSpec,
+    made: Mapping[str, list[ShardMarker]],
+    max_failures: float,
+) -> None:
+    shards = [shard for in_split in made.values() for shard in in_split]
+    failed = sum(shard.failed for shard in shards)
+    broken = sum(shard.broken_samples for shard in shards)
+    total = failed + sum(shard.samples for shard in shards)
+    if failed + broken > max_failures * total:
+        raise _too_many_failures(store, spec, shards, failed, broken, total)
+    for split in spec.splits:
+        if not sum(shard.samples for shard in made[split]):
+            reasons = summarize_reasons(shard.reasons for shard in made[split])
+            raise UserError(
+                f"no sample of split {split!r} could be packed",
+                spec.name,
+                f"Correct the files: {reasons}. See: umemma doctor {spec.name}",
+            )
+
+
+def _too_many_failures(
+    store: Store,
+    spec: DatasetSpec,
+    shards: list[ShardMarker],
+    failed: int,
+    broken: int,
+    total: int,
+) -> UserError:
+    """Return the error that names the reasons, the first samples and the two settings that
+    decide."""
+    lines = []
+    if failed:
+        reasons = summarize_reasons(shard.reasons for shard in shards)
+        lines.append(f"{failed} of {total} samples could not be packed: {reasons}")
+    if broken:
+        reasons = summarize_reasons(shard.broken for shard in shards)
+        lines.append(f"{broken} of {total} samples have a medium that can't be read: {reasons}")
+    keys = list(itertools.islice(_iterate_failed_keys(store, shards), SHOWN + 1))
+    names = ", ".join(keys[:SHOWN])
+    if len(keys) > SHOWN:
+        names += ", ..."
+    lines.append(f"They are {names}; {store.at('*.parquet')} say why for each sample.")
+    share = math.ceil(1000 * (failed + broken) / total) / 1000
+    hint = (
+        f"Correct the files (umemma doctor {spec.name} names them) and run: "
+        "umemma preprocess --retry-failed\n"
+        f"Or allow a share of failures with preprocess.max_failures: {share:g}."
+    )
+    if broken:
+        hint += (
+            " A medium that can't be read is absent then; preprocess.broken: fail drops its sample."
+        )
+    return UserError("\n".join(lines), spec.name, hint)
+
+
+def _iterate_failed_keys(store: Store, shards: Iterable[ShardMarker]) -> Iterator[str]:
+    """Yield the keys of the samples that failed or have a medium that cannot be read."""
+    columns = ["key", "status", "reason"]
+    for shard in shards:
+        if not shard.has_failures:
+            continue
+        with store.local(shard.rows_name) as table:
+            rows = pq.read_table(table, columns=columns).to_pylist()
+        for row in rows:
+            if row["reason"] and row["status"] != "left out":
+                yield row["key"]
+
+
+def _remove_other_shards(store: Store, spec: DatasetSpec, shards: Iterable[ShardMarker]) -> None:
+    """Remove the files of shards that are not part of the index, and no other files."""
+    known: set[str] = set()
+    for shard in shards:
+        known |= {shard.name, shard.rows_name, shard.marker_name}
+    splits = "|".join(spec.splits)
+    pattern = re.compile(rf"({splits})-\d{{6,}}\.(tar|parquet|json)")
+    for name in set(store.list_names()) - known:
+        if pattern.fullmatch(name):
+            store.remove(name)

@@ -61,10 +61,10 @@ def test_lenet_says_when_a_picture_is_too_small():
 
 
 def test_a_size_that_a_model_can_not_be_built_for_is_said_at_once():
-    with pytest.raises(UserError, match="no input of 30 by 30 for it: Input height"):
+    with pytest.raises(UserError, match="built for an input of 30 by 30: Input height"):
         encoders.build("timm:test_vit", "image", ImageInput(size=30))
     with pytest.raises(
-        UserError, match="no input of 64 by 320 for it: Model only handles square inputs"
+        UserError, match="built for an input of 64 by 320: Model only handles square inputs"
     ):
         encoders.build("timm:nest_tiny", "audio", encoders.input_spec("timm:nest_tiny", "audio"))
     with pytest.raises(UserError, match="3 channels"):
@@ -200,7 +200,7 @@ def test_zeros_at_the_end_of_a_wave_are_padding(kind):
 
 def test_a_wave_of_zeros_or_a_very_short_one_has_a_feature_too():
     module = tiny_wave("wav2vec2")
-    assert module.least == 5
+    assert module.min_samples == 5
     short = torch.zeros(2, 71)
     short[1, 0] = 1.0
     assert module(short).isfinite().all()
@@ -226,7 +226,7 @@ def test_a_bundle_is_built_without_a_download():
         module, width = encoders.build("torchaudio:WAV2VEC2_ASR_BASE_960H", "audio", WaveInput())
     assert width == 768
     assert module.model.aux is None
-    assert module.least == 400
+    assert module.min_samples == 400
     assert not module.normalise
 
 
@@ -271,11 +271,11 @@ def test_an_encoder_of_one_s_own_serves_pictures_and_videos():
         (
             "import:mine:tiny",
             "audio",
-            "wants a ImageInput, and audio gives a AudioInput or WaveInput",
+            "its input is ImageInput; for audio it has to be AudioInput or WaveInput",
         ),
         ("import:mine:tinny", "image", "Did you mean 'tiny'?"),
         ("import:mine:number", "image", "unknown function 'number'"),
-        ("import:mine:wrong", "image", r"it returned \(Flatten"),
+        ("import:mine:wrong", "image", r"the function returned \(Flatten"),
         ("import:yours:tiny", "image", "no module 'yours'"),
         ("import:mine.yours:tiny", "image", "no module 'mine.yours'"),
         ("import:mine", "image", "import:package.module:function"),

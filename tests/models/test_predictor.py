@@ -273,7 +273,7 @@ def test_no_answer_is_one_error(place, given, message):
     ("change", "message"),
     [
         ({"classes": None}, "classes"),
-        ({"classes": ["a", "a", "b"]}, "make no sense"),
+        ({"classes": ["a", "a", "b"]}, "names a class twice"),
         ({"classes": ["a", "b"]}, "weights do not fit"),
         ({"media": {"side": "large"}}, "media.side"),
         ({"task": "regression"}, "task"),
@@ -295,7 +295,7 @@ def test_a_folder_that_was_altered_is_refused(place, change, message):
     [
         ("model.json", None, "not there yet"),
         ("model.json", b"[", "not JSON"),
-        ("model.safetensors", None, "not there"),
+        ("model.safetensors", None, "no such file"),
         ("model.safetensors", b"", "truncated or altered"),
     ],
 )
@@ -350,7 +350,7 @@ def test_a_sample_with_a_broken_medium_is_answered_with_a_warning(place, capsys)
         ["audio"],
         ["image: not a readable image: unknown format"],
     )
-    assert said.err == "image x.wav: not a readable image: unknown format; answered without it\n"
+    assert said.err == "image x.wav: not a readable image: unknown format; predicted without it\n"
     assert call(*sample, "--broken", "fail") == 2
     said = capsys.readouterr()
     assert (said.out, said.err) == (
@@ -360,14 +360,14 @@ def test_a_sample_with_a_broken_medium_is_answered_with_a_warning(place, capsys)
 
 
 def test_a_table_becomes_a_row_each(place, capsys, monkeypatch):
-    monkeypatch.setattr("umemma.stages.predict.GROUP", 3)
+    monkeypatch.setattr("umemma.stages.predict.ROW_GROUP", 3)
     assert (
         call("predict", "--model", "model", "--manifest", "table.csv", "--out", "out/p.parquet")
         == 0
     )
     assert capsys.readouterr().out.splitlines() == [
-        "out/p.parquet: 5 answered, 3 failed",
-        "  answered without a medium that can't be read: 1 x image: file is missing",
+        "out/p.parquet: 5 predicted, 3 failed",
+        "  predicted without a medium that can't be read: 1 x image: file is missing",
         f"  failed: 1 x {NOTHING}",
         "  failed: 1 x image: not a readable image: unknown format",
         "  failed: 1 x unreadable row: wrong number of cells",
@@ -549,7 +549,9 @@ def test_a_path_that_cannot_be_looked_at_is_a_failure_of_its_row():
 
 
 def test_a_class_is_shown_as_it_is_written(capsys):
-    table = predict.shown(Prediction("[/x]", 0.5, {"[/x]": 0.5, "[red]": 0.5}, ("image",)), 2)
+    table = predict.make_class_table(
+        Prediction("[/x]", 0.5, {"[/x]": 0.5, "[red]": 0.5}, ("image",)), 2
+    )
     Console().print(table)
     text = capsys.readouterr().out
     assert "[/x]" in text

@@ -208,7 +208,7 @@ def test_every_kind_of_tokenizer_comes_back_as_it_was(place):
         )
         own.save_pretrained(name)
     for name in ("bert", *kinds):
-        hf.save(name, Path("kept", name), with_config=name == "bert")
+        hf.save_tokenizer(name, Path("kept", name), with_config=name == "bert")
         theirs, ours = (
             TextInput(length=24, tokenizer=f"hf:{place}") for place in (name, f"kept/{name}")
         )
@@ -247,7 +247,7 @@ def test_a_tokenizer_that_is_not_whole_is_one_error(place, harm, capsys):
         UserError, match="the tokenizer of hf:bert is missing, truncated or altered"
     ) as caught:
         umemma.load(folder)
-    assert caught.value.hint == predictor.AGAIN
+    assert caught.value.hint == predictor.REPAIR_HINT
     assert saved_model.find_current(folder, settings, {}) is None  # so that it is trained again
     assert call("export", "--model", "m") == 1
     assert "Copy the folder again" in capsys.readouterr().err
@@ -321,7 +321,7 @@ def test_a_model_of_another_version_is_refused_with_the_cure(project, capsys):
     assert caught.value.hint == "Run: umemma finetune-ensemble"
     with pytest.raises(UserError, match=other) as caught:
         umemma.load(params.paths.ensemble)
-    assert caught.value.hint == predictor.AGAIN
+    assert caught.value.hint == predictor.REPAIR_HINT
     assert call("export") == 1
     assert "format 1, this one reads 2" in " ".join(capsys.readouterr().err.split())
     age(params.paths.pretrain("image"))

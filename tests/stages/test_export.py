@@ -66,7 +66,7 @@ def test_the_fusion_gives_each_sample_its_own_subset(tmp_path, absent):
 
 def test_the_files_give_what_the_model_gives(tmp_path):
     folder = saved(tmp_path / "model", absent="blank", calibration=FITTED)
-    assert "3 subsets" in export.run(folder, tmp_path / "onnx")
+    assert "3 of 3 subsets agree" in export.run(folder, tmp_path / "onnx")
     model = umemma.load(folder)
     present, features = make_keep_table(model.modalities), {}
     for i, (m, x) in enumerate(INPUTS.items()):
@@ -89,7 +89,9 @@ def test_every_modality_and_family(tmp_path, monkeypatch, capfd):
     saved(Path("m/model"), "image+text+video", task="multilabel", **more)
     assert call("export", "--model", "m/model") == 0
     said = capfd.readouterr()
-    assert said.out.startswith("ONNX models are in m/onnx: 7 subsets")
+    assert said.out.startswith(
+        "ONNX models are in m/onnx, checked against PyTorch: 7 of 7 subsets agree"
+    )
     assert said.err == ""
     about = json.loads(Path("m/onnx/export.json").read_text())
     assert about["task"] == "multilabel"
@@ -111,7 +113,7 @@ def test_every_modality_and_family(tmp_path, monkeypatch, capfd):
 
 def fed(model: Any, modality: str, media: Any) -> np.ndarray:
     """What umemma itself gives to the encoder."""
-    decoded, *_ = predict_inputs.decode_sample({modality: media}, model.about.media, model.specs)
+    decoded, *_ = predict_inputs.decode_sample({modality: media}, model.info.media, model.specs)
     return (
         modalities.get_module(modality)
         .finish(decoded[modality][None], model.specs[modality])
@@ -335,7 +337,7 @@ def test_an_export_takes_the_place_of_an_older_one_and_of_nothing_else(tmp_path)
         assert {path.name for path in (tmp_path / "onnx").iterdir()} == names
     before = sorted(path.name for path in folder.iterdir())
     for out in (folder, folder / "model.json"):
-        with pytest.raises(UserError, match="holds something else"):
+        with pytest.raises(UserError, match="holds something other than an export"):
             export.run(folder, out)
     assert sorted(path.name for path in folder.iterdir()) == before
 

@@ -68,14 +68,14 @@ def saved(
     fitted = {
         format_pattern(one): Calibration().as_json() for one in list_patterns(sorted(kept))
     } | (calibration or {})
-    answers = {
-        "classes": classes,
-        "task": task,
-        "media": Packing().model_dump(mode="json"),
-        "calibration": fitted,
-    }
+    inference_metadata = saved_model.InferenceMetadata(
+        classes=classes,
+        task=task,
+        media=Packing(),
+        calibration={name: Calibration.of(one) for name, one in fitted.items()},
+    )
     saved_model.save(
-        folder, model, settings, {}, "", {}, answers, factory.find_hub_names(kept, specs)
+        folder, model, settings, {}, "", {}, inference_metadata, factory.find_hub_names(kept, specs)
     )
     return folder
 

@@ -8,7 +8,6 @@ code with other switches (config.PRESETS).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -50,9 +49,9 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
     if unimodal or switches["balance"] == "umt":
         for m in chosen:
             alone[m], its = _unimodal(params, m, index)
-            started_from[m if unimodal else f"teacher of {m}"] = str(its["weights_sha256"])
-    if not again and (about := saved_model.find_current(folder, settings, started_from)):
-        return float(about["scores"]["val_score"])
+            started_from[m if unimodal else f"teacher of {m}"] = its.weights_sha256
+    if not again and (info := saved_model.find_current(folder, settings, started_from)):
+        return info.scores["val_score"]
     training: Training = section
     if unimodal:
         model = factory.build(chosen, specs, index.classes, section.absent)
@@ -86,7 +85,14 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
     )
     figures, from_hub = format_csv(learned.figures), factory.find_hub_names(chosen, specs)
     saved_model.save(
-        folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub
+        folder,
+        model,
+        settings,
+        learned.scores,
+        figures,
+        started_from,
+        learned.inference_metadata,
+        from_hub,
     )
     if under_way:
         under_way.end()
@@ -114,7 +120,7 @@ def _rival(
 
 def _unimodal(
     params: Params, modality: str, index: shard_reader.Index
-) -> tuple[LateFusion, dict[str, Any]]:
+) -> tuple[LateFusion, saved_model.ModelInfo]:
     chosen = {modality: params.encoder(modality)}
     with torch.random.fork_rng(devices=[]):  # the ensemble starts as it would without
         model = factory.build(chosen, factory.input_specs(chosen), index.classes)

@@ -42,8 +42,8 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
     chosen, specs = {modality: params.encoder(modality)}, {modality: specs[modality]}
     weights = factory.find_weights(chosen)
     started_from = {m: sha256(path) for m, path in weights.items()}
-    if not again and (about := saved_model.find_current(folder, settings, started_from)):
-        return float(about["scores"]["val_score"])
+    if not again and (info := saved_model.find_current(folder, settings, started_from)):
+        return info.scores["val_score"]
     model = factory.build(chosen, specs, index.classes, weights=weights)
     under_way = Run.of(
         params.paths.runs,
@@ -66,7 +66,14 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
     )
     figures, from_hub = format_csv(learned.figures), factory.find_hub_names(chosen, specs)
     saved_model.save(
-        folder, model, settings, learned.scores, figures, started_from, learned.answers, from_hub
+        folder,
+        model,
+        settings,
+        learned.scores,
+        figures,
+        started_from,
+        learned.inference_metadata,
+        from_hub,
     )
     under_way.end()
     return learned.scores["val_score"]

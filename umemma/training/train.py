@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +20,14 @@ from umemma.evaluation import calibration
 from umemma.missing import list_patterns, make_keep_table
 from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
+from umemma.models.saved_model import InferenceMetadata
 from umemma.system.log import make_progress
 from umemma.training import feature_cache, linear_probe
 from umemma.training.balancing import Rival
 from umemma.training.run_folder import Figure, Run
 from umemma.training.step import PatternStep, make_validation, predict_logits
 from umemma.training.trainer import explain_nondeterminism, fit
-from umemma.types import InputSpec, Plain, format_pattern
+from umemma.types import InputSpec, Packing, Plain, format_pattern
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class DataSource:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """scores: of the split "val"; figures: the course of the training; answers: what belongs to the weights where they are
-    used (checkpoint.save)."""
+    """scores: of the split "val"; figures: the course of the training; inference_metadata: what prediction needs
+    besides the weights (saved_model.save)."""
 
     scores: dict[str, float]
     figures: list[Figure]
-    answers: dict[str, Any]
+    inference_metadata: InferenceMetadata
 
 
 def train_model(
@@ -131,17 +131,18 @@ def train_model(
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
         calibrations = _calibrations(model, splits["val"], batch_size, device, data.seed)
     settings = data.index.settings.get("preprocess", {})
-    answers = {
-        "classes": data.index.classes,
-        "task": data.index.task,
-        "media": settings.get("media", {}),
-    }
-    return TrainResult(scores, figures, answers | {"calibration": calibrations})
+    inference_metadata = InferenceMetadata(
+        classes=data.index.classes,
+        task=data.index.task,
+        media=Packing.model_validate(settings.get("media", {})),
+        calibration=calibrations,
+    )
+    return TrainResult(scores, figures, inference_metadata)
 
 
 def _calibrations(
     model: LateFusion, val: LoadedSplit, batch_size: int, device: torch.device, seed: int
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, calibration.Calibration]:
     """Of every subset, and of every probe ("probe/audio"), fitted on the samples of validation that have all of it."""
     names, probed = model.modalities, bool(model.probes)
     table = torch.from_numpy(make_keep_table(names))
@@ -154,7 +155,7 @@ def _calibrations(
     for name, (i, pattern) in fitted.items():
         whole = val.present[:, [names.index(m) for m in pattern]].all(1).numpy()
         own = np.where(whole[:, None], logits[:, i], np.nan)
-        found[name] = calibration.fit(own, target, val.groups, seed).as_json()
+        found[name] = calibration.fit(own, target, val.groups, seed)
     return found
 
 

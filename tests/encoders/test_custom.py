@@ -47,7 +47,7 @@ def test_an_encoder_of_one_s_own_serves_pictures_and_videos():
 
 @pytest.mark.usefixtures("mine")
 @pytest.mark.parametrize(
-    ("name", "modality", "said"),
+    ("name", "modality", "message"),
     [
         (
             "import:mine:tiny",
@@ -62,8 +62,8 @@ def test_an_encoder_of_one_s_own_serves_pictures_and_videos():
         ("import:mine", "image", "import:package.module:function"),
     ],
 )
-def test_an_encoder_of_one_s_own_that_is_not_one(name, modality, said):
-    with pytest.raises(UserError, match=said):
+def test_an_encoder_of_one_s_own_that_is_not_one(name, modality, message):
+    with pytest.raises(UserError, match=message):
         encoders.input_spec(name, modality)
 
 

@@ -53,7 +53,7 @@ def test_a_size_that_a_model_can_not_be_built_for_is_said_at_once():
 
 
 @pytest.mark.parametrize(
-    ("name", "modality", "said"),
+    ("name", "modality", "message"),
     [
         ("text:cnn", "image", "has no encoder for image"),
         ("cnn:small", "text", "has no encoder for text"),
@@ -67,8 +67,8 @@ def test_a_size_that_a_model_can_not_be_built_for_is_said_at_once():
         ("timm:", "image", "unknown encoder 'timm:'"),
     ],
 )
-def test_an_unknown_name_gets_the_nearest_ones_and_not_a_thousand(name, modality, said):
-    with pytest.raises(UserError, match=re.escape(said)) as caught:
+def test_an_unknown_name_gets_the_nearest_ones_and_not_a_thousand(name, modality, message):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
         encoders.input_spec(name, modality)
     assert caught.value.usage
     assert len(str(caught.value)) < 400

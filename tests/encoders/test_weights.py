@@ -66,8 +66,11 @@ def test_a_script_and_a_file_without_weights_are_refused():
         warnings.simplefilter("ignore")  # torch.jit is on its way out
         torch.jit.script(nn.Linear(1, 1)).save("script.pt")
     torch.save({"epoch": 3}, "empty.pt")
-    for name, said in (("script.pt", "can't be loaded safely"), ("empty.pt", "holds no weights")):
-        with pytest.raises(UserError, match=said):
+    for name, message in (
+        ("script.pt", "can't be loaded safely"),
+        ("empty.pt", "holds no weights"),
+    ):
+        with pytest.raises(UserError, match=message):
             weights.read_state(Path(name))
 
 

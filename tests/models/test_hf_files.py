@@ -1,4 +1,4 @@
-"""Tokenizers and configurations of transformers in a model's folder, which then needs no original."""
+"""A model's folder holds the tokenizer and configuration of transformers that it needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from umemma.models import predictor, saved_model
 from umemma.stages import download, finetune, preprocess, pretrain
 from umemma.types import TextInput
 
-GIVEN = "a b f"
+WORDS = "a b f"
 
 
 MODELS = ("pretrain/text", "ensemble")
@@ -31,13 +31,13 @@ MODELS = ("pretrain/text", "ensemble")
 
 PROGRAM = """
 import json, sys, umemma
-found = [umemma.load(folder).predict(text=sys.argv[1]).probabilities for folder in sys.argv[2:]]
-print(json.dumps([list(one.values()) for one in found]))
+predictions = [umemma.load(folder).predict(text=sys.argv[1]).probabilities for folder in sys.argv[2:]]
+print(json.dumps([list(one.values()) for one in predictions]))
 """
 
 
-def words(folder: Path, names: str) -> None:
-    """The folder of a tokenizer and nothing else, whose words are letters; it doesn't say how a text is filled up."""
+def write_tokenizer(folder: Path, names: str) -> None:
+    """Write a tokenizer, and nothing else, whose words are letters. It names no padding token."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -50,8 +50,11 @@ def words(folder: Path, names: str) -> None:
     )
 
 
-def trained(tokenizer: str) -> None:
-    """Both kinds of models of a few texts and pictures, in the current directory, which holds the folder "bert"."""
+def train_models(tokenizer: str) -> None:
+    """Train uni-modal models and an ensemble on a few texts and pictures.
+
+    The current directory holds the folder "bert".
+    """
     raw = Path("table")
     raw.mkdir()
     Image.new("L", (9, 8), 90).save(raw / "x.png")
@@ -62,10 +65,11 @@ def trained(tokenizer: str) -> None:
     ]
     (raw / "t.csv").write_text("\n".join(["text,image,label,split", *rows]) + "\n")
     options = "{table: t.csv, columns: {text: text, image: image}, split: split}"
-    encoders_ = "{image: {input: {size: 8}}, text: {name: hf:bert, weights: none, input: {length: 8, tokenizer: '%s'}}}"
+    text_input = f"{{length: 8, tokenizer: '{tokenizer}'}}"
+    text_encoder = f"{{name: hf:bert, weights: none, input: {text_input}}}"
     sets = [
         f"preprocess.options={options}",
-        f"encoders={encoders_ % tokenizer}",
+        f"encoders={{image: {{input: {{size: 8}}}}, text: {text_encoder}}}",
         "modalities=[image, text]",
     ]
     params = config.default_params("manifest", [*sets, "pretrain.epochs=1", "finetune.epochs=1"])
@@ -83,16 +87,16 @@ def place(tmp_path, monkeypatch, bert) -> Path:
     return tmp_path
 
 
-def answered_elsewhere(*folders: Path) -> list[list[float]]:
-    """The probabilities that a new process without a network finds for GIVEN."""
-    command = [sys.executable, "-c", PROGRAM, GIVEN, *map(str, folders)]
+def predict_elsewhere(*folders: Path) -> list[list[float]]:
+    """The probabilities that a new process without a network finds for WORDS."""
+    command = [sys.executable, "-c", PROGRAM, WORDS, *map(str, folders)]
     around = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=around, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -103,16 +107,19 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["hf:bert", "hf:./letters"])
 def test_a_model_answers_where_its_original_is_not(place, tokenizer):
-    """In another folder and process, without a network; also where the text has a tokenizer of its own."""
-    words(Path("letters"), "fedcba")
-    trained(tokenizer)
-    here = [umemma.load(f"models/manifest/{name}").predict(text=GIVEN) for name in MODELS]
+    """It predicts in another folder and process, without a network.
+
+    The tokenizer may be the one of the encoder, or another one.
+    """
+    write_tokenizer(Path("letters"), "fedcba")
+    train_models(tokenizer)
+    here = [umemma.load(f"models/manifest/{name}").predict(text=WORDS) for name in MODELS]
     (place / "gone").mkdir()
     for original in ("bert", "letters"):
         Path(original).rename(place / "gone" / original)
     shutil.move("models/manifest", place / "elsewhere")
-    found = answered_elsewhere(*(place / "elsewhere" / name for name in MODELS))
-    for one, other in zip(here, found, strict=True):
+    elsewhere = predict_elsewhere(*(place / "elsewhere" / name for name in MODELS))
+    for one, other in zip(here, elsewhere, strict=True):
         assert list(one.probabilities.values()) == pytest.approx(other, abs=1e-6)
     about = json.loads((place / "elsewhere/ensemble/model.json").read_text())
     assert set(about["hf"]) == {"bert", tokenizer.removeprefix("hf:")}
@@ -129,12 +136,12 @@ def test_a_folder_is_the_same_bytes_wherever_its_parts_came_from(place):
     Path("bert/tokenizer_config.json").write_text(json.dumps(settings))
     Path("bert/modeling_bert.py").write_text("1 / 0")
     one = save_model(place / "one", "text", text={"name": "hf:bert", "input": {"length": 8}})
-    before = content(one)
+    before = read_files(one)
     Path("x").mkdir()
     shutil.move("bert", "x/bert")
     os.chdir("x")
     two = save_model(place / "two", "text", text={"name": "hf:bert", "input": {"length": 8}})
-    assert content(two) == before
+    assert read_files(two) == before
     (carried,) = json.loads(before["model.json"])["hf"].values()
     inside = {
         name.removeprefix(f"{carried['folder']}/") for name in before if name.startswith("hf/")
@@ -160,11 +167,11 @@ def test_a_model_in_use_may_be_in_any_current_directory(place):
     model = umemma.load("m")
     os.chdir("bert")
     text._tokenizer.cache_clear()
-    assert model.predict(text=GIVEN).present == ("text",)
+    assert model.predict(text=WORDS).present == ("text",)
 
 
 def test_every_kind_of_tokenizer_comes_back_as_it_was(place):
-    """Word pieces, byte pairs, a unigram model: the same tokens, filling and bound of the length."""
+    """Word pieces, byte pairs, a unigram model: the same tokens, padding and maximum length."""
     import transformers
     from tokenizers import (
         Tokenizer,
@@ -219,24 +226,24 @@ def test_every_kind_of_tokenizer_comes_back_as_it_was(place):
     ).model_copy(update={"tokenizer": "hf:kept/bert"})
 
 
-def without(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def cut(folder: Path) -> None:
+def truncate_file(folder: Path) -> None:
     path = folder / "tokenizer.json"
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def empty(folder: Path) -> None:
+def remove_file(folder: Path) -> None:
     (folder / "config.json").unlink()
 
 
-def more(folder: Path) -> None:
+def add_file(folder: Path) -> None:
     (folder / "vocab.txt").write_text("a")
 
 
-@pytest.mark.parametrize("harm", [without, cut, empty, more])
+@pytest.mark.parametrize("harm", [remove_folder, truncate_file, remove_file, add_file])
 def test_a_tokenizer_that_is_not_whole_is_one_error(place, harm, capsys):
     folder = save_model(place / "m", "text", text={"name": "hf:bert", "input": {"length": 8}})
     about = json.loads((folder / "model.json").read_text())
@@ -294,7 +301,7 @@ def test_a_folder_of_a_stranger_runs_no_code(place):
     two = umemma.load(
         save_model(place / "two", "text", text={"name": "hf:bert", "input": {"length": 8}})
     )
-    assert two.predict(text=GIVEN) == one.predict(text=GIVEN)
+    assert two.predict(text=WORDS) == one.predict(text=WORDS)
     config_ = two.model.encoders["text"].model.config
     assert "nobody/kernel" not in (config_._attn_implementation, config_._experts_implementation)
     assert not (place / "ran").exists()

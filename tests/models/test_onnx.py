@@ -39,7 +39,7 @@ INPUTS = {
 
 @pytest.mark.parametrize("absent", ["zero", "blank", "learned"])
 def test_the_fusion_gives_each_sample_its_own_subset(tmp_path, absent):
-    """Against the model itself, in one batch of every subset; absent features are NaN, and don't matter."""
+    """Compared with the model itself, in one batch of every subset, with NaN as absent features."""
     model = umemma.load(save_model(tmp_path / "model", absent=absent, calibration=FITTED))
     present = torch.from_numpy(make_keep_table(model.modalities))
     features, _ = model.model.encode(INPUTS, torch.ones(3, 2, dtype=torch.bool))
@@ -58,8 +58,8 @@ def test_the_files_give_what_the_model_gives(tmp_path):
     model = umemma.load(folder)
     present, features = make_keep_table(model.modalities), {}
     for i, (m, x) in enumerate(INPUTS.items()):
-        found = answers(tmp_path / "onnx" / f"encoder-{m}.onnx", input=x.numpy())[0]
-        features[f"features_{m}"] = np.where(present[:, i, None], found, np.nan).astype(np.float32)
+        result = answers(tmp_path / "onnx" / f"encoder-{m}.onnx", input=x.numpy())[0]
+        features[f"features_{m}"] = np.where(present[:, i, None], result, np.nan).astype(np.float32)
     logits, _ = answers(tmp_path / "onnx" / "fusion.onnx", **features, present=present)
     np.testing.assert_allclose(
         logits, model.logits(INPUTS, torch.from_numpy(present)), rtol=1e-4, atol=1e-5

@@ -13,6 +13,7 @@ import av
 import ftfy
 import numpy as np
 import onnxruntime
+import pytest
 import soundfile
 import tokenizers
 import torch
@@ -156,7 +157,7 @@ def test_the_input_can_be_made_without_umemma(tmp_path):
 
 @pytest.mark.slow
 def test_the_tokenizer_of_clip_is_that_of_open_clip(tmp_path):
-    """On words, signs and the characters that Unicode 3.2 knows; cut, or filled up with another number."""
+    """On words, signs and the characters of Unicode 3.2; truncated, or padded differently."""
     chance, old = np.random.default_rng(0), unicodedata.ucd_3_2_0
     known = [c for c in map(chr, range(0x110000)) if old.category(c) not in ("Cn", "Cs")]
     known = [c for c in known if ord(c) < 0x3100] + [c for c in known if ord(c) >= 0x3100][::40]

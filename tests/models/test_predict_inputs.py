@@ -36,9 +36,12 @@ def test_a_medium_that_cannot_be_read_is_absent(place, image):
     """Of the wrong type too: what is given for one modality doesn't decide about the others."""
     model = umemma.load("model")
     audio = (make_noise(), RATE)
-    found, without = model.predict(image=image, audio=audio), model.predict(audio=audio)
-    assert (found.probabilities, found.present) == (without.probabilities, ("audio",))
-    assert ([reason.split(":")[0] for reason in found.broken], without.broken) == (["image"], ())
+    prediction, without = model.predict(image=image, audio=audio), model.predict(audio=audio)
+    assert (prediction.probabilities, prediction.present) == (without.probabilities, ("audio",))
+    assert ([reason.split(":")[0] for reason in prediction.broken], without.broken) == (
+        ["image"],
+        (),
+    )
     strict = umemma.load("model", broken="fail")
     assert strict.predict(audio=audio) == without
     with pytest.raises(UserError, match="image"):
@@ -109,5 +112,5 @@ def test_no_answer_is_one_error(place, given, message):
 
 
 def test_a_path_that_cannot_be_looked_at_is_a_failure_of_its_row():
-    found = decode_sample({"image": "a" * 300}, Packing(), {"image": ImageInput(size=8)})
-    assert found == Failure("image: file can't be read")
+    result = decode_sample({"image": "a" * 300}, Packing(), {"image": ImageInput(size=8)})
+    assert result == Failure("image: file can't be read")

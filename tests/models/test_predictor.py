@@ -74,18 +74,23 @@ def test_answers_are_those_of_the_evaluation(project):
     ).numpy()
     for i, pattern in enumerate(list_patterns(model.modalities)):
         calibrated = Calibration.of(fitted[format_pattern(pattern)]).apply(logits[:, i])
-        found = list(
+        predictions = list(
             model.predict_many([{m: media[key][m] for m in pattern} for key in split.keys[:12]])
         )
         expected = probabilities(calibrated, "multiclass")
-        np.testing.assert_allclose([get_probabilities(one) for one in found], expected, atol=1e-6)
-        assert {one.present for one in found} == {pattern}
+        np.testing.assert_allclose(
+            [get_probabilities(one) for one in predictions], expected, atol=1e-6
+        )
+        assert {one.present for one in predictions} == {pattern}
     alone = umemma.load(params.paths.pretrain("image"))
     assert alone.predict(image=media[split.keys[0]]["image"]).present == ("image",)
 
 
 def test_each_subset_has_its_own_calibration(tmp_path):
-    """With the logits 0 and ln 2 the chances are 1 : 2; at half the temperature 1 : 4; with ln 4 more for the first 4 : 2."""
+    """The logits 0 and ln 2 give probabilities 1 : 2.
+
+    At half the temperature they are 1 : 4, and with a bias of ln 4 for the first class 4 : 2.
+    """
     fitted = {
         "audio": {"temperature": 0.5, "bias": []},
         "image": {"temperature": 1.0, "bias": [math.log(4), 0.0]},
@@ -110,9 +115,9 @@ def test_of_a_multilabel_task_every_label_over_a_half(tmp_path):
     model = umemma.load(
         save_model(tmp_path / "m", "text", task="multilabel", head=(math.log(3), -1.0, 0.1))
     )
-    found = model.predict(text="two dogs")
-    assert found.label == ("class 0", "class 2")
-    assert found.probability[0] == pytest.approx(3 / 4)
+    prediction = model.predict(text="two dogs")
+    assert prediction.label == ("class 0", "class 2")
+    assert prediction.probability[0] == pytest.approx(3 / 4)
     both = umemma.load(
         save_model(
             tmp_path / "both", "image+text", task="multilabel", head=(math.log(3), -1.0, 0.1)
@@ -153,16 +158,16 @@ def test_threads_share_a_model(tmp_path):
     model = umemma.load(save_model(tmp_path / "m", "image+text"))
     given = [{"image": make_picture(i), "text": f"number {i}"} for i in range(8)]
     expected = list(model.predict_many(given, batch_size=1))
-    found: dict[int, Any] = {}
+    predictions: dict[int, Any] = {}
     threads = [
-        threading.Thread(target=lambda i=i: found.update({i: model.predict(**given[i])}))
+        threading.Thread(target=lambda i=i: predictions.update({i: model.predict(**given[i])}))
         for i in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [found[i] for i in range(8)] == expected
+    assert [predictions[i] for i in range(8)] == expected
 
 
 def test_loading_leaves_the_callers_chance_alone(tmp_path):
@@ -175,7 +180,10 @@ def test_loading_leaves_the_callers_chance_alone(tmp_path):
 
 
 def test_umemma_is_imported_without_torch():
-    code = "import sys, umemma; assert callable(umemma.load) and not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
+    code = (
+        "import sys, umemma; assert callable(umemma.load); "
+        "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -57,12 +57,12 @@ def test_a_model_of_another_version_is_refused_with_the_cure(project, capsys):
     assert umemma.load(params.paths.ensemble).modalities == ["audio", "image"]
 
 
-@pytest.mark.parametrize("found", [1, 3, "2", None])
-def test_only_this_format_is_read(tmp_path, found):
+@pytest.mark.parametrize("saved_format", [1, 3, "2", None])
+def test_only_this_format_is_read(tmp_path, saved_format):
     folder = save_model(tmp_path / "m", "image")
     about = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(about | {"format": found}))
-    with pytest.raises(UserError, match=f"format {found}, this one reads 2"):
+    (folder / "model.json").write_text(json.dumps(about | {"format": saved_format}))
+    with pytest.raises(UserError, match=f"format {saved_format}, this one reads 2"):
         saved_model.check(folder, about["settings"], "")
 
 

@@ -13,8 +13,10 @@ from toys.project import ROOT
 
 @pytest.mark.slow
 def test_every_modality_and_family(tmp_path, monkeypatch, capfd):
-    """An image by timm, a text by a transformer, a video frame by frame; several labels; from the command line, which
-    says where and how close, and nothing else."""
+    """An image by timm, a text by a transformer, a video frame by frame; a multilabel task.
+
+    The command line prints where the files are and how close they are to PyTorch, nothing else.
+    """
     monkeypatch.chdir(tmp_path)
     more = {
         "image": {"name": "timm:resnet18", "input": {"size": 32}},
@@ -22,11 +24,11 @@ def test_every_modality_and_family(tmp_path, monkeypatch, capfd):
     }
     save_model(Path("m/model"), "image+text+video", task="multilabel", **more)
     assert call("export", "--model", "m/model") == 0
-    said = capfd.readouterr()
-    assert said.out.startswith(
+    captured = capfd.readouterr()
+    assert captured.out.startswith(
         "ONNX models are in m/onnx, checked against PyTorch: 7 of 7 subsets agree"
     )
-    assert said.err == ""
+    assert captured.err == ""
     about = json.loads(Path("m/onnx/export.json").read_text())
     assert about["task"] == "multilabel"
     assert about["fusion"]["present"]["columns"] == ["image", "text", "video"]

@@ -32,31 +32,33 @@ def place(tmp_path, monkeypatch) -> Path:
 
 def test_a_sample_on_the_command_line(place, capsys):
     assert call("predict", "--model", "model", "--image", "x.png", "--top", "2") == 0
-    said = capsys.readouterr().out
-    found = umemma.load("model").predict(image="x.png")
-    assert "from image" in said
-    assert f"{found.probability:.1%}" in said
-    assert said.count("class ") == 3  # the head of the table and two rows
+    output = capsys.readouterr().out
+    prediction = umemma.load("model").predict(image="x.png")
+    assert "from image" in output
+    assert f"{prediction.probability:.1%}" in output
+    assert output.count("class ") == 3  # the head of the table and two rows
     assert call("predict", "--model", "model", "--image", "x.png", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["label"] == found.label
-    assert answer["probabilities"] == pytest.approx(found.probabilities)
+    assert answer["label"] == prediction.label
+    assert answer["probabilities"] == pytest.approx(prediction.probabilities)
     assert answer["broken"] == []
 
 
 def test_a_sample_with_a_broken_medium_is_answered_with_a_warning(place, capsys):
     sample = ["predict", "--model", "model", "--image", "x.wav", "--audio", "x.wav", "--json"]
     assert call(*sample) == 0
-    said = capsys.readouterr()
-    answer = json.loads(said.out)
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
     assert (answer["present"], answer["broken"]) == (
         ["audio"],
         ["image: not a readable image: unknown format"],
     )
-    assert said.err == "image x.wav: not a readable image: unknown format; predicted without it\n"
+    assert (
+        captured.err == "image x.wav: not a readable image: unknown format; predicted without it\n"
+    )
     assert call(*sample, "--broken", "fail") == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err) == (
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == (
         "",
         "Error: image x.wav: not a readable image: unknown format\n",
     )
@@ -111,9 +113,9 @@ def test_a_table_becomes_a_row_each(place, capsys, monkeypatch):
         "key": "e",
         "reason": "image: file is missing",
     }  # as if no image had been named
-    found = umemma.load("model").predict(image="x.png", audio="x.wav")
-    assert rows[0]["label"] == found.label
-    assert rows[0]["probabilities"] == pytest.approx(get_probabilities(found))
+    prediction = umemma.load("model").predict(image="x.png", audio="x.wav")
+    assert rows[0]["label"] == prediction.label
+    assert rows[0]["probabilities"] == pytest.approx(get_probabilities(prediction))
     assert rows[0]["probability"] == max(rows[0]["probabilities"])
 
 
@@ -155,8 +157,8 @@ def test_a_table_without_an_answer_is_a_failure(place, capsys):
         call("predict", "--model", "model", "--manifest", "t.csv", "--out", "p.parquet", "--json")
         == 1
     )
-    found = json.loads(capsys.readouterr().out)
-    assert found == {"answered": 0, "broken": {}, "failed": {"image: file is missing": 1}}
+    counts = json.loads(capsys.readouterr().out)
+    assert counts == {"answered": 0, "broken": {}, "failed": {"image: file is missing": 1}}
     assert pq.read_table("p.parquet").num_rows == 1
 
 
@@ -227,10 +229,10 @@ def test_what_is_put_in_wrong_is_one_message(place, capsys, words, status, messa
     Path("empty.csv").write_text("image\n")
     Path("broken.parquet").write_bytes(b"PAR1")
     before = {path.name for path in place.iterdir()}
-    found = call("predict", "--model", "model", *words.split())
+    exit_status = call("predict", "--model", "model", *words.split())
     captured = capsys.readouterr()
     assert any(part in captured.err for part in message.split("|"))
-    assert found == (1 if "can't be written" in captured.err else status)
+    assert exit_status == (1 if "can't be written" in captured.err else status)
     assert captured.out == ""
     assert {path.name for path in place.iterdir()} - before <= {"logs"}
 

@@ -62,7 +62,10 @@ def _compare_pattern(
     pattern: Pattern,
     folder: Path,
 ) -> float:
-    """Return the larger relative difference of logits and probabilities; absent features are NaN."""
+    """Return the larger of the relative differences of logits and probabilities.
+
+    The features of absent modalities are NaN.
+    """
     row = [m in pattern for m in model.modalities]
     present = np.array([row]).repeat(SAMPLES, 0)
     fusion_inputs = dict(features)

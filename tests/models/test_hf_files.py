@@ -31,8 +31,9 @@ MODELS = ("pretrain/text", "ensemble")
 
 PROGRAM = """
 import json, sys, umemma
-predictions = [umemma.load(folder).predict(text=sys.argv[1]).probabilities for folder in sys.argv[2:]]
-print(json.dumps([list(one.values()) for one in predictions]))
+text, *folders = sys.argv[1:]
+predictions = [umemma.load(folder).predict(text=text) for folder in folders]
+print(json.dumps([list(prediction.probabilities.values()) for prediction in predictions]))
 """
 
 

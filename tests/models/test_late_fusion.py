@@ -140,7 +140,7 @@ def test_with_blank_the_untrained_ensemble_answers_the_blank_input_too():
     blanks = {m: alone[m].get_buffer(f"blank_{m}").expand(2, -1) for m in SIZES} | {"audio": x}
     ones = torch.ones(2, 1, dtype=torch.bool)
     torch.testing.assert_close(
-        logits, sum(alone[m](Batch({m: blanks[m]}, ones, found)) for m in SIZES) / 3
+        logits, sum(alone[m](Batch({m: blanks[m]}, ones, logits)) for m in SIZES) / 3
     )
 
 

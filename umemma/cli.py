@@ -459,7 +459,7 @@ def predict(
     if not manifest:
         answer = stage.run(folder, given, text_files, trust, broken)
         print(stage.as_json(answer)) if as_json else output.print(
-            stage.shown(answer, top), highlight=False
+            stage.make_class_table(answer, top), highlight=False
         )
         return
     counts = stage.run_table(
@@ -495,7 +495,7 @@ def export(
     from umemma.stages import export as stage
 
     target = Path(out) if out else folder.parent / "onnx"
-    print(f"ONNX models are in {target}: {stage.run(folder, target, trust)}")
+    print(f"ONNX models are in {target}, {stage.run(folder, target, trust)}")
 
 
 @app.command()

@@ -20,8 +20,11 @@ def linear(weight: list[list[float]]) -> nn.Linear:
 
 
 def model(absent: str = "zero") -> LateFusion:
-    """Features: audio doubled, image tripled; each head gives its feature to class 0 and takes it from class 1. Audio's
-    bias is (4, 0), image's (0, 8)."""
+    """Return a model whose features are the input doubled (audio) or tripled (image).
+
+    Each head adds its feature to class 0 and subtracts it from class 1. Audio's bias is (4, 0),
+    image's (0, 8).
+    """
     encoders = {"image": linear([[3.0]]), "audio": linear([[2.0]])}
     blanks = {"audio": torch.tensor([10.0]), "image": torch.tensor([20.0])}
     fusion = LateFusion(encoders, {"audio": 1, "image": 1}, blanks, classes=2, absent=absent)
@@ -46,7 +49,8 @@ def test_complete_logits_by_hand():
 
 @pytest.mark.parametrize(
     ("absent", "expected"),
-    # audio's answer alone; its mean with that to the blank picture; with what the head makes of the vector
+    # Audio alone; its mean with the logits of the blank picture; its mean with what the head makes
+    # of the vector.
     [("zero", [6.0, -2.0]), ("blank", [33.0, -27.0]), ("learned", [11.0, -7.0])],
 )
 def test_what_absence_becomes(absent, expected):
@@ -85,7 +89,10 @@ SIZES = {"audio": 4, "image": 6, "text": 3}
 
 
 def started(absent: str, classes: int = 5) -> tuple[LateFusion, dict[str, LateFusion]]:
-    """An ensemble that has just started from uni-modal models, whose biases are far apart; and these."""
+    """Return an ensemble that has just started from uni-modal models, and these.
+
+    Their biases are far apart.
+    """
     torch.manual_seed(0)
     blanks = {m: torch.randn(n) for m, n in SIZES.items()}
     alone = {
@@ -129,11 +136,11 @@ def test_with_blank_the_untrained_ensemble_answers_the_blank_input_too():
         "text": torch.full((2, 3), float("nan")),
     }
     present = torch.tensor([[True, False, False]] * 2)
-    found = fusion(Batch(inputs, present, torch.zeros(2)))
+    logits = fusion(Batch(inputs, present, torch.zeros(2)))
     blanks = {m: alone[m].get_buffer(f"blank_{m}").expand(2, -1) for m in SIZES} | {"audio": x}
     ones = torch.ones(2, 1, dtype=torch.bool)
     torch.testing.assert_close(
-        found, sum(alone[m](Batch({m: blanks[m]}, ones, found)) for m in SIZES) / 3
+        logits, sum(alone[m](Batch({m: blanks[m]}, ones, logits)) for m in SIZES) / 3
     )
 
 
@@ -178,7 +185,7 @@ PRESENT = torch.tensor([[True, True], [True, False], [False, True], [True, False
 
 @pytest.mark.parametrize("one_drawn", [False, True])
 def test_what_is_absent_never_enters_an_encoder_nor_its_statistics(one_drawn):
-    """The model after a step doesn't depend on what stands in absent rows: the same weights and running means."""
+    """The weights and running means after a step do not depend on the content of absent rows."""
     after = []
     for poison in (0.0, 1e6, float("nan")):
         model = normed().train()
@@ -221,8 +228,8 @@ def test_of_a_single_sample_batch_norm_takes_its_own_statistics():
     model = normed().train()
     model.encoders["a"].norm.running_mean.fill_(1.0)
     there = torch.ones(1, dtype=torch.bool)
-    found = model.encode_one("a", torch.tensor([[3.0, 1.0, 1.0]]), there)
-    torch.testing.assert_close(found, torch.tensor([[2.0, 0.0, 0.0]]), atol=1e-4, rtol=0)
+    features = model.encode_one("a", torch.tensor([[3.0, 1.0, 1.0]]), there)
+    torch.testing.assert_close(features, torch.tensor([[2.0, 0.0, 0.0]]), atol=1e-4, rtol=0)
     assert model.encoders["a"].norm.training
 
 

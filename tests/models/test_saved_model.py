@@ -1,77 +1,22 @@
-"""A trained model's folder is all that answering takes, and what isn't right in it is said."""
+"""The folder of a trained model: which format is read, and who may read the files."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
-from toys.models import call, saved
+from toys.models import call, save_model
 from toys.project import TESTS, quick
 
 import umemma
-from umemma import config, encoders
-from umemma.encoders import hf
 from umemma.errors import UserError
-from umemma.modalities import text
 from umemma.models import predictor, saved_model
-from umemma.stages import download, evaluate, finetune, preprocess, pretrain
+from umemma.stages import evaluate, finetune, pretrain
 from umemma.training.run_folder import Run
-from umemma.types import TextInput
-
-GIVEN = "a b f"
-MODELS = ("pretrain/text", "ensemble")
-PROGRAM = """
-import json, sys, umemma
-found = [umemma.load(folder).predict(text=sys.argv[1]).probabilities for folder in sys.argv[2:]]
-print(json.dumps([list(one.values()) for one in found]))
-"""
-
-
-def words(folder: Path, names: str) -> None:
-    """The folder of a tokenizer and nothing else, whose words are letters; it doesn't say how a text is filled up."""
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    known = Tokenizer(
-        models.WordLevel({name: i for i, name in enumerate(["[UNK]", *names])}, "[UNK]")
-    )
-    known.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=known, unk_token="[UNK]").save_pretrained(
-        folder
-    )
-
-
-def trained(tokenizer: str) -> None:
-    """Both kinds of models of a few texts and pictures, in the current directory, which holds the folder "bert"."""
-    raw = Path("table")
-    raw.mkdir()
-    Image.new("L", (9, 8), 90).save(raw / "x.png")
-    rows = [
-        f"{' '.join('abcdef'[i % 6 :])},x.png,{i % 2},{side}"
-        for side in ("train", "val")
-        for i in range(8)
-    ]
-    (raw / "t.csv").write_text("\n".join(["text,image,label,split", *rows]) + "\n")
-    options = "{table: t.csv, columns: {text: text, image: image}, split: split}"
-    encoders_ = "{image: {input: {size: 8}}, text: {name: hf:bert, weights: none, input: {length: 8, tokenizer: '%s'}}}"
-    sets = [
-        f"preprocess.options={options}",
-        f"encoders={encoders_ % tokenizer}",
-        "modalities=[image, text]",
-    ]
-    params = config.default_params("manifest", [*sets, "pretrain.epochs=1", "finetune.epochs=1"])
-    download.run("manifest", params.preprocess.options, str(raw))
-    preprocess.run(params, workers=1)
-    for modality in params.modalities:
-        pretrain.run(params, modality)
-    finetune.run(params)
 
 
 @pytest.fixture
@@ -81,228 +26,6 @@ def place(tmp_path, monkeypatch, bert) -> Path:
     return tmp_path
 
 
-def answered_elsewhere(*folders: Path) -> list[list[float]]:
-    """The probabilities that a new process without a network finds for GIVEN."""
-    command = [sys.executable, "-c", PROGRAM, GIVEN, *map(str, folders)]
-    around = os.environ | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=around, cwd="/", capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-# Tokenizers and configurations of transformers. -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tokenizer", ["hf:bert", "hf:./letters"])
-def test_a_model_answers_where_its_original_is_not(place, tokenizer):
-    """In another folder and process, without a network; also where the text has a tokenizer of its own."""
-    words(Path("letters"), "fedcba")
-    trained(tokenizer)
-    here = [umemma.load(f"models/manifest/{name}").predict(text=GIVEN) for name in MODELS]
-    (place / "gone").mkdir()
-    for original in ("bert", "letters"):
-        Path(original).rename(place / "gone" / original)
-    shutil.move("models/manifest", place / "elsewhere")
-    found = answered_elsewhere(*(place / "elsewhere" / name for name in MODELS))
-    for one, other in zip(here, found, strict=True):
-        assert list(one.probabilities.values()) == pytest.approx(other, abs=1e-6)
-    about = json.loads((place / "elsewhere/ensemble/model.json").read_text())
-    assert set(about["hf"]) == {"bert", tokenizer.removeprefix("hf:")}
-
-
-def test_a_folder_is_the_same_bytes_wherever_its_parts_came_from(place):
-    """And holds neither weights nor code of the original, nor where that lay."""
-    settings = json.loads(Path("bert/tokenizer_config.json").read_text())
-    settings |= {
-        "name_or_path": "/home/somebody/bert",
-        "vocab_file": "/home/somebody/vocab.txt",
-        "chat_template": "{{ x }}",
-    }
-    Path("bert/tokenizer_config.json").write_text(json.dumps(settings))
-    Path("bert/modeling_bert.py").write_text("1 / 0")
-    one = saved(place / "one", "text", text={"name": "hf:bert", "input": {"length": 8}})
-    before = content(one)
-    Path("x").mkdir()
-    shutil.move("bert", "x/bert")
-    os.chdir("x")
-    two = saved(place / "two", "text", text={"name": "hf:bert", "input": {"length": 8}})
-    assert content(two) == before
-    (carried,) = json.loads(before["model.json"])["hf"].values()
-    inside = {
-        name.removeprefix(f"{carried['folder']}/") for name in before if name.startswith("hf/")
-    }
-    assert (
-        inside
-        == set(carried["files"])
-        == {"config.json", "tokenizer.json", "tokenizer_config.json"}
-    )
-    assert not [
-        name for name, data in before.items() if b"somebody" in data or str(place).encode() in data
-    ]
-    kept = json.loads(before[f"{carried['folder']}/tokenizer_config.json"])
-    assert kept["model_max_length"] == 16
-    assert (
-        not {"is_local", "local_files_only", "name_or_path"} & kept.keys()
-    )  # which the hub's cache answers otherwise
-
-
-def test_a_model_in_use_may_be_in_any_current_directory(place):
-    """A process that decodes texts reads the tokenizer anew, there."""
-    saved(Path("m"), "text", text={"name": "hf:bert", "input": {"length": 8}})
-    model = umemma.load("m")
-    os.chdir("bert")
-    text._tokenizer.cache_clear()
-    assert model.predict(text=GIVEN).present == ("text",)
-
-
-def test_every_kind_of_tokenizer_comes_back_as_it_was(place):
-    """Word pieces, byte pairs, a unigram model: the same tokens, filling and bound of the length."""
-    import transformers
-    from tokenizers import (
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
-
-    texts = ["A dog sings, by the pond!", "Ünïcode 東京 🙂 don't", "", "dog " * 40]
-    kinds = {
-        "bytes": (
-            models.BPE(),
-            trainers.BpeTrainer(special_tokens=["<s>", "</s>", "<pad>"], show_progress=False),
-        ),
-        "unigram": (
-            models.Unigram(),
-            trainers.UnigramTrainer(
-                special_tokens=["<s>", "</s>", "<pad>", "<unk>"],
-                unk_token="<unk>",
-                show_progress=False,
-            ),
-        ),
-    }
-    for name, (model, trainer) in kinds.items():
-        made = Tokenizer(model)
-        made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-        made.pre_tokenizer = (
-            pre_tokenizers.ByteLevel() if name == "bytes" else pre_tokenizers.Metaspace()
-        )
-        made.decoder = decoders.ByteLevel()
-        made.train_from_iterator(texts * 3, trainer)
-        marks = [(mark, made.token_to_id(mark)) for mark in ("<s>", "</s>")]
-        made.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>", special_tokens=marks
-        )
-        own = transformers.PreTrainedTokenizerFast(
-            tokenizer_object=made, pad_token="<pad>", model_max_length=24
-        )
-        own.save_pretrained(name)
-    for name in ("bert", *kinds):
-        hf.save(name, Path("kept", name), with_config=name == "bert")
-        theirs, ours = (
-            TextInput(length=24, tokenizer=f"hf:{place}") for place in (name, f"kept/{name}")
-        )
-        for one in texts:
-            assert torch.equal(text.decode(one.encode(), ours), text.decode(one.encode(), theirs))
-    assert encoders.input_spec("hf:kept/bert", "text") == encoders.input_spec(
-        "hf:bert", "text"
-    ).model_copy(update={"tokenizer": "hf:kept/bert"})
-
-
-def without(folder: Path) -> None:
-    shutil.rmtree(folder)
-
-
-def cut(folder: Path) -> None:
-    path = folder / "tokenizer.json"
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def empty(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
-def more(folder: Path) -> None:
-    (folder / "vocab.txt").write_text("a")
-
-
-@pytest.mark.parametrize("harm", [without, cut, empty, more])
-def test_a_tokenizer_that_is_not_whole_is_one_error(place, harm, capsys):
-    folder = saved(place / "m", "text", text={"name": "hf:bert", "input": {"length": 8}})
-    about = json.loads((folder / "model.json").read_text())
-    settings = about["settings"]
-    assert saved_model.find_current(folder, settings, {})
-    harm(folder / about["hf"]["bert"]["folder"])
-    with pytest.raises(
-        UserError, match="the tokenizer of hf:bert is missing, truncated or altered"
-    ) as caught:
-        umemma.load(folder)
-    assert caught.value.hint == predictor.AGAIN
-    assert saved_model.find_current(folder, settings, {}) is None  # so that it is trained again
-    assert call("export", "--model", "m") == 1
-    assert "Copy the folder again" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"hf": {}}, "no tokenizer of hf:bert in it"),
-        ({"hf": {"bert": {"folder": "../bert", "files": {}}}}, "hf.bert.folder"),
-        ({"hf": {"bert": {"folder": "hf/00000000", "files": {"../x.json": ""}}}}, "hf.bert.files"),
-        (
-            {"hf": {"bert": {"folder": "hf/00000000", "files": {"modeling.py": ""}}}},
-            "hf.bert.files",
-        ),
-        ({"hf": None}, "hf: "),
-    ],
-)
-def test_a_folder_leads_nowhere_else(place, change, message):
-    folder = saved(place / "m", "text", text={"name": "hf:bert", "input": {"length": 8}})
-    path = folder / "model.json"
-    about = json.loads(path.read_text())
-    path.write_text(json.dumps(about | change))
-    with pytest.raises(UserError, match=message):
-        umemma.load(folder)
-
-
-def test_a_folder_of_a_stranger_runs_no_code(place):
-    """Neither Python beside a configuration, nor a kernel of the hub that it names."""
-    one = umemma.load(
-        saved(place / "one", "text", text={"name": "hf:bert", "input": {"length": 8}})
-    )
-    path = Path("bert/config.json")
-    own = {
-        "auto_map": {"AutoConfig": "code.Own", "AutoModel": "code.Own"},
-        "_attn_implementation": "nobody/kernel",
-    }
-    path.write_text(
-        json.dumps(
-            json.loads(path.read_text()) | own | {"_experts_implementation": "nobody/kernel"}
-        )
-    )
-    Path("bert/code.py").write_text(f"open({str(place / 'ran')!r}, 'w')\nclass Own: pass")
-    two = umemma.load(
-        saved(place / "two", "text", text={"name": "hf:bert", "input": {"length": 8}})
-    )
-    assert two.predict(text=GIVEN) == one.predict(text=GIVEN)
-    config_ = two.model.encoders["text"].model.config
-    assert "nobody/kernel" not in (config_._attn_implementation, config_._experts_implementation)
-    assert not (place / "ran").exists()
-
-
-# Folders of other versions. -------------------------------------------------------------------------------------------
-
-
 def age(folder: Path) -> None:
     """Make of a folder what earlier versions wrote."""
     about = json.loads((folder / "model.json").read_text())
@@ -310,6 +33,7 @@ def age(folder: Path) -> None:
     (folder / "model.json").write_text(json.dumps(about))
 
 
+@pytest.mark.slow
 def test_a_model_of_another_version_is_refused_with_the_cure(project, capsys):
     """By every stage that reads one; the command that the error names makes it good."""
     params = quick()
@@ -321,7 +45,7 @@ def test_a_model_of_another_version_is_refused_with_the_cure(project, capsys):
     assert caught.value.hint == "Run: umemma finetune-ensemble"
     with pytest.raises(UserError, match=other) as caught:
         umemma.load(params.paths.ensemble)
-    assert caught.value.hint == predictor.AGAIN
+    assert caught.value.hint == predictor.REPAIR_HINT
     assert call("export") == 1
     assert "format 1, this one reads 2" in " ".join(capsys.readouterr().err.split())
     age(params.paths.pretrain("image"))
@@ -333,12 +57,12 @@ def test_a_model_of_another_version_is_refused_with_the_cure(project, capsys):
     assert umemma.load(params.paths.ensemble).modalities == ["audio", "image"]
 
 
-@pytest.mark.parametrize("found", [1, 3, "2", None])
-def test_only_this_format_is_read(tmp_path, found):
-    folder = saved(tmp_path / "m", "image")
+@pytest.mark.parametrize("saved_format", [1, 3, "2", None])
+def test_only_this_format_is_read(tmp_path, saved_format):
+    folder = save_model(tmp_path / "m", "image")
     about = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(about | {"format": found}))
-    with pytest.raises(UserError, match=f"format {found}, this one reads 2"):
+    (folder / "model.json").write_text(json.dumps(about | {"format": saved_format}))
+    with pytest.raises(UserError, match=f"format {saved_format}, this one reads 2"):
         saved_model.check(folder, about["settings"], "")
 
 
@@ -353,22 +77,21 @@ def test_a_training_of_another_format_is_not_gone_on_with(tmp_path, monkeypatch)
     assert other.folder != this.folder
 
 
-# Who may read the files. ----------------------------------------------------------------------------------------------
-
 SAVING = """
 import os, torch
 from pathlib import Path
-from toys.models import saved
+from toys.models import save_model
 from umemma.training.run_folder import Run, TrainingState
 for umask in (0o022, 0o077):
     os.umask(umask)
-    saved(Path(f"{umask:03o}", "m"), "text", text={"name": "hf:bert", "input": {"length": 8}})
+    save_model(Path(f"{umask:03o}", "m"), "text", text={"name": "hf:bert", "input": {"length": 8}})
     Run(Path(f"{umask:03o}", "runs"), "a").save_checkpoint(
         {"x": torch.ones(2)}, TrainingState(step=1)
     )
 """
 
 
+@pytest.mark.slow
 def test_files_are_readable_as_the_umask_says(place):
     """Cached features too: tests/training/test_feature_cache.py."""
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])

@@ -531,9 +531,9 @@ def model(folder: Path, settings: dict, weights: str, scores: dict[str, float]) 
         "started_from": started,
         "scores": scores,
     }
-    write_json(
-        folder / "model.json", about | {"format": saved_model.FORMAT, "calibration": {}, "hf": {}}
-    )
+    about |= {"format": saved_model.FORMAT, "calibration": {}, "hf": {}}
+    about |= {"classes": ["no", "yes"], "task": "multiclass", "media": {}}
+    write_json(folder / "model.json", about)
 
 
 def test_validation_chooses_the_learning_rate_and_what_is_done_stays(tmp_path, monkeypatch):

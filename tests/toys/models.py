@@ -1,12 +1,15 @@
-"""Trained models that were never trained: their weights are given."""
+"""Trained models that were never trained: their weights are random or given."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
 import torch
 import torchaudio
+from PIL import Image
 
 from umemma import cli
 from umemma.config import Encoder
@@ -14,15 +17,13 @@ from umemma.encoders.torchaudio import WaveEncoder
 from umemma.evaluation.calibration import Calibration
 from umemma.missing import list_patterns
 from umemma.models import factory, saved_model
-from umemma.types import (
-    Packing,
-    format_pattern,
-)
+from umemma.models.late_fusion import LateFusion
+from umemma.models.predictor import Prediction
+from umemma.types import Packing, format_pattern
 
-RATE = 8000
+RATE = 8000  # Hz
 
-
-TOY: dict[str, Any] = {
+ENCODERS: dict[str, Any] = {
     "audio": {
         "name": "cnn:small",
         "input": {"sample_rate": RATE, "seconds": 0.5, "mels": 16, "hop": 400},
@@ -33,55 +34,54 @@ TOY: dict[str, Any] = {
 }
 
 
-Head = tuple[float, ...]
-
-
-def saved(
+def save_model(
     folder: Path,
     names: str = "audio+image",
     absent: str = "learned",
     task: str = "multiclass",
-    head: Head = (),
+    head: tuple[float, ...] = (),
     calibration: dict[str, dict[str, Any]] | None = None,
     **encoders: Any,
 ) -> Path:
-    """A model's folder, never trained. head: the logits of everything there is; else they are random, as are the vectors of
-    absence. calibration: of some subsets; the others are left as they are."""
-    kept = {m: Encoder.model_validate(encoders.get(m, TOY[m])) for m in names.split("+")}
+    """Save a model that was never trained.
+
+    head: the logits of everything that is present; without it they are random, as are the vectors
+    of absent modalities. calibration: of some subsets; the others change nothing.
+    """
+    chosen = {m: Encoder.model_validate(encoders.get(m, ENCODERS[m])) for m in names.split("+")}
     classes = [f"class {i}" for i in range(len(head) or 3)]
     torch.manual_seed(0)
-    specs = factory.input_specs(kept)
-    model = factory.build(kept, specs, classes, absent)
-    with torch.no_grad():
-        for vector in model.vectors.values():
-            vector.normal_()
-        if head:
-            for one in model.heads.values():
-                one.weight.zero_()
-                one.bias.copy_(torch.tensor(head))
+    specs = factory.input_specs(chosen)
+    model = factory.build(chosen, specs, classes, absent)
+    _set_weights(model, head)
     settings = {
         "kind": "ensemble",
-        "modalities": sorted(kept),
+        "modalities": sorted(chosen),
         "finetune": {"absent": absent, "precision": "fp32"},
+        "encoders": {m: encoder.model_dump(mode="json") for m, encoder in chosen.items()},
     }
-    settings |= {"encoders": {m: one.model_dump(mode="json") for m, one in kept.items()}}
-    fitted = {
-        format_pattern(one): Calibration().as_json() for one in list_patterns(sorted(kept))
-    } | (calibration or {})
-    answers = {
-        "classes": classes,
-        "task": task,
-        "media": Packing().model_dump(mode="json"),
-        "calibration": fitted,
-    }
-    saved_model.save(
-        folder, model, settings, {}, "", {}, answers, factory.find_hub_names(kept, specs)
-    )
+    patterns = map(format_pattern, list_patterns(sorted(chosen)))
+    calibrations = {pattern: Calibration() for pattern in patterns}
+    for pattern, numbers in (calibration or {}).items():
+        calibrations[pattern] = Calibration.of(numbers)
+    inference_metadata = saved_model.InferenceMetadata(classes, task, Packing(), calibrations)
+    hub_names = factory.find_hub_names(chosen, specs)
+    saved_model.save(folder, model, settings, {}, "", {}, inference_metadata, hub_names)
     return folder
 
 
+@torch.no_grad()
+def _set_weights(model: LateFusion, head: tuple[float, ...]) -> None:
+    for vector in model.vectors.values():
+        vector.normal_()
+    if head:
+        for layer in model.heads.values():
+            layer.weight.zero_()
+            layer.bias.copy_(torch.tensor(head))
+
+
 def call(*words: str) -> int:
-    """The command line in this process; its exit status."""
+    """Run the command line in this process and return its exit status."""
     try:
         cli.main(list(words))
     except SystemExit as stop:
@@ -89,8 +89,49 @@ def call(*words: str) -> int:
     return 0
 
 
+# Media to predict from. -----------------------------------------------------------------------
+
+
+def make_picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (20, 24), dtype=np.uint8)
+
+
+def make_noise(seed: int = 0) -> np.ndarray:
+    """Half a second."""
+    samples = np.random.default_rng(seed).standard_normal(RATE // 2)
+    return (3000 * samples).astype(np.int16)
+
+
+ROWS = (
+    "key,image,audio",
+    "a,x.png,x.wav",
+    "b,x.png,",
+    "c,,x.wav",
+    "d,,",
+    "e,no.png,x.wav",
+    "f,x.wav,",
+    "g,x.png,quiet.wav",
+    "h,x.png",
+)
+
+
+def write_media(folder: Path) -> None:
+    """Write a picture, a sound, a silent sound, and a table that names these and missing ones."""
+    Image.fromarray(make_picture()).save(folder / "x.png")
+    soundfile.write(folder / "x.wav", make_noise(), RATE)
+    soundfile.write(folder / "quiet.wav", 0 * make_noise(), RATE)
+    (folder / "table.csv").write_text("\n".join(ROWS) + "\n")
+
+
+def get_probabilities(prediction: Prediction) -> np.ndarray:
+    return np.array(list(prediction.probabilities.values()))
+
+
+# Encoders. ------------------------------------------------------------------------------------
+
+
 def tiny_wave(kind: str, normalise: bool = True) -> WaveEncoder:
-    """Steps of 4 samples, D = 8."""
+    """Return an encoder with steps of 4 samples and D = 8. kind: "wav2vec2" or "wavlm"."""
     options = {
         "extractor_mode": "layer_norm",
         "extractor_conv_layer_config": [(4, 3, 2), (4, 2, 2)],
@@ -110,6 +151,8 @@ def tiny_wave(kind: str, normalise: bool = True) -> WaveEncoder:
         "aux_num_out": None,
     }
     if kind == "wavlm":
-        more = {"encoder_num_buckets": 4, "encoder_max_distance": 8}
-        return WaveEncoder(torchaudio.models.wavlm_model(**options, **more), normalise).eval()
-    return WaveEncoder(torchaudio.models.wav2vec2_model(**options), normalise).eval()
+        options |= {"encoder_num_buckets": 4, "encoder_max_distance": 8}
+        model = torchaudio.models.wavlm_model(**options)
+    else:
+        model = torchaudio.models.wav2vec2_model(**options)
+    return WaveEncoder(model, normalise).eval()

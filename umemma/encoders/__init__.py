@@ -1,16 +1,21 @@
 """The encoders, named `family:variant` in params.yaml. A family is a module with
 
-MODALITIES                                        what it serves. An image encoder serves video, frame by frame (OverFrames)
-PRETRAINED                                        whether it starts from published weights where the settings don't say
-names() -> Collection[str] | None                 the variants; None = any, found out when it is used
-input_spec(variant, modality) -> InputSpec        what it wants to see, unless settings say otherwise
-build(variant, spec) -> (nn.Module, D)            module: (B, ...) -> (B, D), fresh weights, nothing downloaded but an hf config
-width(variant) -> int                             D, without building where that takes long
+MODALITIES                              the modalities that it serves. An image encoder also serves
+                                        video, frame by frame (see frame_pooling)
+PRETRAINED                              whether it starts from published weights by default
+names() -> Collection[str] | None       the variants; None = any, checked when one is used
+input_spec(variant, modality) -> InputSpec      what it takes, unless settings change that
+build(variant, spec) -> (nn.Module, D)  a module (B, ...) -> (B, D) with fresh weights. Nothing is
+                                        downloaded except the configuration of an `hf:` encoder
+width(variant) -> int                   D, without building a large module
 
 and, where PRETRAINED,
 
-source(variant) -> Upstream                       where its weights are published; NotServed, and why, where they aren't
-convert(state, module, variant, spec) -> state    a published state dict as the module has it
+source(variant) -> Upstream             where its weights are published. NotServed with the reason
+                                        where they are not
+convert(state, module, variant, spec) -> state      a published state dict in the module's names
+
+The functions below do the same for a whole name, `family:variant`.
 """
 
 from __future__ import annotations
@@ -37,7 +42,7 @@ FAMILIES = {
     "timm": "umemma.encoders.timm",
     "torchaudio": "umemma.encoders.torchaudio",
 }
-# Families that are listed by a line and not by their names, with some of these.
+# The families that have too many variants to list: each is listed in one line, with these examples.
 EXAMPLES = {
     "hf": "hf:distilbert/distilbert-base-uncased or hf:FOLDER",
     "import": "import:mypackage.encoders:tiny, a function of yours",
@@ -48,123 +53,132 @@ EXAMPLES = {
 
 
 def input_spec(name: str, modality: str) -> InputSpec:
-    """What the encoder wants to see, unless settings say otherwise. UserError for an unknown encoder."""
-    family, variant = _find(name, modality)
+    """Return what the encoder takes, unless settings change that. UserError for an unknown one."""
+    family, variant = _find_family(name, modality)
     spec: InputSpec = family.input_spec(variant, modality)
-    return (
-        VideoInput(**spec.model_dump())
-        if modality == "video" and isinstance(spec, ImageInput)
-        else spec
-    )
+    if modality == "video" and isinstance(spec, ImageInput):
+        return VideoInput(**spec.model_dump())
+    return spec
 
 
 def build(name: str, modality: str, spec: InputSpec, pool: str = "mean") -> tuple[nn.Module, int]:
-    """The module, with fresh weights, and its feature width D. pool: "mean" or "attention" over the frames of a video."""
-    family, variant = _find(name, modality)
-    if not isinstance(spec, VideoInput) or isinstance(
-        family.input_spec(variant, modality), VideoInput
-    ):
-        return family.build(variant, spec)
+    """Build the module, with fresh weights, and return it with its feature width D.
+
+    pool: how an image encoder pools the frames of a video, "mean" or "attention".
+    """
+    family, variant = _find_family(name, modality)
+    if isinstance(spec, VideoInput):
+        takes_video = isinstance(family.input_spec(variant, modality), VideoInput)
+        if not takes_video:
+            return _build_over_frames(family, variant, spec, pool)
+    module: nn.Module
+    module, width = family.build(variant, spec)
+    return module, width
+
+
+def _build_over_frames(
+    family: Any,
+    variant: str,
+    spec: VideoInput,
+    pool: str,
+) -> tuple[nn.Module, int]:
     from umemma.encoders.frame_pooling import OverFrames
 
-    module, width = family.build(variant, spec.picture)
-    return OverFrames(module, width, spec.picture, pool), width
+    image_encoder, width = family.build(variant, spec.picture)
+    return OverFrames(image_encoder, width, spec.picture, pool), width
 
 
 def find_weights(name: str, modality: str, weights: str | None) -> Path | None:
-    """The file of an encoder's weights, fetched if need be; None = from scratch. weights: as in the settings.
+    """Return the file of an encoder's weights, downloaded if need be; None = from scratch.
 
-    UserError where they can't be had. Order: a file that is named, data/weights/, the libraries' caches, the network.
+    weights: as in the settings: a file, "pretrained", "none", or None for the family's default. The
+    places are tried in this order: a named file, data/weights/, the libraries' caches, the network.
+    UserError where the weights are unavailable.
     """
-    from umemma.encoders.weights import fetch_weights, find_placed
+    from umemma.encoders.weights import fetch_weights, find_placed, placed_name
 
-    family, variant = _find(name, modality)
+    family, variant = _find_family(name, modality)
     where = f"encoders.{modality}.weights"
     if weights == "none" or (weights is None and not family.PRETRAINED):
         return None
     if weights not in (None, "pretrained"):
-        if not (path := Path(weights)).is_file():
-            raise UserError(
-                f"no such file: {weights}",
-                where,
-                "Name a file, `pretrained` or `none`.",
-                usage=True,
-            )
+        path = Path(weights)
+        if not path.is_file():
+            hint = "Name a file, `pretrained` or `none`."
+            raise UserError(f"no such file: {weights}", where, hint, usage=True)
         return path
     try:
-        if there := find_placed(name):
-            return there
+        placed = find_placed(name)
+        if placed:
+            return placed
         if family.PRETRAINED:
             return fetch_weights(family.source(variant))
         raise NotServed("none are published")
     except NotServed as error:
-        raise UserError(
-            f"no weights of {name}: {error}",
-            where,
-            f"Place them as {_place(name)} (or .pt, .pth, .bin), name a file here, or train from scratch with `none`.",
-        ) from None
+        hint = (
+            f"Place them as {placed_name(name)}.safetensors (or .pt, .pth, .bin), name a file "
+            "here, or train from scratch with `none`."
+        )
+        raise UserError(f"no weights of {name}: {error}", where, hint) from None
 
 
 def load_weights(module: nn.Module, name: str, modality: str, spec: InputSpec, path: Path) -> None:
-    """Load a file into a module that `build` made: its own state dict, or a published one of the encoder.
+    """Load a file into a module that `build` made.
 
-    UserError for a file that can't be read safely, and for weights of something else.
+    The file holds the module's own state dict, or a published one of the encoder. UserError for a
+    file that can't be read safely, and for weights of another encoder.
     """
     from umemma.encoders.frame_pooling import OverFrames
     from umemma.encoders.weights import fits, load_state, read_state
 
-    family, variant = _find(name, modality)
+    family, variant = _find_family(name, modality)
     state = read_state(path)
     if not fits(module, state):
-        if isinstance(module, OverFrames) and isinstance(
-            spec, VideoInput
-        ):  # the way over time stays fresh
-            module, spec = module.encoder, spec.picture
+        if isinstance(module, OverFrames) and isinstance(spec, VideoInput):
+            # The weights are those of the image encoder; the pooling over time stays fresh.
+            module = module.encoder
+            spec = spec.picture
         if family.PRETRAINED:
             state = family.convert(state, module, variant, spec)
     load_state(module, state, f"{path} for {name}")
 
 
 def add_lora(module: nn.Module, rank: int, alpha: float, dropout: float) -> None:
-    """Low-rank adapters in place; see lora.py."""
+    """Add low-rank adapters to the module in place; see lora.add_adapters."""
     from umemma.encoders.lora import add_adapters
 
     add_adapters(module, rank, alpha, dropout)
 
 
-def _find(name: str, modality: str) -> tuple[Any, str]:
-    """The family's module and the variant. UserError, naming the nearest, for what isn't there."""
+def _find_family(name: str, modality: str) -> tuple[Any, str]:
+    """Return the family's module and the variant.
+
+    UserError, with the nearest names, for an unknown family or variant, and for a modality that the
+    family does not serve.
+    """
     family, _, variant = name.partition(":")
     where = f"encoders.{modality}"
     if family not in FAMILIES:
         raise unknown_name("encoder family", family, FAMILIES, where)
     module = importlib.import_module(FAMILIES[family])
     if modality not in module.MODALITIES:
-        raise UserError(
-            f"{family!r} has no encoder for {modality}", where, "Choose another family.", usage=True
-        )
+        what = f"{family!r} has no encoder for {modality}"
+        raise UserError(what, where, "Choose another family.", usage=True)
     known = module.names()
     if not variant or (known is not None and variant not in known):
-        raise _unknown(family, variant, known or (), where)
+        raise _unknown_variant(family, variant, known or (), where)
     return module, variant
 
 
-def _unknown(family: str, variant: str, known: Collection[str], where: str) -> UserError:
-    """As errors.unknown, without a thousand names."""
+def _unknown_variant(family: str, variant: str, known: Collection[str], where: str) -> UserError:
+    """Return the error of errors.unknown_name, but with few names where the family is large."""
     name = f"{family}:{variant}"
     if family not in EXAMPLES:
-        return unknown_name("encoder", name, [f"{family}:{one}" for one in known], where)
+        names = [f"{family}:{other}" for other in known]
+        return unknown_name("encoder", name, names, where)
+    hint = f"Such as {EXAMPLES[family]}; `umemma encoders '{family}:*'` lists them."
     nearest = difflib.get_close_matches(variant, known, n=4, cutoff=0.5)
-    guess = (
-        f"Did you mean {' or '.join(repr(f'{family}:{one}') for one in nearest)}? "
-        if nearest
-        else ""
-    )
-    hint = f"{guess}Such as {EXAMPLES[family]}; `umemma encoders '{family}:*'` lists them."
+    if nearest:
+        guesses = " or ".join(repr(f"{family}:{other}") for other in nearest)
+        hint = f"Did you mean {guesses}? {hint}"
     return UserError(f"unknown encoder {name!r}", where, hint, usage=True)
-
-
-def _place(name: str) -> str:
-    from umemma.encoders.weights import placed_name
-
-    return f"{placed_name(name)}.safetensors"

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+from collections.abc import Iterator
+from types import ModuleType
 from typing import NamedTuple
 
 from umemma.encoders import EXAMPLES, FAMILIES
 from umemma.errors import UserError
 from umemma.system.http import NotServed
-from umemma.types import ImageInput
+from umemma.types import AudioInput, ImageInput, InputSpec, TextInput, VideoInput, WaveInput
 
-MOST_ROWS = 40
+MAX_ROWS = 40
 
 
 class Row(NamedTuple):
-    """An encoder in the listing. width: D; input: in short; weights: where they are, or how they come."""
+    """An encoder in the list.
+
+    width: D. input: what it takes, in short. weights: where they are, or how to get them.
+    """
 
     name: str
     modalities: str
@@ -25,67 +30,103 @@ class Row(NamedTuple):
 
 
 def list_encoders(pattern: str = "", modality: str = "") -> tuple[list[Row], list[str]]:
-    """The encoders whose names match `pattern` (as file names do) and serve `modality`, at most MOST_ROWS, and notes.
+    """Return the encoders whose names match `pattern` and which serve `modality`, and notes.
 
-    Without a pattern the large families are a note each. UserError where nothing matches.
+    The pattern is like that of file names. There are at most MAX_ROWS rows. Without a pattern the
+    large families are a note each. UserError where nothing matches.
     """
     if pattern and ":" not in pattern:
         pattern = f"{pattern}:*" if pattern in FAMILIES else f"*:{pattern}"
-    asked = pattern.partition(":")[0]
-    tagged = (
-        "@" in pattern or "." in pattern
-    )  # a tag tells one set of weights from another of the same model
-    found, notes = [], []
-    for family, path in FAMILIES.items():
-        module = importlib.import_module(path)
-        if not fnmatch.fnmatchcase(family, asked or "*") or (
-            modality and modality not in module.MODALITIES
-        ):
+    matches: list[tuple[str, str]] = []
+    notes: list[str] = []
+    for family, module in _match_families(pattern, modality):
+        variants = _list_variants(module, pattern)
+        if _is_note(family, pattern, variants):
+            notes.append(_describe_family(family, module, variants))
             continue
-        names = [one for one in module.names() or () if tagged or not ("@" in one or "." in one)]
-        if family in EXAMPLES and (not pattern or (not names and asked == family)):
-            many = f"{len(names):,} models" if names else "any"
-            notes.append(
-                f"{family}: {many}, for {', '.join(module.MODALITIES)}; such as {EXAMPLES[family]}."
-            )
-        else:
-            found += [
-                (family, one)
-                for one in names
-                if fnmatch.fnmatchcase(f"{family}:{one}", pattern or "*")
-            ]
-    if not found and not notes:
-        raise UserError(
-            f"no encoder matches {pattern!r}",
-            "umemma encoders",
-            "Without a pattern it lists the families.",
-            usage=True,
-        )
-    if len(found) > MOST_ROWS:
-        notes.append(f"{len(found) - MOST_ROWS:,} more match; a longer pattern shows them.")
-    return [_row(family, variant) for family, variant in found[:MOST_ROWS]], notes
+        for variant in variants:
+            if fnmatch.fnmatchcase(f"{family}:{variant}", pattern or "*"):
+                matches.append((family, variant))
+    if not matches and not notes:
+        hint = "Without a pattern it lists the families."
+        raise UserError(f"no encoder matches {pattern!r}", "umemma encoders", hint, usage=True)
+    if len(matches) > MAX_ROWS:
+        notes.append(f"{len(matches) - MAX_ROWS:,} more match; a longer pattern shows them.")
+    rows = [_make_row(family, variant) for family, variant in matches[:MAX_ROWS]]
+    return rows, notes
 
 
-def _row(family: str, variant: str) -> Row:
+def _match_families(pattern: str, modality: str) -> Iterator[tuple[str, ModuleType]]:
+    family_pattern = pattern.partition(":")[0] or "*"
+    for family, path in FAMILIES.items():
+        if not fnmatch.fnmatchcase(family, family_pattern):
+            continue
+        module = importlib.import_module(path)
+        if not modality or modality in module.MODALITIES:
+            yield family, module
+
+
+def _list_variants(module: ModuleType, pattern: str) -> list[str]:
+    """Return the variants; those with a tag only where the pattern has one.
+
+    A tag, after "@" or ".", tells sets of weights of the same model apart.
+    """
+    with_tags = _has_tag(pattern)
+    return [variant for variant in module.names() or () if with_tags or not _has_tag(variant)]
+
+
+def _has_tag(name: str) -> bool:
+    return "@" in name or "." in name
+
+
+def _is_note(family: str, pattern: str, variants: list[str]) -> bool:
+    """Whether a family is one line: a large one that the pattern does not search."""
+    if family not in EXAMPLES:
+        return False
+    is_named = pattern.partition(":")[0] == family
+    return not pattern or (is_named and not variants)
+
+
+def _describe_family(family: str, module: ModuleType, variants: list[str]) -> str:
+    count = f"{len(variants):,} models" if variants else "any"
+    return f"{family}: {count}, for {', '.join(module.MODALITIES)}; such as {EXAMPLES[family]}."
+
+
+def _make_row(family: str, variant: str) -> Row:
+    module = importlib.import_module(FAMILIES[family])
+    first = next(m for m in ("image", "text", "audio") if m in module.MODALITIES)
+    return Row(
+        f"{family}:{variant}",
+        ", ".join(module.MODALITIES),
+        module.width(variant),
+        _describe_input(module.input_spec(variant, first)),
+        _describe_weights(module, family, variant),
+    )
+
+
+def _describe_input(spec: InputSpec) -> str:
+    match spec:
+        case ImageInput() | VideoInput():
+            return f"{spec.size} px"
+        case TextInput():
+            return f"{spec.length} tokens"
+        case AudioInput() | WaveInput():
+            return f"{spec.sample_rate} Hz"
+
+
+def _describe_weights(module: ModuleType, family: str, variant: str) -> str:
     from umemma.encoders.weights import find_cached, find_placed
 
-    module, name = importlib.import_module(FAMILIES[family]), f"{family}:{variant}"
-    first = module.input_spec(
-        variant, next(m for m in ("image", "text", "audio") if m in module.MODALITIES)
-    )
-    shape = f"{first.size} px" if isinstance(first, ImageInput) else ""
-    shape = shape or (
-        f"{first.length} tokens" if hasattr(first, "length") else f"{first.sample_rate} Hz"
-    )
     try:
-        at_hand = find_placed(name) or (
-            find_cached(module.source(variant)) if module.PRETRAINED else None
-        )
-        weights = (
-            f"yes: {at_hand}" if at_hand else "downloads" if module.PRETRAINED else "none needed"
-        )
+        path = find_placed(f"{family}:{variant}")
+        if path is None and module.PRETRAINED:
+            path = find_cached(module.source(variant))
     except NotServed as error:
-        weights = f"no: {error}"
-    except UserError as error:  # a model of open_clip without its weights
-        weights = f"no: {error.what}"
-    return Row(name, ", ".join(module.MODALITIES), module.width(variant), shape, weights)
+        return f"no: {error}"
+    except UserError as error:  # a model of open_clip without the name of its weights
+        return f"no: {error.what}"
+    if path:
+        return f"yes: {path}"
+    if module.PRETRAINED:
+        return "downloads"
+    return "none needed"

@@ -1,6 +1,7 @@
 """Plain convolutional networks for images, video frames and spectrograms, trained from scratch.
 
-`cnn:small`: three convolutions, D = 64, any size of at least 8 by 8. `cnn:lenet`: LeNet-5, D = 84, at least 16 by 16.
+`cnn:small`: three convolutions, D = 64, for any size of at least 8 by 8.
+`cnn:lenet`: LeNet-5, D = 84, for any size of at least 16 by 16.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from umemma.errors import UserError
 from umemma.types import AudioInput, ImageInput, InputSpec
 
 WIDTHS = (16, 32, 64)
-LENET = 84
-
+LENET_WIDTH = 84
+MIN_LENET_SIDE = 16
 
 SPECS: dict[str, InputSpec] = {
     "audio": AudioInput(),
@@ -33,24 +34,24 @@ def input_spec(variant: str, modality: str) -> InputSpec:
 
 
 def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
-    channels, height, side = shape(spec)
+    channels, height, side = input_shape(spec)
     if variant == "small":
         return SmallCNN(channels), WIDTHS[-1]
-    if min(height, side) < 16:
-        raise UserError(
-            f"cnn:lenet needs 16 by 16 at least, not {height} by {side}", "encoders", usage=True
-        )
-    return LeNet(channels, height, side), LENET
+    if min(height, side) < MIN_LENET_SIDE:
+        what = f"cnn:lenet needs 16 by 16 at least, not {height} by {side}"
+        raise UserError(what, "encoders", usage=True)
+    return LeNet(channels, height, side), LENET_WIDTH
 
 
 def width(variant: str) -> int:
-    return WIDTHS[-1] if variant == "small" else LENET
+    return {"small": WIDTHS[-1], "lenet": LENET_WIDTH}[variant]
 
 
-def shape(spec: InputSpec) -> tuple[int, int, int]:
-    """(channels, H, W) of a picture or a spectrogram."""
+def input_shape(spec: InputSpec) -> tuple[int, int, int]:
+    """Return (channels, H, W) of a picture or a spectrogram."""
     if isinstance(spec, AudioInput):
-        return 1, spec.mels, round(spec.seconds * spec.sample_rate) // spec.hop + 1
+        samples = round(spec.seconds * spec.sample_rate)
+        return 1, spec.mels, samples // spec.hop + 1
     assert isinstance(spec, ImageInput)
     return spec.channels, spec.size, spec.size
 
@@ -58,19 +59,18 @@ def shape(spec: InputSpec) -> tuple[int, int, int]:
 class SmallCNN(nn.Module):
     """(B, channels, H, W) -> (B, 64), for any H and W of at least 8.
 
-    Group norm rather than batch norm: a sample's feature must not depend on which modalities its neighbours lack.
+    Group norm rather than batch norm: a sample's feature must not depend on which modalities its
+    neighbours lack.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for width in WIDTHS:
-            layers += [
-                nn.Conv2d(channels, width, 3, padding=1, bias=False),
-                nn.GroupNorm(8, width),
-                nn.ReLU(),
-            ]
-            layers += [nn.MaxPool2d(2)]
+            layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
+            layers.append(nn.GroupNorm(8, width))
+            layers.append(nn.ReLU())
+            layers.append(nn.MaxPool2d(2))
             channels = width
         self.layers = nn.Sequential(*layers)
 
@@ -79,25 +79,37 @@ class SmallCNN(nn.Module):
 
 
 class LeNet(nn.Module):
-    """(B, channels, H, W) -> (B, 84), the features before the classes; ReLU and maxima in place of tanh and averages.
+    """(B, channels, H, W) -> (B, 84), the features of the layer before the classes.
 
-    As in LeCun, Bottou, Bengio & Haffner, Gradient-based learning applied to document recognition, Proc. IEEE 86, 1998.
+    ReLU and maxima take the place of tanh and averages. As in LeCun, Bottou, Bengio & Haffner,
+    Gradient-based learning applied to document recognition, Proc. IEEE 86, 1998.
     """
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
-        left = [((side - 4) // 2 - 4) // 2 for side in (height, width)]
         self.convolutions = nn.Sequential(
-            *(nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            nn.Conv2d(channels, 6, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
         )
+        pixels = _convolved_side(height) * _convolved_side(width)
         self.linear = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(16 * left[0] * left[1], 120),
+            nn.Linear(16 * pixels, 120),
             nn.ReLU(),
-            nn.Linear(120, LENET),
+            nn.Linear(120, LENET_WIDTH),
             nn.ReLU(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.convolutions(x))
+
+
+def _convolved_side(side: int) -> int:
+    """Return the height or width that both convolutions and poolings leave of a picture's."""
+    for _ in range(2):
+        side = (side - 4) // 2
+    return side

@@ -1,6 +1,7 @@
-"""`import:package.module:function`: an encoder of the user's own.
+"""`import:package.module:function`: an encoder that the user wrote.
 
-The function takes no arguments and returns (module, width, InputSpec); module: (B, ...) -> (B, width).
+The function takes no arguments and returns (module, width, InputSpec); module: (B, ...) -> (B, D),
+D being the width. It is called for each question about the encoder.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -32,57 +35,66 @@ def names() -> None:
 
 
 def input_spec(variant: str, modality: str) -> InputSpec:
-    spec = _made(variant)[2]
+    _, _, spec = _call_function(variant)
     if not isinstance(spec, INPUTS[modality]):
-        wanted = " or ".join(one.__name__ for one in INPUTS[modality])
-        raise UserError(
-            f"it wants a {type(spec).__name__}, and {modality} gives a {wanted}",
-            f"import:{variant}",
-            usage=True,
-        )
+        expected = " or ".join(kind.__name__ for kind in INPUTS[modality])
+        what = f"its input is {type(spec).__name__}; for {modality} it has to be {expected}"
+        hint = "Return another InputSpec, or name this encoder for another modality."
+        raise UserError(what, f"import:{variant}", hint, usage=True)
     return spec
 
 
 def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
-    return _made(variant)[:2]
+    module, width, _ = _call_function(variant)
+    return module, width
 
 
-def _made(variant: str) -> tuple[nn.Module, int, InputSpec]:
-    where, (path, _, name) = f"import:{variant}", variant.partition(":")
+def width(variant: str) -> int:
+    _, width, _ = _call_function(variant)
+    return width
+
+
+def _call_function(variant: str) -> tuple[nn.Module, int, InputSpec]:
+    """Import the function of the user and call it. UserError for what it must not return."""
+    where = f"import:{variant}"
+    path, _, name = variant.partition(":")
     if not path or not name.isidentifier():
-        raise UserError(
-            "not a function", where, "Write it as import:package.module:function.", usage=True
-        )
-    with _current_folder():
-        try:
-            module = importlib.import_module(path)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-                raise  # a module that theirs imports
-            hint = "It is looked for in the current directory and among the installed packages."
-            raise UserError(f"no module {error.name!r}", where, hint, usage=True) from None
-        function = getattr(module, name, None)
-        if not callable(function):
-            raise unknown_name(
-                "function", name, [one for one in vars(module) if not one.startswith("_")], where
-            )
-        made = function()
-    match made:
-        case (nn.Module() as module_, int(width), spec) if width > 0 and isinstance(
-            spec, InputSpec
-        ):
-            return module_, width, spec
-    raise UserError(
-        f"it returned {made!r:.80}",
-        where,
-        "It has to return (module, width, InputSpec); see docs/encoders.md.",
-        usage=True,
-    )
+        hint = "Write it as import:package.module:function."
+        raise UserError("not a function", where, hint, usage=True)
+    with _current_folder_first():
+        function = _find_function(_import_module(path, where), name, where)
+        result = function()
+    match result:
+        case (nn.Module() as module, int(width), spec):
+            if width > 0 and isinstance(spec, InputSpec):
+                return module, width, spec
+    what = f"the function returned {result!r:.80}"
+    hint = "It has to return (module, width, InputSpec); see docs/encoders.md."
+    raise UserError(what, where, hint, usage=True)
+
+
+def _import_module(path: str, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        is_named_module = error.name is not None and f"{path}.".startswith(f"{error.name}.")
+        if not is_named_module:  # it is a module that the user's module imports
+            raise
+        hint = "The current directory and the installed packages are searched."
+        raise UserError(f"no module {error.name!r}", where, hint, usage=True) from None
+
+
+def _find_function(module: ModuleType, name: str, where: str) -> Callable[[], Any]:
+    function = getattr(module, name, None)
+    if callable(function):
+        return function
+    public_names = [other for other in vars(module) if not other.startswith("_")]
+    raise unknown_name("function", name, public_names, where)
 
 
 @contextlib.contextmanager
-def _current_folder() -> Iterator[None]:
-    """The current directory is where modules are looked for first."""
+def _current_folder_first() -> Iterator[None]:
+    """Search the current directory first when modules are imported inside the block."""
     folder = os.getcwd()
     sys.path.insert(0, folder)
     importlib.invalidate_caches()

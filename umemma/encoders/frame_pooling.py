@@ -1,4 +1,4 @@
-"""Video by an image encoder: every frame by itself, then over time."""
+"""Video by an image encoder: each frame is encoded by itself, then the features are pooled."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from torch import Tensor, nn
 
 from umemma.types import ImageInput
 
-SAME = 1e-3  # normalised units; one step of 255 is several times that
+SAME = 1e-3  # in normalised units; one step of 255 is several times larger
 
 
 class OverFrames(nn.Module):
-    """(B, T, channels, H, W) -> (B, D): an image encoder on every frame, then their average (`mean`) or an average
-    weighted by a learned score of each frame (`attention`, which starts as the mean).
+    """(B, T, channels, H, W) -> (B, D): an image encoder on every frame, then pooling over time.
 
-    Black frames at the end of a clip are padding and don't count; where all frames are black, all of them count.
+    pool: `mean`, the average of the frames' features, or `attention`, their average weighted by a
+    learned score of each frame, which starts as the mean.
+
+    Black frames at the end of a clip are padding and do not count. Where all frames are black, all
+    of them count.
     """
 
     black: Tensor
@@ -22,22 +25,24 @@ class OverFrames(nn.Module):
     def __init__(self, encoder: nn.Module, width: int, picture: ImageInput, pool: str) -> None:
         super().__init__()
         self.encoder = encoder
-        self.score = nn.Linear(width, 1, bias=False) if pool == "attention" else None
-        if self.score:
+        self.score: nn.Linear | None = None
+        if pool == "attention":
+            self.score = nn.Linear(width, 1, bias=False)
             nn.init.zeros_(self.score.weight)
-        mean, std = torch.tensor(picture.mean), torch.tensor(picture.std)
+        mean = torch.tensor(picture.mean)
+        std = torch.tensor(picture.std)
         self.register_buffer("black", (-mean / std).reshape(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        there = self._there(x)
+        is_frame = self._find_frames(x)
         features = self.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         if self.score:
-            scores = self.score(features)[..., 0].masked_fill(~there, -torch.inf)
+            scores = self.score(features)[..., 0].masked_fill(~is_frame, -torch.inf)
             return (features * scores.softmax(1)[..., None]).sum(1)
-        return (features * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+        return (features * is_frame[..., None]).sum(1) / is_frame.sum(1, keepdim=True)
 
-    def _there(self, x: Tensor) -> Tensor:
-        """(B, T): the frames up to the last one that isn't black."""
-        seen = ((x - self.black).abs() > SAME).flatten(2).any(2)
-        there = seen.flip(1).cumsum(1).flip(1) > 0
-        return there | ~there.any(1, keepdim=True)
+    def _find_frames(self, x: Tensor) -> Tensor:
+        """(B, T) bool: the frames up to the last one that is not black; all where none is."""
+        not_black = ((x - self.black).abs() > SAME).flatten(2).any(2)
+        is_frame = not_black.flip(1).cumsum(1).flip(1) > 0
+        return is_frame | ~is_frame.any(1, keepdim=True)

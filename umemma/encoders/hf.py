@@ -1,15 +1,17 @@
-"""`hf:NAME`: a text model of Hugging Face, by name or folder; one feature as the mean over the tokens.
+"""`hf:NAME`: a text model of Hugging Face, by name or folder. The feature is the mean over tokens.
 
-Code that comes with a model is never run, and only .safetensors files are read. A trained model's folder holds the
-tokenizer and the configuration that it needs (`save`).
+Code that comes with a model is never run, and only .safetensors files are read. A trained model's
+folder holds the tokenizer and the configuration that it needs (`save_tokenizer`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,20 +20,23 @@ from umemma.errors import UserError
 from umemma.system.files import read_json, write_json
 from umemma.types import InputSpec, TextInput
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 MODALITIES = ("text",)
 PRETRAINED = True
-LENGTH = 128  # tokens, at most, unless settings say otherwise
-SUFFIXES = (
-    ".json",
-    ".txt",
-    ".model",
-)  # of the files that a tokenizer and a configuration are made of
-# What transformers writes of where a tokenizer or a configuration came from: it differs from machine to machine.
-ORIGINS = {"name_or_path", "_name_or_path", "is_local", "local_files_only"}
-ORIGINS |= {"vocab_file", "tokenizer_file", "special_tokens_map_file"}
+DEFAULT_LENGTH = 128  # tokens, unless the model or the settings say less or more
+# The files that a tokenizer and a configuration consist of.
+SUFFIXES = (".json", ".txt", ".model")
+# Where a tokenizer or a configuration came from: transformers writes it, and it differs from
+# machine to machine.
+ORIGIN_KEYS = {
+    "name_or_path",
+    "_name_or_path",
+    "is_local",
+    "local_files_only",
+    "vocab_file",
+    "tokenizer_file",
+    "special_tokens_map_file",
+}
+FATAL = 50  # the level of transformers' log that prints nothing
 
 
 def names() -> None:
@@ -39,29 +44,26 @@ def names() -> None:
 
 
 def input_spec(variant: str, modality: str) -> InputSpec:
-    tokens = _loaded(import_transformers().AutoTokenizer, variant)
+    tokenizer = _load_tokenizer(variant)
     return TextInput(
-        length=min(LENGTH, tokens.model_max_length),
+        length=min(DEFAULT_LENGTH, tokenizer.model_max_length),
         tokenizer=f"hf:{variant}",
         padding=find_padding(variant),
     )
 
 
 def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
-    config = _loaded(import_transformers().AutoConfig, variant)
+    config = _load_config(variant)
     assert isinstance(spec, TextInput)
-    if spec.length > (most := getattr(config, "max_position_embeddings", None) or spec.length):
-        raise UserError(
-            f"it takes {most} tokens, not {spec.length}",
-            f"hf:{variant}",
-            "Lower input.length.",
-            usage=True,
-        )
-    return TextModel(_model(config, variant), spec.padding), config.hidden_size
+    max_length = getattr(config, "max_position_embeddings", None) or spec.length
+    if spec.length > max_length:
+        what = f"it takes {max_length} tokens, not {spec.length}"
+        raise UserError(what, f"hf:{variant}", "Lower input.length.", usage=True)
+    return TextModel(_build_model(config, variant), spec.padding), config.hidden_size
 
 
 def width(variant: str) -> int:
-    return int(_loaded(import_transformers().AutoConfig, variant).hidden_size)
+    return int(_load_config(variant).hidden_size)
 
 
 def source(variant: str) -> Upstream:
@@ -69,60 +71,86 @@ def source(variant: str) -> Upstream:
 
 
 def convert(
-    state: dict[str, Tensor], module: nn.Module, variant: str, spec: InputSpec
+    state: dict[str, Tensor],
+    module: nn.Module,
+    variant: str,
+    spec: InputSpec,
 ) -> dict[str, Tensor]:
-    """As transformers' from_pretrained does (old names, prefixes), without the heads that the module doesn't have."""
-    from transformers.utils import logging
+    """Convert old names and prefixes as transformers' from_pretrained does.
 
+    The heads that the module lacks are left out.
+    """
     model: Any = module.model
-    if strip_prefix(state, "model.").keys() == model.state_dict().keys():
-        return {f"model.{key}": value for key, value in strip_prefix(state, "model.").items()}
-    before = logging.get_verbosity()
-    logging.set_verbosity(50)  # what it would print is in the error, if it is one
-    logging.disable_progress_bar()
-    try:
+    stripped = strip_prefix(state, "model.")
+    if stripped.keys() != model.state_dict().keys():
+        stripped = _convert_published(state, model)
+    return {f"model.{key}": value for key, value in stripped.items()}
+
+
+def _convert_published(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Return a published state in the names of `model`.
+
+    So that the error of loading lists what differs: weights that the state lacks are left out,
+    those of another shape keep that shape, and unexpected ones are kept where any is missing.
+    """
+    with _silence_transformers():
         loaded, report = type(model).from_pretrained(
             None,
             config=model.config,
             state_dict=state,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **_without_pooler(type(model)),
+            **_options_without_pooler(type(model)),
         )
-    finally:
-        logging.set_verbosity(before)
-        logging.enable_progress_bar()
-    shapes = {key: state_shape for key, state_shape, _ in report["mismatched_keys"]}
-    found = {
-        key: value
-        for key, value in loaded.state_dict().items()
-        if key not in report["missing_keys"]
-    }
-    found |= {key: loaded.state_dict()[key].new_empty(size) for key, size in shapes.items()}
+    loaded_state = loaded.state_dict()
+    converted: dict[str, Tensor] = {}
+    for key, value in loaded_state.items():
+        if key not in report["missing_keys"]:
+            converted[key] = value
+    for key, published_shape, _ in report["mismatched_keys"]:
+        converted[key] = loaded_state[key].new_empty(published_shape)
     if report["missing_keys"]:
-        found |= {key: state[key] for key in report["unexpected_keys"] if key in state}
-    return {f"model.{key}": value for key, value in found.items()}
+        for key in report["unexpected_keys"]:
+            if key in state:
+                converted[key] = state[key]
+    return converted
 
 
-def save(name: str, folder: Path, with_config: bool) -> None:
-    """Write the tokenizer of `name`, and its configuration if `with_config`, into `folder`: no weights, no code, and the
-    same bytes wherever they came from. UserError where they can't be had."""
-    tokenizer = _loaded(import_transformers().AutoTokenizer, name)
-    tokenizer.save_pretrained(folder)
+@contextlib.contextmanager
+def _silence_transformers() -> Iterator[None]:
+    """Suppress what transformers prints: if it is an error, the error of umemma says it."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(FATAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+
+
+def save_tokenizer(name: str, folder: Path, with_config: bool) -> None:
+    """Write the tokenizer of `name`, and its configuration if `with_config`, into `folder`.
+
+    No weights and no code are written, and the bytes do not depend on where the files came from.
+    UserError where they are unavailable.
+    """
+    _load_tokenizer(name).save_pretrained(folder)
     if with_config:
-        _loaded(import_transformers().AutoConfig, name).save_pretrained(folder)
+        _load_config(name).save_pretrained(folder)
     for path in sorted(folder.iterdir()):
         if path.suffix not in SUFFIXES:
             path.unlink()  # a template of chats, say
         elif path.name in ("config.json", "tokenizer_config.json"):
-            write_json(
-                path,
-                {key: value for key, value in read_json(path, "").items() if key not in ORIGINS},
-            )
+            content = read_json(path, "")
+            portable = {key: value for key, value in content.items() if key not in ORIGIN_KEYS}
+            write_json(path, portable)
 
 
 def import_transformers() -> ModuleType:
-    """transformers. UserError where it isn't installed."""
+    """Return transformers. UserError where it is not installed."""
     try:
         import transformers
     except ImportError:
@@ -132,15 +160,29 @@ def import_transformers() -> ModuleType:
 
 
 def find_padding(name: str) -> int:
-    """The token that fills a text up: the tokenizer's, else the model's."""
-    found = _loaded(import_transformers().AutoTokenizer, name).pad_token_id
-    config = _loaded(import_transformers().AutoConfig, name)
-    choices = (found, config.pad_token_id, config.eos_token_id, 0)
-    return next(int(one) for one in choices if isinstance(one, int) and one >= 0)
+    """Return the number of the padding token: the tokenizer's, else the model's."""
+    tokenizer = _load_tokenizer(name)
+    config = _load_config(name)
+    for token in (tokenizer.pad_token_id, config.pad_token_id, config.eos_token_id):
+        if isinstance(token, int) and token >= 0:
+            return int(token)
+    return 0
 
 
-def _loaded(auto: Any, name: str) -> Any:
-    """AutoConfig or AutoTokenizer by a name or a folder: from this machine, else from the network, else a UserError soon."""
+def _load_tokenizer(name: str) -> Any:
+    return _load_auto(import_transformers().AutoTokenizer, name)
+
+
+def _load_config(name: str) -> Any:
+    return _load_auto(import_transformers().AutoConfig, name)
+
+
+def _load_auto(auto: Any, name: str) -> Any:
+    """Load an AutoConfig or AutoTokenizer by a name or a folder.
+
+    It comes from this machine, else from the network. UserError, without a long wait, where neither
+    has it.
+    """
     try:
         return auto.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -150,50 +192,52 @@ def _loaded(auto: Any, name: str) -> Any:
             return auto.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             reason = error
-    raise UserError(
-        f"no {auto.__name__.removeprefix('Auto').lower()}: {' '.join(str(reason).split())[:300]}",
-        f"hf:{name}",
-        "Check the name, or give a folder with config.json, the tokenizer's files and model.safetensors: hf:FOLDER.",
-    ) from None
+    kind = auto.__name__.removeprefix("Auto").lower()
+    text = " ".join(str(reason).split())
+    hint = (
+        "Check the name, or give a folder with config.json, the tokenizer's files and "
+        "model.safetensors: hf:FOLDER."
+    )
+    raise UserError(f"no {kind}: {text[:300]}", f"hf:{name}", hint) from None
 
 
-def _model(config: Any, variant: str) -> Any:
+def _build_model(config: Any, variant: str) -> Any:
     transformers = import_transformers()
-    auto = (
-        transformers.AutoModelForTextEncoding
-        if config.is_encoder_decoder
-        else transformers.AutoModel
-    )
+    auto = transformers.AutoModel
+    if config.is_encoder_decoder:
+        auto = transformers.AutoModelForTextEncoding
     try:
-        kind = auto._model_mapping[type(config)]
+        model_class = auto._model_mapping[type(config)]
     except KeyError:
-        raise UserError(
-            f"{config.model_type} is no text encoder", f"hf:{variant}", usage=True
-        ) from None
-    config._attn_implementation = config._experts_implementation = (
-        None  # a config may name code on the hub here
-    )
-    return auto.from_config(config, **_without_pooler(kind))
+        what = f"{config.model_type} is no text encoder"
+        raise UserError(what, f"hf:{variant}", usage=True) from None
+    # A configuration may name code on the hub here.
+    config._attn_implementation = None
+    config._experts_implementation = None
+    return auto.from_config(config, **_options_without_pooler(model_class))
 
 
-def _without_pooler(kind: Callable[..., Any]) -> dict[str, bool]:
-    """A pooler would never be used, nor get a gradient."""
-    return (
-        {"add_pooling_layer": False}
-        if "add_pooling_layer" in inspect.signature(kind).parameters
-        else {}
-    )
+def _options_without_pooler(model_class: Callable[..., Any]) -> dict[str, bool]:
+    """Return the options of a model without a pooler: it would be unused and get no gradient."""
+    if "add_pooling_layer" in inspect.signature(model_class).parameters:
+        return {"add_pooling_layer": False}
+    return {}
 
 
 class TextModel(nn.Module):
-    """(B, T) token numbers -> (B, D), the mean over those that aren't `padding`; of nothing but padding, of the first."""
+    """(B, T) token numbers -> (B, D), the mean over the tokens that are not `padding`.
+
+    Of padding alone it is the feature of the first token.
+    """
 
     def __init__(self, model: nn.Module, padding: int) -> None:
         super().__init__()
-        self.model, self.padding = model, padding
+        self.model = model
+        self.padding = padding
 
     def forward(self, tokens: Tensor) -> Tensor:
-        real = tokens != self.padding
-        real[:, 0] |= ~real.any(1)
-        hidden = self.model(input_ids=tokens, attention_mask=real.long()).last_hidden_state
-        return (hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True)
+        is_token = tokens != self.padding
+        is_token[:, 0] |= ~is_token.any(1)
+        output = self.model(input_ids=tokens, attention_mask=is_token.long())
+        hidden = output.last_hidden_state
+        return (hidden * is_token[..., None]).sum(1) / is_token.sum(1, keepdim=True)

@@ -1,6 +1,7 @@
 """Text encoders over the byte pairs of CLIP, trained from scratch.
 
-`text:cnn`: one convolution and a maximum over time, D = 192. `text:transformer`: two attention layers, D = 128.
+`text:cnn`: one convolution and a maximum over time, D = 192.
+`text:transformer`: two attention layers, D = 128.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from umemma.errors import UserError
 from umemma.types import InputSpec, TextInput
 
 VOCABULARY = 49408  # of CLIP's byte-pair tokenizer
-WIDTH = 64
+CNN_WIDTH = 64  # of each kernel
 KERNELS = (3, 5, 7)  # tokens
-TRANSFORMER = 128
+TRANSFORMER_WIDTH = 128
+HEADS = 4
+LAYERS = 2
 
 MODALITIES = ("text",)
 PRETRAINED = False
@@ -31,66 +34,72 @@ def input_spec(variant: str, modality: str) -> InputSpec:
 def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
     assert isinstance(spec, TextInput)
     if spec.tokenizer != "clip" or spec.padding:
-        hint = "For another tokenizer take an hf: or open_clip: encoder."
-        raise UserError(
-            f"text:{variant} reads CLIP's tokens, padded with 0",
-            "encoders.text.input",
-            hint,
-            usage=True,
-        )
-    return TextCNN() if variant == "cnn" else TextTransformer(spec.length), width(variant)
+        what = f"text:{variant} reads CLIP's tokens, padded with 0"
+        hint = "For another tokenizer use an hf: or open_clip: encoder."
+        raise UserError(what, "encoders.text.input", hint, usage=True)
+    if variant == "cnn":
+        return TextCNN(), width(variant)
+    return TextTransformer(spec.length), width(variant)
 
 
 def width(variant: str) -> int:
-    return WIDTH * len(KERNELS) if variant == "cnn" else TRANSFORMER
+    return {"cnn": CNN_WIDTH * len(KERNELS), "transformer": TRANSFORMER_WIDTH}[variant]
 
 
 class TextCNN(nn.Module):
-    """(B, T) token numbers -> (B, 192), for any T of at least 1; what stands in the padding makes no difference.
+    """(B, T) token numbers -> (B, 192), for any T of at least 1. Padding makes no difference.
 
-    As in Kim, Convolutional Neural Networks for Sentence Classification, EMNLP 2014, arXiv 1408.5882.
+    As in Kim, Convolutional Neural Networks for Sentence Classification, EMNLP 2014, arXiv
+    1408.5882.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, WIDTH, padding_idx=0)
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(WIDTH, WIDTH, kernel, padding="same") for kernel in KERNELS
-        )
+        self.embedding = nn.Embedding(VOCABULARY, CNN_WIDTH, padding_idx=0)
+        self.convolutions = nn.ModuleList()
+        for kernel in KERNELS:
+            self.convolutions.append(nn.Conv1d(CNN_WIDTH, CNN_WIDTH, kernel, padding="same"))
 
     def forward(self, tokens: Tensor) -> Tensor:
         embedded = self.embedding(tokens).transpose(1, 2)
-        nothing = (tokens == 0)[:, None]
-        found = [
-            convolution(embedded).masked_fill(nothing, -torch.inf).amax(2)
-            for convolution in self.convolutions
-        ]
-        return torch.cat(found, 1).nan_to_num(neginf=0.0).relu()
+        is_padding = (tokens == 0)[:, None]
+        maxima: list[Tensor] = []
+        for convolution in self.convolutions:
+            over_time = convolution(embedded).masked_fill(is_padding, -torch.inf)
+            maxima.append(over_time.amax(2))
+        return torch.cat(maxima, 1).nan_to_num(neginf=0.0).relu()
 
 
 class TextTransformer(nn.Module):
-    """(B, T) token numbers, T up to `length` -> (B, 128), the mean over the tokens; of nothing but padding it is 0.
+    """(B, T) token numbers, T up to `length` -> (B, 128), the mean over the tokens.
 
-    Two pre-norm layers of 4 heads, as in Vaswani et al., Attention Is All You Need, 2017, arXiv 1706.03762.
+    Of padding alone it is 0. Two pre-norm layers of 4 heads, as in Vaswani et al., Attention Is All
+    You Need, 2017, arXiv 1706.03762.
     """
 
     def __init__(self, length: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, TRANSFORMER, padding_idx=0)
-        self.positions = nn.Parameter(0.02 * torch.randn(length, TRANSFORMER))
+        self.embedding = nn.Embedding(VOCABULARY, TRANSFORMER_WIDTH, padding_idx=0)
+        self.positions = nn.Parameter(0.02 * torch.randn(length, TRANSFORMER_WIDTH))
         layer = nn.TransformerEncoderLayer(
-            TRANSFORMER, 4, 4 * TRANSFORMER, activation="gelu", batch_first=True, norm_first=True
+            TRANSFORMER_WIDTH,
+            HEADS,
+            4 * TRANSFORMER_WIDTH,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
         )
         self.layers = nn.TransformerEncoder(
-            layer, 2, nn.LayerNorm(TRANSFORMER), enable_nested_tensor=False
+            layer,
+            LAYERS,
+            nn.LayerNorm(TRANSFORMER_WIDTH),
+            enable_nested_tensor=False,
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        real = tokens != 0
-        hidden = ~real & real.any(
-            1, keepdim=True
-        )  # a row of padding alone attends to it, as softmax needs something
-        x = self.layers(
-            self.embedding(tokens) + self.positions[: tokens.shape[1]], src_key_padding_mask=hidden
-        )
-        return (x * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+        is_token = tokens != 0
+        # A row of padding alone attends to its padding, as softmax needs at least one position.
+        hidden = ~is_token & is_token.any(1, keepdim=True)
+        embedded = self.embedding(tokens) + self.positions[: tokens.shape[1]]
+        x = self.layers(embedded, src_key_padding_mask=hidden)
+        return (x * is_token[..., None]).sum(1) / is_token.sum(1, keepdim=True).clamp(min=1)

@@ -1,6 +1,7 @@
-"""`timm:NAME[.TAG]`: the image models of timm, for pictures, video frames and spectrograms (with one channel).
+"""`timm:NAME[.TAG]`: the image models of timm, for pictures, video frames and spectrograms.
 
-A model of a fixed input size (ViT ...) is built for the size that the InputSpec asks for, whatever it was trained at.
+A spectrogram has one channel. A model of a fixed input size (a ViT, say) is built for the size of
+the InputSpec, whatever size it was trained at.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
-from umemma.encoders.cnn import shape
+from umemma.encoders.cnn import input_shape
 from umemma.encoders.weights import Upstream
 from umemma.errors import UserError
 from umemma.system.http import NotServed
@@ -22,58 +23,63 @@ if TYPE_CHECKING:
 
 MODALITIES = ("audio", "image", "spectrogram", "video")
 PRETRAINED = True
+FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @functools.cache
 def names() -> tuple[str, ...]:
     import timm
 
-    both = (*timm.list_models(), *timm.list_models(pretrained=True))
-    return tuple(
-        one for one in both if not one.partition(".")[0].endswith("_enc")
-    )  # those give a feature per patch
+    every_name = (*timm.list_models(), *timm.list_models(pretrained=True))
+    # The models named *_enc give a feature per patch, not one per picture.
+    return tuple(name for name in every_name if not name.partition(".")[0].endswith("_enc"))
 
 
 def input_spec(variant: str, modality: str) -> InputSpec:
-    """As the weights were trained. A spectrogram isn't cropped, and has the means of mean and std for its channel."""
-    known = _pretrained_cfg(variant)
-    if (
-        modality == "audio"
-    ):  # 320 steps rather than 301 where patches and windows have to divide them
-        return AudioInput(seconds=3.19) if known.fixed_input_size else AudioInput()
-    size = min(known.input_size[1:])
+    """Return the input that the weights were trained with.
+
+    A spectrogram is not cropped, and its one channel has the means of mean and std.
+    """
+    config = _pretrained_config(variant)
+    if modality == "audio":
+        if config.fixed_input_size:
+            # 320 time steps rather than 301, which patches and windows divide.
+            return AudioInput(seconds=3.19)
+        return AudioInput()
+    size = min(config.input_size[1:])
     if modality == "spectrogram":
-        return ImageInput(size=size, channels=1, mean=_mean(known.mean), std=_mean(known.std))
-    return ImageInput(size=size, mean=known.mean, std=known.std, crop=known.crop_mode != "squash")
+        mean = _average(config.mean)
+        std = _average(config.std)
+        return ImageInput(size=size, channels=1, mean=mean, std=std)
+    crop = config.crop_mode != "squash"
+    return ImageInput(size=size, mean=config.mean, std=config.std, crop=crop)
 
 
 def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
-    """UserError where the model can't be had for the size that the spec asks for."""
+    """Build the model. UserError where it can't be built for the size of the spec."""
     import timm
     import torch
 
-    known, (channels, *size) = _pretrained_cfg(variant), shape(spec)
-    options: dict[str, Any] = {"img_size": tuple(size)} if known.fixed_input_size else {}
+    config = _pretrained_config(variant)
+    channels, height, side = input_shape(spec)
+    options: dict[str, Any] = {}
+    if config.fixed_input_size:
+        options["img_size"] = (height, side)
 
-    def make() -> Any:
+    def make_model() -> Any:
         return timm.create_model(variant, num_classes=0, in_chans=channels, **options)
 
     try:
-        if options and tuple(size) != tuple(
-            known.input_size[1:]
-        ):  # patches or windows may not divide it: try it, for free
+        if config.fixed_input_size and (height, side) != tuple(config.input_size[1:]):
+            # Patches or windows may not divide the size. A try on the meta device costs nothing.
             with torch.device("meta"):
-                make().eval()(torch.zeros(1, channels, *size))
-        model = make()
+                make_model().eval()(torch.zeros(1, channels, height, side))
+        model = make_model()
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0] or "its parts don't fit together"
-        hint = "Change `input` (multiples of 32 often work), or take another model."
-        raise UserError(
-            f"no input of {size[0]} by {size[1]} for it: {reason}",
-            f"timm:{variant}",
-            hint,
-            usage=True,
-        ) from None
+        what = f"it can't be built for an input of {height} by {side}: {reason}"
+        hint = "Change `input` (multiples of 32 often work), or use another model."
+        raise UserError(what, f"timm:{variant}", hint, usage=True) from None
     return model, getattr(model, "head_hidden_size", None) or model.num_features
 
 
@@ -81,69 +87,106 @@ def width(variant: str) -> int:
     import torch
 
     with torch.device("meta"):
-        return build(variant, input_spec(variant, "image"))[1]
+        _, width = build(variant, input_spec(variant, "image"))
+    return width
 
 
 def source(variant: str) -> Upstream:
-    known = _pretrained_cfg(variant)
-    if known.custom_load:
+    config = _pretrained_config(variant)
+    if config.custom_load:
         raise NotServed("they are published in a format of another library")
-    if known.hf_hub_id:
-        files = (
-            (known.hf_hub_filename,)
-            if known.hf_hub_filename
-            else ("model.safetensors", "pytorch_model.bin")
-        )
-        return Upstream(known.hf_hub_id, files)
-    if known.url:
-        return Upstream(url=known.url)
+    if config.hf_hub_id:
+        if config.hf_hub_filename:
+            return Upstream(config.hf_hub_id, (config.hf_hub_filename,))
+        return Upstream(config.hf_hub_id, FILES)
+    if config.url:
+        return Upstream(url=config.url)
     raise NotServed("none are published")
 
 
 def convert(
-    state: dict[str, Tensor], module: nn.Module, variant: str, spec: InputSpec
+    state: dict[str, Tensor],
+    module: nn.Module,
+    variant: str,
+    spec: InputSpec,
 ) -> dict[str, Tensor]:
-    """As timm.models._builder.load_pretrained does, with the classifier gone: the model's own filter (old names, sizes of
-    position embeddings), then the first convolution for another number of channels."""
-    from timm.models._manipulate import adapt_input_conv
+    """Convert as timm.models._builder.load_pretrained does, but without the classifier.
 
-    known, own = _pretrained_cfg(variant), module.state_dict()
-    filter_ = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
-    if filter_:
-        arguments = (state, module)[: len(inspect.signature(filter_).parameters)]
-        # What it makes of weights of something else doesn't matter: what differs is said when they are loaded.
-        with contextlib.suppress(
-            AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
-        ):
-            state = filter_(*arguments)
-    for name in _several(
-        known.classifier
-    ):  # "head.linear": with the norm that stands in the head beside it
-        head = f"{name.partition('.')[0]}."
-        state = {
-            key: value for key, value in state.items() if key in own or not key.startswith(head)
-        }
-    for name in _several(known.first_conv):
-        key, channels = f"{name}.weight", shape(spec)[0]
-        if (
-            key in state
-            and key in own
-            and state[key].ndim == 4
-            and state[key].shape[1] != own[key].shape[1]
-        ):
-            state[key] = adapt_input_conv(channels, state[key], known.input_size[0])
+    1. The model's own filter converts old names and the sizes of position embeddings.
+    2. The classifier is removed.
+    3. The first convolution is adapted to another number of channels.
+    """
+    config = _pretrained_config(variant)
+    state = _filter_state(state, module)
+    state = _remove_classifier(state, module, config)
+    return _adapt_first_convolution(state, module, config, input_shape(spec)[0])
+
+
+def _filter_state(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    filter_function = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if not filter_function:
+        return state
+    parameters = inspect.signature(filter_function).parameters
+    arguments = (state, module)[: len(parameters)]
+    # What it makes of weights of another model does not matter: loading lists what differs.
+    with contextlib.suppress(
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):
+        state = filter_function(*arguments)
     return state
 
 
-def _pretrained_cfg(variant: str) -> Any:
+def _remove_classifier(
+    state: dict[str, Tensor],
+    module: nn.Module,
+    config: Any,
+) -> dict[str, Tensor]:
+    expected = module.state_dict()
+    for name in _as_tuple(config.classifier):
+        # The classifier "head.linear" has a norm beside it in the head, which goes with it.
+        head = f"{name.partition('.')[0]}."
+        state = {
+            key: value
+            for key, value in state.items()
+            if key in expected or not key.startswith(head)
+        }
+    return state
+
+
+def _adapt_first_convolution(
+    state: dict[str, Tensor],
+    module: nn.Module,
+    config: Any,
+    channels: int,
+) -> dict[str, Tensor]:
+    from timm.models._manipulate import adapt_input_conv
+
+    expected = module.state_dict()
+    for name in _as_tuple(config.first_conv):
+        key = f"{name}.weight"
+        if key not in state or key not in expected or state[key].ndim != 4:
+            continue
+        if state[key].shape[1] != expected[key].shape[1]:
+            state[key] = adapt_input_conv(channels, state[key], config.input_size[0])
+    return state
+
+
+def _pretrained_config(variant: str) -> Any:
     from timm.models import get_pretrained_cfg
 
     return get_pretrained_cfg(variant)
 
 
-def _several(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else names or ()
+def _as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    if isinstance(names, str):
+        return (names,)
+    return names or ()
 
 
-def _mean(numbers: tuple[float, ...]) -> float:
+def _average(numbers: tuple[float, ...]) -> float:
     return sum(numbers) / len(numbers)

@@ -1,4 +1,7 @@
-"""Files of weights: where they lie, how they come, how they are read. Only files are fetched, and none is unpickled freely."""
+"""Files of weights: where they are, how they are downloaded, how they are read.
+
+Only files are downloaded, and unpickling is restricted to tensors.
+"""
 
 from __future__ import annotations
 
@@ -19,65 +22,90 @@ from umemma.types import Source
 
 FOLDER = Path("data/weights")  # in the project
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-PATIENCE = 10.0  # s for the hub to answer at all
-# What torch.load raises for files that it refuses or that are damaged, as found by damaging some.
+HUB_TIMEOUT = 10.0  # s
+# What torch.load raises for files that it refuses or that are damaged, found by damaging some.
 UNREADABLE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError),
-    *(AssertionError, AttributeError, LookupError, TypeError, ValueError),
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
 )
-SHOWN = 6  # keys of each kind in an error
+MAX_KEYS_SHOWN = 6  # of each kind in an error
+HINT = "Use a .safetensors file, or a torch file that holds nothing but tensors."
 
 
 class Upstream(NamedTuple):
-    """Where weights are published: one of `files` (the better first) in a Hugging Face repository or in a local folder
-    of that name; else a URL."""
+    """Where weights are published.
+
+    Either one of `files`, the preferred first, in a Hugging Face repository or in a local folder of
+    the name `repo`; or a URL.
+    """
 
     repo: str = ""
     files: tuple[str, ...] = ()
     url: str = ""
 
 
+# Find and download. ---------------------------------------------------------------------------
+
+
 def placed_name(name: str) -> Path:
-    """data/weights/<family>/<variant>, without the suffix."""
+    """Return data/weights/<family>/<variant>, without the suffix."""
     family, _, variant = name.partition(":")
     return FOLDER / family / variant.lstrip("/")
 
 
 def find_placed(name: str) -> Path | None:
-    """The file that a person put in the project for an encoder."""
+    """Return the file that a person placed in the project for an encoder."""
     stem = placed_name(name)
-    files = (
-        stem.with_name(f"{stem.name}{suffix}") for suffix in SUFFIXES
-    )  # not with_suffix: names have dots
-    return next((file for file in files if file.is_file()), None)
+    for suffix in SUFFIXES:
+        file = stem.with_name(f"{stem.name}{suffix}")  # not with_suffix: names have dots
+        if file.is_file():
+            return file
+    return None
 
 
 def find_cached(source: Upstream) -> Path | None:
-    """The published file, where it is on this machine already."""
+    """Return the published file where it is on this machine already."""
     if source.url:
-        path = _hub_file(source.url)
+        path = _torch_hub_path(source.url)
         return path if path.is_file() else None
     if Path(source.repo).is_dir():
-        found = [
-            Path(source.repo, file) for file in source.files if Path(source.repo, file).is_file()
-        ]
-        return found[0] if found else None
+        paths = [Path(source.repo, file) for file in source.files]
+        return next((path for path in paths if path.is_file()), None)
     from huggingface_hub import try_to_load_from_cache
 
-    paths = (try_to_load_from_cache(source.repo, file) for file in source.files)
-    return next((Path(path) for path in paths if isinstance(path, str)), None)
+    for file in source.files:
+        cached = try_to_load_from_cache(source.repo, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    return None
 
 
 def fetch_weights(source: Upstream) -> Path:
-    """The published file. NotServed, soon, where there is neither a copy on this machine nor a network."""
-    if path := find_cached(source):
-        return path
+    """Return the published file, downloaded if need be.
+
+    NotServed, without a long wait, where neither this machine nor the network has it.
+    """
+    cached = find_cached(source)
+    if cached:
+        return cached
     if source.url:
-        path = _hub_file(source.url)
+        path = _torch_hub_path(source.url)
         fetch_http(source.url, path, Source(path.name), retries=2)
         return path
     if Path(source.repo).is_dir():
-        raise NotServed(f"{source.repo} holds no {' or '.join(source.files)}")
+        raise _not_in_repo(source)
+    return _download_from_hub(source)
+
+
+def _download_from_hub(source: Upstream) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -87,111 +115,150 @@ def fetch_weights(source: Upstream) -> Path:
         try:
             return Path(hf_hub_download(source.repo, file))
         except LocalEntryNotFoundError as error:  # an EntryNotFoundError, but of the network
-            raise NotServed(_one_line(error)) from None
+            raise NotServed(_join_lines(error)) from None
         except EntryNotFoundError:
             continue
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # the hub's errors are OSErrors; ValueError: no such name can be
-            raise NotServed(_one_line(error)) from None
-    raise NotServed(f"{source.repo} holds no {' or '.join(source.files)}")
+        except (OSError, ValueError) as error:
+            # The hub's errors are OSErrors; ValueError: the name is impossible.
+            raise NotServed(_join_lines(error)) from None
+    raise _not_in_repo(source)
+
+
+def _not_in_repo(source: Upstream) -> NotServed:
+    return NotServed(f"{source.repo} holds no {' or '.join(source.files)}")
 
 
 def is_online() -> bool:
-    """Whether the hub may be asked and answers. Asking first is what keeps its own retries from taking minutes."""
+    """Whether the hub may be asked and answers.
+
+    Without this question the hub's own retries take minutes.
+    """
     import requests
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        requests.head(constants.ENDPOINT, timeout=PATIENCE)
+        requests.head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
     except requests.RequestException:
         return False
     return True
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict, out of the wrapping of a training checkpoint if need be. UserError for anything else."""
-    hint = "Use a .safetensors file, or a torch file that holds nothing but tensors."
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
+def _torch_hub_path(url: str) -> Path:
+    return Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
 
-            try:
-                return _unwrapped(load_file(path))
-            except SafetensorError as error:
-                raise UserError(
-                    f"not readable as weights: {_one_line(error)}", str(path), hint
-                ) from None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a file that can't be loaded, which the error says
-            state = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+
+# Read. ----------------------------------------------------------------------------------------
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, also one inside a training checkpoint. UserError for anything else."""
+    try:
+        content = _load_file(path)
     except OSError as error:
-        raise UserError(f"can't be read: {error.strerror}", str(path), hint) from None
+        raise UserError(f"can't be read: {error.strerror}", str(path), HINT) from None
     except UNREADABLE as error:
-        reason = _one_line(error).split(". ")[0]
-        raise UserError(f"can't be loaded safely as weights: {reason}", str(path), hint) from None
-    if not (state := _unwrapped(state)):
-        raise UserError("holds no weights", str(path), hint)
+        reason = _join_lines(error).split(". ")[0]
+        raise UserError(f"can't be loaded safely as weights: {reason}", str(path), HINT) from None
+    state = _find_state(content)
+    if not state:
+        raise UserError("holds no weights", str(path), HINT)
     return state
 
 
-def _unwrapped(state: object) -> dict[str, Tensor]:
+def _load_file(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    with warnings.catch_warnings():
+        # A file that can't be loaded gives an error that says so.
+        warnings.simplefilter("ignore")
+        return torch.load(
+            path,
+            map_location="cpu",
+            weights_only=True,
+            mmap=zipfile.is_zipfile(path),
+        )
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        what = f"not readable as weights: {_join_lines(error)}"
+        raise UserError(what, str(path), HINT) from None
+
+
+def _find_state(content: object) -> dict[str, Tensor]:
+    """Return the tensors of a state dict, or of the one inside a training checkpoint."""
     for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
         return {}
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            tensors[str(key)] = value
     return strip_prefix(tensors, "module.")  # as DistributedDataParallel saves them
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The same tensors with `prefix` off their names, where all have it."""
-    strip = len(prefix) if all(key.startswith(prefix) for key in state) else 0
-    return {key[strip:]: value for key, value in state.items()}
+    """Return the same tensors with `prefix` off their names, where all have it."""
+    if not all(key.startswith(prefix) for key in state):
+        return dict(state)
+    return {key.removeprefix(prefix): value for key, value in state.items()}
+
+
+# Load. ----------------------------------------------------------------------------------------
 
 
 def fits(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
-    own = module.state_dict()
-    return own.keys() == state.keys() and all(own[key].shape == state[key].shape for key in own)
+    """Whether a state has the names and shapes of the module's own."""
+    expected = module.state_dict()
+    if expected.keys() != state.keys():
+        return False
+    return all(expected[key].shape == state[key].shape for key in expected)
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Every weight of `module` from `state`. UserError with what is missing, left over or of another shape."""
-    own = module.state_dict()
-    shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if shapes:
-        missing: Iterable[str] = own.keys() - state.keys()
-        unexpected: Iterable[str] = state.keys() - own.keys()
-    else:
+def load_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load every weight of `module` from `state`.
+
+    UserError with the names that are missing, unexpected or of another shape.
+    """
+    expected = module.state_dict()
+    shapes: list[str] = []
+    for key, tensor in expected.items():
+        if key in state and state[key].shape != tensor.shape:
+            shapes.append(f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}")
+    missing: Iterable[str] = expected.keys() - state.keys()
+    unexpected: Iterable[str] = state.keys() - expected.keys()
+    if not shapes:
         missing, unexpected = module.load_state_dict(state, strict=False)
-    problems = {"missing": sorted(missing), "unexpected": sorted(unexpected), "other shape": shapes}
-    if wrong := [f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys]:
-        raise UserError(
-            f"these are not the weights of this encoder; {'; '.join(wrong)}",
-            what,
-            "Name the weights of this very encoder, or train from scratch with `weights: none`.",
+    differences: list[str] = []
+    if missing:
+        differences.append(f"missing: {_shorten(sorted(missing))}")
+    if unexpected:
+        differences.append(f"unexpected: {_shorten(sorted(unexpected))}")
+    if shapes:
+        differences.append(f"other shape: {_shorten(shapes)}")
+    if differences:
+        what = f"these are not the weights of this encoder; {'; '.join(differences)}"
+        hint = (
+            "Name the weights of exactly this encoder, or train from scratch with `weights: none`."
         )
+        raise UserError(what, where, hint)
 
 
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN:,} more" if len(keys) > SHOWN else ""
-    return ", ".join(keys[:SHOWN]) + more
+def _shorten(keys: list[str]) -> str:
+    text = ", ".join(keys[:MAX_KEYS_SHOWN])
+    if len(keys) > MAX_KEYS_SHOWN:
+        text += f" and {len(keys) - MAX_KEYS_SHOWN:,} more"
+    return text
 
 
-def _hub_file(url: str) -> Path:
-    return Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
-
-
-def _one_line(error: Exception) -> str:
+def _join_lines(error: Exception) -> str:
     return " ".join(str(error).split())

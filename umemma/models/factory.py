@@ -1,4 +1,4 @@
-"""Names -> models: the encoders and blank inputs of some modalities, put together as a LateFusion."""
+"""Names -> models: the encoders and blank inputs of some modalities, built into a LateFusion."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from umemma import encoders, modalities
 from umemma.config import Encoder, Training
@@ -16,54 +17,78 @@ from umemma.types import InputSpec, Plain, TextInput
 from umemma.validation import validate
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# The child modules of a LateFusion, and the part of the settings that each one's rates stand in.
+SETTINGS_PART = {"encoders": "encoder", "heads": "head", "vectors": "absence"}
 
 
 def input_specs(chosen: Mapping[str, Encoder]) -> dict[str, InputSpec]:
-    """What each modality's encoder wants to see. UserError for an unknown encoder or a change it doesn't know."""
-    return {
-        m: encoder.adapt(encoders.input_spec(encoder.name, m), m)
-        for m, encoder in sorted(chosen.items())
-    }
+    """Return what each modality's encoder takes, as the settings change it.
+
+    UserError for an unknown encoder, or for a change that its input does not know.
+    """
+    specs: dict[str, InputSpec] = {}
+    for m, encoder in sorted(chosen.items()):
+        spec = encoders.input_spec(encoder.name, m)
+        specs[m] = encoder.adapt(spec, m)
+    return specs
 
 
 def find_hub_names(
-    chosen: Mapping[str, Encoder], specs: Mapping[str, InputSpec]
+    chosen: Mapping[str, Encoder],
+    specs: Mapping[str, InputSpec],
 ) -> dict[str, bool]:
-    """Every NAME of an hf:NAME among the encoders and the tokenizers -> whether it names an encoder, which needs its
-    configuration too."""
+    """Return {NAME: whether it is an encoder} of every `hf:NAME` encoder and tokenizer.
+
+    An encoder needs its configuration too, a tokenizer does not.
+    """
     models = {encoder.name for encoder in chosen.values()}
     tokenizers = {spec.tokenizer for spec in specs.values() if isinstance(spec, TextInput)}
-    names = sorted(name for name in models | tokenizers if name.startswith("hf:"))
-    return {name.removeprefix("hf:"): name in models for name in names}
+    hub_names: dict[str, bool] = {}
+    for name in sorted(models | tokenizers):
+        if name.startswith("hf:"):
+            hub_names[name.removeprefix("hf:")] = name in models
+    return hub_names
 
 
 def make_augmentations(
-    options: Mapping[str, Mapping[str, Any]], specs: Mapping[str, InputSpec]
+    options: Mapping[str, Mapping[str, Any]],
+    specs: Mapping[str, InputSpec],
 ) -> dict[str, Plain]:
-    """The augmentation of each modality that has any. UserError for an option it doesn't know or that doesn't fit."""
-    found: dict[str, Plain] = {}
-    for m, given in options.items():
-        if given and m in specs:
+    """Return the augmentation of each modality that has any.
+
+    UserError for an option that the modality does not know, or that does not fit its input.
+    """
+    augmentations: dict[str, Plain] = {}
+    for m, modality_options in options.items():
+        if modality_options and m in specs:
             modality = modalities.get_module(m)
-            found[m] = validate(modality.Augment, given, "settings", f"augment.{m}")
-            modality.check(found[m], specs[m])
-    return found
+            augmentation = validate(modality.Augment, modality_options, "settings", f"augment.{m}")
+            modality.check(augmentation, specs[m])
+            augmentations[m] = augmentation
+    return augmentations
 
 
 def find_weights(chosen: Mapping[str, Encoder]) -> dict[str, Path]:
-    """The files of the pretrained weights that encoders start from, fetched if need be. UserError where there is none."""
+    """Return the files of pretrained weights that encoders start from; missing ones are downloaded.
 
-    def find() -> dict[str, Path | None]:
-        return {
-            m: encoders.find_weights(encoder.name, m, encoder.weights)
-            for m, encoder in sorted(chosen.items())
-        }
+    Of several processes the main one downloads first; then the others find the files. UserError
+    where weights are unavailable.
+    """
 
-    distributed.raise_on_all(
-        lambda: find() if distributed.is_main() else {}
-    )  # one process fetches, the others find
-    found = distributed.raise_on_all(find)
-    return {m: path for m, path in found.items() if path is not None}
+    def find() -> dict[str, Path]:
+        files: dict[str, Path] = {}
+        for m, encoder in sorted(chosen.items()):
+            file = encoders.find_weights(encoder.name, m, encoder.weights)
+            if file is not None:
+                files[m] = file
+        return files
+
+    def find_on_main() -> None:
+        if distributed.is_main():
+            find()
+
+    distributed.raise_on_all(find_on_main)
+    return distributed.raise_on_all(find)
 
 
 def build(
@@ -73,47 +98,67 @@ def build(
     absent: str = "zero",
     weights: Mapping[str, Path] | None = None,
 ) -> LateFusion:
-    """A LateFusion over the modalities of `chosen`: fresh, or with the pretrained `weights` in its encoders."""
-    modules, dims = {}, {}
+    """Build a LateFusion over the modalities of `chosen`.
+
+    weights: {modality: file of pretrained weights}; the other encoders have fresh weights.
+    """
+    modules: dict[str, nn.Module] = {}
+    dims: dict[str, int] = {}
     for m, encoder in sorted(chosen.items()):
-        modules[m], dims[m] = encoders.build(encoder.name, m, specs[m], encoder.pool)
+        module, dims[m] = encoders.build(encoder.name, m, specs[m], encoder.pool)
         if weights and m in weights:
-            encoders.load_weights(modules[m], encoder.name, m, specs[m], weights[m])
+            encoders.load_weights(module, encoder.name, m, specs[m], weights[m])
         if encoder.tune == "lora":
-            encoders.add_lora(
-                modules[m], encoder.lora.rank, encoder.lora.alpha, encoder.lora.dropout
-            )
-    blanks = {
-        m: modalities.get_module(m).finish(
-            modalities.get_module(m).blank(specs[m])[None], specs[m]
-        )[0]
-        for m in modules
-    }
+            lora = encoder.lora
+            encoders.add_lora(module, lora.rank, lora.alpha, lora.dropout)
+        modules[m] = module
+    blanks = {m: _make_blank_input(m, specs[m]) for m in modules}
     model = LateFusion(modules, dims, blanks, len(classes), absent)
     model.freeze(m for m, encoder in chosen.items() if encoder.tune == "frozen")
     return model
 
 
+def _make_blank_input(name: str, spec: InputSpec) -> Tensor:
+    """(...) what an encoder sees of an absent modality: black, silence, the empty text."""
+    modality = modalities.get_module(name)
+    compact_batch = modality.blank(spec)[None]
+    blank: Tensor = modality.finish(compact_batch, spec)[0]
+    return blank
+
+
 def assign_learning_rates(model: LateFusion, training: Training) -> dict[str, tuple[float, float]]:
-    """{name of a parameter: (learning rate, weight decay)}: of encoders, their adapters, heads and absence vectors, as
-    `training` says. What an encoder of timm declares free of decay (position embeddings, say) is."""
-    parts = {"encoders": "encoder", "heads": "head", "vectors": "absence"}
-    free: set[str] = set()
+    """Return {parameter name: (learning rate, weight decay)} of every trainable parameter.
+
+    The rates are those that `training` gives to encoders, adapters, heads and absence vectors.
+    Parameters that a timm encoder declares free of weight decay (position embeddings, say) have
+    none.
+    """
+    without_decay = _list_without_decay(model)
+    rates: dict[str, tuple[float, float]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        child, modality = name.split(".")[:2]
+        part = SETTINGS_PART[child]
+        if child == "encoders" and "lora_" in name:
+            part = "adapters"
+        learning_rate, decay = training.rate(part, modality)
+        if name in without_decay:
+            decay = 0.0
+        rates[name] = (learning_rate, decay)
+    return rates
+
+
+def _list_without_decay(model: LateFusion) -> set[str]:
+    names: set[str] = set()
     for m, encoder in model.encoders.items():
         declared: Any = getattr(encoder, "no_weight_decay", set)
-        free |= {f"encoders.{m}.{name}" for name in declared()}
-    found = {}
-    for name, parameter in model.named_parameters():
-        kind, modality = name.split(".")[:2]
-        if parameter.requires_grad:
-            part = "adapters" if kind == "encoders" and "lora_" in name else parts[kind]
-            learning_rate, decay = training.rate(part, modality)
-            found[name] = learning_rate, 0.0 if name in free else decay
-    return found
+        names |= {f"encoders.{m}.{name}" for name in declared()}
+    return names
 
 
 def place_on_device(model: LateFusion, training: Training, device: torch.device) -> LateFusion:
-    """The model on its device, computing as `training` says."""
+    """Move the model to a device, with the precision, layout and compilation of `training`."""
     model.precision = PRECISION[training.precision]
     if training.channels_last:
         model.encoders.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

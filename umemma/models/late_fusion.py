@@ -1,6 +1,15 @@
-"""Late fusion: any encoder per modality, a linear head per modality, and the mean of what the heads answer.
+"""Late fusion: an encoder and a linear head per modality, and the mean of the heads' logits.
 
-With everything there, that is one linear layer over the concatenated features.
+With every modality present, that is one linear layer over the concatenated features.
+
+How an absent modality is represented is the setting `absent`, one of three rules:
+
+zero      It adds nothing: the mean is over the modalities that are present.
+learned   It adds what its head makes, without the bias, of a trained feature vector. The mean is
+          over the modalities that are present. The vector starts at zero, which is the rule `zero`.
+blank     Its blank input (black, silence, the empty text) is encoded and counts as present.
+
+`fuse` applies the rule, by `umemma.missing.average_present`.
 """
 
 from __future__ import annotations
@@ -18,14 +27,14 @@ from umemma.types import Batch
 
 
 class LateFusion(nn.Module):
-    """encode, then fuse. With one modality it is a uni-modal classifier, so one class serves both trainings.
+    """An ensemble of encoders with a fusion. With one modality it is a uni-modal classifier.
 
-    encoders: {modality: module (B, ...) -> (B, D_m)}; dims: {modality: D_m}; blanks: {modality: (...)}, the blank
-    inputs; absent: what a missing modality becomes: nothing (`zero`), a trained feature vector that the head answers from
-    (`learned`, zeros at first, which is nothing), or the blank input, which then counts as present (`blank`).
+    encoders: {modality: module (B, ...) -> (B, D_m)}. dims: {modality: D_m}. blanks: {modality:
+    (...)}, the blank inputs. absent: how an absent modality is represented, see above.
 
-    probes are linear classifiers on the features of each modality of several. They are fitted after the training, tell an
-    evaluation what the features hold (see linear_probe), and never take part in an answer.
+    probes are linear classifiers on the features of each modality, where there are several. They
+    are fitted after the training and tell an evaluation what the features hold (see linear_probe);
+    they never take part in a prediction.
     """
 
     def __init__(
@@ -40,7 +49,7 @@ class LateFusion(nn.Module):
         self.modalities = sorted(encoders)
         self.absent = absent
         self.frozen: set[str] = set()
-        self.settled: set[str] = set()
+        self.fixed_statistics: set[str] = set()
         self.precision = torch.float32
         self.dims = {m: dims[m] for m in self.modalities}
         self.classes = classes
@@ -48,82 +57,108 @@ class LateFusion(nn.Module):
         self.heads = nn.ModuleDict({m: nn.Linear(width, classes) for m, width in self.dims.items()})
         for m in self.modalities:
             self.register_buffer(f"blank_{m}", blanks[m][None].clone(), persistent=False)
-        vectors = {
-            m: nn.Parameter(torch.zeros(self.dims[m]))
-            for m in self.modalities
-            if absent == "learned"
-        }
-        self.vectors = nn.ParameterDict(vectors)
-        probed = self.dims if len(self.dims) > 1 else {}
-        self.probes = nn.ModuleDict(
-            {m: _nothing_yet(width, classes) for m, width in probed.items()}
-        )
+        self.vectors = nn.ParameterDict()
+        if absent == "learned":
+            for m, width in self.dims.items():
+                self.vectors[m] = nn.Parameter(torch.zeros(width))
+        self.probes = nn.ModuleDict()
+        if len(self.modalities) > 1:
+            for m, width in self.dims.items():
+                self.probes[m] = _make_unfitted_probe(width, classes)
 
     def encode(
-        self, inputs: Mapping[str, Tensor], present: Tensor
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """({modality: (B, D_m)} features, {modality: (D_m,)} what stands in for an absent one), float32.
+        """Return two dictionaries of float32 tensors.
 
-        Only the rows that are `present` (B, M) enter an encoder; the features of the others are 0. Only the encoders
-        compute in `precision`; the heads and the loss are always exact.
+        {modality: (B, D_m)}, the features, and {modality: (D_m,)}, what represents an absent one.
+
+        Only the rows that are `present` (B, M) enter an encoder; the features of the others are 0.
+        Only the encoders compute in `precision`; the heads and the loss are always exact.
         """
-        features = {
-            m: self.encode_one(m, inputs[m], present[:, i]) for i, m in enumerate(self.modalities)
-        }
-        if self.absent == "blank":
-            return features, {
-                m: self._encoded(m, self.get_buffer(f"blank_{m}"))[0] for m in self.modalities
-            }
-        if self.absent == "learned":
-            return features, dict(self.vectors)
-        return features, {m: features[m].new_zeros(width) for m, width in self.dims.items()}
+        features: dict[str, Tensor] = {}
+        for i, m in enumerate(self.modalities):
+            features[m] = self.encode_one(m, inputs[m], present[:, i])
+        return features, self._represent_absent(features)
 
-    def encode_one(self, modality: str, x: Tensor, there: Tensor) -> Tensor:
-        """(B, D_m) float32 of (B, ...) inputs, where they are there (B,); else 0."""
-        rows = there.nonzero()[:, 0].to(x.device)
+    def _represent_absent(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return {modality: (D_m,)}, the features that represent an absent modality."""
+        if self.absent == "learned":
+            return dict(self.vectors)
+        absent: dict[str, Tensor] = {}
+        for m, width in self.dims.items():
+            if self.absent == "blank":
+                absent[m] = self._run_encoder(m, self.get_buffer(f"blank_{m}"))[0]
+            else:
+                absent[m] = features[m].new_zeros(width)
+        return absent
+
+    def encode_one(self, modality: str, x: Tensor, present: Tensor) -> Tensor:
+        """(B, D_m) float32 features of (B, ...) inputs that are present (B,); 0 for the others."""
+        rows = present.nonzero()[:, 0].to(x.device)
         if len(rows) == len(x):
-            return self._encoded(modality, x)
+            return self._run_encoder(modality, x)
         features = x.new_zeros((len(x), self.dims[modality]), dtype=torch.float32)
         if len(rows):
-            return features.index_copy(0, rows, self._encoded(modality, x[rows]))
+            return features.index_copy(0, rows, self._run_encoder(modality, x[rows]))
         if torch.is_grad_enabled() and modality not in self.frozen:
-            # DistributedDataParallel wants the same parameters in every step: they get a gradient of zeros.
-            features = (
-                features + self._encoded(modality, self.get_buffer(f"blank_{modality}"))[:0].sum()
-            )
+            # DistributedDataParallel needs the same parameters in every step: here they get a
+            # gradient of zeros.
+            blank_features = self._run_encoder(modality, self.get_buffer(f"blank_{modality}"))
+            features = features + blank_features[:0].sum()
         return features
 
-    def _encoded(self, modality: str, x: Tensor) -> Tensor:
-        """(B, D_m) float32. The statistics of a batch say nothing of a single sample, so that batch norms then use theirs."""
+    def _run_encoder(self, modality: str, x: Tensor) -> Tensor:
+        """(B, D_m) float32.
+
+        The statistics of a single sample are meaningless, so batch norms then use the running ones.
+        """
         encoder = self.encoders[modality]
-        with (
-            torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32),
-            _own_statistics(encoder) if len(x) == 1 else contextlib.nullcontext(),
-        ):
-            return encoder(x).float()
+        autocast = torch.autocast(
+            x.device.type,
+            self.precision,
+            enabled=self.precision != torch.float32,
+        )
+        with autocast, contextlib.ExitStack() as stack:
+            if len(x) == 1:
+                stack.enter_context(_use_running_statistics(encoder))
+            features: Tensor = encoder(x)
+            return features.float()
 
     def fuse(
-        self, features: Mapping[str, Tensor], absent: Mapping[str, Tensor], keep: Tensor
+        self,
+        features: Mapping[str, Tensor],
+        absent: Mapping[str, Tensor],
+        keep: Tensor,
     ) -> Tensor:
-        """Logits (B, C) from what `keep` (B, M) leaves, or (B, S, C) from what each of several patterns leaves (B, S, M)."""
+        """Logits (B, C) of the modalities in `keep` (B, M).
+
+        With several patterns, `keep` (B, S, M), the logits are (B, S, C).
+        """
         return fuse(self.heads, features, absent, keep, self.absent)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits (B, C) from everything that is present."""
-        return self.fuse(*self.encode(batch.inputs, batch.present), batch.present)
+        """Logits (B, C) of everything that is present."""
+        features, absent = self.encode(batch.inputs, batch.present)
+        return self.fuse(features, absent, batch.present)
 
     @torch.no_grad()
     def start_from(self, unimodal: Mapping[str, LateFusion]) -> None:
-        """Take over uni-modal encoders and heads; the logits of every subset are then the average of its uni-modal ones
-        (UME). From now on their batch norms keep the statistics that they have."""
+        """Copy the encoders and heads of uni-modal models.
+
+        The logits of every subset are then the average of its uni-modal ones (UME). From now on the
+        batch norms keep the running statistics that they have.
+        """
         for m in self.modalities:
             self.encoders[m].load_state_dict(unimodal[m].encoders[m].state_dict())
             self.heads[m].load_state_dict(unimodal[m].heads[m].state_dict())
-        self.settled.update(self.modalities)
+        self.fixed_statistics.update(self.modalities)
         self.train(self.training)
 
     def freeze(self, modalities: Iterable[str]) -> None:
-        """From now on these encoders stay as they are: no gradient, and evaluation mode for good."""
+        """Take these encoders out of the training: no gradient, and always evaluation mode."""
         for m in modalities:
             self.encoders[m].requires_grad_(False)
             self.frozen.add(m)
@@ -132,44 +167,53 @@ class LateFusion(nn.Module):
         super().train(mode)
         for m in self.frozen:
             self.encoders[m].eval()
-        for m in self.settled:
-            for norm in _batch_norms(self.encoders[m]):
+        for m in self.fixed_statistics:
+            for norm in _list_batch_norms(self.encoders[m]):
                 norm.eval()
         return self
 
     @contextlib.contextmanager
     def on_features(self, blanks: Mapping[str, Tensor]) -> Iterator[None]:
-        """For as long as the block lasts the encoders of `blanks` {modality: (D_m,)} are left out: the inputs are their
-        features, and blanks the features of the blank input."""
+        """Leave out the encoders of `blanks` {modality: (D_m,)} inside the block.
+
+        The inputs of these modalities are then their features, and `blanks` are the features of
+        their blank inputs.
+        """
         encoders = {m: self.encoders[m] for m in blanks}
-        inputs = {m: self.get_buffer(f"blank_{m}") for m in blanks}
-        for m, feature in blanks.items():
+        blank_inputs = {m: self.get_buffer(f"blank_{m}") for m in blanks}
+        for m, blank_features in blanks.items():
             self.encoders[m] = nn.Identity()
-            self.register_buffer(f"blank_{m}", feature[None], persistent=False)
+            self.register_buffer(f"blank_{m}", blank_features[None], persistent=False)
         try:
             yield
         finally:
             for m in blanks:
                 self.encoders[m] = encoders[m]
-                self.register_buffer(f"blank_{m}", inputs[m], persistent=False)
+                self.register_buffer(f"blank_{m}", blank_inputs[m], persistent=False)
 
     @torch.no_grad()
     def pattern_logits(self, batch: Batch, table: Tensor) -> Tensor:
-        """(B, S, C): the logits of every pattern of `table` (S, M) from one encoder pass.
+        """Return (B, S, C): the logits of every pattern of `table` (S, M), from one encoder pass.
 
-        Where a pattern leaves nothing of a sample the logits are NaN: there is nothing to answer from.
+        They are NaN where a pattern leaves no modality of a sample.
         """
-        return self._pattern_logits(*self.encode(batch.inputs, batch.present), batch.present, table)
+        features, absent = self.encode(batch.inputs, batch.present)
+        return self._fuse_patterns(features, absent, batch.present, table)
 
     @torch.no_grad()
     def pattern_and_probe_logits(self, batch: Batch, table: Tensor) -> Tensor:
-        """(B, S + M, C): as pattern_logits, then those of each modality's probe, NaN where the modality is absent."""
-        features, absent = self.encode(batch.inputs, batch.present)
-        probed = torch.stack([self.probes[m](features[m]) for m in self.modalities], 1)
-        probed = probed.masked_fill(~batch.present[..., None].to(probed.device), float("nan"))
-        return torch.cat([self._pattern_logits(features, absent, batch.present, table), probed], 1)
+        """Return (B, S + M, C): the pattern_logits, then the logits of each modality's probe.
 
-    def _pattern_logits(
+        A probe's logits are NaN where its modality is absent.
+        """
+        features, absent = self.encode(batch.inputs, batch.present)
+        probe_logits = torch.stack([self.probes[m](features[m]) for m in self.modalities], 1)
+        is_absent = ~batch.present[..., None].to(probe_logits.device)
+        probe_logits = probe_logits.masked_fill(is_absent, float("nan"))
+        logits = self._fuse_patterns(features, absent, batch.present, table)
+        return torch.cat([logits, probe_logits], 1)
+
+    def _fuse_patterns(
         self,
         features: Mapping[str, Tensor],
         absent: Mapping[str, Tensor],
@@ -178,7 +222,8 @@ class LateFusion(nn.Module):
     ) -> Tensor:
         keep = present[:, None] & table
         logits = self.fuse(features, absent, keep)
-        return logits.masked_fill(~keep.any(-1, keepdim=True).to(logits.device), float("nan"))
+        nothing_left = ~keep.any(-1, keepdim=True).to(logits.device)
+        return logits.masked_fill(nothing_left, float("nan"))
 
 
 def fuse(
@@ -188,37 +233,44 @@ def fuse(
     keep: Tensor,
     rule: str,
 ) -> Tensor:
-    """See LateFusion.fuse; rule: its `absent`. A blank input is answered like any other, a vector without the head's bias."""
-    answers, instead = {}, {}
+    """Logits as LateFusion.fuse; rule: how an absent modality is represented.
+
+    The head treats a blank input like any other; to a learned vector it adds no bias.
+    """
+    is_blank = rule == "blank"
+    logits: dict[str, Tensor] = {}
+    absent_logits: dict[str, Tensor] = {}
     for m, head in sorted(heads.items()):
         assert isinstance(head, nn.Linear)
-        answers[m] = head(features[m])
-        instead[m] = functional.linear(
-            absent[m], head.weight, head.bias if rule == "blank" else None
-        )
-    return average_present(answers, instead, keep.to(answers[m].device), imputed=rule == "blank")
+        logits[m] = head(features[m])
+        bias = None
+        if is_blank:
+            bias = head.bias
+        absent_logits[m] = functional.linear(absent[m], head.weight, bias)
+    device = next(iter(logits.values())).device
+    return average_present(logits, absent_logits, keep.to(device), imputed=is_blank)
 
 
-def _nothing_yet(width: int, classes: int) -> nn.Linear:
-    """A probe that isn't fitted: its answers are NaN."""
-    layer = nn.Linear(width, classes)
-    for parameter in layer.parameters():
+def _make_unfitted_probe(width: int, classes: int) -> nn.Linear:
+    """Return a probe whose logits are NaN."""
+    probe = nn.Linear(width, classes)
+    for parameter in probe.parameters():
         parameter.requires_grad_(False).fill_(float("nan"))
-    return layer
+    return probe
 
 
-def _batch_norms(module: nn.Module) -> list[nn.Module]:
-    return [one for one in module.modules() if isinstance(one, _BatchNorm)]
+def _list_batch_norms(module: nn.Module) -> list[nn.Module]:
+    return [child for child in module.modules() if isinstance(child, _BatchNorm)]
 
 
 @contextlib.contextmanager
-def _own_statistics(module: nn.Module) -> Iterator[None]:
-    """In the block batch norms use the statistics that they have gathered, not those of the batch."""
-    training = [norm for norm in _batch_norms(module) if norm.training]
-    for norm in training:
+def _use_running_statistics(module: nn.Module) -> Iterator[None]:
+    """Let batch norms use their running statistics inside the block, not those of the batch."""
+    training_norms = [norm for norm in _list_batch_norms(module) if norm.training]
+    for norm in training_norms:
         norm.eval()
     try:
         yield
     finally:
-        for norm in training:
+        for norm in training_norms:
             norm.train()

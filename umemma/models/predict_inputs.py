@@ -1,7 +1,7 @@
-"""What a user gives to be answered -> batches of decoded samples, the way that training samples went.
+"""Media that a user gives -> batches of decoded samples, as training samples are made.
 
-Media are packed as the shards were and decoded as the encoders ask. A medium that can't be read is absent, and said to be
-broken; a sample of which nothing is left is a Failure in its place.
+Media are packed like the shards and decoded as the encoders ask. A medium that cannot be read is
+absent, with its reason. A sample of which nothing is left becomes a Failure in its place.
 """
 
 from __future__ import annotations
@@ -23,20 +23,35 @@ from umemma import modalities
 from umemma.errors import UserError, unknown_name
 from umemma.types import BrokenPolicy, Clip, InputSpec, Media, Packing, Sound
 
-NOTHING = "nothing is there of any modality"
-MOST_RATE = 655350  # Hz that FLAC can say
+NOTHING = "no modality is present"
+MAX_SAMPLE_RATE = 655350  # Hz, the highest that FLAC can store
+SOUND_TYPES = (np.float32, np.float64, np.int16)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no answer: fixed phrases after their modalities, "image: file is missing; text: not a text"."""
+    """Why a sample gets no prediction.
+
+    reason: fixed phrases after their modalities, "image: file is missing; text: not a text".
+    """
 
     reason: str
 
 
-class Decoded(NamedTuple):
-    """A batch of the B' samples that could be decoded: inputs {modality: (B', ...)}, compact; present: (B', M) bool; broken:
-    B' times the reasons why media can't be read. failures: B, None for those that could."""
+class DecodedSample(NamedTuple):
+    """inputs: {modality: (...)}, compact; present: M booleans; broken: why media can't be read."""
+
+    inputs: dict[str, Tensor]
+    present: list[bool]
+    broken: tuple[str, ...]
+
+
+class DecodedBatch(NamedTuple):
+    """A batch of B samples, of which B' could be decoded.
+
+    inputs: {modality: (B', ...)}, compact; present: (B', M) bool; broken: for each of the B', why
+    its media cannot be read; failures: for each of the B, a Failure or None.
+    """
 
     inputs: dict[str, Tensor]
     present: Tensor
@@ -45,40 +60,57 @@ class Decoded(NamedTuple):
 
 
 @dataclass
-class Batches(IterableDataset[Any]):
-    """Samples in batches, decoded; of several processes each makes every so many-th batch."""
+class DecodedBatches(IterableDataset[Any]):
+    """Batches of decoded samples. Worker i of W processes makes the batches i, i + W, i + 2 W."""
 
     samples: Iterable[Mapping[str, Any] | Failure]
-    size: int
+    batch_size: int
     packing: Packing
     specs: Mapping[str, InputSpec]
     policy: BrokenPolicy = "absent"
 
-    def __iter__(self) -> Iterator[Decoded | UserError]:
-        info, rest = get_worker_info(), iter(self.samples)
-        batches = iter(lambda: list(itertools.islice(rest, self.size)), [])
+    def __iter__(self) -> Iterator[DecodedBatch | UserError]:
+        worker = get_worker_info()
+        first, step = 0, 1
+        if worker:
+            first, step = worker.id, worker.num_workers
         try:
-            for batch in itertools.islice(
-                batches, info.id if info else 0, None, info.num_workers if info else 1
-            ):
-                yield self._decoded(batch)
-        except UserError as error:  # handed over whole: raised, DataLoader would make a text of it
+            for batch in itertools.islice(self._split_batches(), first, None, step):
+                yield self._decode_batch(batch)
+        except UserError as error:
+            # It is handed over whole: DataLoader would turn a raised one into text.
             yield error
 
-    def _decoded(self, batch: list[Mapping[str, Any] | Failure]) -> Decoded:
-        found = [
-            one
-            if isinstance(one, Failure)
-            else decode_sample(one, self.packing, self.specs, self.policy)
-            for one in batch
-        ]
-        good = [one for one in found if not isinstance(one, Failure)]
-        inputs = {m: torch.stack([x[m] for x, _, _ in good]) for m in self.specs} if good else {}
-        return Decoded(
+    def _split_batches(self) -> Iterator[list[Mapping[str, Any] | Failure]]:
+        samples = iter(self.samples)
+        batch = list(itertools.islice(samples, self.batch_size))
+        while batch:
+            yield batch
+            batch = list(itertools.islice(samples, self.batch_size))
+
+    def _decode_batch(self, samples: list[Mapping[str, Any] | Failure]) -> DecodedBatch:
+        decoded: list[DecodedSample] = []
+        failures: list[Failure | None] = []
+        for sample in samples:
+            if isinstance(sample, Failure):
+                failures.append(sample)
+                continue
+            result = decode_sample(sample, self.packing, self.specs, self.policy)
+            if isinstance(result, Failure):
+                failures.append(result)
+            else:
+                decoded.append(result)
+                failures.append(None)
+        inputs: dict[str, Tensor] = {}
+        if decoded:
+            for m in self.specs:
+                inputs[m] = torch.stack([sample.inputs[m] for sample in decoded])
+        present = torch.tensor([sample.present for sample in decoded])
+        return DecodedBatch(
             inputs,
-            torch.tensor([there for _, there, _ in good]).reshape(-1, len(self.specs)),
-            [reasons for _, _, reasons in good],
-            [one if isinstance(one, Failure) else None for one in found],
+            present.reshape(-1, len(self.specs)),
+            [sample.broken for sample in decoded],
+            failures,
         )
 
 
@@ -87,69 +119,109 @@ def decode_sample(
     packing: Packing,
     specs: Mapping[str, InputSpec],
     policy: BrokenPolicy = "absent",
-) -> tuple[dict[str, Tensor], list[bool], tuple[str, ...]] | Failure:
-    """({modality: (...)} compact, M times whether it is there, why media can't be read) of one sample; a Failure where
-    nothing is there or, by `policy`, where a medium can't be read. UserError for an unknown modality."""
+) -> DecodedSample | Failure:
+    """Decode the media of one sample, {modality: media}; an absent one gets the blank input.
+
+    A Failure where no modality is present or, by `policy`, where a medium cannot be read. UserError
+    for an unknown modality.
+    """
     for m in sample:
         if m not in specs:
             raise unknown_name("modality", m, specs, "the model")
     inputs: dict[str, Tensor] = {}
     broken: dict[str, str] = {}
     for m, spec in specs.items():
-        if sample.get(m) is not None:
-            try:
-                for data in modalities.pack({m: _media(m, sample[m], packing)}, packing).values():
-                    inputs[m] = modalities.get_module(m).decode(data, spec)
-            except ValueError as error:
-                broken[m] = str(error)
+        if sample.get(m) is None:
+            continue
+        try:
+            media = to_media(m, sample[m], packing)
+            # An empty text or a silent sound packs to nothing: it is absent.
+            for data in modalities.pack({m: media}, packing).values():
+                inputs[m] = modalities.get_module(m).decode(data, spec)
+        except ValueError as error:
+            broken[m] = str(error)
     reasons = modalities.format_reasons(broken)
     if not inputs or (broken and policy == "fail"):
         return Failure("; ".join(reasons) or NOTHING)
     present = [m in inputs for m in sorted(specs)]
-    blanks = {
-        m: modalities.get_module(m).blank(spec) for m, spec in specs.items() if m not in inputs
-    }
-    return inputs | blanks, present, reasons
+    for m, spec in specs.items():
+        if m not in inputs:
+            inputs[m] = modalities.get_module(m).blank(spec)
+    return DecodedSample(inputs, present, reasons)
 
 
-def _media(modality: str, given: Any, packing: Packing) -> Media:
-    """What a user gives as packing takes it. ValueError for an array or a sound that is neither."""
-    if isinstance(given, str) and modality != "text":
-        given = Path(given)
-    if isinstance(given, Path):
-        try:
-            endless = given.exists() and not given.is_file()  # a device
-        except OSError:  # a name too long, a folder that may not be entered
-            raise ValueError("file can't be read") from None
-        if endless:
-            raise ValueError("not a file")
-        return Clip(given) if modality in ("audio", "video") else given
-    if isinstance(given, bytes) and modality == "video":
+# What a user gives as Media. ------------------------------------------------------------------
+
+
+def to_media(modality: str, value: Any, packing: Packing) -> Media:
+    """Convert what a user gives to what `modalities.pack` takes.
+
+    ValueError, a fixed phrase, for what is of the wrong type or shape. Other types are passed on;
+    `modalities.pack` refuses the ones it does not know.
+    """
+    if isinstance(value, str) and modality != "text":
+        value = Path(value)
+    if isinstance(value, Path):
+        return _to_file(modality, value)
+    if isinstance(value, bytes) and modality == "video":
         from umemma.modalities import av_decoder
 
-        return av_decoder.read(given, packing, pictures=True, sound=False).frames or []
-    if isinstance(given, Image.Image) and not given.mode.startswith(("I", "F")):
-        upright = ImageOps.exif_transpose(given)
-        given = np.asarray(upright if upright.mode in ("L", "RGB") else upright.convert("RGB"))
-    if isinstance(given, np.ndarray):
-        colours = given.shape[2:] in ((), (3,)) and given.ndim > 1
-        if given.dtype != np.uint8 or not colours or not given.size:
-            raise ValueError("not an image: an array has to be (H, W) or (H, W, 3) uint8")
-        return given
-    if isinstance(given, tuple) and len(given) == 2:
-        given = Sound(np.asarray(given[0]), given[1])
-    if isinstance(given, Sound):
-        real = given.samples.dtype in (np.float32, np.float64, np.int16) and given.samples.ndim == 1
-        if not real or not isinstance(given.rate, int) or not 0 < given.rate <= MOST_RATE:
-            raise ValueError(
-                "not a sound: (samples, rate) has to be (T,) float32 in -1..1 or int16, and Hz"
-            )
-    return given
+        return av_decoder.read(value, packing, pictures=True, sound=False).frames or []
+    if isinstance(value, Image.Image) and not value.mode.startswith(("I", "F")):
+        value = _to_pixels(value)
+    if isinstance(value, np.ndarray):
+        return _check_pixels(value)
+    if isinstance(value, tuple) and len(value) == 2:
+        samples, rate = value
+        value = Sound(np.asarray(samples), rate)
+    if isinstance(value, Sound):
+        return _check_sound(value)
+    return value
 
 
-def start_worker(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+def _to_file(modality: str, path: Path) -> Media:
+    try:
+        is_special = path.exists() and not path.is_file()
+    except OSError:  # too long a name, or a folder without permission to enter it
+        raise ValueError("file can't be read") from None
+    if is_special:  # a folder, or a device that may never end
+        raise ValueError("not a file")
+    if modality in ("audio", "video"):
+        return Clip(path)
+    return path
 
 
-def unchanged(batch: Any) -> Any:
+def _to_pixels(image: Image.Image) -> np.ndarray:
+    """Turn an image upright as its EXIF data says; (H, W) where it is grey, else (H, W, 3)."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode not in ("L", "RGB"):
+        upright = upright.convert("RGB")
+    return np.asarray(upright)
+
+
+def _check_pixels(pixels: np.ndarray) -> np.ndarray:
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype != np.uint8 or not is_image or not pixels.size:
+        raise ValueError("not an image: an array has to be (H, W) or (H, W, 3) uint8")
+    return pixels
+
+
+def _check_sound(sound: Sound) -> Sound:
+    has_samples = sound.samples.dtype in SOUND_TYPES and sound.samples.ndim == 1
+    has_rate = isinstance(sound.rate, int) and 0 < sound.rate <= MAX_SAMPLE_RATE
+    if not has_samples or not has_rate:
+        what = "not a sound: (samples, rate) has to be (T,) float32 in -1..1 or int16, and Hz"
+        raise ValueError(what)
+    return sound
+
+
+# Functions of DataLoader workers, which have to be picklable. ---------------------------------
+
+
+def ignore_interrupts(worker_id: int) -> None:
+    """Leave Ctrl-C to the process that started this worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def return_unchanged(batch: Any) -> Any:
     return batch

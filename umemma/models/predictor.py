@@ -1,7 +1,8 @@
-"""New media -> answers, by the folder of a trained model alone: `umemma.load(folder).predict(image="x.png")`.
+"""Prediction from new media, with nothing but the folder of a trained model.
 
-Media go the way that training samples went: packed as the shards were, decoded and finished as the encoder asks, an absent
-modality blank, the logits of what is there calibrated with that subset's own temperature and bias.
+`umemma.load(folder).predict(image="x.png")`. Media are handled like training samples: packed as the
+shards were, then decoded and finished as the encoder asks. An absent modality gets the blank input.
+The logits are calibrated with the temperature and bias of the subset that is present.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -22,23 +23,34 @@ from umemma import modalities
 from umemma.config import Encoder, Training
 from umemma.data.decoding import watch_handover, watch_workers
 from umemma.errors import UserError, unknown_name
-from umemma.evaluation.calibration import Calibration, probabilities
+from umemma.evaluation.calibration import probabilities
 from umemma.missing import list_patterns
 from umemma.models import factory, saved_model
+from umemma.models.hf_files import locate_hf_folders
 from umemma.models.late_fusion import LateFusion
-from umemma.models.predict_inputs import Batches, Decoded, Failure, start_worker, unchanged
+from umemma.models.predict_inputs import (
+    DecodedBatch,
+    DecodedBatches,
+    Failure,
+    ignore_interrupts,
+    return_unchanged,
+)
+from umemma.models.saved_model import ModelInfo, ModelSettings
 from umemma.system.files import read_json
-from umemma.types import BrokenPolicy, InputSpec, Packing, Plain, TextInput, format_pattern
+from umemma.types import BrokenPolicy, InputSpec, TextInput, format_pattern
 
-HINT = "Run: umemma finetune-ensemble, or name the folder of a trained model."
-AGAIN = "Copy the folder again, or train it: umemma finetune-ensemble --again"
+TRAIN_HINT = "Run: umemma finetune-ensemble, or name the folder of a trained model."
+REPAIR_HINT = "Copy the folder again, or train it: umemma finetune-ensemble --again"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """label: the likeliest class or, of a multilabel task, those whose probability is over 0.5; probability: of each such;
-    present: the modalities that it was answered from; broken: those given that can't be read, each with the reason, as
-    "image: file is missing"."""
+    """The prediction for one sample.
+
+    label: the most likely class; in a multilabel task, the classes with a probability over 0.5.
+    probability: of the label, or of each of the labels. present: the modalities that were used.
+    broken: the media that cannot be read, with the reason, as "image: file is missing".
+    """
 
     label: str | tuple[str, ...]
     probability: float | tuple[float, ...]
@@ -47,228 +59,250 @@ class Prediction:
     broken: tuple[str, ...] = ()
 
 
-# What a folder says of its model. -------------------------------------------------------------------------------------
-
-
-class _Known(Plain):
-    """What is needed of a JSON object that holds more."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class _Trained(_Known):
-    absent: Literal["zero", "blank", "learned"] = "zero"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    channels_last: bool = False
-
-
-class _Settings(_Known):
-    modalities: Annotated[list[str], Field(min_length=1)]
-    encoders: dict[str, Encoder]
-    finetune: _Trained = _Trained()
-    pretrain: _Trained = _Trained()
-
-
-class About(_Known):
-    """model.json, as checkpoint.save writes it."""
-
-    settings: _Settings
-    weights_sha256: str
-    classes: Annotated[list[str], Field(min_length=1)]
-    task: Literal["multiclass", "multilabel"]
-    media: Packing
-    calibration: dict[str, dict[str, Any]]
-    hf: dict[str, saved_model.Carried]
-
-    def tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """(2**M, 1) temperatures and (2**M, C) biases. A subset's row is the number whose bit i says that modality i is
-        there; row 0, nothing, is NaN. KeyError, TypeError or ValueError for a subset without a calibration."""
-        names = self.settings.modalities
-        temperature, bias = (
-            np.full((2 ** len(names), 1), np.nan),
-            np.zeros((2 ** len(names), len(self.classes))),
-        )
-        for pattern in list_patterns(names):
-            one = Calibration.of(self.calibration[format_pattern(pattern)])
-            row = sum(2**i for i, m in enumerate(names) if m in pattern)
-            temperature[row], bias[row] = one.temperature, np.array(one.bias or [0.0])
-        return temperature, bias
-
-
-def read(folder: Path) -> About:
-    """model.json of a folder. UserError where there is none, or where it doesn't say all that answering takes."""
-    path = folder / saved_model.ABOUT
-    data = read_json(path, HINT)
-    saved_model.check_format(data, folder, AGAIN)
-    try:
-        about = About.model_validate(data)
-        names = about.settings.modalities
-        if names != sorted(about.settings.encoders) or len(set(about.classes)) < len(about.classes):
-            raise ValueError("its modalities or classes make no sense")
-        for m in names:
-            modalities.get_module(m)
-        about.tables()
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-    else:
-        return about
-    raise UserError(f"damaged, or of another version: {reason}", str(path), AGAIN)
+# Load. ----------------------------------------------------------------------------------------
 
 
 def load(
-    folder: str | Path, trust: bool = False, device: str = "", broken: BrokenPolicy = "absent"
+    folder: str | Path,
+    trust: bool = False,
+    device: str = "",
+    broken: BrokenPolicy = "absent",
 ) -> Predictor:
-    """The model in `folder`, of one modality or more, on the GPU if there is one. broken: a medium that can't be read is
-    absent, or its sample fails. UserError for a folder that is not whole, and for one that would run code of its own (an
-    encoder `import:...`) unless `trust` says that it may."""
-    if broken not in ("absent", "fail"):
-        raise unknown_name("policy", broken, ("absent", "fail"), "broken")
+    """Load the model in `folder`, of one modality or more, onto the GPU if there is one.
+
+    broken: whether a medium that cannot be read is absent, or its sample fails. trust: whether an
+    encoder `import:...`, which runs code of its author, is allowed. UserError where it is not, and
+    for a folder that is incomplete or damaged.
+    """
+    policies = get_args(BrokenPolicy)
+    if broken not in policies:
+        raise unknown_name("policy", broken, policies, "broken")
     folder = Path(folder)
-    about = read(folder)
-    chosen = about.settings.encoders
-    for m, encoder in chosen.items():
-        if encoder.name.startswith("import:") and not trust:
-            what = f"the {m} encoder {encoder.name!r} runs code of whoever wrote it"
-            raise UserError(
-                what,
-                str(folder),
-                "If you trust that code: --trust, or umemma.load(folder, trust=True).",
-            )
-    trained = (
-        about.settings.finetune
-        if "finetune" in about.settings.model_fields_set
-        else about.settings.pretrain
+    info, settings = _read_info(folder)
+    if not trust:
+        _refuse_custom_code(settings.encoders, folder)
+    encoders, specs = _resolve_encoders(folder, info, settings)
+    # The initial weights are overwritten; the caller's random state must not change.
+    with torch.random.fork_rng(devices=[]):
+        model = factory.build(encoders, specs, info.classes, settings.training.absent)
+    saved_model.load(folder, model, info.settings, REPAIR_HINT)
+    if not device:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    training = Training(
+        precision=settings.training.precision,
+        channels_last=settings.training.channels_last,
     )
-    carried = saved_model.locate_hf_folders(folder, about.hf, AGAIN)
-    chosen = {
-        m: one.model_copy(update={"name": _carried(one.name, carried, folder)})
-        for m, one in chosen.items()
-    }
-    specs = factory.input_specs(chosen)
+    model = factory.place_on_device(model, training, torch.device(device))
+    return Predictor(info, model.eval(), specs, torch.device(device), broken)
+
+
+def _read_info(folder: Path) -> tuple[ModelInfo, ModelSettings]:
+    """Read model.json. UserError where there is none, or where it lacks what prediction needs."""
+    path = folder / saved_model.ABOUT
+    data = read_json(path, TRAIN_HINT)
+    saved_model.check_format(data, folder, REPAIR_HINT)
+    section: tuple[str, ...] = ()
+    try:
+        info = ModelInfo.model_validate(data)
+        section = ("settings",)
+        settings = ModelSettings.model_validate(info.settings)
+        _check_consistent(info, settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, (*section, *first["loc"])))
+        reason = f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return info, settings
+    raise UserError(f"damaged, or of another version: {reason}", str(path), REPAIR_HINT)
+
+
+def _check_consistent(info: ModelInfo, settings: ModelSettings) -> None:
+    """ValueError where the parts of model.json do not fit one another; UserError for a modality."""
+    names = settings.modalities
+    if names != sorted(settings.encoders):
+        raise ValueError("its modalities and its encoders do not match")
+    if len(set(info.classes)) < len(info.classes):
+        raise ValueError("it names a class twice")
+    for m in names:
+        modalities.get_module(m)
+    for pattern in map(format_pattern, list_patterns(names)):
+        if pattern not in info.calibration:
+            raise ValueError(f"no calibration of {pattern!r}")
+        bias = info.calibration[pattern].bias
+        if len(bias) not in (0, 1, len(info.classes)):
+            raise ValueError(f"the calibration of {pattern!r} has {len(bias)} classes")
+
+
+def _refuse_custom_code(encoders: Mapping[str, Encoder], folder: Path) -> None:
+    for m, encoder in encoders.items():
+        if encoder.name.startswith("import:"):
+            what = f"the {m} encoder {encoder.name!r} runs code of its author"
+            hint = "If you trust that code: --trust, or umemma.load(folder, trust=True)."
+            raise UserError(what, str(folder), hint)
+
+
+def _resolve_encoders(
+    folder: Path,
+    info: ModelInfo,
+    settings: ModelSettings,
+) -> tuple[dict[str, Encoder], dict[str, InputSpec]]:
+    """Return the encoders and what they take, with each `hf:NAME` replaced by its copy in `folder`.
+
+    UserError where a copy is missing or altered.
+    """
+    hf_folders = locate_hf_folders(folder, info.hf, REPAIR_HINT)
+    encoders: dict[str, Encoder] = {}
+    for m, encoder in settings.encoders.items():
+        name = _replace_hf_name(encoder.name, hf_folders, folder)
+        encoders[m] = encoder.model_copy(update={"name": name})
+    specs = factory.input_specs(encoders)
     for m, spec in specs.items():
         if isinstance(spec, TextInput):
-            specs[m] = spec.model_copy(
-                update={"tokenizer": _carried(spec.tokenizer, carried, folder)}
-            )
-    with torch.random.fork_rng(devices=[]):  # initial weights, which nobody sees
-        model = factory.build(chosen, specs, about.classes, trained.absent)
-    saved_model.load(folder, model, read_json(folder / saved_model.ABOUT, HINT)["settings"], AGAIN)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    how = Training(precision=trained.precision, channels_last=trained.channels_last)
-    return Predictor(about, factory.place_on_device(model, how, where).eval(), specs, where, broken)
+            tokenizer = _replace_hf_name(spec.tokenizer, hf_folders, folder)
+            specs[m] = spec.model_copy(update={"tokenizer": tokenizer})
+    return encoders, specs
 
 
-def _carried(name: str, carried: Mapping[str, str], folder: Path) -> str:
-    """An encoder or a tokenizer, where it is an hf:NAME as it lies in the model's folder. UserError where it doesn't."""
-    if not name.startswith("hf:") or name in carried.values():
+def _replace_hf_name(name: str, hf_folders: Mapping[str, str], folder: Path) -> str:
+    if not name.startswith("hf:") or name in hf_folders.values():
         return name
-    if name not in carried:
-        raise UserError(f"damaged: no tokenizer of {name} in it", str(folder), AGAIN)
-    return carried[name]
+    if name not in hf_folders:
+        raise UserError(f"damaged: no tokenizer of {name} in it", str(folder), REPAIR_HINT)
+    return hf_folders[name]
+
+
+def _make_calibration_tables(info: ModelInfo, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (2**M, 1) temperatures and (2**M, C) biases of every subset of the modalities `names`.
+
+    The row of a subset is the number whose bit i says that modality i is present. Row 0, in which
+    nothing is present, is NaN.
+    """
+    temperature = np.full((2 ** len(names), 1), np.nan)
+    bias = np.zeros((2 ** len(names), len(info.classes)))
+    for pattern in list_patterns(names):
+        calibration = info.calibration[format_pattern(pattern)]
+        row = sum(2**i for i, m in enumerate(names) if m in pattern)
+        temperature[row] = calibration.temperature
+        bias[row] = np.array(calibration.bias or [0.0])
+    return temperature, bias
+
+
+# Predict. -------------------------------------------------------------------------------------
 
 
 class Predictor:
-    """A trained model that answers from new media. Nothing of it changes in use, so threads may share one."""
+    """A trained model that predicts from new media.
+
+    Use does not change it, so threads may share one.
+    """
 
     def __init__(
         self,
-        about: About,
+        info: ModelInfo,
         model: LateFusion,
         specs: Mapping[str, InputSpec],
         device: torch.device,
         broken: BrokenPolicy = "absent",
     ) -> None:
-        self.about, self.model, self.specs, self.device, self.broken = (
-            about,
-            model,
-            specs,
-            device,
-            broken,
-        )
-        self.modalities, self.classes, self.task = model.modalities, about.classes, about.task
-        self.temperature, self.bias = about.tables()
+        self.info = info
+        self.model = model
+        self.specs = specs
+        self.device = device
+        self.broken = broken
+        self.modalities = model.modalities
+        self.classes = info.classes
+        self.task = info.task
+        self.temperature, self.bias = _make_calibration_tables(info, model.modalities)
 
     def predict(self, **media: Any) -> Prediction:
-        """The answer to one sample, {modality: media}; None and what isn't named is absent. UserError where there is none:
-        nothing is left, or a medium can't be read and `broken` says that its sample fails.
+        """Predict one sample, {modality: media}; a modality that is None or not named is absent.
 
-        Text is a str; any other str is a path. All: a Path, or encoded bytes. Image: an (H, W[, 3]) uint8 array or a PIL
-        image too; audio: a contracts.Sound or (samples (T,), rate) too.
+        Text is a str; any other str is a path. All modalities: a Path, or encoded bytes. Image: an
+        (H, W[, 3]) uint8 array or a PIL image too. Audio: a types.Sound or (samples (T,), rate)
+        too.
+
+        UserError where there is no prediction: no modality is present, or a medium cannot be read
+        and `broken` says that its sample fails.
         """
-        (found,) = self.predict_many([media])
-        if isinstance(found, Prediction):
-            return found
-        modality, _, reason = found.reason.partition(": ")
+        (result,) = self.predict_many([media])
+        if isinstance(result, Prediction):
+            return result
+        modality, _, reason = result.reason.partition(": ")
         if not reason:
-            raise UserError(
-                found.reason,
-                hint=f"This model answers from {' or '.join(self.modalities)}.",
-                usage=True,
-            )
-        named = (
-            media[modality]
-            if isinstance(media[modality], (Path, str))
-            else type(media[modality]).__name__
-        )
-        raise UserError(reason, f"{modality} {named!s:.200}", usage=True)
+            hint = f"This model predicts from {' or '.join(self.modalities)}."
+            raise UserError(result.reason, hint=hint, usage=True)
+        value = media[modality]
+        if not isinstance(value, (Path, str)):
+            value = type(value).__name__
+        raise UserError(reason, f"{modality} {value!s:.200}", usage=True)
 
     def predict_many(
-        self, samples: Iterable[Mapping[str, Any] | Failure], batch_size: int = 64, workers: int = 0
+        self,
+        samples: Iterable[Mapping[str, Any] | Failure],
+        batch_size: int = 64,
+        workers: int = 0,
     ) -> Iterator[Prediction | Failure]:
-        """An answer to each sample, or why there is none, in their order; a Failure among them is passed on.
+        """Yield a Prediction or a Failure for each sample, in their order.
 
-        workers: processes that decode ahead; each goes through `samples` by itself, which then have to be picklable and
-        give the same each time. UserError for a modality that the model doesn't know.
+        A Failure among the samples is passed on. workers: the number of processes that decode; each
+        iterates over `samples` by itself, so these must be picklable and the same each time.
+        UserError for a modality that the model does not know.
         """
-        batches = Batches(samples, batch_size, self.about.media, self.specs, self.broken)
-        found: Iterable[Decoded | UserError] = batches
+        dataset = DecodedBatches(samples, batch_size, self.info.media, self.specs, self.broken)
+        batches: Iterable[DecodedBatch | UserError] = dataset
         if workers:
-            found = DataLoader(
-                batches,
+            batches = DataLoader(
+                dataset,
                 batch_size=None,
                 num_workers=workers,
-                collate_fn=unchanged,
-                worker_init_fn=start_worker,
+                collate_fn=return_unchanged,
+                worker_init_fn=ignore_interrupts,
                 multiprocessing_context="spawn",
             )
         hint = "It may have run out of memory: use fewer workers, or a smaller batch size."
         with watch_workers("workers", hint), watch_handover("workers", hint):
-            for batch in found:
+            for batch in batches:
                 if isinstance(batch, UserError):
                     raise batch
-                yield from self._answers(batch)
+                yield from self._predict_batch(batch)
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], present: Tensor) -> np.ndarray:
-        """(B, C) float32, calibrated, from what encoders see, {modality: (B, ...)}, and present (B, M) bool."""
-        raw = self.model.fuse(*self.model.encode(inputs, present), present).cpu().numpy()
+        """Return (B, C) float32 calibrated logits.
+
+        inputs: {modality: (B, ...)} as the encoders take them; present: (B, M) bool.
+        """
+        features, absent = self.model.encode(inputs, present)
+        raw_logits = self.model.fuse(features, absent, present).cpu().numpy()
         row = present.numpy() @ (2 ** np.arange(len(self.modalities)))
-        return (raw / self.temperature[row] + self.bias[row]).astype(np.float32)
+        calibrated = raw_logits / self.temperature[row] + self.bias[row]
+        return calibrated.astype(np.float32)
 
-    def _answers(self, batch: Decoded) -> Iterator[Prediction | Failure]:
-        answers: Iterator[Prediction] = iter(())
+    def _predict_batch(self, batch: DecodedBatch) -> Iterator[Prediction | Failure]:
+        predictions: Iterator[Prediction] = iter(())
         if len(batch.present):
-            compact = {m: x.to(self.device) for m, x in batch.inputs.items()}
-            seen = {
-                m: modalities.get_module(m).finish(x, self.specs[m]) for m, x in compact.items()
-            }
-            chances = probabilities(self.logits(seen, batch.present), self.task)
-            answers = map(self._answer, chances, batch.present.tolist(), batch.broken)
+            inputs: dict[str, Tensor] = {}
+            for m, compact in batch.inputs.items():
+                modality = modalities.get_module(m)
+                inputs[m] = modality.finish(compact.to(self.device), self.specs[m])
+            rows = probabilities(self.logits(inputs, batch.present), self.task)
+            predictions = map(self._make_prediction, rows, batch.present.tolist(), batch.broken)
         for failure in batch.failures:
-            yield failure or next(answers)
+            yield failure or next(predictions)
 
-    def _answer(
-        self, chances: np.ndarray, present: list[bool], broken: tuple[str, ...]
+    def _make_prediction(
+        self,
+        class_probabilities: np.ndarray,
+        present: list[bool],
+        broken: tuple[str, ...],
     ) -> Prediction:
-        by_class = dict(zip(self.classes, chances.tolist(), strict=True))
-        there = tuple(itertools.compress(self.modalities, present))
+        by_class = dict(zip(self.classes, class_probabilities.tolist(), strict=True))
+        present_names = tuple(itertools.compress(self.modalities, present))
         if self.task == "multiclass":
-            label = self.classes[int(chances.argmax())]
-            return Prediction(label, by_class[label], by_class, there, broken)
-        labels = tuple(label for label, chance in by_class.items() if chance > 0.5)
-        return Prediction(
-            labels, tuple(by_class[label] for label in labels), by_class, there, broken
-        )
+            label = self.classes[int(class_probabilities.argmax())]
+            return Prediction(label, by_class[label], by_class, present_names, broken)
+        labels = tuple(label for label, value in by_class.items() if value > 0.5)
+        values = tuple(by_class[label] for label in labels)
+        return Prediction(labels, values, by_class, present_names, broken)

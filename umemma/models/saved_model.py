@@ -1,41 +1,124 @@
-"""Trained models on disk: weights in safetensors (nothing is unpickled) beside a JSON that says what they are.
+"""Trained models on disk: a folder with model.safetensors, model.json and metrics.csv.
 
-`settings` is everything the weights depend on; a checkpoint made with other settings is refused, by name of what differs.
-The tokenizer and the configuration of an `hf:` encoder lie beside the weights, so that a folder is all that answering takes.
+The weights are safetensors, so nothing is unpickled. model.json describes them (`ModelInfo`). Its
+`settings` are everything that the weights depend on; a model that was trained with other settings
+is refused, and the error lists the differences. The folder also holds the tokenizer and the
+configuration of an `hf:` encoder (`hf_files`), so that prediction needs nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from loguru import logger
-from pydantic import Field
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
-from umemma.config import Paths
+from umemma.config import Encoder, Paths
 from umemma.errors import UserError
 from umemma.evaluation.calibration import Calibration
+from umemma.models.hf_files import HfFiles, locate_hf_folders, save_hf_files
 from umemma.system import distributed
 from umemma.system.files import new_folder, read_json, save_tensors, sha256, write_json
-from umemma.types import Plain
+from umemma.types import Packing, Plain
 from umemma.validation import fingerprint, list_differences
 
 if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS, ABOUT, METRICS = Paths.WEIGHTS, Paths.ABOUT, Paths.METRICS
-FORMAT = (
-    2  # of a trained model's folder; it goes up when older weights don't fit or say something else
-)
+# The version of the folder's format. It goes up when older weights no longer fit or mean something
+# else.
+FORMAT = 2
 
 
-class Carried(Plain):
-    """Where a tokenizer, and perhaps a configuration, of transformers lies in the model's folder, and the checksums."""
+# What model.json says. ------------------------------------------------------------------------
 
-    folder: Annotated[str, Field(pattern=r"^hf/[0-9a-f]{8}$")]
-    files: dict[Annotated[str, Field(pattern=r"^[^/\\]+\.(json|txt|model)$")], str]
+
+def _parse_calibration(data: Any) -> Calibration:
+    if isinstance(data, Calibration):
+        return data
+    try:
+        return Calibration.of(data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a calibration: {type(error).__name__} {error}") from None
+
+
+class InferenceMetadata(NamedTuple):
+    """What predicting from new media takes besides the weights and the settings.
+
+    media: how media are packed. calibration: {modality subset or "probe/MODALITY": calibration}.
+    """
+
+    classes: list[str]
+    task: str
+    media: Packing
+    calibration: dict[str, Calibration]
+
+
+class _TrainingOptions(Plain):
+    model_config = ConfigDict(extra="ignore")
+
+    absent: Literal["zero", "blank", "learned"] = "zero"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+
+
+class ModelSettings(Plain):
+    """The part of a model's settings that says how to build it; the other settings are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    modalities: Annotated[list[str], Field(min_length=1)]
+    encoders: dict[str, Encoder]
+    finetune: _TrainingOptions | None = None
+    pretrain: _TrainingOptions | None = None
+
+    @property
+    def training(self) -> _TrainingOptions:
+        """The options of the training that made the model."""
+        return self.finetune or self.pretrain or _TrainingOptions()
+
+
+class ModelInfo(Plain):
+    """The content of model.json.
+
+    started_from: {modality: checksum of the pretrained weights that its encoder started from}.
+    hf: {NAME of an `hf:NAME` encoder or tokenizer: its files in the folder}.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    settings: dict[str, Any]
+    scores: dict[str, Annotated[float, Field(allow_inf_nan=True)]]
+    weights_sha256: str
+    started_from: dict[str, str]
+    hf: dict[str, HfFiles]
+    classes: Annotated[list[str], Field(min_length=1)]
+    task: Literal["multiclass", "multilabel"]
+    media: Packing
+    calibration: dict[str, Annotated[Calibration, BeforeValidator(_parse_calibration)]]
+
+    def as_json(self) -> dict[str, Any]:
+        calibration = {name: one.as_json() for name, one in self.calibration.items()}
+        return {
+            "format": FORMAT,
+            "settings": self.settings,
+            "fingerprint": fingerprint(self.settings),
+            "scores": self.scores,
+            "weights_sha256": self.weights_sha256,
+            "started_from": self.started_from,
+            "hf": {name: files.model_dump(mode="json") for name, files in self.hf.items()},
+            "classes": self.classes,
+            "task": self.task,
+            "media": self.media.model_dump(mode="json"),
+            "calibration": calibration,
+        }
+
+
+# Save. ----------------------------------------------------------------------------------------
 
 
 def save(
@@ -43,156 +126,126 @@ def save(
     model: nn.Module,
     settings: Mapping[str, Any],
     scores: Mapping[str, float],
-    figures: str,
+    training_metrics: str,
     started_from: Mapping[str, str],
-    answers: Mapping[str, Any],
-    from_hub: Mapping[str, bool] | None = None,
+    inference_metadata: InferenceMetadata,
+    hub_names: Mapping[str, bool] | None = None,
 ) -> None:
-    """Write the whole folder aside, then let it take its place; of several processes the main one does it, and all wait.
+    """Write a temporary folder and rename it to `folder` when it is complete.
 
-    figures: CSV text of the course of the training; started_from: {modality: checksum of its pretrained weights};
-    answers: what it takes to answer from new media with these weights (classes, task, media, calibration); from_hub: as
-    models.from_hub says, the tokenizers and configurations of transformers that go with them.
+    Of several processes the main one writes, and all wait for it. UserError where the folder
+    cannot be written.
+
+    training_metrics: the CSV text of the metrics of each epoch. started_from: {modality: checksum
+    of its pretrained weights}. hub_names: what factory.find_hub_names returns, the tokenizers and
+    configurations of transformers that the folder has to hold.
     """
 
     def write() -> None:
         if not distributed.is_main():
             return
         try:
-            with new_folder(folder) as aside:
-                weights = {
-                    name: x.detach().to("cpu", copy=True).contiguous()
-                    for name, x in model.state_dict().items()
-                }
-                save_tensors(weights, aside / WEIGHTS)
-                (aside / METRICS).write_text(figures, encoding="utf-8")
-                about: dict[str, Any] = {"format": FORMAT}
-                about |= {
-                    "settings": dict(settings),
-                    "fingerprint": fingerprint(settings),
-                    "scores": dict(scores),
-                }
-                about |= {
-                    "weights_sha256": sha256(aside / WEIGHTS),
-                    "started_from": dict(started_from),
-                }
-                carried = {
-                    name: _carry(name, config, aside) for name, config in (from_hub or {}).items()
-                }
-                about |= {"hf": carried} | dict(answers)
-                write_json(aside / ABOUT, about)
+            with new_folder(folder) as temporary:
+                _save_weights(model, temporary / WEIGHTS)
+                (temporary / METRICS).write_text(training_metrics, encoding="utf-8")
+                info = ModelInfo(
+                    settings=dict(settings),
+                    scores=dict(scores),
+                    weights_sha256=sha256(temporary / WEIGHTS),
+                    started_from=dict(started_from),
+                    hf=save_hf_files(hub_names or {}, temporary),
+                    **inference_metadata._asdict(),
+                )
+                write_json(temporary / ABOUT, info.as_json())
         except (OSError, SafetensorError) as error:
-            hint = "Make room and run the same command: it goes on from its last checkpoint."
-            raise UserError(f"the model can't be written: {error}", str(folder), hint) from error
+            what = f"cannot write the model: {error}"
+            hint = "Free some space and run the same command: it resumes from its last checkpoint."
+            raise UserError(what, str(folder), hint) from error
 
     distributed.raise_on_all(write)
 
 
-def _carry(name: str, with_config: bool, folder: Path) -> dict[str, Any]:
-    """Put a tokenizer of transformers into the model's folder, under a name that is the content's: whoever keeps one in
-    memory by its path never has that of an older training."""
-    from umemma.encoders import (
-        hf,  # imports torch, which a question to kept predictions does without
-    )
-
-    made = folder / "hf" / "made"
-    made.mkdir(parents=True)
-    hf.save(name, made, with_config)
-    files = _checksums(made)
-    place = f"hf/{fingerprint({name: files})[:8]}"
-    made.rename(folder / place)
-    return {"folder": place, "files": files}
+def _save_weights(model: nn.Module, path: Path) -> None:
+    weights = {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_tensors(weights, path)
 
 
-def _checksums(folder: Path) -> dict[str, str]:
-    """{name: checksum} of all that is in a folder; "" for what is no file."""
-    return {path.name: sha256(path) if path.is_file() else "" for path in sorted(folder.iterdir())}
-
-
-def locate_hf_folders(folder: Path, carried: Mapping[str, Carried], hint: str) -> dict[str, str]:
-    """{"hf:NAME": "hf:" and where it lies in the model's folder}. UserError with `hint` where that is missing or altered."""
-    found = {}
-    for name, one in carried.items():
-        place = folder / one.folder
-        try:
-            whole = _checksums(place) == one.files
-        except OSError:
-            whole = False
-        if not whole:
-            raise UserError(
-                f"the tokenizer of hf:{name} is missing, truncated or altered", str(place), hint
-            )
-        found[f"hf:{name}"] = f"hf:{place.absolute()}"
-    return found
+# Read. ----------------------------------------------------------------------------------------
 
 
 def find_current(
-    folder: Path, settings: Mapping[str, Any], started_from: Mapping[str, str]
-) -> dict[str, Any] | None:
-    """model.json of a checkpoint that is whole and made with `settings` from these weights; None where there is none."""
+    folder: Path,
+    settings: Mapping[str, Any],
+    started_from: Mapping[str, str],
+) -> ModelInfo | None:
+    """Return the ModelInfo of a complete model that was trained with `settings` from these weights.
+
+    None where there is no such model.
+    """
     try:
-        about = check(folder, settings, "")
+        info = check(folder, settings, "")
+        locate_hf_folders(folder, info.hf, "")
     except UserError:
         return None
-    if about.get("started_from") != dict(started_from):
+    if info.started_from != dict(started_from):
         return None
-    whole = (folder / WEIGHTS).is_file() and sha256(folder / WEIGHTS) == about["weights_sha256"]
+    path = folder / WEIGHTS
+    if not path.is_file() or sha256(path) != info.weights_sha256:
+        return None
+    logger.info(f"{folder} is trained with these settings already; --again trains it again.")
+    return info
+
+
+def check(folder: Path, settings: Mapping[str, Any], hint: str) -> ModelInfo:
+    """Read model.json and check that the model was trained with `settings`.
+
+    UserError with `hint` where there is no model, or one that was trained with other settings.
+    """
+    data = read_json(folder / ABOUT, hint)
+    check_format(data, folder, hint)
     try:
-        locate_hf_folders(folder, _carried(about), "")
-    except UserError:
-        whole = False
-    if whole:
-        logger.info(f"{folder} is trained with these settings already; --again trains it anew.")
-    return about if whole else None
-
-
-def check(folder: Path, settings: Mapping[str, Any], hint: str) -> dict[str, Any]:
-    """model.json of a checkpoint made with `settings`. UserError with `hint` for none, or for one made with others."""
-    about = read_json(folder / ABOUT, hint)
-    check_format(about, folder, hint)
-    try:
-        whole = isinstance(about["settings"], dict) and isinstance(about["weights_sha256"], str)
-        for one in about["calibration"].values():
-            Calibration.of(one)
-        _carried(about)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        whole = False
-    if not whole:
-        raise UserError("damaged: not a description of a model", str(folder / ABOUT), hint)
-    if differences := list_differences(about["settings"], settings):
-        raise UserError(
-            f"trained with other settings ({'; '.join(differences)})", str(folder), hint
-        )
-    return about
-
-
-def check_format(about: Mapping[str, Any], folder: Path, hint: str) -> None:
-    """UserError with `hint` for a model.json of another FORMAT; one that describes no model at all is no older one."""
-    found = about.get("format", 1)
-    is_model = "format" in about or isinstance(about.get("settings"), dict)
-    if is_model and found != FORMAT:
-        what = f"trained by another version of umemma (format {found}, this one reads {FORMAT})"
+        info = ModelInfo.model_validate(data)
+    except ValidationError:
+        what = "damaged: not a description of a model"
+        raise UserError(what, str(folder / ABOUT), hint) from None
+    differences = list_differences(info.settings, settings)
+    if differences:
+        what = f"trained with other settings ({'; '.join(differences)})"
         raise UserError(what, str(folder), hint)
+    return info
 
 
-def _carried(about: Mapping[str, Any]) -> dict[str, Carried]:
-    return {name: Carried.model_validate(one) for name, one in about["hf"].items()}
+def check_format(data: Mapping[str, Any], folder: Path, hint: str) -> None:
+    """UserError with `hint` for the model.json of another FORMAT.
+
+    A model.json that describes no model at all does not count as one of an older format.
+    """
+    is_model = "format" in data or isinstance(data.get("settings"), dict)
+    saved_format = data.get("format", 1)
+    if is_model and saved_format != FORMAT:
+        versions = f"format {saved_format}, this one reads {FORMAT}"
+        raise UserError(f"trained by another version of umemma ({versions})", str(folder), hint)
 
 
-def load(folder: Path, model: nn.Module, settings: Mapping[str, Any], hint: str) -> dict[str, Any]:
-    """Put the weights into `model`, after `check`. UserError also for weights that are damaged or don't fit."""
+def load(folder: Path, model: nn.Module, settings: Mapping[str, Any], hint: str) -> ModelInfo:
+    """Load the weights into `model`, after `check`.
+
+    UserError with `hint` also for weights that are damaged or do not fit the model.
+    """
     from safetensors.torch import load_file
 
-    about = check(folder, settings, hint)
+    info = check(folder, settings, hint)
     path = folder / WEIGHTS
     if not path.is_file():
-        raise UserError("not there", str(path), hint)
-    if sha256(path) != about["weights_sha256"]:
+        raise UserError("no such file", str(path), hint)
+    if sha256(path) != info.weights_sha256:
         raise UserError("weights differ from model.json: truncated or altered", str(path), hint)
     try:
         model.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"weights do not fit: {' '.join(str(error).split())}", str(path), hint
-        ) from None
-    return about
+        reason = " ".join(str(error).split())
+        raise UserError(f"weights do not fit: {reason}", str(path), hint) from None
+    return info

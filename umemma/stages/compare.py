@@ -243,11 +243,11 @@ def _trained(
     """Whether a model is there that was made with these settings, from these files of weights {modality: checksum} or, if it
     starts from or learns from them, these uni-modal models."""
     try:
-        about = saved_model.check(folder, settings, "")
+        info = saved_model.check(folder, settings, "")
         used = {read_json(one / saved_model.ABOUT, "")["weights_sha256"] for one in alone}
     except UserError:
         return False
-    started = set(about["started_from"].values())
+    started = set(info.started_from.values())
     if settings.get("starts_from") and not used <= started:
         return False
     scratch = settings["kind"] == "unimodal" or settings["finetune"]["init"] == "scratch"

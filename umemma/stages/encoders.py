@@ -1,4 +1,4 @@
-"""encoders: a table of what can be named under `encoders` in params.yaml."""
+"""encoders: print a table of the encoders that settings can name under `encoders`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from umemma.system.log import output
 
 
 def run(pattern: str = "", modality: str = "") -> None:
-    """Print the encoders whose names match `pattern`, such as `timm:resnet*`. UserError where none does."""
+    """Print the encoders whose names match `pattern`, such as `timm:resnet*`.
+
+    UserError where none does.
+    """
     rows, notes = list_encoders(pattern, modality)
     if rows:
         table = Table(

@@ -158,17 +158,17 @@ def _inputs(params: Params) -> _Inputs:
     own = params.ensemble_settings(index.fingerprint)
     ensemble = saved_model.check(params.paths.ensemble, own, ENSEMBLE)
     weights = {
-        "ensemble": [ensemble["weights_sha256"], fingerprint(own)]
+        "ensemble": [ensemble.weights_sha256, fingerprint(own)]
     }  # settings: what absence becomes, say
     fitted = {
         name if name.startswith("probe/") else f"ensemble/{name}": one
-        for name, one in ensemble["calibration"].items()
+        for name, one in ensemble.calibration.items()
     }
     for m in sorted(params.modalities):
         expected = params.unimodal_settings(m, index.fingerprint)
         alone = saved_model.check(params.paths.pretrain(m), expected, _pretrain(m))
-        weights[m] = [alone["weights_sha256"], fingerprint(expected)]
-        fitted |= {f"unimodal/{subset}": one for subset, one in alone["calibration"].items()}
+        weights[m] = [alone.weights_sha256, fingerprint(expected)]
+        fitted |= {f"unimodal/{subset}": one for subset, one in alone.calibration.items()}
     finetune, split = own["finetune"], params.evaluate.split
     about = {
         name: finetune[name] for name in ("preset", "init", "mma", "train", "balance", "absent")
@@ -176,9 +176,7 @@ def _inputs(params: Params) -> _Inputs:
     about |= {"dataset": params.dataset, "variant": index.variant, "metric": lead.name}
     about |= {"split": split, "samples": index.samples(split), "seed": params.seed}
     about |= {"train_missing": own["missing"]["train"], "calibrated": params.evaluate.calibrate}
-    applied = {
-        name: Calibration.of(one) for name, one in fitted.items() if params.evaluate.calibrate
-    }
+    applied = {name: one for name, one in fitted.items() if params.evaluate.calibrate}
     made_from = {"shards": index.fingerprint, "split": split, "weights": weights}
     made_from |= {"calibration": {name: one.as_json() for name, one in applied.items()}}
     return _Inputs(index, about, applied, fingerprint(made_from))

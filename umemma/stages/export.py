@@ -8,5 +8,5 @@ from umemma.models import onnx
 
 
 def run(folder: Path, out: Path, trust: bool = False) -> str:
-    """Write `out` and say how far it is from PyTorch; see `umemma.models.onnx.write`."""
-    return onnx.write(folder, out, trust)
+    """Write `out` and return how close it is to PyTorch; see `umemma.models.onnx.export_onnx`."""
+    return onnx.export_onnx(folder, out, trust)

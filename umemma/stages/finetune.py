@@ -46,9 +46,9 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
     start = _find_start(params, data.index, encoders, switches)
     folder = params.paths.ensemble
     if not again:
-        about = saved_model.find_current(folder, settings, start.checksums)
-        if about is not None:
-            return float(about["scores"]["val_score"])
+        info = saved_model.find_current(folder, settings, start.checksums)
+        if info is not None:
+            return info.scores["val_score"]
 
     # 3. Train.
     model, training = _build_ensemble(section, switches, encoders, data, start)
@@ -83,7 +83,7 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
         result.scores,
         format_csv(result.metrics),
         start.checksums,
-        result.inference_metadata.to_dict(),
+        result.inference_metadata,
         factory.find_hub_names(encoders, data.specs),
     )
     if training_run is not None:
@@ -152,17 +152,17 @@ def _find_start(
         if switches["balance"] != "umt":
             return start
     for m in encoders:
-        start.unimodal[m], about = _load_unimodal(params, m, index)
+        start.unimodal[m], info = _load_unimodal(params, m, index)
         name = m
         if is_teacher:
             name = f"teacher of {m}"
-        start.checksums[name] = str(about["weights_sha256"])
+        start.checksums[name] = info.weights_sha256
     return start
 
 
 def _load_unimodal(
     params: Params, modality: str, index: shard_reader.Index
-) -> tuple[LateFusion, dict[str, Any]]:
+) -> tuple[LateFusion, saved_model.ModelInfo]:
     """Return the uni-modal model of a modality, and what its model.json says."""
     encoders = {modality: params.encoder(modality)}
     # The initial weights of the ensemble are the same as without a uni-modal model.

@@ -41,9 +41,9 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
     started_from = {m: sha256(path) for m, path in weights.items()}
     folder = params.paths.pretrain(modality)
     if not again:
-        about = saved_model.find_current(folder, settings, started_from)
-        if about is not None:
-            return float(about["scores"]["val_score"])
+        info = saved_model.find_current(folder, settings, started_from)
+        if info is not None:
+            return info.scores["val_score"]
 
     # 3. Train.
     model = factory.build(encoders, data.specs, data.index.classes, weights=weights)
@@ -74,7 +74,7 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
         result.scores,
         format_csv(result.metrics),
         started_from,
-        result.inference_metadata.to_dict(),
+        result.inference_metadata,
         factory.find_hub_names(encoders, data.specs),
     )
     training_run.finish()

@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from umemma.evaluation import calibration
 from umemma.missing import list_patterns, make_keep_table
 from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
+from umemma.models.saved_model import InferenceMetadata
 from umemma.system.log import make_progress
 from umemma.training import feature_cache, linear_probe
 from umemma.training.optimizer import Optimizer
@@ -32,7 +32,7 @@ from umemma.training.reproducibility import explain_nondeterminism
 from umemma.training.run_folder import MetricRow, Run
 from umemma.training.step import PatternStep, make_validation, predict_logits
 from umemma.training.trainer import Validate, count_steps, fit
-from umemma.types import InputSpec, Plain, format_pattern
+from umemma.types import InputSpec, Packing, Plain, format_pattern
 
 
 @dataclass(frozen=True)
@@ -92,29 +92,6 @@ class DataSource:
             )
             bars.update(bar, completed=total)
         return loaded
-
-
-@dataclass(frozen=True)
-class InferenceMetadata:
-    """What it takes to predict from new media with the trained weights.
-
-    media: the packing settings of the shards; calibration: {pattern: its calibration}, where a
-    probe's pattern is "probe/audio".
-    """
-
-    classes: list[str]
-    task: str
-    media: Mapping[str, Any]
-    calibration: dict[str, dict[str, Any]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as they stand in model.json."""
-        return {
-            "classes": self.classes,
-            "task": self.task,
-            "media": self.media,
-            "calibration": self.calibration,
-        }
 
 
 @dataclass(frozen=True)
@@ -181,7 +158,7 @@ def train_model(
     metadata = InferenceMetadata(
         classes=data.index.classes,
         task=data.index.task,
-        media=preprocess_settings.get("media", {}),
+        media=Packing.model_validate(preprocess_settings.get("media", {})),
         calibration=calibrations,
     )
     return TrainResult(scores, metrics, metadata)
@@ -221,7 +198,7 @@ def _fit_calibrations(
     batch_size: int,
     device: torch.device,
     seed: int,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, calibration.Calibration]:
     """Return the calibration of every subset, and of every probe ("probe/audio").
 
     Each is fitted on the validation samples that have all modalities of the subset.
@@ -241,7 +218,7 @@ def _fit_calibrations(
         columns = [modalities.index(m) for m in pattern]
         has_all = val.present[:, columns].all(1).numpy()
         logits = np.where(has_all[:, None], all_logits[:, i].numpy(), np.nan)
-        calibrations[name] = calibration.fit(logits, target, val.groups, seed).as_json()
+        calibrations[name] = calibration.fit(logits, target, val.groups, seed)
     return calibrations
 
 

@@ -1,0 +1,56 @@
+"""The list that `umemma encoders` prints."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from umemma.encoders.catalogue import list_encoders
+from umemma.errors import UserError
+from umemma.stages import encoders as stage
+
+
+def test_the_listing_shows_small_families_in_full_and_large_ones_by_a_line(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    rows, notes = list_encoders()
+    assert [row.name for row in rows] == ["cnn:lenet", "cnn:small", "text:cnn", "text:transformer"]
+    assert {row.width for row in rows} == {84, 64, 192, 128}
+    assert {note.partition(":")[0] for note in notes} == {
+        "hf",
+        "import",
+        "open_clip",
+        "timm",
+        "torchaudio",
+    }
+    assert re.search(r"timm: 1,\d\d\d models, for audio, image", "\n".join(notes))
+    stage.run()
+    assert "text:transformer" in capsys.readouterr().out
+
+
+def test_the_listing_finds_names_and_weights_at_hand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows, notes = list_encoders("timm:test_vit*", "image")
+    assert rows[0] == (
+        "timm:test_vit",
+        "audio, image, spectrogram, video",
+        64,
+        "160 px",
+        "downloads",
+    )
+    assert not notes
+    (tmp_path / "data" / "weights" / "timm").mkdir(parents=True)
+    (tmp_path / "data" / "weights" / "timm" / "test_vit.pth").touch()
+    assert list_encoders("test_vit")[0][0].weights == "yes: data/weights/timm/test_vit.pth"
+    assert not list_encoders("*", "text")[0][0].name.startswith("timm:")
+    rows, notes = list_encoders("open_clip:ViT-*")
+    assert len(rows) == 40
+    assert notes[0].endswith(" more match; a longer pattern shows them.")
+    assert [row.width for row in list_encoders("open_clip:ViT-B-32@openai")[0]] == [512]
+    assert [row.width for row in list_encoders("torchaudio:HUBERT_L*")[0]] == [1024]
+    assert list_encoders("hf")[1][0].startswith("hf: any, for text")
+    for pattern in ("timm:nothing_of_the_kind", "nothing_of_the_kind"):
+        with pytest.raises(UserError, match="no encoder matches"):
+            list_encoders(pattern)

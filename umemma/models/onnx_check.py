@@ -1,0 +1,133 @@
+"""Do the ONNX files give what PyTorch gives? Checked on made-up media, for every subset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umemma import modalities
+from umemma.errors import UserError
+from umemma.evaluation.calibration import probabilities
+from umemma.missing import Pattern, list_patterns
+from umemma.models.onnx_recipe import FUSION, name_encoder_file
+from umemma.models.predictor import Predictor
+from umemma.types import InputSpec, Media, Packing, Sound, format_pattern
+
+MAX_DIFFERENCE = 1e-4  # between ONNX and PyTorch, relative to the largest number
+SAMPLES = 3
+WORDS = ["a", "toad", "sings", "by", "the", "pond"]
+
+
+def compare_with_pytorch(model: Predictor, inputs: Mapping[str, Tensor], folder: Path) -> str:
+    """Return how many subsets agree, and the largest difference, as text.
+
+    The difference is that of logits or probabilities, relative to the largest of them. UserError
+    where one is over MAX_DIFFERENCE.
+    """
+    features = _run_encoders(inputs, folder)
+    patterns = list_patterns(model.modalities)
+    largest = 0.0
+    for pattern in patterns:
+        difference = _compare_pattern(model, inputs, features, pattern, folder)
+        if not difference <= MAX_DIFFERENCE:  # true for NaN
+            subset = format_pattern(pattern)
+            what = f"ONNX differs from PyTorch by {difference:.1e} where {subset} is present"
+            hint = "Nothing was written. An encoder computes what ONNX cannot express."
+            raise UserError(what, "umemma export", hint)
+        largest = max(largest, difference)
+    count = len(patterns)
+    verb = "subset agrees" if count == 1 else "subsets agree"
+    return f"checked against PyTorch: {count} of {count} {verb} (largest difference {largest:.1e})"
+
+
+def _run_encoders(inputs: Mapping[str, Tensor], folder: Path) -> dict[str, np.ndarray]:
+    """Return {"features_MODALITY": (SAMPLES, D_m)}, computed in two batches of different sizes."""
+    features: dict[str, np.ndarray] = {}
+    for m, x in inputs.items():
+        path = folder / name_encoder_file(m)
+        batches = (x[:1], x[1:])
+        results = [_run_onnx(path, {"input": batch.numpy()})[0] for batch in batches]
+        features[f"features_{m}"] = np.concatenate(results)
+    return features
+
+
+def _compare_pattern(
+    model: Predictor,
+    inputs: Mapping[str, Tensor],
+    features: Mapping[str, np.ndarray],
+    pattern: Pattern,
+    folder: Path,
+) -> float:
+    """Return the larger of the relative differences of logits and probabilities.
+
+    The features of absent modalities are NaN.
+    """
+    row = [m in pattern for m in model.modalities]
+    present = np.array([row]).repeat(SAMPLES, 0)
+    fusion_inputs = dict(features)
+    for m in inputs:
+        if m not in pattern:
+            name = f"features_{m}"
+            fusion_inputs[name] = np.full_like(features[name], np.nan)
+    fusion_inputs["present"] = present
+    onnx_logits, onnx_probabilities = _run_onnx(folder / FUSION, fusion_inputs)
+    logits = model.logits(inputs, torch.from_numpy(present))
+    differences = (
+        _relative_difference(logits, onnx_logits),
+        _relative_difference(probabilities(logits, model.task), onnx_probabilities),
+    )
+    return float(np.max(differences))  # NaN where one is NaN
+
+
+def _relative_difference(expected: np.ndarray, actual: np.ndarray) -> float:
+    return float(np.abs(expected - actual).max() / np.abs(expected).max())
+
+
+def _run_onnx(path: Path, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    outputs: list[np.ndarray] = session.run(None, dict(inputs))
+    return outputs
+
+
+# Made-up media. -------------------------------------------------------------------------------
+
+
+def make_example_inputs(model: Predictor) -> dict[str, Tensor]:
+    """Return {modality: (SAMPLES, ...)} as the encoders take them."""
+    packing = model.info.media
+    return {m: _make_example_input(m, spec, packing) for m, spec in model.specs.items()}
+
+
+def _make_example_input(name: str, spec: InputSpec, packing: Packing) -> Tensor:
+    """Pack, decode and finish made-up media, as all media are."""
+    modality = modalities.get_module(name)
+    compact: list[Tensor] = []
+    for seed in range(SAMPLES):
+        media = _make_media(name, np.random.default_rng(seed))
+        (data,) = modalities.pack({name: media}, packing).values()
+        compact.append(modality.decode(data, spec))
+    finished: Tensor = modality.finish(torch.stack(compact), spec)
+    return finished
+
+
+def _make_media(modality: str, generator: np.random.Generator) -> Media:
+    if modality == "text":
+        length = int(generator.integers(3, 30))
+        return " ".join(generator.choice(WORDS, length))
+    if modality == "audio":
+        samples = generator.uniform(-0.5, 0.5, 24000).astype(np.float32)
+        return Sound(samples, 16000)
+    pixels = generator.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    if modality == "video":
+        from umemma.modalities.image import to_jpeg
+
+        return [to_jpeg(frame, 90) for frame in pixels]
+    return pixels[0]

@@ -1,0 +1,75 @@
+"""export.json: what a program that runs the ONNX files has to know, without umemma."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from umemma import modalities
+from umemma.models.predictor import Predictor
+from umemma.types import InputSpec, Packing, TextInput
+
+FUSION = "fusion.onnx"
+DESCRIPTION = "export.json"
+ABSENT_NOTE = "where present is false the features may be anything of the right shape, NaN too"
+
+
+def name_encoder_file(modality: str) -> str:
+    return f"encoder-{modality}.onnx"
+
+
+def describe_export(
+    model: Predictor,
+    inputs: Mapping[str, Tensor],
+    folder: Path,
+) -> dict[str, Any]:
+    """Return the content of export.json, and write the tokenizers that it names into `folder`.
+
+    inputs: {modality: (B, ...)}, an example of what each encoder takes.
+    """
+    encoders: dict[str, Any] = {}
+    for m, x in inputs.items():
+        input_type = str(x.dtype).removeprefix("torch.")
+        encoders[m] = {
+            "file": name_encoder_file(m),
+            "input": {"name": "input", "shape": ["batch", *x.shape[1:]], "type": input_type},
+            "output": {"name": "features", "shape": ["batch", model.model.dims[m]]},
+            "made_as": _describe_input(m, model.specs[m], model.info.media, folder),
+        }
+    fusion = {
+        "file": FUSION,
+        "inputs": [*(f"features_{m}" for m in model.modalities), "present"],
+        "present": {"shape": ["batch", len(encoders)], "type": "bool", "columns": model.modalities},
+        "absent": ABSENT_NOTE,
+        "outputs": ["logits", "probabilities"],
+    }
+    return {
+        "classes": model.classes,
+        "task": model.task,
+        "media": model.info.media.model_dump(mode="json"),
+        "encoders": encoders,
+        "fusion": fusion,
+    }
+
+
+def _describe_input(
+    name: str,
+    spec: InputSpec,
+    packing: Packing,
+    folder: Path,
+) -> dict[str, Any]:
+    """Return how media become the input of an encoder.
+
+    The files of a text's tokenizer are written into `folder`.
+    """
+    modality = modalities.get_module(name)
+    recipe: dict[str, Any] = {"kind": type(spec).__name__, **spec.model_dump(mode="json")}
+    recipe |= modality.recipe(spec, packing)
+    if isinstance(spec, TextInput):
+        tokenizer_folder = f"tokenizer-{name}"
+        if modality.write_tokenizer(spec, folder / tokenizer_folder):
+            recipe["tokenizer_files"] = tokenizer_folder
+    return recipe

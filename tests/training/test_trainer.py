@@ -190,7 +190,7 @@ def test_weights_in_another_memory_format_resume_alike(tmp_path):
     images = {}
     for m, x in split.in_memory.items():
         images[m] = x[:, :, None, None].expand(-1, 3, 6, 6)
-    split = replace(split, kept=images)
+    split = replace(split, in_memory=images)
     whole = make_convolutional_model()
     train_complete(whole, split, Run(tmp_path / "whole", "toy", seconds=1e9), epochs=3)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from umemma.evaluation.calibration import Calibration, _lower, fit, probabilities
+from umemma.evaluation.calibration import Calibration, _is_lower, fit, probabilities
 from umemma.evaluation.metrics import log_loss, score_correct
 
 N = 6000
@@ -131,10 +131,10 @@ def test_a_difference_is_weighed_against_that_of_groups_by_hand():
     than = np.zeros(200)
     losses = np.repeat([-3.0, 1.0], 100)
     pairs, alone = np.repeat([0, 1], 100), np.arange(200)
-    assert not _lower(losses, than, [pairs])
-    assert _lower(losses, than, [alone])
-    assert not _lower(losses, than, [alone, pairs])  # whichever says least
-    assert not _lower(than, than, [alone])
+    assert not _is_lower(losses, than, [pairs])
+    assert _is_lower(losses, than, [alone])
+    assert not _is_lower(losses, than, [alone, pairs])  # whichever says least
+    assert not _is_lower(than, than, [alone])
 
 
 def test_json_there_and_back():

@@ -1,4 +1,4 @@
-"""95 % intervals by resampling whole groups of samples: samples of one group are not independent."""
+"""95 % intervals by resampling whole groups of samples, as samples of a group are dependent."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Bootstrap:
 
     With one grouping the interval is the percentile interval of its resamples. With several (images
     and voices, say) each of them, and each intersection of them, is resampled by itself, and the
-    variances are added up by inclusion and exclusion, V = V_images + V_voices - V_both, but never to
-    less than the largest of the single groupings. The interval is that of the grouping with the
+    variances are added up by inclusion and exclusion, V = V_images + V_voices - V_both, but never
+    to less than the largest of the single groupings. The interval is that of the grouping with the
     largest variance, stretched about the estimate by the ratio of the standard deviations.
 
     Few groups understate the variance and its uncertainty: the interval of G groups is stretched by
@@ -54,7 +54,12 @@ class Bootstrap:
 
     LIMIT = 2_000
 
-    def __init__(self, groups: Mapping[str, Sequence[str]], seed: int, times: int) -> None:
+    def __init__(
+        self,
+        groups: Mapping[str, Sequence[str]],
+        seed: int,
+        times: int,
+    ) -> None:
         labels = {name: np.asarray(groups[name]) for name in sorted(groups)}
         crossed = _drop_nested(labels)
         self.clusterings: list[Clustering] = []
@@ -75,7 +80,10 @@ class Bootstrap:
         self.counts = [clustering.weights.shape[1] for clustering in single]
         self.stretches = [_stretch_for_few(clustering.member) for clustering in single]
 
-    def _cluster(self, labels: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
+    def _cluster(
+        self,
+        labels: Sequence[np.ndarray],
+    ) -> tuple[np.ndarray, int]:
         """Return the (N,) cluster of each sample and the number of clusters.
 
         Samples are of one group where they have the same name in each (N,) of `labels`.
@@ -157,7 +165,11 @@ def _drop_nested(labels: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name in names if not any(_is_nested(labels, name, o) for o in names)]
 
 
-def _is_nested(labels: Mapping[str, np.ndarray], name: str, other: str) -> bool:
+def _is_nested(
+    labels: Mapping[str, np.ndarray],
+    name: str,
+    other: str,
+) -> bool:
     """Return whether a grouping adds nothing to another one; of two equal ones the later one."""
     if name == other or not _is_within(labels[name], labels[other]):
         return False
@@ -167,7 +179,11 @@ def _is_nested(labels: Mapping[str, np.ndarray], name: str, other: str) -> bool:
 
 def _is_within(fine: np.ndarray, coarse: np.ndarray) -> bool:
     """Return whether each group of (N,) `fine` lies in one group of `coarse`."""
-    _, first, group = np.unique(fine, return_index=True, return_inverse=True)
+    _, first, group = np.unique(
+        fine,
+        return_index=True,
+        return_inverse=True,
+    )
     return bool((coarse[first][group] == coarse).all())
 
 

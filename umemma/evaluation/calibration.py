@@ -1,9 +1,9 @@
-"""A temperature and a bias for each modality subset, fitted on validation, so that probabilities hold.
+"""Calibration: a temperature and a bias for each modality subset, fitted on validation.
 
 An answer from fewer modalities should be less confident, and lean differently; one temperature for
-all subsets can't express that. Reference: Guo et al., On calibration of modern neural networks, ICML
-2017 (temperature scaling; with the bias it is their bias-corrected form, Alexandari et al., ICML
-2020).
+all subsets can't express that. Reference: Guo et al., On calibration of modern neural networks,
+ICML 2017 (temperature scaling; with the bias it is their bias-corrected form, Alexandari et al.,
+ICML 2020).
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ class Calibration:
 
 
 def fit(
-    logits: np.ndarray, target: np.ndarray, groups: Mapping[str, Sequence[str]], seed: int
+    logits: np.ndarray,
+    target: np.ndarray,
+    groups: Mapping[str, Sequence[str]],
+    seed: int,
 ) -> Calibration:
     """Return the calibration of (N, C) logits; the default where none is seen to help.
 
@@ -69,11 +72,11 @@ def fit(
     Candidates, simplest first: nothing, a temperature, a temperature with a bias per class. One
     displaces a simpler one only if its log-loss on groups that it wasn't fitted to is lower by more
     than `STANDARD_ERRORS` standard errors of the difference (one, in the rule of Breiman et al.,
-    Classification and Regression Trees, 1984; more here, as there are many subsets and samples depend
-    on one another in more ways than groups say). The chosen one is fitted to all samples. Of several
-    groupings the folds are those of the one with the fewest groups, and the standard error is the
-    largest of any. Less than `FEWEST_SAMPLES` samples or `FEWEST_GROUPS` groups say too little. The
-    order of the samples doesn't matter.
+    Classification and Regression Trees, 1984; more here, as there are many subsets and samples
+    depend on one another in more ways than groups say). The chosen one is fitted to all samples. Of
+    several groupings the folds are those of the one with the fewest groups, and the standard error
+    is the largest of any. Less than `FEWEST_SAMPLES` samples or `FEWEST_GROUPS` groups say too
+    little. The order of the samples doesn't matter.
     """
     scored = np.isfinite(logits).all(1)
     logits = logits[scored].astype(np.float32)
@@ -124,7 +127,11 @@ def _identity(size: int) -> np.ndarray:
     return (np.arange(size) == 0).astype(np.float64)
 
 
-def _choose(logits: np.ndarray, target: np.ndarray, groupings: Sequence[np.ndarray]) -> np.ndarray:
+def _choose(
+    logits: np.ndarray,
+    target: np.ndarray,
+    groupings: Sequence[np.ndarray],
+) -> np.ndarray:
     """Return x of the candidate that is best on groups that it wasn't fitted to."""
     chosen = _identity(1)
     lowest, _ = _losses_and_slopes(chosen, logits, target)
@@ -138,7 +145,10 @@ def _choose(logits: np.ndarray, target: np.ndarray, groupings: Sequence[np.ndarr
 
 
 def _held_out_losses(
-    start: np.ndarray, logits: np.ndarray, target: np.ndarray, group: np.ndarray
+    start: np.ndarray,
+    logits: np.ndarray,
+    target: np.ndarray,
+    group: np.ndarray,
 ) -> np.ndarray:
     """Return the (N,) log-loss of each sample under the fit to the groups of the other folds.
 
@@ -148,15 +158,23 @@ def _held_out_losses(
     for fold in range(FOLDS):
         held_out = group % FOLDS == fold
         x = _minimize(start, logits[~held_out], target[~held_out])
-        losses[held_out], _ = _losses_and_slopes(x, logits[held_out], target[held_out])
+        losses[held_out], _ = _losses_and_slopes(
+            x,
+            logits[held_out],
+            target[held_out],
+        )
     return losses
 
 
-def _is_lower(losses: np.ndarray, than: np.ndarray, groupings: Sequence[np.ndarray]) -> bool:
+def _is_lower(
+    losses: np.ndarray,
+    than: np.ndarray,
+    groupings: Sequence[np.ndarray],
+) -> bool:
     """Return whether losses are lower by more than `STANDARD_ERRORS` standard errors.
 
-    The standard error is of the mean of the paired differences, by whichever of the `groupings`, (N,)
-    each, makes it largest.
+    The standard error is of the mean of the paired differences, by whichever of the `groupings`,
+    (N,) each, makes it largest.
     """
     difference = losses - than
     mean = difference.mean()
@@ -168,13 +186,17 @@ def _is_lower(losses: np.ndarray, than: np.ndarray, groupings: Sequence[np.ndarr
     return bool(mean < -STANDARD_ERRORS * error / len(difference))
 
 
-def _minimize(start: np.ndarray, logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+def _minimize(
+    start: np.ndarray,
+    logits: np.ndarray,
+    target: np.ndarray,
+) -> np.ndarray:
     """Return x of the lowest sum of log-losses plus half the squared distance from the identity.
 
     This ridge is a normal prior of width 1 on each number. Many samples outweigh it; where the
-    log-loss alone has no minimum (a class that never occurs, perfect separation) it ends a drift that
-    would only stop at infinity, at about the logarithm of the number of samples. Without it a shift
-    of all classes' biases would also be left open.
+    log-loss alone has no minimum (a class that never occurs, perfect separation) it ends a drift
+    that would only stop at infinity, at about the logarithm of the number of samples. Without it a
+    shift of all classes' biases would also be left open.
     """
     from scipy.optimize import minimize
 
@@ -190,7 +212,11 @@ def _minimize(start: np.ndarray, logits: np.ndarray, target: np.ndarray) -> np.n
         total = float(((x - identity) ** 2).sum()) / 2
         for i in range(0, len(logits), rows):
             block = logits[i : i + rows]
-            losses, slopes = _losses_and_slopes(x, block, target[i : i + rows])
+            losses, slopes = _losses_and_slopes(
+                x,
+                block,
+                target[i : i + rows],
+            )
             total += losses.sum(dtype=np.float64)
             slope[0] += np.vdot(slopes, block)
             slope[1:] += slopes.sum(0)[: len(x) - 1]

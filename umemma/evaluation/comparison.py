@@ -69,8 +69,8 @@ class MethodDifference(NamedTuple):
 
     difference: the mean over seeds; error: its standard error; low, high: its 95 % interval; p: the
     two-sided p-value that it is 0; p_holm: that value after Holm's adjustment for all columns and
-    baselines of the same `train`. seed_share: how far p goes by the degrees of freedom of the seeds,
-    0 to 1. NaN where all samples are of one group.
+    baselines of the same `train`. seed_share: how far p goes by the degrees of freedom of the
+    seeds, 0 to 1. NaN where all samples are of one group.
     """
 
     train: str
@@ -130,7 +130,13 @@ def summarize_experiment(
 ) -> ExperimentResult:
     """Return what the table needs of an experiment. extra: a further column; None for none."""
     # There are no draws; intervals are computed over all seeds, not here.
-    grid = Grid(predictions, seed=0, draws=0, bootstrap=1, names=metrics)
+    grid = Grid(
+        predictions,
+        seed=0,
+        draws=0,
+        bootstrap=1,
+        names=metrics,
+    )
     values: dict[tuple[str, str, str], float] = {}
     for column, row in _list_columns_with_rows(grid, extra):
         for name in _methods_of(row.model, method):
@@ -144,7 +150,11 @@ def summarize_experiment(
                 values[name, metric.name, LESSER] = float(np.mean(scores))
     conditions = list_conditions(grid.modalities)
     curves: dict[tuple[str, float], float] = {}
-    for row in grid.ratios(grid.metrics[0], conditions, ratios):
+    for row in grid.ratios(
+        grid.metrics[0],
+        conditions,
+        ratios,
+    ):
         if row.model == "ensemble":
             curves[row.missing, row.ratio] = row.value
     parts, weights = _score_parts(predictions, lesser, extra)
@@ -175,7 +185,14 @@ def summarize_scores(results: Sequence[ExperimentResult]) -> list[MethodScore]:
     scores = []
     for key, values in by_seed.items():
         mean, std = _mean_and_std(list(values.values()))
-        scores.append(MethodScore(*key, mean, std, len(values)))
+        scores.append(
+            MethodScore(
+                *key,
+                mean,
+                std,
+                len(values),
+            )
+        )
     return scores
 
 
@@ -224,7 +241,11 @@ def compare_methods(
             for column, numbers in _test_columns(ours, methods[name], numbered):
                 tests.append((name, column, numbers))
         adjusted = adjust_holm([numbers[-1] for _, _, numbers in tests])
-        for (name, column, numbers), p_holm in zip(tests, adjusted, strict=True):
+        for (name, column, numbers), p_holm in zip(
+            tests,
+            adjusted,
+            strict=True,
+        ):
             fields = (train, method, column, name, metric, *numbers, p_holm)
             yield MethodDifference._make(fields)
 
@@ -252,7 +273,11 @@ def _list_columns_with_rows(
         for row in grid.subsets(metric):
             yield row.left, row
         if extra:
-            for row in grid.ratios(metric, [extra.missing], [extra.ratio]):
+            for row in grid.ratios(
+                metric,
+                [extra.missing],
+                [extra.ratio],
+            ):
                 yield extra.name, row
 
 
@@ -314,7 +339,7 @@ def _subsets_left(modalities: Sequence[str], extra: AbsenceColumn) -> list[str]:
 
 
 def _mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and sample standard deviation, NaN for one value (unlike results.mean_and_std)."""
+    """Return mean and sample standard deviation; unlike in results.py it is NaN for one value."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, float("nan")

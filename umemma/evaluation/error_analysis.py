@@ -78,7 +78,15 @@ def selective_scores(predictions: Predictions, points: int = 20) -> list[Selecti
         for n in sorted(counts):
             mean = float(means[n - 1])
             confidence = float(confidences[n - 1])
-            rows.append(SelectiveScore(subset, n / total, n, mean, confidence))
+            rows.append(
+                SelectiveScore(
+                    subset,
+                    n / total,
+                    n,
+                    mean,
+                    confidence,
+                )
+            )
     return rows
 
 
@@ -101,7 +109,12 @@ def reliability_bins(predictions: Predictions) -> list[ReliabilityBin]:
     rows = []
     for subset, logits in predictions.ensemble.items():
         confidences, rights, counts = _sum_stats("ece", logits, predictions.target)
-        for confidence, right, count in zip(confidences, rights, counts, strict=True):
+        for confidence, right, count in zip(
+            confidences,
+            rights,
+            counts,
+            strict=True,
+        ):
             if count:
                 mean = float(confidence / count)
                 share = float(right / count)
@@ -117,7 +130,13 @@ def score_classes(predictions: Predictions) -> list[ClassScore]:
         totals = right
         if predictions.target.ndim == 2:
             totals = (predicted + right) / 2
-        for name, n, hit, total in zip(predictions.classes, right, hits, totals, strict=True):
+        for name, n, hit, total in zip(
+            predictions.classes,
+            right,
+            hits,
+            totals,
+            strict=True,
+        ):
             value = None
             if total:
                 value = float(hit / total)
@@ -136,33 +155,59 @@ def confusion_matrix(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def list_confusions(matrix: np.ndarray, classes: Sequence[str], most: int = 10) -> list[Confusion]:
+def list_confusions(
+    matrix: np.ndarray,
+    classes: Sequence[str],
+    most: int = 10,
+) -> list[Confusion]:
     """Return the most frequent confusions of a (C, C) matrix, `most` at most."""
     off_diagonal = matrix * ~np.eye(len(matrix), dtype=bool)
     rows = []
-    for place in np.argsort(-off_diagonal, axis=None, kind="stable")[:most]:
+    for place in np.argsort(
+        -off_diagonal,
+        axis=None,
+        kind="stable",
+    )[:most]:
         right, answered = divmod(int(place), len(matrix))
         count = int(off_diagonal[right, answered])
         if count:
             share = count / int(matrix[right].sum())
-            rows.append(Confusion(classes[right], classes[answered], count, share))
+            rows.append(
+                Confusion(
+                    classes[right],
+                    classes[answered],
+                    count,
+                    share,
+                )
+            )
     return rows
 
 
-def _sum_stats(metric: str, logits: np.ndarray, target: np.ndarray) -> list[np.ndarray]:
+def _sum_stats(
+    metric: str,
+    logits: np.ndarray,
+    target: np.ndarray,
+) -> list[np.ndarray]:
     """Return the three parts of the sums of a metric, over the samples with logits."""
     scored = ~np.isnan(logits).any(1)
-    stats = get(metric, task_of(target), logits.shape[1]).stats
+    stats = get(
+        metric,
+        task_of(target),
+        logits.shape[1],
+    ).stats
     assert stats is not None  # only average precision has none
     sums = stats(logits[scored], target[scored]).total(np.ones(scored.sum()))
     return np.split(sums, 3)
 
 
-def _sort_by_confidence(logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sort_by_confidence(
+    logits: np.ndarray,
+    target: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return (n,) confidences of the samples with logits, highest first, and (n,) mean scores.
 
-    Each mean is over all samples down to this one. Confidence is the largest probability; for sets of
-    labels it is the mean over labels of the probability of the answer. Equally confident samples
+    Each mean is over all samples down to this one. Confidence is the largest probability; for sets
+    of labels it is the mean over labels of the probability of the answer. Equally confident samples
     stand in no order: each counts as their mean.
     """
     scored = ~np.isnan(logits).any(1)

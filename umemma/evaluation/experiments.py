@@ -183,8 +183,9 @@ def _normalize(absences: dict[str, float]) -> list[tuple[str, float]]:
 def experiment_params(params: Params, experiment: Experiment, rate: float | None = None) -> Params:
     """Return the settings of an experiment.
 
-    rate: a learning rate in place of that of `finetune`. Evaluation is the same for all but for what
-    predictions depend on: the table is made from these, whatever the rest of `evaluate` asks for.
+    rate: a learning rate in place of that of `finetune`. Evaluation is the same for all but for
+    what predictions depend on: the table is made from these, whatever the rest of `evaluate` asks
+    for.
     """
     finetune = params.finetune.model_copy(update={"preset": experiment.preset})
     if rate is not None:

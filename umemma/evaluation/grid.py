@@ -1,18 +1,17 @@
 """From saved predictions to results: every modality subset, and every (what goes missing, ratio).
 
-One encoder pass gave the logits of each sample under each subset. Every metric is a function of sums
-over samples, so taking something away from a share of the samples only mixes sums, and memory does
-not grow with the number of conditions. A sample then counts (1 - ratio) with its complete answer and
-ratio with the answer from what is left. For a mean over samples, such as accuracy, that is the exact
-expectation over all draws; for the others (F1, calibration error, average precision) it is the
-metric of the mixture, which draws on many samples come to. No torch.
+One encoder pass gave the logits of each sample under each subset. Every metric is a function of
+sums over samples, so taking something away from a share of the samples only mixes sums, and memory
+does not grow with the number of conditions. A sample then counts (1 - ratio) with its complete
+answer and ratio with the answer from what is left. For a mean over samples, such as accuracy, that
+is the exact expectation over all draws; for the others (F1, calibration error, average precision)
+it is the metric of the mixture, which draws on many samples come to. No torch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from umemma.errors import UserError
 from umemma.evaluation.bootstrap import Bootstrap, Clustering
-from umemma.evaluation.grid_sums import SeededDraw, SumsCache
+from umemma.evaluation.grid_sums import Condition, SeededDraw, SumsCache
 from umemma.evaluation.metrics import USUAL, Metric, score, select_metrics
 from umemma.evaluation.predictions import Predictions
 from umemma.missing import Missing, format_missing, list_patterns
@@ -30,14 +29,13 @@ from umemma.system.seeds import hash_keys
 from umemma.types import ResultRow, format_pattern
 
 AT_ONCE = 50  # resamples at once of a metric that needs the samples in order
-NO_BOUNDS = (math.nan, math.nan)
 
 
 class Grid:
     """Scores predictions by some metrics.
 
-    The interval of a value is over groups of samples of the split (see `Bootstrap`), not over seeds.
-    names: of the metrics; None = those that are usual for the task.
+    The interval of a value is over groups of samples of the split (see `Bootstrap`), not over
+    seeds. names: of the metrics; None = those that are usual for the task.
     """
 
     def __init__(
@@ -108,12 +106,22 @@ class Grid:
         ceilings = {}
         scores = {}
         for m in self.modalities:
-            ceilings[m] = self.cache.sums(metric, "unimodal", m, self.there[m])
+            ceilings[m] = self.cache.sums(
+                metric,
+                "unimodal",
+                m,
+                self.there[m],
+            )
             scores[m] = float(metric.value(ceilings[m].total))
         for pattern in list_patterns(self.modalities):
             left = format_pattern(pattern)
             best = max(pattern, key=lambda m: scores[m])
-            ours = self.cache.sums(metric, "ensemble", left, self.there[left])
+            ours = self.cache.sums(
+                metric,
+                "ensemble",
+                left,
+                self.there[left],
+            )
             gap = float(metric.value(ours.total)) - scores[best]
             our_draws = metric.value(ours.resampled)
             ceiling_draws = metric.value(ceilings[best].resampled)
@@ -122,7 +130,7 @@ class Grid:
             yield self._subset_row(metric, "gap", left, gap, bounds)
 
     def worst(self) -> ResultRow:
-        """Return the exact worst case: the score of each sample under the subset that hurts it most.
+        """Return the exact worst case: each sample is scored under the subset that hurts it most.
 
         It is a mean over samples: with accuracy, the share that is right under every subset.
         """
@@ -145,7 +153,10 @@ class Grid:
         )
 
     def ratios(
-        self, metric: Metric, missing_sets: Sequence[Missing], ratios: Sequence[float]
+        self,
+        metric: Metric,
+        missing_sets: Sequence[Missing],
+        ratios: Sequence[float],
     ) -> Iterator[ResultRow]:
         """Yield the rows of each of `missing_sets`, taken from each ratio of the samples.
 
@@ -155,23 +166,38 @@ class Grid:
         """
         draws = []
         for number in range(self.draws):
-            draws.append(SeededDraw(self.sample_numbers, self.seed, number, ratios))
+            draws.append(
+                SeededDraw(
+                    self.sample_numbers,
+                    self.seed,
+                    number,
+                    ratios,
+                )
+            )
         for missing in missing_sets:
             ensemble = self._condition(metric, "ensemble", missing)
             yield from self._score_condition(ensemble, ratios, draws)
             average = self._condition(metric, "average", missing)
             yield from self._score_condition(average, ratios, [])
 
-    def _condition(self, metric: Metric, model: str, missing: Missing) -> _Condition:
+    def _condition(
+        self,
+        metric: Metric,
+        model: str,
+        missing: Missing,
+    ) -> Condition:
         lefts = [format_pattern({*self.modalities} - {*taken}) for taken in missing]
         where = np.logical_and.reduce([self.there[left] for left in lefts])
         if not where.any():
             problem = f"no sample of the split has {' and '.join(lefts)}"
             raise UserError(problem, "evaluate", "Ask for another set.")
-        return _Condition(metric, model, format_missing(missing), lefts, where)
+        return Condition(metric, model, format_missing(missing), lefts, where)
 
     def _score_condition(
-        self, condition: _Condition, ratios: Sequence[float], draws: Sequence[SeededDraw]
+        self,
+        condition: Condition,
+        ratios: Sequence[float],
+        draws: Sequence[SeededDraw],
     ) -> Iterator[ResultRow]:
         metric, model, where = condition.metric, condition.model, condition.where
         if metric.ranked:
@@ -179,10 +205,26 @@ class Grid:
             return
         assert metric.value
         sets = len(condition.lefts)
-        whole = self.cache.sums(metric, model, self.complete, where, draws)
+        whole = self.cache.sums(
+            metric,
+            model,
+            self.complete,
+            where,
+            draws,
+        )
         parts = []
         for i, left in enumerate(condition.lefts):
-            parts.append(self.cache.sums(metric, model, left, where, draws, i, sets))
+            parts.append(
+                self.cache.sums(
+                    metric,
+                    model,
+                    left,
+                    where,
+                    draws,
+                    i,
+                    sets,
+                )
+            )
         part_total = np.mean([part.total for part in parts], 0)
         part_resampled = np.mean([part.resampled for part in parts], 0)
         for r, ratio in enumerate(ratios):
@@ -197,7 +239,10 @@ class Grid:
                 yield condition.row(ratio, number, value)
 
     def _score_ranked(
-        self, condition: _Condition, ratios: Sequence[float], draws: Sequence[SeededDraw]
+        self,
+        condition: Condition,
+        ratios: Sequence[float],
+        draws: Sequence[SeededDraw],
     ) -> Iterator[ResultRow]:
         """Yield the rows of a metric that needs the samples in order.
 
@@ -224,7 +269,12 @@ class Grid:
                 value = float(ranked(logits, target, np.ones(n)))
                 yield condition.row(ratio, number, value)
 
-    def _score_subset(self, metric: Metric, model: str, subset: str) -> ResultRow:
+    def _score_subset(
+        self,
+        metric: Metric,
+        model: str,
+        subset: str,
+    ) -> ResultRow:
         where = self.there[subset]
         if not where.any():
             problem = f"no sample of the split has {subset}"
@@ -232,7 +282,13 @@ class Grid:
         if metric.ranked:
             logits = np.nan_to_num(self.cache.logits(model, subset))
             weights = where.astype(np.float64)
-            value = float(metric.ranked(logits, self.predictions.target, weights))
+            value = float(
+                metric.ranked(
+                    logits,
+                    self.predictions.target,
+                    weights,
+                )
+            )
             draws = self._resample_ranked(metric, logits, where)
         else:
             assert metric.value
@@ -243,7 +299,12 @@ class Grid:
         return self._subset_row(metric, model, subset, value, bounds)
 
     def _subset_row(
-        self, metric: Metric, model: str, subset: str, value: float, bounds: tuple[float, float]
+        self,
+        metric: Metric,
+        model: str,
+        subset: str,
+        value: float,
+        bounds: tuple[float, float],
     ) -> ResultRow:
         missing = format_pattern({*self.modalities} - {*subset.split("+")})
         n = int(self.there[subset].sum())
@@ -261,7 +322,12 @@ class Grid:
             refused=len(self.predictions.keys) - n,
         )
 
-    def _resample_ranked(self, metric: Metric, logits: np.ndarray, where: np.ndarray) -> np.ndarray:
+    def _resample_ranked(
+        self,
+        metric: Metric,
+        logits: np.ndarray,
+        where: np.ndarray,
+    ) -> np.ndarray:
         """Return the (R, times) values in each resample of a metric that needs samples in order.
 
         where: (N,) the samples that are scored.
@@ -272,58 +338,50 @@ class Grid:
         return np.stack(draws)
 
     def _resample_clustering(
-        self, clustering: Clustering, metric: Metric, logits: np.ndarray, where: np.ndarray
+        self,
+        clustering: Clustering,
+        metric: Metric,
+        logits: np.ndarray,
+        where: np.ndarray,
     ) -> np.ndarray:
         assert metric.ranked
         chunks = math.ceil(len(clustering.weights) / AT_ONCE)
         values = []
         for weights in np.array_split(clustering.weights, chunks):
             of_samples = weights[:, clustering.member] * where
-            values.append(metric.ranked(logits, self.predictions.target, of_samples))
+            values.append(
+                metric.ranked(
+                    logits,
+                    self.predictions.target,
+                    of_samples,
+                )
+            )
         return np.concatenate(values)
 
-    def _bounds(self, metric: Metric, draws: np.ndarray, value: float) -> tuple[float, float]:
+    def _bounds(
+        self,
+        metric: Metric,
+        draws: np.ndarray,
+        value: float,
+    ) -> tuple[float, float]:
         """Return the interval of a value from (R, times) resamples; a share stays within 0..1."""
         low, high = self.bootstrap.bounds(draws, value)
         if not metric.percent:
             return low, high
-        return float(np.clip(low, 0.0, 1.0)), float(np.clip(high, 0.0, 1.0))
+        return float(
+            np.clip(
+                low,
+                0.0,
+                1.0,
+            )
+        ), float(np.clip(high, 0.0, 1.0))
 
 
-@dataclass(frozen=True)
-class _Condition:
-    """What goes missing, and how it is scored.
-
-    lefts: the subsets that remain, one for each set that a sample may lose; where: (N,) the samples
-    that have something left of each.
-    """
-
-    metric: Metric
-    model: str
-    missing: str
-    lefts: list[str]
-    where: np.ndarray
-
-    def row(
-        self, ratio: float, draw: int, value: float, bounds: tuple[float, float] = NO_BOUNDS
-    ) -> ResultRow:
-        n = int(self.where.sum())
-        return ResultRow(
-            model=self.model,
-            missing=self.missing,
-            left="|".join(self.lefts),
-            ratio=ratio,
-            draw=draw,
-            metric=self.metric.name,
-            value=value,
-            low=bounds[0],
-            high=bounds[1],
-            n=n,
-            refused=len(self.where) - n,
-        )
-
-
-def write_rows(path: Path, rows: Iterable[ResultRow], constants: Mapping[str, str]) -> None:
+def write_rows(
+    path: Path,
+    rows: Iterable[ResultRow],
+    constants: Mapping[str, str],
+) -> None:
     """Write result rows as Parquet, each with what all have in common (dataset, split, absence)."""
     table = pa.Table.from_pylist([{**constants, **row._asdict()} for row in rows])
     with new_file(path) as aside:

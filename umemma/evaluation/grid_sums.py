@@ -1,8 +1,10 @@
-"""The sums that the grid's numbers are made of: over all samples, over resamples, and over draws."""
+"""What the grid's numbers are made of: conditions, and sums over samples, resamples and draws."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -11,7 +13,9 @@ from umemma.evaluation.bootstrap import Bootstrap
 from umemma.evaluation.metrics import Metric, Stats
 from umemma.evaluation.predictions import Predictions
 from umemma.missing import draw_test_absences
+from umemma.types import ResultRow
 
+NO_BOUNDS = (math.nan, math.nan)
 CACHE_BYTES = 2**28  # bytes of statistics that are kept for the next condition
 
 CacheKey: TypeAlias = tuple[Callable[..., Stats], str, str, bytes]
@@ -20,13 +24,50 @@ CacheKey: TypeAlias = tuple[Callable[..., Stats], str, str, bytes]
 class MetricSums(NamedTuple):
     """The sums of a metric for one model and subset.
 
-    total: (K,) over all samples; resampled: (R, times, K); lost: (draws, ratios, K) over the samples
-    that a draw takes something away from.
+    total: (K,) over all samples; resampled: (R, times, K); lost: (draws, ratios, K) over the
+    samples that a draw takes something away from.
     """
 
     total: np.ndarray
     resampled: np.ndarray
     lost: np.ndarray
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What goes missing, and how it is scored.
+
+    lefts: the subsets that remain, one for each set that a sample may lose; where: (N,) the samples
+    that have something left of each.
+    """
+
+    metric: Metric
+    model: str
+    missing: str
+    lefts: list[str]
+    where: np.ndarray
+
+    def row(
+        self,
+        ratio: float,
+        draw: int,
+        value: float,
+        bounds: tuple[float, float] = NO_BOUNDS,
+    ) -> ResultRow:
+        n = int(self.where.sum())
+        return ResultRow(
+            model=self.model,
+            missing=self.missing,
+            left="|".join(self.lefts),
+            ratio=ratio,
+            draw=draw,
+            metric=self.metric.name,
+            value=value,
+            low=bounds[0],
+            high=bounds[1],
+            n=n,
+            refused=len(self.where) - n,
+        )
 
 
 class SeededDraw:
@@ -37,7 +78,11 @@ class SeededDraw:
     """
 
     def __init__(
-        self, sample_numbers: np.ndarray, seed: int, number: int, ratios: Sequence[float]
+        self,
+        sample_numbers: np.ndarray,
+        seed: int,
+        number: int,
+        ratios: Sequence[float],
     ) -> None:
         self.sample_numbers = sample_numbers
         self.seed = seed
@@ -46,9 +91,19 @@ class SeededDraw:
         self.sorted_ratios, self.place_of_ratio = np.unique(shares, return_inverse=True)
         self.thresholds, _ = draw_test_absences(sample_numbers, seed, number, 1)
         # How many of the sorted ratios leave a sample whole.
-        self.level = np.searchsorted(self.sorted_ratios, self.thresholds, side="right")
+        self.level = np.searchsorted(
+            self.sorted_ratios,
+            self.thresholds,
+            side="right",
+        )
 
-    def lost(self, stats: Stats, where: np.ndarray, part: int, parts: int) -> np.ndarray:
+    def lost(
+        self,
+        stats: Stats,
+        where: np.ndarray,
+        part: int,
+        parts: int,
+    ) -> np.ndarray:
         """Return (ratios, K) sums over the samples that lose the part-th of `parts` sets."""
         set_numbers = self._draw_sets(parts)
         weight = (where & (set_numbers == part)).astype(np.float64)
@@ -66,7 +121,12 @@ class SeededDraw:
         return np.where(self.thresholds < share, 1 + set_numbers, 0)
 
     def _draw_sets(self, sets: int) -> np.ndarray:
-        _, set_numbers = draw_test_absences(self.sample_numbers, self.seed, self.number, sets)
+        _, set_numbers = draw_test_absences(
+            self.sample_numbers,
+            self.seed,
+            self.number,
+            sets,
+        )
         return set_numbers
 
 
@@ -108,7 +168,11 @@ class SumsCache:
         return MetricSums(total, resampled, lost)
 
     def _load(
-        self, metric: Metric, model: str, subset: str, where: np.ndarray
+        self,
+        metric: Metric,
+        model: str,
+        subset: str,
+        where: np.ndarray,
     ) -> tuple[Stats, np.ndarray, np.ndarray]:
         assert metric.stats
         samples = b""
@@ -137,5 +201,7 @@ def _average(tables: Sequence[np.ndarray]) -> np.ndarray:
         return np.asarray(total / present)
 
 
-def _count_bytes(cached: Mapping[CacheKey, tuple[Stats, np.ndarray, np.ndarray]]) -> int:
+def _count_bytes(
+    cached: Mapping[CacheKey, tuple[Stats, np.ndarray, np.ndarray]],
+) -> int:
     return sum(stats.values.nbytes for stats, _, _ in cached.values())

@@ -2,9 +2,9 @@
 
 For answers p(y|x) the cross entropy CE (bits) bounds the information of the modalities S about the
 label from below: I(Y; X_S) >= H(Y) - CE (Barber & Agakov, NIPS 2003; Poole et al., ICML 2019, arXiv
-1905.06922). It is tight for the true posterior; for a given family of models it is the V-information
-(Xu et al., ICLR 2020, arXiv 2002.10689). Below 0 the answers are worse than the labels' shares alone.
-A difference of two bounds is an estimate, no bound.
+1905.06922). It is tight for the true posterior; for a given family of models it is the
+V-information (Xu et al., ICLR 2020, arXiv 2002.10689). Below 0 the answers are worse than the
+labels' shares alone. A difference of two bounds is an estimate, no bound.
 
 For sets of labels H and CE are sums over labels: so is the information, of each label by itself. It
 is not that of the whole set, as labels depend on one another.
@@ -13,9 +13,9 @@ Each number is a mean over the samples that it can be computed on, whose number 
 difference over those that have both; where samples really lack modalities, these are different
 samples. Intervals resample groups. The mean of -log2 of a label's share is H, so H(Y) - CE is the
 mean of each sample's pointwise information (Ethayarajh et al., ICML 2022, arXiv 2110.08420) and H
-and CE are resampled together, without the bias that the entropy of a resample has. H(Y) of N samples
-of C classes is itself low by about (C - 1) / 2N nats (Miller, 1955), so that the bound stays one. No
-torch.
+and CE are resampled together, without the bias that the entropy of a resample has. H(Y) of N
+samples of C classes is itself low by about (C - 1) / 2N nats (Miller, 1955), so that the bound
+stays one. No torch.
 """
 
 from __future__ import annotations
@@ -76,7 +76,11 @@ def estimate_information(
     """
     target, names = predictions.target, predictions.modalities
     if metric is None:
-        metric = get(USUAL[predictions.task][0], predictions.task, 0)
+        metric = get(
+            USUAL[predictions.task][0],
+            predictions.task,
+            0,
+        )
     models: dict[ModelKey, np.ndarray] = {}
     for pattern in list_patterns(names):
         subset = format_pattern(pattern)
@@ -155,7 +159,10 @@ class _Differences:
             self.stats[model] = metric.stats(np.nan_to_num(logits), target)
 
     def estimate(
-        self, modalities: Sequence[str], first: ModelOf, second: ModelOf
+        self,
+        modalities: Sequence[str],
+        first: ModelOf,
+        second: ModelOf,
     ) -> list[ModelDifference]:
         """Return `first` less `second` for each modality that both answer any sample of.
 
@@ -169,7 +176,10 @@ class _Differences:
         return rows
 
     def _estimate_one(
-        self, modality: str, first: ModelKey, second: ModelKey
+        self,
+        modality: str,
+        first: ModelKey,
+        second: ModelKey,
     ) -> ModelDifference | None:
         both = self.there["ensemble", modality] & self.there[first] & self.there[second]
         if not both.any():
@@ -179,7 +189,11 @@ class _Differences:
         second_total, second_draws = self._score(second, weight)
         score = float(first_total - second_total)
         low, high = self.bootstrap.bounds(first_draws - second_draws, score)
-        saved = np.where(both, self.costs[second] - self.costs[first], np.nan)
+        saved = np.where(
+            both,
+            self.costs[second] - self.costs[first],
+            np.nan,
+        )
         bits = _mean(saved, self.bootstrap)
         return ModelDifference(
             modality,
@@ -192,7 +206,11 @@ class _Differences:
             bits.high,
         )
 
-    def _score(self, model: ModelKey, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _score(
+        self,
+        model: ModelKey,
+        weight: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the value of the metric over the samples, and (R, times) over the resamples."""
         assert self.metric.value
         total = self.metric.value(self.stats[model].total(weight))
@@ -230,4 +248,9 @@ def _mean(values: np.ndarray, bootstrap: Bootstrap) -> _Mean:
     """Return the mean of (N,) values with its interval, NaN values left out."""
     n = int((~np.isnan(values)).sum())
     low, high = bootstrap.interval(values)
-    return _Mean(n, float(np.nanmean(values)), low, high)
+    return _Mean(
+        n,
+        float(np.nanmean(values)),
+        low,
+        high,
+    )

@@ -48,8 +48,8 @@ class ModelDifference(NamedTuple):
 class Information(NamedTuple):
     """The rows of the report.
 
-    metric: of the scores, the one that leads; smallest: the smallest difference of it that advice is
-    given on.
+    metric: of the scores, the one that leads; smallest: the smallest difference of it that advice
+    is given on.
 
     complementary: all modalities less all but this one, over samples that have this and another.
     singles: all modalities less the ensemble with only this one. gaps: the ensemble with only this
@@ -103,10 +103,10 @@ def advise(information: Information, groups: int) -> Iterator[str]:
 
     Nothing is said of the other differences.
 
-    1. What is most urgent: everything together is worse than one modality alone, be it its uni-modal
-       model or the ensemble given nothing else.
-    2. The modalities whose absence costs most, and those that do harm, by the score. Bits stand in a
-       sentence of their own, and only where they point the same way.
+    1. What is most urgent: everything together is worse than one modality alone, be it its
+       uni-modal model or the ensemble given nothing else.
+    2. The modalities whose absence costs most, and those that do harm, by the score. Bits stand in
+       a sentence of their own, and only where they point the same way.
     3. Where the ensemble with one modality is below that modality's own model: its encoder learnt
        less if a probe of its features is below that model, the fusion loses something if the
        ensemble is below the probe.
@@ -147,9 +147,9 @@ def _advise_on_harmful_fusion(information: Information) -> Iterator[str]:
     row, model = min(harms, key=lambda pair: pair[0].score)
     yield (
         f"All modalities together do worse than {model}: {information.metric.label} is "
-        f"{_format_points(row, -1)} lower. Until that is fixed, use {row.modality} alone wherever it "
-        "is there. More weight on the complete set (finetune.pattern_weights), fewer epochs or more "
-        "weight decay in fine-tuning may help; let validation decide."
+        f"{_format_points(row, -1)} lower. Until that is fixed, use {row.modality} alone wherever "
+        "it is there. More weight on the complete set (finetune.pattern_weights), fewer epochs or "
+        "more weight decay in fine-tuning may help; let validation decide."
     )
 
 
@@ -183,8 +183,8 @@ def _advise_on_harmful_modalities(information: Information) -> Iterator[str]:
         if _effect(row, information.smallest) < 0:
             yield (
                 f"The modality {row.modality} does harm: with it {information.metric.label} is "
-                f"{_format_points(row, -1)} lower than without it. Use it only where the others are "
-                "missing, or leave it out of `modalities`."
+                f"{_format_points(row, -1)} lower than without it. Use it only where the others "
+                "are missing, or leave it out of `modalities`."
             )
 
 
@@ -196,20 +196,20 @@ def _advise_on_gap(information: Information, gap: ModelDifference) -> Iterator[s
         yield (
             f"The fusion loses part of {m}: given only {m}, the ensemble's {metric} is "
             f"{_format_points(row, -1)} below that of a linear probe on its own {m} features. Give "
-            f"{m} more weight in finetune.pattern_weights, with finetune.mma: all or drop, and keep "
-            "evaluate.calibrate on."
+            f"{m} more weight in finetune.pattern_weights, with finetune.mma: all or drop, and "
+            "keep evaluate.calibrate on."
         )
     for row in encoder_losses:
         yield (
             f"The ensemble's {m} encoder learnt less than it could: with a linear probe on its "
-            f"features {metric} is {_format_points(row, -1)} below that of the model trained on {m} "
-            "alone. Start from the uni-modal models (finetune.init: unimodal), lower the encoder's "
-            "learning rate in fine-tuning, or pretrain longer."
+            f"features {metric} is {_format_points(row, -1)} below that of the model trained on "
+            f"{m} alone. Start from the uni-modal models (finetune.init: unimodal), lower the "
+            "encoder's learning rate in fine-tuning, or pretrain longer."
         )
     if _effect(gap, smallest) < 0 and not fusion_losses and not encoder_losses:
         yield (
-            f"Given only {m}, the ensemble's {metric} is {_format_points(gap, -1)} below that of the "
-            f"model trained on {m} alone. Whether its encoder or the fusion is to blame is not "
+            f"Given only {m}, the ensemble's {metric} is {_format_points(gap, -1)} below that of "
+            f"the model trained on {m} alone. Whether its encoder or the fusion is to blame is not "
             "clear. Start from the uni-modal models (finetune.init: unimodal) and train with every "
             "subset (finetune.mma: all)."
         )
@@ -224,9 +224,9 @@ def _advise_on_weakest(information: Information, blamed: set[str]) -> Iterator[s
         m = weakest.modality
         yield (
             f"The model trained on {m} alone is {_format_points(weakest)} of "
-            f"{information.metric.label} below all modalities together. If {m} has to do alone, try "
-            "a stronger or pretrained encoder for it (umemma encoders); whether its data hold more "
-            "is not known."
+            f"{information.metric.label} below all modalities together. If {m} has to do alone, "
+            "try a stronger or pretrained encoder for it (umemma encoders); whether its data hold "
+            "more is not known."
         )
 
 

@@ -3,7 +3,8 @@
 Because a metric is a function of sums, it can be averaged over draws, mixed, weighted and resampled
 without another pass over the logits: `stats` turns (N, C) logits and the target into what each
 sample adds to some sums, and `value` turns these sums, over any samples and with any weights, into
-the value of the metric. Average precision alone needs the samples in order; it has `ranked` instead.
+the value of the metric. Average precision alone needs the samples in order; it has `ranked`
+instead.
 
 To add a metric:
 
@@ -13,7 +14,8 @@ To add a metric:
 2. Add a line for it to `_list_metrics`, with the tasks that it fits.
 3. Compare it with scikit-learn, or with numbers by hand, in tests/evaluation/test_metrics.py.
 
-The setting evaluate.metrics then accepts its name. Add the name to `USUAL` to compute it by default.
+The setting evaluate.metrics then accepts its name. Add the name to `USUAL` to compute it by
+default.
 """
 
 from __future__ import annotations
@@ -49,7 +51,12 @@ class Stats:
     values: np.ndarray
     width: int
 
-    def sum_by_label(self, label: np.ndarray, count: int, weight: np.ndarray) -> np.ndarray:
+    def sum_by_label(
+        self,
+        label: np.ndarray,
+        count: int,
+        weight: np.ndarray,
+    ) -> np.ndarray:
         """Return (count, width) sums over the samples of each label.
 
         label: (N,) in 0..count - 1; weight: (N,).
@@ -59,7 +66,11 @@ class Stats:
         for j, values in enumerate(self.values.T):
             weighted = weight * values
             if self.columns.ndim == 1:
-                table[:, self.columns[j]] += np.bincount(label, weighted, count)
+                table[:, self.columns[j]] += np.bincount(
+                    label,
+                    weighted,
+                    count,
+                )
             else:
                 places = label * self.width + self.columns[:, j]
                 sums += np.bincount(places, weighted, len(sums))
@@ -82,8 +93,8 @@ class Metric:
     """How a metric is computed, named and shown.
 
     stats: (N, C) logits and the target -> K sums; value: (..., K) sums -> (...); ranked: (N, C)
-    logits, the target and (..., N) weights -> (...). percent: whether it is a share; higher: whether
-    higher is better.
+    logits, the target and (..., N) weights -> (...). percent: whether it is a share; higher:
+    whether higher is better.
     """
 
     name: str
@@ -126,7 +137,11 @@ def get(name: str, task: str, classes: int) -> Metric:
     return metric
 
 
-def select_metrics(names: Sequence[str] | None, task: str, classes: int) -> list[Metric]:
+def select_metrics(
+    names: Sequence[str] | None,
+    task: str,
+    classes: int,
+) -> list[Metric]:
     """Return the metrics of `names`, or those that are usual for the task where it is None.
 
     UserError as in `get`, where none is named, and where the first can't lead the tables.
@@ -166,19 +181,28 @@ def score(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
 def sample_f1(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return (N, ...) F1: 2 |predicted and right| / (|predicted| + |right|).
 
-    A label is predicted where its logit is above 0. target: (N, C) of 0 and 1. Averaged over samples
-    this is scikit-learn's f1_score(average="samples"); nothing predicted and nothing right is 0.
+    A label is predicted where its logit is above 0. target: (N, C) of 0 and 1. Averaged over
+    samples this is scikit-learn's f1_score(average="samples"); nothing predicted and nothing right
+    is 0.
     """
     more_axes = [1] * (logits.ndim - 2)
-    target = target.reshape(len(target), *more_axes, target.shape[-1])
+    target = target.reshape(
+        len(target),
+        *more_axes,
+        target.shape[-1],
+    )
     predicted = logits > 0
     sizes = predicted.sum(-1) + target.sum(-1)
     f1 = 2 * (predicted * target).sum(-1) / np.maximum(sizes, 1)
-    return np.where(np.isnan(logits).any(-1), np.nan, f1)
+    return np.where(
+        np.isnan(logits).any(-1),
+        np.nan,
+        f1,
+    )
 
 
 def score_correct(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return (N, ...) numbers: 1 where the largest of (N, ..., C) logits is the (N,) target, else 0.
+    """Return (N, ...): 1 where the largest of (N, ..., C) logits is the (N,) target, else 0.
 
     NaN where the logits are NaN.
     """
@@ -186,7 +210,11 @@ def score_correct(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     target = target.reshape(-1, *more_axes)
     predicted = np.nan_to_num(logits, nan=-np.inf).argmax(-1)
     hits = (predicted == target).astype(np.float64)
-    return np.where(np.isnan(logits).any(-1), np.nan, hits)
+    return np.where(
+        np.isnan(logits).any(-1),
+        np.nan,
+        hits,
+    )
 
 
 def log_loss(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -194,11 +222,19 @@ def log_loss(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     logits = logits.astype(np.float64)
     if target.ndim == 1:
         log_shares = log_softmax(logits, axis=-1)
-        return -np.take_along_axis(log_shares, target[:, None], -1)[:, 0]
+        return -np.take_along_axis(
+            log_shares,
+            target[:, None],
+            -1,
+        )[:, 0]
     return -(target * log_expit(logits) + (1 - target) * log_expit(-logits)).mean(-1)
 
 
-def average_precision(logits: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def average_precision(
+    logits: np.ndarray,
+    target: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
     """Return the mean over classes of the area under precision against recall.
 
     This is scikit-learn's average_precision_score (macro); classes that don't occur are left out.
@@ -223,7 +259,11 @@ def average_precision(logits: np.ndarray, target: np.ndarray, weights: np.ndarra
         return np.nansum(areas, 0) / counted.sum(0)
 
 
-def _is_in_top(logits: np.ndarray, target: np.ndarray, k: int) -> np.ndarray:
+def _is_in_top(
+    logits: np.ndarray,
+    target: np.ndarray,
+    k: int,
+) -> np.ndarray:
     target_logits = np.take_along_axis(logits, target[:, None], -1)
     larger = (logits > target_logits).sum(-1)
     return (larger < k).astype(np.float64)
@@ -234,7 +274,11 @@ def _is_in_top(logits: np.ndarray, target: np.ndarray, k: int) -> np.ndarray:
 
 def stats_of_mean(values: np.ndarray) -> Stats:
     """Return the two sums that the mean of (N,) values is made of: of the values, and of ones."""
-    return Stats(np.arange(2), np.stack([values, np.ones(len(values))], 1), 2)
+    return Stats(
+        np.arange(2),
+        np.stack([values, np.ones(len(values))], 1),
+        2,
+    )
 
 
 def mean_of_sums(sums: np.ndarray) -> np.ndarray:

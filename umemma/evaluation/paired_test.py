@@ -43,8 +43,8 @@ class PairedTest(NamedTuple):
 class Contributions(NamedTuple):
     """What seeds and samples contribute to K columns of differences.
 
-    values: (S, K) the columns of each seed, NaN where nothing is scored; beyond: (S, N, K) what each
-    sample adds to them beyond the mean; share: (N, K) the share of each sample in them.
+    values: (S, K) the columns of each seed, NaN where nothing is scored; beyond: (S, N, K) what
+    each sample adds to them beyond the mean; share: (N, K) the share of each sample in them.
     """
 
     values: np.ndarray
@@ -88,7 +88,14 @@ def sample_contributions(apart: np.ndarray, weights: np.ndarray) -> Contribution
     scored = ~np.isnan(apart[0])
     share = scored / np.maximum(scored.sum(0), 1)
     means = np.nansum(apart * share, 1)  # (S, J)
-    beyond = np.where(scored, apart - means[:, None], 0.0) * share
+    beyond = (
+        np.where(
+            scored,
+            apart - means[:, None],
+            0.0,
+        )
+        * share
+    )
     unscored = ~scored.any(0)
     is_unscored = (weights[:, unscored] > 0).any(1)
     values = np.where(is_unscored, np.nan, means @ weights.T)
@@ -105,14 +112,14 @@ def run_paired_test(
 
     values, beyond, share: as in `Contributions`; groups: {grouping: N names}.
 
-    Chance is in the seeds, in the samples, whose groups may cross, and in what each training answers
-    on each sample. The variances over seeds and over samples both contain the third, so it is taken
-    off once, as far as the variance over seeds is larger. p is the mean of two t-tests, two-sided,
-    with the degrees of freedom of the seeds and of the smallest grouping, weighted by the two
-    variances; the interval is of the differences that would have p > 0.05. With few seeds this is
-    stricter than Satterthwaite's degrees of freedom, by which a variance over seeds that comes out
-    too small passes for certainty; docs/compare.md has the simulations. With one seed there are
-    only samples.
+    Chance is in the seeds, in the samples, whose groups may cross, and in what each training
+    answers on each sample. The variances over seeds and over samples both contain the third, so it
+    is taken off once, as far as the variance over seeds is larger. p is the mean of two t-tests,
+    two-sided, with the degrees of freedom of the seeds and of the smallest grouping, weighted by
+    the two variances; the interval is of the differences that would have p > 0.05. With few seeds
+    this is stricter than Satterthwaite's degrees of freedom, by which a variance over seeds that
+    comes out too small passes for certainty; docs/compare.md has the simulations. With one seed
+    there are only samples.
     """
     runs = len(values)
     difference = np.round(values.mean(0), 12)  # what cancels out leaves no rest
@@ -133,7 +140,11 @@ def run_paired_test(
         variance = np.maximum(variance, (difference / fewest) ** 2)
         seed_share = np.nan_to_num(by_seed / (by_seed + by_sample))
         error = np.sqrt(variance)
-        t = np.where(error == 0, 0.0, np.abs(difference) / error)
+        t = np.where(
+            error == 0,
+            0.0,
+            np.abs(difference) / error,
+        )
     seed_freedom = max(runs - 1, 1)
     sample_freedom = np.maximum(fewest - 1, TINY)
     p = _two_sided(t, seed_share, seed_freedom, sample_freedom)
@@ -149,11 +160,14 @@ def number_names(names: Names) -> np.ndarray:
     return np.unique(np.asarray(names), return_inverse=True)[1]
 
 
-def _list_clusters(groups: Mapping[str, Names], share: np.ndarray) -> Iterator[SampleClusters]:
+def _list_clusters(
+    groups: Mapping[str, Names],
+    share: np.ndarray,
+) -> Iterator[SampleClusters]:
     """Yield the clusters of every grouping and of every intersection of groupings.
 
-    A grouping that has a single group is left out, unless all have; without groupings each sample is
-    a group.
+    A grouping that has a single group is left out, unless all have; without groupings each sample
+    is a group.
     """
     numbered = [number_names(names) for names in groups.values()]
     members = [member for member in numbered if member.any()] or numbered[:1]
@@ -171,7 +185,7 @@ def _list_clusters(groups: Mapping[str, Names], share: np.ndarray) -> Iterator[S
 
 
 def _clustered_variance(beyond: np.ndarray, clusters: Sequence[SampleClusters]) -> np.ndarray:
-    """Return the (K,) variances of the sums over samples of (..., N, K), added up over the first axis.
+    """Return (K,) variances of the sums over samples of (..., N, K), added up over the first axis.
 
     Samples of one group, in any grouping, depend on each other (Cameron, Gelbach & Miller 2011). A
     variance is never less than by one grouping alone.
@@ -188,7 +202,11 @@ def _sum_clusters(values: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     """Return (..., clusters, K) sums of (..., N, K) over the samples of each cluster."""
     order = np.argsort(cluster, kind="stable")
     starts = np.flatnonzero(np.diff(cluster[order], prepend=-1))
-    return np.add.reduceat(values[..., order, :], starts, axis=-2)
+    return np.add.reduceat(
+        values[..., order, :],
+        starts,
+        axis=-2,
+    )
 
 
 def _two_sided(

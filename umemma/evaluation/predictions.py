@@ -27,8 +27,8 @@ class Predictions:
     ensemble: {subset: (N, C)} for every non-empty subset; unimodal: {modality: (N, C)}; probes:
     {modality: (N, C)}, of a linear classifier on the ensemble's own features of the modality, empty
     where none was fitted. All are float32 and as they are scored, so after `calibration`
-    {"ensemble/<subset>": calibration}, whose `undo` gives the logits of the model. A row is NaN where
-    nothing of the subset is present in the sample.
+    {"ensemble/<subset>": calibration}, whose `undo` gives the logits of the model. A row is NaN
+    where nothing of the subset is present in the sample.
 
     keys: N; groups: {grouping: N groups}; target: (N,) classes or (N, C) sets of labels; classes: C
     names.
@@ -65,14 +65,24 @@ class Predictions:
     ) -> Predictions:
         """Calibrate the models' own logits, (ensemble, unimodal) or (ensemble, unimodal, probes).
 
-        A sample is calibrated by what is present of the subset, as it is where it is predicted alone.
+        A sample is calibrated by what is present of the subset, as it is where it is predicted
+        alone.
         """
         ensemble = dict(raw[0])
         unimodal = dict(raw[1])
         probes: dict[str, np.ndarray] = {}
         if len(raw) > 2:
             probes = dict(raw[2])
-        predictions = cls(keys, groups, target, ensemble, unimodal, classes, calibration, probes)
+        predictions = cls(
+            keys,
+            groups,
+            target,
+            ensemble,
+            unimodal,
+            classes,
+            calibration,
+            probes,
+        )
         for subset, logits in ensemble.items():
             ensemble[subset] = predictions._change(subset, logits, Calibration.apply)
         for model, tables in (("unimodal", unimodal), ("probe", probes)):
@@ -131,7 +141,8 @@ class Predictions:
     def load(cls, path: Path, made_by: str) -> Predictions | None:
         """Read saved predictions.
 
-        None where there are none, where they are damaged, and where others than `made_by` made them.
+        None where there are none, where they are damaged, and where others than `made_by` made
+        them.
         """
         try:
             table = pq.read_table(path, page_checksum_verification=True)

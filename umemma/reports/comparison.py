@@ -1,4 +1,4 @@
-"""A comparison of methods: its numbers as they are shown, its notes, and its result in one sentence.
+"""A comparison of methods: its numbers as they are shown, its notes, and its headline.
 
 `comparison_tables` prints it in the terminal, `comparison_files` writes it.
 """
@@ -21,29 +21,29 @@ from umemma.evaluation.experiments import COMPLETE, Experiment
 from umemma.evaluation.metrics import Metric
 
 ABOUT_TRAINING = (
-    "Every method: the same shards, the same absences in training, the same seeds, and from scratch "
-    "the epochs of both trainings of the others together. What learning rate, epoch and calibration a "
-    "method gets, validation chooses."
+    "Every method: the same shards, the same absences in training, the same seeds, and from "
+    "scratch the epochs of both trainings of the others together. What learning rate, epoch and "
+    "calibration a method gets, validation chooses."
 )
 ABOUT_TESTS = (
-    "{method} is tested against {baselines} in each column; nothing is chosen by the numbers of this "
-    "table. Differences are of means over samples, paired by seed and sample, in points, with 95 % "
-    "intervals. {mark} p < 0.05 after Holm's adjustment for all tests of a table together: with equal "
-    "methods at most one table in twenty has any such mark. An interval is of its own test, so it may "
-    "leave out 0 where there is no mark."
+    "{method} is tested against {baselines} in each column; nothing is chosen by the numbers of "
+    "this table. Differences are of means over samples, paired by seed and sample, in points, with "
+    "95 % intervals. {mark} p < 0.05 after Holm's adjustment for all tests of a table together: "
+    "with equal methods at most one table in twenty has any such mark. An interval is of its own "
+    "test, so it may leave out 0 where there is no mark."
 )
 ABOUT_SEEDS = (
-    "Chance is in seeds and in groups of samples, and both are in the intervals: they are of what the "
-    "methods do with other seeds and other samples. With {seeds} seeds they are wide where seeds "
-    "differ; more seeds then help, more samples don't."
+    "Chance is in seeds and in groups of samples, and both are in the intervals: they are of what "
+    "the methods do with other seeds and other samples. With {seeds} seeds they are wide where "
+    "seeds differ; more seeds then help, more samples don't."
 )
 ABOUT_ONE_SEED = (
-    "One seed: chance is in groups of samples only. The differences are of these two trainings each, "
-    "and say nothing of what the methods do with another seed."
+    "One seed: chance is in groups of samples only. The differences are of these two trainings "
+    "each, and say nothing of what the methods do with another seed."
 )
 ABOUT_ROWS = (
-    "{worst}: of each sample the answer under the subset that hurts it most. {alone}: the models that "
-    "were trained on one modality; {average}: the mean of their logits."
+    "{worst}: of each sample the answer under the subset that hurts it most. {alone}: the models "
+    "that were trained on one modality; {average}: the mean of their logits."
 )
 
 LEVEL = 0.05  # of the tests

@@ -20,8 +20,9 @@ PRETRAIN = "pretrain"
 class ProcessCost(NamedTuple):
     """A line of costs.csv.
 
-    what: a preset, or pretrain/<modality>; status: the exit status; seconds and cpu_seconds: wall and
-    processor time; peak_gib: the main memory of its largest process; settings: their fingerprint.
+    what: a preset, or pretrain/<modality>; status: the exit status; seconds and cpu_seconds: wall
+    and processor time; peak_gib: the main memory of its largest process; settings: their
+    fingerprint.
     """
 
     train: str

@@ -1,4 +1,4 @@
-"""A comparison as the files of results/<dataset>/compare/: Markdown, HTML, CSV, JSON and a figure."""
+"""A comparison as files in results/<dataset>/compare/: Markdown, HTML, CSV, JSON, a figure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from umemma.types import parse_alternatives
 
 
 def write(folder: Path, report: ComparisonReport) -> None:
-    """Write compare.md, .html, .csv and .json, differences.csv, robustness.csv and robustness.png."""
+    """Write compare.md, .html, .csv, .json, differences.csv, robustness.csv and robustness.png."""
     drawings = make_panels(report)
     sections = list(make_sections(report, drawings))
     title = f"{report.title}: {report.metrics[0].label} by method"

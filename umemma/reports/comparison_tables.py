@@ -67,7 +67,12 @@ def _score_tables(report: ComparisonReport, train: str, width: int) -> Iterator[
     yield Text(LEGEND, style="dim")
 
 
-def _find_best(report: ComparisonReport, train: str, metric: Metric, column: str) -> set[str]:
+def _find_best(
+    report: ComparisonReport,
+    train: str,
+    metric: Metric,
+    column: str,
+) -> set[str]:
     """Return the methods whose mean in a column is the best, as it is shown."""
     means: dict[str, float] = {}
     for name, scores in report.scores_of(train, metric).items():
@@ -107,7 +112,10 @@ def _difference_tables(report: ComparisonReport, train: str, width: int) -> Iter
 
 
 def _split_table(
-    title: str, headings: Sequence[str], rows: Sequence[Sequence[Text]], width: int
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+    width: int,
 ) -> Iterator[Text | Table]:
     """Yield a title and tables of at most `width` characters, each with the names of the rows.
 
@@ -131,7 +139,10 @@ def _split_table(
         yield table
 
 
-def _measure_columns(headings: Sequence[str], rows: Sequence[Sequence[Text]]) -> list[int]:
+def _measure_columns(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+) -> list[int]:
     """Return the characters that each column but the first needs, with its heading wrapped."""
     widths = []
     for column, heading in enumerate(headings):
@@ -141,7 +152,11 @@ def _measure_columns(headings: Sequence[str], rows: Sequence[Sequence[Text]]) ->
     return widths
 
 
-def _chunk(widths: Sequence[int], space: int, most: int) -> list[list[int]]:
+def _chunk(
+    widths: Sequence[int],
+    space: int,
+    most: int,
+) -> list[list[int]]:
     """Return the columns of each table: as many as fit into `space` characters, `most` at most."""
     chunks: list[list[int]] = []
     used = 0

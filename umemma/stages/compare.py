@@ -1,9 +1,9 @@
-"""compare: trains and evaluates every preset with every seed -> models/ and results/<dataset>/compare/.
+"""compare: trains and evaluates every preset -> models/ and results/<dataset>/compare/.
 
 Each training and each evaluation is a process of the stage's own command with the settings of its
-experiment, which are written to runs/<dataset>/compare/<train>/<seed>/<preset>/ and can be used with
---params. So an experiment is exactly what the commands make, it resumes from its own checkpoint, and
-its time and memory are those of a process. `compare_table` makes the table.
+experiment, which are written to runs/<dataset>/compare/<train>/<seed>/<preset>/ and can be used
+with --params. So an experiment is exactly what the commands make, it resumes from its own
+checkpoint, and its time and memory are those of a process. `compare_table` makes the table.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def run(
 ) -> None:
     """Run the experiments, or those of one preset, seed and entry of compare.train.
 
-    With a modality only its uni-modal models are trained. What is complete stays. Where some fail the
-    others are run, and UserError names the failed ones.
+    With a modality only its uni-modal models are trained. What is complete stays. Where some fail
+    the others are run, and UserError names the failed ones.
     """
     plan = experiments.plan_experiments(params)
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
@@ -86,7 +86,11 @@ def run(
 
 
 def _check_choices(
-    params: Params, preset: str, seed: int | None, train: str, modality: str
+    params: Params,
+    preset: str,
+    seed: int | None,
+    train: str,
+    modality: str,
 ) -> None:
     section = params.compare
     _check_choice("preset", preset, section.presets)
@@ -107,7 +111,12 @@ def _run_experiments(
     """Return the errors of those that failed."""
     todo = [experiment for experiment in selected if not _is_complete(inputs, experiment)]
     # 1. The uni-modal models of each seed, which its presets share.
-    failed = _pretrain_all(inputs, todo, sorted(inputs.params.modalities), jobs)
+    failed = _pretrain_all(
+        inputs,
+        todo,
+        sorted(inputs.params.modalities),
+        jobs,
+    )
     # 2. The experiments whose uni-modal models are there.
     failed_groups = {name.partition(", ")[2] for name in failed}
     ready = [one for one in todo if f"seed {one.seed}, {one.train}" not in failed_groups]
@@ -119,7 +128,10 @@ def _run_experiments(
 
 
 def _pretrain_all(
-    inputs: Inputs, todo: Sequence[Experiment], modalities: Sequence[str], jobs: int
+    inputs: Inputs,
+    todo: Sequence[Experiment],
+    modalities: Sequence[str],
+    jobs: int,
 ) -> dict[str, UserError]:
     """Train the uni-modal models that aren't there. Return the errors of those that failed."""
     work: dict[str, Job] = {}
@@ -131,13 +143,23 @@ def _pretrain_all(
     return _run_jobs(work, jobs)
 
 
-def _run_jobs(work: Mapping[str, Job], width: int) -> dict[str, UserError]:
+def _run_jobs(
+    work: Mapping[str, Job],
+    width: int,
+) -> dict[str, UserError]:
     """Run `width` jobs at a time and log a line when one ends. Return the errors."""
     devices: Sequence[str] = ()
     if width > 1 and work:
         devices = _list_devices()
     failed: dict[str, UserError] = {}
-    for number, (name, error) in enumerate(subprocesses.run(work, width, devices), 1):
+    for number, (name, error) in enumerate(
+        subprocesses.run(
+            work,
+            width,
+            devices,
+        ),
+        1,
+    ):
         outcome = "done"
         if error:
             failed[name] = error
@@ -183,7 +205,12 @@ def _is_pretrained(inputs: Inputs, experiment: Experiment, modality: str) -> boo
     return _is_trained(params.paths.pretrain(modality), settings, inputs.weights)
 
 
-def _is_finetuned(inputs: Inputs, experiment: Experiment, rate: float | None, folder: Path) -> bool:
+def _is_finetuned(
+    inputs: Inputs,
+    experiment: Experiment,
+    rate: float | None,
+    folder: Path,
+) -> bool:
     """Return whether the ensemble that belongs to a learning rate is in a folder."""
     params = inputs.params_of(experiment, rate)
     settings = params.ensemble_settings(inputs.shards)
@@ -250,7 +277,13 @@ def _run_experiment(inputs: Inputs, experiment: Experiment) -> Job:
     params = inputs.params_of(experiment, rates[best])
     yield from _run_command(experiment, experiment.preset, params, "evaluate-missing")
     by_rate = {f"{rate:g}": score for rate, score in zip(rates, scores, strict=True) if rate}
-    experiments.write_marker(inputs.params, experiment, inputs.shards, by_rate, rates[best])
+    experiments.write_marker(
+        inputs.params,
+        experiment,
+        inputs.shards,
+        by_rate,
+        rates[best],
+    )
 
 
 def _copy_model(source: Path, target: Path) -> None:
@@ -290,7 +323,11 @@ def _read_reason(status: int, log: Path) -> str:
     reason = ""
     if status > 0:
         text = log.read_text(encoding="utf-8", errors="replace").strip()
-        message = re.split(r"^(?:\w+\.)*\w*Error: ", text, flags=re.MULTILINE)[-1]
+        message = re.split(
+            r"^(?:\w+\.)*\w*Error: ",
+            text,
+            flags=re.MULTILINE,
+        )[-1]
         reason = "\n".join(message.splitlines()[-LAST_LINES:])
     return reason or f"ended by signal {-status}"
 

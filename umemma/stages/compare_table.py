@@ -1,4 +1,4 @@
-"""The table of a comparison, from the predictions of its experiments -> results/<dataset>/compare/."""
+"""The table of a comparison, from its experiments' predictions -> results/<dataset>/compare/."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class Bootstrap:
 
 
 def interval_95(values: np.ndarray) -> tuple[float, float]:
-    """Return the 2.5 % and 97.5 % quantiles, NaN values left out; NaN where nothing else is there."""
+    """Return the 2.5 % and 97.5 % quantiles without NaN values; NaN if there is nothing else."""
     numbers = values[~np.isnan(values)]
     if not len(numbers):
         return float("nan"), float("nan")

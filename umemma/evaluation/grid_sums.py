@@ -131,7 +131,7 @@ class SeededDraw:
 
 
 class SumsCache:
-    """Computes the sums of predictions and keeps those that the next condition is likely to need."""
+    """Computes the sums of predictions, and keeps those that the next condition may need."""
 
     def __init__(self, predictions: Predictions, bootstrap: Bootstrap) -> None:
         self.predictions = predictions

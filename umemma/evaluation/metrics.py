@@ -66,11 +66,7 @@ class Stats:
         for j, values in enumerate(self.values.T):
             weighted = weight * values
             if self.columns.ndim == 1:
-                table[:, self.columns[j]] += np.bincount(
-                    label,
-                    weighted,
-                    count,
-                )
+                table[:, self.columns[j]] += np.bincount(label, weighted, count)
             else:
                 places = label * self.width + self.columns[:, j]
                 sums += np.bincount(places, weighted, len(sums))

@@ -52,7 +52,7 @@ MARK = "*"  # of a difference that is more than chance
 
 @dataclass(frozen=True)
 class ComparisonSetup:
-    """What the numbers belong to. samples: of the split; absent: what an absent modality becomes."""
+    """What the numbers belong to. samples: of the split; absent: what becomes of a modality."""
 
     dataset: str
     variant: str

@@ -254,7 +254,7 @@ def _pretrain(inputs: Inputs, experiment: Experiment, modality: str) -> Job:
 
 
 def _run_experiment(inputs: Inputs, experiment: Experiment) -> Job:
-    """Train with each learning rate, keep the best model on validation (ties: the first), evaluate."""
+    """Train with each learning rate, keep the best model on validation (ties: the first), score."""
     rates = experiments.learning_rates(inputs.params, experiment)
     ensemble = inputs.params_of(experiment).paths.ensemble
     run_folder = _run_folder(inputs.params, experiment, experiment.preset)

@@ -21,7 +21,7 @@ NAMED = 5  # incomplete experiments that a message names
 
 
 def run(params: Params) -> ComparisonReport:
-    """Write the table. UserError where an experiment isn't complete, as a table with holes misleads."""
+    """Write the table. UserError where an experiment is incomplete: a table with holes misleads."""
     plan = experiments.plan_experiments(params)
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
     metrics = select_metrics(params.evaluate.metrics, index.task, len(index.classes))

@@ -102,18 +102,25 @@ def test_what_is_most_urgent_comes_first():
 
 def test_advice_tells_the_fusion_from_the_encoder():
     whole = {"gaps": [("audio", *HARM)], "shortfalls": [("audio", *CLEAR)]}
-    (fusion,) = advice_on(**whole, fusion_gaps=[("audio", *HARM)], encoder_gaps=[("audio", *NOTHING)])
+    (fusion,) = advice_on(
+        **whole, fusion_gaps=[("audio", *HARM)], encoder_gaps=[("audio", *NOTHING)]
+    )
     assert fusion == (
         "The fusion loses part of audio: given only audio, the ensemble's accuracy is 10.0 points (5.0 to 20.0) below that of "
         "a linear probe on its own audio features. Give audio more weight in finetune.pattern_weights, with "
         "finetune.mma: all or drop, and keep evaluate.calibrate on."
     )
-    (encoder,) = advice_on(**whole, fusion_gaps=[("audio", *NOTHING)], encoder_gaps=[("audio", *HARM)])
+    (encoder,) = advice_on(
+        **whole, fusion_gaps=[("audio", *NOTHING)], encoder_gaps=[("audio", *HARM)]
+    )
     assert encoder.startswith(
         "The ensemble's audio encoder learnt less than it could: with a linear probe on its features accuracy is 10.0 points "
         "(5.0 to 20.0) below that of the model trained on audio alone. Start from the uni-modal models"
     )
-    assert len(advice_on(**whole, fusion_gaps=[("audio", *HARM)], encoder_gaps=[("audio", *HARM)])) == 2
+    assert (
+        len(advice_on(**whole, fusion_gaps=[("audio", *HARM)], encoder_gaps=[("audio", *HARM)]))
+        == 2
+    )
     (unclear,) = advice_on(**whole)
     assert unclear.startswith(
         "Given only audio, the ensemble's accuracy is 10.0 points (5.0 to 20.0) below"

@@ -36,8 +36,8 @@ def advice_on(groups: int = 100, smallest: float = 0.01, **rows: list[tuple]) ->
 
 def test_advice_says_what_to_protect():
     assert advice_on(complementary=[("audio", *SMALL), ("image", *CLEAR)]) == [
-        "Protect image most: accuracy falls by 30.0 points (20.0 to 40.0) without image. A second sensor or another fallback "
-        "pays off there first. Estimated in bits, this much is told by nothing else: image 1.00 bits (0.90 to 1.10)."
+        "Protect image most: accuracy falls by 30.0 points (20.0 to 40.0) without image. A second "
+        "sensor or another fallback pays off there first. Estimated in bits, this much is told by nothing else: image 1.00 bits (0.90 to 1.10)."
     ]
     assert advice_on(complementary=[("audio", *CLEAR), ("image", *CLOSE), ("text", *SMALL)]) == [
         "Protect audio and image alike, each by a second sensor or another fallback: accuracy falls by 30.0 points (20.0 to "

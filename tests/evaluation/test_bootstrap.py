@@ -49,8 +49,9 @@ def test_resamples_count_every_group_as_often_as_it_is_drawn():
 
 
 def test_variances_of_crossed_groupings_by_hand():
-    """Draws of two values, 1 apart on either side of the estimate or 2: variances of 4, 1 and 2 give 4 + 1 - 2 = 3, which is
-    less than the largest; with 4, 3 and 1 it is 6, half again."""
+    """Draws of two values, 1 apart on either side of the estimate or 2: variances of 4, 1 and 2
+    give 4 + 1 - 2 = 3, which is less than the largest; with 4, 3 and 1 it is 6, half again.
+    """
     bootstrap = Bootstrap(CROSSED, 0, 4)
     assert [(one.weights.shape, one.sign) for one in bootstrap.clusterings] == [
         ((4, 5), 1),
@@ -105,8 +106,10 @@ def test_few_groups_and_unequal_ones_widen_the_interval():
 
 
 def test_one_effect_of_two_groupings_is_found_whichever_has_it():
-    """50 images and 50 voices, every pair; the values are those of the image, or of the voice, so the interval is as wide as
-    that of the one grouping alone, and much wider than that of the samples."""
+    """50 images and 50 voices, every pair; the values are those of the image, or of the voice,
+    so the interval is as wide as that of the one grouping alone, and much wider than that of
+    the samples.
+    """
     number = np.arange(2500)
     groups = {"image": [str(n // 50) for n in number], "voice": [str(n % 50) for n in number]}
     of_image = np.repeat(np.random.default_rng(0).normal(size=50), 50)

@@ -32,8 +32,10 @@ def experiment(method: str, seed: int, right: dict[str, str]) -> ExperimentResul
 
 
 def test_columns_by_hand():
-    """One of the two missing from half of the samples: of samples 0, 1 and 3, which have both, complete 2/3 right, with audio
-    1/3, with image 1/3; half of 2/3 and a quarter of each of the others."""
+    """One of the two missing from half of the samples: of samples 0, 1 and 3, which have both,
+    complete 2/3 right, with audio 1/3, with image 1/3; half of 2/3 and a quarter of each of the
+    others.
+    """
     found = {
         s.column: s.mean
         for s in summarize_scores([experiment("ours", 0, OURS)])

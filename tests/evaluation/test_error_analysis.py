@@ -53,7 +53,9 @@ def test_classes_by_hand():
 
 
 def test_labels_by_hand():
-    """F1 of three labels: found twice and right once of one, missed, and neither there nor found."""
+    """F1 of three labels: found twice and right once of one, missed, and neither there nor
+    found.
+    """
     target = np.array([[1, 1, 0], [0, 0, 0]], dtype=np.float32)
     logits = np.array([[1, -1, -1], [1, -1, -1]], dtype=np.float32)
     one = Predictions(

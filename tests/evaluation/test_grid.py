@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,10 @@ def test_subsets_by_hand():
 
 
 def test_the_worst_case_by_hand():
-    """Right under every subset that a sample has: only a. By the F1 of sets of labels: the smallest."""
+    """Right under every subset that a sample has: only a.
+
+    By the F1 of sets of labels: the smallest.
+    """
     row = Grid(four_samples(), 0, 0, 200).worst()
     assert (row.missing, row.left, row.metric, row.value, row.n) == (
         "any",
@@ -77,8 +82,10 @@ def test_the_worst_case_by_hand():
 
 
 def test_gaps_by_hand():
-    """All samples lie in groups of one; only in b the ensemble with audio differs from audio's own model. So a resample's gap
-    is -k / 4, where b is drawn k times: -3/4 and 0 are the quantiles (k > 3 has 0.4 %, k > 2 has 5 %), the gap is -1/4."""
+    """All samples lie in groups of one; only in b the ensemble with audio differs from audio's
+    own model. So a resample's gap is -k / 4, where b is drawn k times: -3/4 and 0 are the
+    quantiles (k > 3 has 0.4 %, k > 2 has 5 %), the gap is -1/4.
+    """
     one = four_samples()
     one.ensemble["audio"], one.unimodal["audio"] = logits([1, 0, 0, 0]), logits([1, 1, 0, 0])
     rows = {row.left: row for row in Grid(one, 0, 0, 2000).rows([], [])[0] if row.model == "gap"}
@@ -143,7 +150,9 @@ def test_ratios_by_hand():
 
 
 def test_one_of_two_by_hand():
-    """Of samples a, b, c: complete 1 1 1, without audio 1 1 0, without image 1 0 0; each is taken from half of the share."""
+    """Of samples a, b, c: complete 1 1 1, without audio 1 1 0, without image 1 0 0; each is
+    taken from half of the share.
+    """
     rows = ratios(four_samples(), "audio|image", [0.0, 0.5, 1.0])
     assert [row.value for row in rows] == pytest.approx(
         [1.0, (0.5 * 3 + 0.25 * 2 + 0.25 * 1) / 3, 0.5]
@@ -176,8 +185,8 @@ def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):
                     for i in range(300)
                 ]
             )
-            whole = Predictions(predictions.keys, predictions.groups, predictions.target,
-                                {**predictions.ensemble, "audio+image": mixed}, predictions.unimodal)  # fmt: skip
+            ensemble = {**predictions.ensemble, "audio+image": mixed}
+            whole = replace(predictions, ensemble=ensemble)
             direct = next(
                 r for r in Grid(whole, 0, 0, 10, names).rows([], [])[0] if r.metric == metric
             )
@@ -199,7 +208,9 @@ def test_a_set_that_leaves_no_sample_is_refused():
 
 @pytest.mark.parametrize("absent", ["zero", "blank", "learned"])
 def test_fast_grid_is_the_slow_way(absent):
-    """Blank the input and encode again, for every pattern of three modalities, some of them really absent."""
+    """Blank the input and encode again, for every pattern of three modalities, some of them
+    really absent.
+    """
     torch.manual_seed(0)
     spec = ImageInput(size=8, channels=1)
     modules: dict[str, nn.Module] = {}

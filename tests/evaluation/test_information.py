@@ -65,7 +65,9 @@ def test_true_posteriors_tell_what_there_is(classes):
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    """Of 40 sources, each with its bounds and complementary information; on 400 each stands at 91 to 95 %."""
+    """Of 40 sources, each with its bounds and complementary information; on 400 each stands at
+    91 to 95 %.
+    """
     both = informations(ERRORS, 4)
     alone = {m: informations({m: p}, 4) for m, p in ERRORS.items()}
     truth = {"audio+image": both} | alone
@@ -171,9 +173,11 @@ def test_gap_by_hand():
 
 
 def two_stages(lazy: bool, n: int = 4000) -> Predictions:
-    """Audio answers a label of two through a channel with 10 % errors; image through one with 30 %. The ensemble's features
-    of audio are what its encoder heard. lazy: the encoder hears worse (35 % errors), and the fusion answers with what it
-    heard. Else the encoder hears as well as the uni-modal model, but the fusion swaps a quarter of the answers."""
+    """Audio answers a label of two through a channel with 10 % errors; image through one with
+    30 %. The ensemble's features of audio are what its encoder heard. lazy: the encoder hears
+    worse (35 % errors), and the fusion answers with what it heard. Else the encoder hears as
+    well as the uni-modal model, but the fusion swaps a quarter of the answers.
+    """
     chance = np.random.default_rng(0)
     target = chance.integers(0, 2, n)
 
@@ -231,7 +235,9 @@ def test_a_probe_blames_the_broken_fusion():
 
 
 def test_the_leading_metric_is_what_advice_follows():
-    """99 of 100 samples are of one class, which the image always answers: F1 over classes falls where accuracy doesn't."""
+    """99 of 100 samples are of one class, which the image always answers: F1 over classes falls
+    where accuracy doesn't.
+    """
     one = channels(n=2000, classes=2)
     rare = np.where(np.arange(2000) % 100 == 0, 1, 0)
     sure = np.eye(2, dtype=np.float32)[rare]

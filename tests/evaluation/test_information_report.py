@@ -37,12 +37,16 @@ def advice_on(groups: int = 100, smallest: float = 0.01, **rows: list[tuple]) ->
 def test_advice_says_what_to_protect():
     assert advice_on(complementary=[("audio", *SMALL), ("image", *CLEAR)]) == [
         "Protect image most: accuracy falls by 30.0 points (20.0 to 40.0) without image. A second "
-        "sensor or another fallback pays off there first. Estimated in bits, this much is told by nothing else: image 1.00 bits (0.90 to 1.10)."
+        "sensor or another fallback pays off there first. Estimated in bits, this much is told by "
+        "nothing else: image 1.00 bits (0.90 to 1.10)."
     ]
     assert advice_on(complementary=[("audio", *CLEAR), ("image", *CLOSE), ("text", *SMALL)]) == [
-        "Protect audio and image alike, each by a second sensor or another fallback: accuracy falls by 30.0 points (20.0 to "
-        "40.0) without audio and by 20.0 points (15.0 to 25.0) without image, and these intervals overlap. Estimated in "
-        "bits, this much is told by nothing else: audio 1.00 bits (0.90 to 1.10), image 0.50 bits (0.40 to 0.60)."
+        "Protect audio and image alike, each by a second sensor or another fallback: accuracy "
+        "falls by 30.0 points (20.0 to "
+        "40.0) without audio and by 20.0 points (15.0 to 25.0) without image, and these intervals "
+        "overlap. Estimated in "
+        "bits, this much is told by nothing else: audio 1.00 bits (0.90 to 1.10), image 0.50 bits "
+        "(0.40 to 0.60)."
     ]
     (points_only,) = advice_on(complementary=[("audio", 0.3, 0.2, 0.4, -0.5, -0.6, -0.4)])
     assert "Protect audio" in points_only
@@ -52,7 +56,8 @@ def test_advice_says_what_to_protect():
 def test_harm_is_of_the_score():
     (line,) = advice_on(complementary=[("audio", *NOTHING), ("image", *HARM)])
     assert line == (
-        "The modality image does harm: with it accuracy is 10.0 points (5.0 to 20.0) lower than without it. Use it only "
+        "The modality image does harm: with it accuracy is 10.0 points (5.0 to 20.0) lower than "
+        "without it. Use it only "
         "where the others are missing, or leave it out of `modalities`."
     )
     assert (
@@ -75,14 +80,17 @@ def test_nothing_is_said_of_what_does_not_matter():
 
 
 def test_what_is_most_urgent_comes_first():
-    """Everything together is worse than one part: its own model, or the ensemble with nothing else."""
+    """Everything together is worse than one part: its own model, or the ensemble with nothing
+    else.
+    """
     lines = advice_on(
         complementary=[("image", *HARM), ("text", *CLEAR)],
         singles=[("image", *CLEAR), ("text", *HARM)],
         shortfalls=[("image", *CLEAR), ("text", -0.061, -0.09, -0.03, 0, 0, 0)],
     )
     assert lines[0].startswith(
-        "All modalities together do worse than the same ensemble given only text: accuracy is 10.0 points (5.0 to 20.0) lower. "
+        "All modalities together do worse than the same ensemble given only text: accuracy is "
+        "10.0 points (5.0 to 20.0) lower. "
         "Until that is fixed, use text alone wherever it is there."
     )
     assert lines[1].startswith("Protect text most")
@@ -91,7 +99,8 @@ def test_what_is_most_urgent_comes_first():
         singles=[("text", *NOTHING)], shortfalls=[("text", -0.061, -0.09, -0.03, 0, 0, 0)]
     )
     assert own.startswith(
-        "All modalities together do worse than the model trained on text alone: accuracy is 6.1 points (3.0 to 9.0) lower."
+        "All modalities together do worse than the model trained on text alone: accuracy is 6.1 "
+        "points (3.0 to 9.0) lower."
     )
     of_three = [("audio", *NOTHING), ("image", *HARM), ("text", *CLEAR)]
     assert any(
@@ -106,16 +115,20 @@ def test_advice_tells_the_fusion_from_the_encoder():
         **whole, fusion_gaps=[("audio", *HARM)], encoder_gaps=[("audio", *NOTHING)]
     )
     assert fusion == (
-        "The fusion loses part of audio: given only audio, the ensemble's accuracy is 10.0 points (5.0 to 20.0) below that of "
-        "a linear probe on its own audio features. Give audio more weight in finetune.pattern_weights, with "
+        "The fusion loses part of audio: given only audio, the ensemble's accuracy is 10.0 points "
+        "(5.0 to 20.0) below that of "
+        "a linear probe on its own audio features. Give audio more weight in "
+        "finetune.pattern_weights, with "
         "finetune.mma: all or drop, and keep evaluate.calibrate on."
     )
     (encoder,) = advice_on(
         **whole, fusion_gaps=[("audio", *NOTHING)], encoder_gaps=[("audio", *HARM)]
     )
     assert encoder.startswith(
-        "The ensemble's audio encoder learnt less than it could: with a linear probe on its features accuracy is 10.0 points "
-        "(5.0 to 20.0) below that of the model trained on audio alone. Start from the uni-modal models"
+        "The ensemble's audio encoder learnt less than it could: with a linear probe on its "
+        "features accuracy is 10.0 points "
+        "(5.0 to 20.0) below that of the model trained on audio alone. Start from the uni-modal "
+        "models"
     )
     assert (
         len(advice_on(**whole, fusion_gaps=[("audio", *HARM)], encoder_gaps=[("audio", *HARM)]))
@@ -141,7 +154,8 @@ def test_few_groups_give_no_advice():
     (line,) = advice_on(groups=9, complementary=[("image", *CLEAR)])
     assert (
         line
-        == "There are only 9 independent groups of samples: too few for intervals, so no advice is given."
+        == "There are only 9 independent groups of samples: too few for intervals, so no advice is "
+        "given."
     )
     assert advice_on(groups=10, complementary=[("image", *CLEAR)])[0].startswith("Protect image")
     one = channels(n=400)

@@ -57,7 +57,9 @@ def test_the_others_are_scikit_learns():
 
 
 def test_calibration_error_by_hand():
-    """Two answers of confidence 0.8 and one of 0.6; of the first two one is right, the third is right."""
+    """Two answers of confidence 0.8 and one of 0.6; of the first two one is right, the third is
+    right.
+    """
     logits = np.log(np.array([[0.8, 0.2], [0.8, 0.2], [0.4, 0.6]]))
     assert value("ece", logits, np.array([0, 1, 1])) == pytest.approx(
         (abs(1.6 - 1) + abs(0.6 - 1)) / 3

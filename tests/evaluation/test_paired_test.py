@@ -120,8 +120,11 @@ def test_unequal_groups_count_for_less_than_they_are():
 
 
 def test_a_column_of_two_means_over_different_samples():
-    """Half of each mean: of samples 0 and 1, and of all four. What sample 1 adds: half of its distance to the first
-    mean in two, and half of that to the second in four."""
+    """Half of each mean: of samples 0 and 1, and of all four.
+
+    What sample 1 adds: half of its distance to the first mean in two, and half of that to the
+    second in four.
+    """
     apart = np.array([[[1, 1], [0, 1], [np.nan, 0], [np.nan, -1]]])
     values, beyond, share = sample_contributions(apart, np.array([[0.5, 0.5]]))
     assert values.tolist() == [[0.5 * 0.5 + 0.5 * 0.25]]
@@ -166,8 +169,11 @@ def false_alarms(monkeypatch):
 def test_a_test_of_equal_methods_is_wrong_in_about_one_of_twenty(
     false_alarms, kind, spread, runs, groups
 ):
-    """The standard error is 0.7 points. Without the seeds' variance the second is wrong in a third, with a normal
-    distribution in 15 %; docs/compare.md has all of it."""
+    """The standard error is 0.7 points.
+
+    Without the seeds' variance the second is wrong in a third, with a normal distribution in 15 %;
+    docs/compare.md has all of it.
+    """
     share = false_alarms.alarms(getattr(false_alarms, kind), spread, runs, groups, 1000)
     assert 0.03 <= share <= 0.07
 

@@ -81,7 +81,9 @@ def test_a_probe_has_its_own_calibration():
 
 
 def test_an_answer_is_calibrated_by_what_is_there():
-    """The second sample has no image: under both it is asked with audio, and calibrated so, as if it were predicted."""
+    """The second sample has no image: under both it is asked with audio, and calibrated so, as
+    if it were predicted.
+    """
     raw = np.array([[1.0, 0.0], [1.0, 0.0]], dtype=np.float32)
     image = np.array([[1.0, 0.0], [np.nan, np.nan]], dtype=np.float32)
     applied = {

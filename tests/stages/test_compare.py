@@ -138,7 +138,9 @@ def test_the_table_is_of_the_experiments_by_group_and_against_the_baseline_of_th
     "file", [ROOT / "params.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))], ids=lambda p: p.stem
 )
 def test_every_recipe_has_what_the_pipelines_name(file):
-    """compare/dvc.yaml is read along with the project's own: without these keys neither would run."""
+    """compare/dvc.yaml is read along with the project's own: without these keys neither would
+    run.
+    """
     written = YAML(typ="safe").load(file)
     assert set(written["compare"]) == set(config.Compare.model_fields)
     assert {"split", "calibrate", "batch_size"} <= set(written["evaluate"])

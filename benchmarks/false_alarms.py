@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri, stdtr
 
-from umemma.evaluation.comparison import Tested, adjust_holm, run_paired_test
+from umemma.evaluation.paired_test import PairedTest, adjust_holm, run_paired_test
 
 SAMPLES, METHODS, LEVEL = 800, 8, 0.05
 SEEDS, GROUPS, SPREADS = (3, 5, 10), (25, 400), (0.0, 0.5, 1.0, 3.0)
@@ -251,7 +251,7 @@ def answers(
     return found.reshape(*found.shape[:3], -1)
 
 
-def compared(apart: np.ndarray, groups: dict[str, list[str]] | None = None) -> Tested:
+def compared(apart: np.ndarray, groups: dict[str, list[str]] | None = None) -> PairedTest:
     """Of (S, N, K) differences that weigh the same, by the code of the command; without groupings each by itself."""
     n = apart.shape[1]
     values = apart.mean(1, dtype=np.float64)

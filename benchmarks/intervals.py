@@ -7,7 +7,7 @@ The pairs are laid out as in the test split of `digits`: 450 images of 10 digits
 right where a normal number of the pair, plus one of its image, plus one of its voice, lies below a threshold, so the true
 accuracy is known (72 %). "families" has the split's own 18 families of voices, whose sizes are very unequal. The rules
 are: percentile intervals that resample images only, voices only, or both at once by product weights; the larger of the two
-single variances; and their sum less that of the pairs, which is what `umemma.evaluation.metrics.Bootstrap` does. The last
+single variances; and their sum less that of the pairs, which is what `umemma.evaluation.bootstrap.Bootstrap` does. The last
 two are corrected for few groups.
 """
 
@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from scipy.special import ndtri
 
-from umemma.evaluation.metrics import Bootstrap, Stats, interval_95
+from umemma.evaluation.bootstrap import Bootstrap, interval_95
+from umemma.evaluation.metrics import Stats
 
 IMAGES, VOICES, UTTERANCES, ACCURACY = 450, 25, 3, 0.72
 FAMILIES = (5, 3, 2, *[1] * 15)  # voices of each

@@ -375,7 +375,8 @@ def compare(
         hint = "--table is of all cells; uni-modal models belong to no preset."
         raise UserError("these don't go together", "umemma compare", hint, usage=True)
     settings = _start("compare", params, set_)
-    from umemma.reports import comparison
+    from umemma.reports.comparison_costs import format_costs
+    from umemma.reports.comparison_tables import WIDTH, format_terminal
     from umemma.stages import compare as stage
     from umemma.stages import compare_table
     from umemma.system.log import output
@@ -383,11 +384,12 @@ def compare(
     if not table:
         stage.run(settings, jobs, preset, seed, train, modality)
     if not some:
-        outcome = compare_table.run(settings)
-        for one in comparison.format_tables(outcome):
-            output.print(one)
-        output.print(*outcome.notes, sep="\n", highlight=False)
-        if costs := stage.costs(settings):
+        report = compare_table.run(settings)
+        for block in format_terminal(report, max(output.width, WIDTH)):
+            output.print(block)
+        output.print(*report.notes, sep="\n", highlight=False)
+        costs = format_costs(settings)
+        if costs:
             output.print(costs)
         print(f"report: {settings.paths.results / 'compare' / 'compare.md'}")
 

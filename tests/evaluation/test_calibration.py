@@ -1,4 +1,6 @@
-"""Calibration against sources whose true probabilities are known, and where a fit could run away."""
+"""Calibration against sources whose true probabilities are known, and where a fit could run
+away.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from umemma.evaluation.calibration import Calibration, _lower, fit, probabilities
+from umemma.evaluation.calibration import Calibration, _is_lower, fit, probabilities
 from umemma.evaluation.metrics import log_loss, score_correct
 
 N = 6000
@@ -18,7 +20,9 @@ def first(count: int) -> dict[str, list[str]]:
 
 
 def source(task: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3) logits and a target drawn from the very probabilities they state, each class's logit off by 0, 1, -1 `shift`."""
+    """(N, 3) logits and a target drawn from the very probabilities they state, each class's
+    logit off by 0, 1, -1 `shift`.
+    """
     chance = np.random.default_rng(1)
     logits = chance.normal(scale=1.5, size=(N, 3))
     if task == "multiclass":
@@ -105,7 +109,9 @@ def test_perfect_separation_and_a_class_that_never_occurs_end_somewhere(task, ma
 
 
 def test_dependent_samples_are_not_counted_as_evidence():
-    """Twelve groups of 500 equal samples know no more than twelve samples, which can't tell that a bias helps."""
+    """Twelve groups of 500 equal samples know no more than twelve samples, which can't tell
+    that a bias helps.
+    """
     chance = np.random.default_rng(3)
     logits = np.repeat(chance.normal(size=(12, 3)).astype(np.float32), 500, axis=0)
     target = np.repeat(chance.integers(0, 3, 12), 500)
@@ -127,14 +133,16 @@ def test_of_several_groupings_the_one_that_says_least_decides():
 
 
 def test_a_difference_is_weighed_against_that_of_groups_by_hand():
-    """Group means -3 and 1: the mean is -1, its standard error sqrt(2 * 100**2 * 2**2) / 200 = 1.41; 0.14 of samples."""
+    """Group means -3 and 1: the mean is -1, its standard error sqrt(2 * 100**2 * 2**2) / 200 =
+    1.41; 0.14 of samples.
+    """
     than = np.zeros(200)
     losses = np.repeat([-3.0, 1.0], 100)
     pairs, alone = np.repeat([0, 1], 100), np.arange(200)
-    assert not _lower(losses, than, [pairs])
-    assert _lower(losses, than, [alone])
-    assert not _lower(losses, than, [alone, pairs])  # whichever says least
-    assert not _lower(than, than, [alone])
+    assert not _is_lower(losses, than, [pairs])
+    assert _is_lower(losses, than, [alone])
+    assert not _is_lower(losses, than, [alone, pairs])  # whichever says least
+    assert not _is_lower(than, than, [alone])
 
 
 def test_json_there_and_back():

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
-from toys.predictions import logits
+from toys.predictions import four_samples, logits, random_predictions
 
 from umemma.encoders import build
 from umemma.errors import UserError
-from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.bootstrap import Bootstrap
 from umemma.evaluation.grid import Grid
-from umemma.evaluation.metrics import Bootstrap, sample_f1, score
+from umemma.evaluation.metrics import score
 from umemma.evaluation.predictions import Predictions
 from umemma.missing import draw_test_absences, list_patterns, make_keep_table, parse_missing
 from umemma.models.late_fusion import LateFusion
@@ -21,19 +22,6 @@ from umemma.system.seeds import hash_keys
 from umemma.types import Batch, ImageInput, format_pattern
 
 NAMES = ["audio", "image", "video"]
-
-
-def by_hand() -> Predictions:
-    """Four samples, all of class 1; the last has no image."""
-    ensemble = {
-        "audio+image": logits([1, 1, 1, 0]),
-        "audio": logits([1, 0, 0, 0]),
-        "image": logits([1, 1, 0, None]),
-    }
-    alone = {"audio": logits([1, 1, 0, 0]), "image": logits([1, 0, 0, None])}
-    return Predictions(
-        list("abcd"), {"sample": list("abcd")}, np.ones(4, dtype=np.int64), ensemble, alone
-    )
 
 
 def ratios(
@@ -53,7 +41,7 @@ def ratios(
 def test_subsets_by_hand():
     rows = {
         (row.model, row.left): row
-        for row in Grid(by_hand(), 0, 2, 50, ["accuracy"]).rows([], [])[0]
+        for row in Grid(four_samples(), 0, 2, 50, ["accuracy"]).rows([], [])[0]
     }
     assert rows["ensemble", "audio+image"].value == 0.75
     assert rows["ensemble", "audio"].value == 0.25
@@ -68,8 +56,11 @@ def test_subsets_by_hand():
 
 
 def test_the_worst_case_by_hand():
-    """Right under every subset that a sample has: only a. By the F1 of sets of labels: the smallest."""
-    row = Grid(by_hand(), 0, 0, 200).worst()
+    """Right under every subset that a sample has: only a.
+
+    By the F1 of sets of labels: the smallest.
+    """
+    row = Grid(four_samples(), 0, 0, 200).worst()
     assert (row.missing, row.left, row.metric, row.value, row.n) == (
         "any",
         "worst",
@@ -91,9 +82,11 @@ def test_the_worst_case_by_hand():
 
 
 def test_gaps_by_hand():
-    """All samples lie in groups of one; only in b the ensemble with audio differs from audio's own model. So a resample's gap
-    is -k / 4, where b is drawn k times: -3/4 and 0 are the quantiles (k > 3 has 0.4 %, k > 2 has 5 %), the gap is -1/4."""
-    one = by_hand()
+    """All samples lie in groups of one; only in b the ensemble with audio differs from audio's
+    own model. So a resample's gap is -k / 4, where b is drawn k times: -3/4 and 0 are the
+    quantiles (k > 3 has 0.4 %, k > 2 has 5 %), the gap is -1/4.
+    """
+    one = four_samples()
     one.ensemble["audio"], one.unimodal["audio"] = logits([1, 0, 0, 0]), logits([1, 1, 0, 0])
     rows = {row.left: row for row in Grid(one, 0, 0, 2000).rows([], [])[0] if row.model == "gap"}
     few = (4 / 3) ** 0.5 * 3.18245 / 1.95996  # Student's t with 3 degrees of freedom
@@ -119,7 +112,7 @@ def test_gaps_by_hand():
 
 
 def test_intervals_of_the_grid_are_those_of_its_groups():
-    one = chance_answers(200)
+    one = random_predictions(200)
     groups = {
         "image": [f"i{n // 2}" for n in range(200)],
         "voice": [f"v{n % 20}" for n in range(200)],
@@ -135,7 +128,7 @@ def test_intervals_of_the_grid_are_those_of_its_groups():
 
 def test_a_share_stays_a_share():
     """Two groups tell so little that the interval is stretched ninefold."""
-    one = by_hand()
+    one = four_samples()
     grouped = Predictions(one.keys, {"group": list("aabb")}, one.target, one.ensemble, one.unimodal)
     rows = Grid(grouped, 0, 0, 200, ["accuracy", "log_loss"]).rows([], [])[0]
     whole = {row.metric: row for row in rows if (row.model, row.missing) == ("ensemble", "")}
@@ -144,8 +137,12 @@ def test_a_share_stays_a_share():
 
 
 def test_ratios_by_hand():
-    assert [row.value for row in ratios(by_hand(), "image", [0.0, 0.5, 1.0])] == [0.75, 0.5, 0.25]
-    rows = ratios(by_hand(), "audio", [0.0, 0.5, 1.0])
+    assert [row.value for row in ratios(four_samples(), "image", [0.0, 0.5, 1.0])] == [
+        0.75,
+        0.5,
+        0.25,
+    ]
+    rows = ratios(four_samples(), "audio", [0.0, 0.5, 1.0])
     assert [row.value for row in rows] == pytest.approx(
         [1.0, 5 / 6, 2 / 3]
     )  # sample d would have nothing left
@@ -153,8 +150,10 @@ def test_ratios_by_hand():
 
 
 def test_one_of_two_by_hand():
-    """Of samples a, b, c: complete 1 1 1, without audio 1 1 0, without image 1 0 0; each is taken from half of the share."""
-    rows = ratios(by_hand(), "audio|image", [0.0, 0.5, 1.0])
+    """Of samples a, b, c: complete 1 1 1, without audio 1 1 0, without image 1 0 0; each is
+    taken from half of the share.
+    """
+    rows = ratios(four_samples(), "audio|image", [0.0, 0.5, 1.0])
     assert [row.value for row in rows] == pytest.approx(
         [1.0, (0.5 * 3 + 0.25 * 2 + 0.25 * 1) / 3, 0.5]
     )
@@ -162,18 +161,8 @@ def test_one_of_two_by_hand():
 
 
 def test_a_sample_that_could_lose_everything_is_refused_at_every_ratio_and_draw():
-    rows = ratios(by_hand(), "audio", [0.0, 0.3, 1.0], draws=4)
+    rows = ratios(four_samples(), "audio", [0.0, 0.3, 1.0], draws=4)
     assert {(row.n, row.refused) for row in rows} == {(3, 1)}
-
-
-def chance_answers(
-    n: int, names: tuple[str, ...] = ("audio+image", "audio", "image")
-) -> Predictions:
-    chance = np.random.default_rng(0)
-    keys = [f"k{i}" for i in range(n)]
-    answers = {name: chance.normal(size=(n, 3)).astype(np.float32) for name in names}
-    alone = {m: answers[m] for m in ("audio", "image")}
-    return Predictions(keys, {"sample": keys}, chance.integers(0, 3, n), answers, alone)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +171,7 @@ def chance_answers(
 @pytest.mark.parametrize("what", ["image", "audio|image"])
 def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):
     """The fast way, by sums of levels, against taking the answers of a draw and scoring them."""
-    predictions = chance_answers(300)
+    predictions = random_predictions(300)
     shares = [0.7, 0.3, 0.3]  # in any order
     names = ["accuracy", metric] if metric != "accuracy" else ["accuracy"]
     rows = [row for row in ratios(predictions, what, shares, 2, 3, names) if row.metric == metric]
@@ -196,8 +185,8 @@ def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):
                     for i in range(300)
                 ]
             )
-            whole = Predictions(predictions.keys, predictions.groups, predictions.target,
-                                {**predictions.ensemble, "audio+image": mixed}, predictions.unimodal)  # fmt: skip
+            ensemble = {**predictions.ensemble, "audio+image": mixed}
+            whole = replace(predictions, ensemble=ensemble)
             direct = next(
                 r for r in Grid(whole, 0, 0, 10, names).rows([], [])[0] if r.metric == metric
             )
@@ -205,13 +194,13 @@ def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):
 
 
 def test_draws_average_to_the_expectation():
-    (expected, *rows) = ratios(chance_answers(400), "image", [0.3], 20)
+    (expected, *rows) = ratios(random_predictions(400), "image", [0.3], 20)
     assert np.mean([row.value for row in rows]) == pytest.approx(expected.value, abs=0.02)
     assert np.isnan(rows[0].low)  # the spread is over draws
 
 
 def test_a_set_that_leaves_no_sample_is_refused():
-    predictions = by_hand()
+    predictions = four_samples()
     predictions.ensemble["image"][:] = np.nan
     with pytest.raises(UserError, match="no sample of the split has image"):
         ratios(predictions, "audio", [0.5])
@@ -219,7 +208,9 @@ def test_a_set_that_leaves_no_sample_is_refused():
 
 @pytest.mark.parametrize("absent", ["zero", "blank", "learned"])
 def test_fast_grid_is_the_slow_way(absent):
-    """Blank the input and encode again, for every pattern of three modalities, some of them really absent."""
+    """Blank the input and encode again, for every pattern of three modalities, some of them
+    really absent.
+    """
     torch.manual_seed(0)
     spec = ImageInput(size=8, channels=1)
     modules: dict[str, nn.Module] = {}
@@ -257,133 +248,3 @@ def test_fast_grid_is_the_slow_way(absent):
                     )
                 else:
                     assert fast[sample, s].isnan().all()
-
-
-def test_kept_predictions_come_back_and_belong_to_their_models(tmp_path):
-    path = tmp_path / "predictions.parquet"
-    by_hand().save(path, "these models")
-    kept = Predictions.load(path, "these models")
-    assert kept is not None
-    assert kept.keys == list("abcd")
-    np.testing.assert_array_equal(kept.ensemble["image"], by_hand().ensemble["image"])
-    assert Predictions.load(path, "other models") is None
-    assert Predictions.load(tmp_path / "none.parquet", "these models") is None
-    path.write_bytes(b"PAR1 cut short")
-    assert Predictions.load(path, "these models") is None
-
-
-def test_bootstrap_resamples_groups():
-    values = np.array([1.0, 1, 1, 1, 0, 0, 0, 0])
-    alone = Bootstrap({"sample": [str(i) for i in range(8)]}, 0, 2000).interval(values)
-    grouped = Bootstrap({"group": list("aaaabbbb")}, 0, 2000).interval(values)
-    assert grouped == (0.0, 1.0)  # two groups: a quarter of the draws take the same one twice
-    assert 0 < alone[0] < 0.5 < alone[1] < 1
-    assert Bootstrap({"group": ["a", "b"]}, 0, 50).interval(np.array([1.0, np.nan])) == (1.0, 1.0)
-
-
-def test_sets_of_labels_are_scored_by_f1_per_sample():
-    target = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0]], dtype=np.float32)
-    found = np.array([[1, 1, -1], [-1, 1, -1], [-1, -1, -1]], dtype=np.float32)
-    assert sample_f1(found, target).tolist() == [
-        0.5,
-        1.0,
-        0.0,
-    ]  # 2 * 1 / (2 + 2); 2 * 1 / (1 + 1); nothing
-    assert score(np.stack([found, target - 0.5], 1), target).tolist() == [
-        [0.5, 1.0],
-        [1.0, 1.0],
-        [0.0, 0.0],
-    ]
-    assert np.isnan(sample_f1(np.full((1, 3), np.nan), target[:1])).all()
-
-
-def test_predictions_of_sets_of_labels_are_kept(tmp_path):
-    target = np.array([[1, 0], [1, 1]], dtype=np.float32)
-    tables = {"audio": logits([0, 1]), "image": logits([1, 1]), "audio+image": logits([0, 0])}
-    kept = Predictions(
-        ["a", "b"],
-        {"sample": ["a", "b"]},
-        target,
-        tables,
-        {m: tables[m] for m in ("audio", "image")},
-    )
-    kept.save(tmp_path / "p.parquet", "x")
-    loaded = Predictions.load(tmp_path / "p.parquet", "x")
-    np.testing.assert_array_equal(loaded.target, target)
-    assert Grid(loaded, 0, 1, 10).rows([], [])[0][0].metric == "f1_samples"
-
-
-def test_groupings_and_probes_are_kept(tmp_path):
-    one = by_hand()
-    groups = {"image": list("aabb"), "voice": list("xyxy")}
-    probes = {"audio": logits([1, 0, 1, 0]), "image": logits([1, 1, 1, None])}
-    whole = Predictions(
-        one.keys, groups, one.target, one.ensemble, one.unimodal, ["x", "y"], {}, probes
-    )
-    whole.save(tmp_path / "p.parquet", "x")
-    columns = pq.read_schema(tmp_path / "p.parquet").names
-    assert columns[:4] == ["key", "group_image", "group_voice", "target"]
-    assert columns[-2:] == ["probe/audio", "probe/image"]
-    kept = Predictions.load(tmp_path / "p.parquet", "x")
-    assert kept.groups == groups
-    np.testing.assert_array_equal(kept.probes["image"], probes["image"])
-    one.save(tmp_path / "p.parquet", "x")
-    assert pq.read_schema(tmp_path / "p.parquet").names[:3] == ["key", "group", "target"]
-    kept = Predictions.load(tmp_path / "p.parquet", "x")
-    assert (kept.groups, kept.probes) == ({"group": list("abcd")}, {})
-
-
-def test_a_probe_has_its_own_calibration():
-    raw = np.array([[1.0, 0.0], [np.nan, np.nan]], dtype=np.float32)
-    tables = ({"audio": raw}, {"audio": raw}, {"audio": raw})
-    applied = {
-        "ensemble/audio": Calibration(0.1),
-        "unimodal/audio": Calibration(0.25),
-        "probe/audio": Calibration(0.5),
-    }
-    made = Predictions.calibrated(
-        list("ab"), {"sample": list("ab")}, np.zeros(2, int), tables, ["x", "y"], applied
-    )
-    assert made.probes["audio"][0].tolist() == [2, 0]
-    assert made.unimodal["audio"][0].tolist() == [4, 0]
-    assert np.isnan(made.probes["audio"][1]).all()
-    made = Predictions.calibrated(
-        list("ab"), {"sample": list("ab")}, np.zeros(2, int), tables[:2], ["x", "y"], applied
-    )
-    assert made.probes == {}
-
-
-def test_an_answer_is_calibrated_by_what_is_there():
-    """The second sample has no image: under both it is asked with audio, and calibrated so, as if it were predicted."""
-    raw = np.array([[1.0, 0.0], [1.0, 0.0]], dtype=np.float32)
-    image = np.array([[1.0, 0.0], [np.nan, np.nan]], dtype=np.float32)
-    applied = {
-        "ensemble/audio": Calibration(0.5),
-        "ensemble/audio+image": Calibration(1.0, (0.0, 3.0)),
-    }
-    ensemble = {"audio+image": raw, "audio": raw, "image": image}
-    target = np.zeros(2, dtype=np.int64)
-    made = Predictions.calibrated(
-        ["a", "b"],
-        {"sample": ["a", "b"]},
-        target,
-        (ensemble, {"audio": raw, "image": image}),
-        ["x", "y"],
-        applied,
-    )
-    assert made.ensemble["audio+image"].tolist() == [[1, 3], [2, 0]]
-    assert made.ensemble["audio"].tolist() == [[2, 0], [2, 0]]
-    np.testing.assert_array_equal(made.ensemble["image"], image)
-    assert made.uncalibrated("audio+image").tolist() == raw.tolist()
-
-
-def test_altered_predictions_are_not_used(tmp_path):
-    path = tmp_path / "predictions.parquet"
-    chance_answers(500).save(path, "x")
-    data = path.read_bytes()
-    for place in range(10, len(data) - 10, len(data) // 25):
-        path.write_bytes(data[:place] + bytes(8) + data[place + 8 :])
-        found = Predictions.load(path, "x")
-        assert found is None or all(
-            np.array_equal(found.ensemble[s], x) for s, x in chance_answers(500).ensemble.items()
-        )

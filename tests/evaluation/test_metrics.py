@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and by hand; as sums they can be weighted and resampled."""
+"""Metrics against scikit-learn and by hand."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 
 from umemma.errors import UserError
 from umemma.evaluation import metrics
-from umemma.evaluation.metrics import Bootstrap, Stats, get, select_metrics
+from umemma.evaluation.metrics import Stats, get, sample_f1, score, select_metrics
 
 CHANCE = np.random.default_rng(0)
+
+
 LOGITS = CHANCE.normal(size=(200, 4)).astype(np.float32)
+
+
 TARGET = CHANCE.integers(0, 4, 200)
+
+
 LABELS = (CHANCE.random((200, 4)) < 0.4).astype(np.float32)
 
 
@@ -51,7 +57,9 @@ def test_the_others_are_scikit_learns():
 
 
 def test_calibration_error_by_hand():
-    """Two answers of confidence 0.8 and one of 0.6; of the first two one is right, the third is right."""
+    """Two answers of confidence 0.8 and one of 0.6; of the first two one is right, the third is
+    right.
+    """
     logits = np.log(np.array([[0.8, 0.2], [0.8, 0.2], [0.4, 0.6]]))
     assert value("ece", logits, np.array([0, 1, 1])) == pytest.approx(
         (abs(1.6 - 1) + abs(0.6 - 1)) / 3
@@ -108,112 +116,25 @@ def test_what_is_usual():
     assert get("f1_macro", "multiclass", 4).shown(0.5) == "50.0 %"
 
 
-def test_many_groups_are_put_together_and_the_interval_stays(monkeypatch):
-    names = [f"g{i // 2}" for i in range(4000)]
-    values = np.repeat(CHANCE.normal(size=2000), 2)
-    exact = np.array(Bootstrap({"group": names}, 0, 2000).interval(values))
-    monkeypatch.setattr(Bootstrap, "LIMIT", 500)
-    coarse = Bootstrap({"group": names}, 0, 2000)
-    assert coarse.clusterings[0].weights.shape == (2000, 500)
-    low, high = exact
-    assert coarse.interval(values) == pytest.approx(exact, abs=0.1 * (high - low))
-
-
-def test_resamples_count_every_group_as_often_as_it_is_drawn():
-    bootstrap = Bootstrap({"group": list("aab")}, 0, 100)
-    (totals,) = bootstrap.totals(
-        Stats(np.arange(2), np.array([[1.0, 1], [2, 1], [10, 1]]), 2), np.ones(3)
-    )
-    assert {tuple(row) for row in totals.tolist()} == {(6.0, 4.0), (13.0, 3.0), (20.0, 2.0)}
-    assert (bootstrap.clusterings[0].weights.sum(1) == 2).all()
-
-
-CROSSED = {
-    "image": list("aabbccddee"),
-    "voice": list("vwxyzvwxyz"),
-}  # 5 groups each, no two samples in both alike
-FIVE = (
-    (5 / 4) ** 0.5 * 2.77645 / 1.95996
-)  # what few groups cost: Student's t with 4 degrees of freedom
-
-
-def test_variances_of_crossed_groupings_by_hand():
-    """Draws of two values, 1 apart on either side of the estimate or 2: variances of 4, 1 and 2 give 4 + 1 - 2 = 3, which is
-    less than the largest; with 4, 3 and 1 it is 6, half again."""
-    bootstrap = Bootstrap(CROSSED, 0, 4)
-    assert [(one.weights.shape, one.sign) for one in bootstrap.clusterings] == [
-        ((4, 5), 1),
-        ((4, 5), 1),
-        ((4, 10), -1),
+def test_sets_of_labels_are_scored_by_f1_per_sample():
+    target = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0]], dtype=np.float32)
+    found = np.array([[1, 1, -1], [-1, 1, -1], [-1, -1, -1]], dtype=np.float32)
+    assert sample_f1(found, target).tolist() == [
+        0.5,
+        1.0,
+        0.0,
+    ]  # 2 * 1 / (2 + 2); 2 * 1 / (1 + 1); nothing
+    assert score(np.stack([found, target - 0.5], 1), target).tolist() == [
+        [0.5, 1.0],
+        [1.0, 1.0],
+        [0.0, 0.0],
     ]
-    assert bootstrap.counts == [5, 5]
-    sides = np.array([-1.0, -1, 1, 1])
-
-    def bounds(*variances: float) -> tuple[float, float]:
-        return bootstrap.bounds(10 + np.sqrt(np.array(variances))[:, None] * sides, 10.0)
-
-    assert bounds(4, 1, 2) == pytest.approx((10 - 2 * FIVE, 10 + 2 * FIVE), abs=1e-3)
-    assert (
-        bounds(4, 3, 1)
-        == bounds(3, 4, 1)
-        == pytest.approx((10 - 6**0.5 * FIVE, 10 + 6**0.5 * FIVE), abs=1e-3)
-    )
-    assert bounds(0, 0, 0) == (10, 10)
-
-
-def test_three_groupings_are_added_by_inclusion_and_exclusion():
-    groups = CROSSED | {"day": list("1211212122")}
-    signs = [one.sign for one in Bootstrap(groups, 0, 2).clusterings]
-    assert signs == [1, 1, 1, -1, -1, -1, 1]
-
-
-def test_a_grouping_within_another_adds_nothing():
-    values = np.arange(10.0)
-    fine = {"pair": list("0123456789"), "half": list("0011223344")}
-    coarse = {"half": fine["half"]}
-    assert Bootstrap(fine, 0, 100).interval(values) == Bootstrap(coarse, 0, 100).interval(values)
-    assert Bootstrap(fine | {"again": fine["half"]}, 0, 100).interval(values) == Bootstrap(
-        coarse, 0, 100
-    ).interval(values)
-
-
-def test_few_groups_and_unequal_ones_widen_the_interval():
-    assert Bootstrap({"a": list("abcde")}, 0, 2).stretches == pytest.approx([FIVE], abs=1e-4)
-    (uneven,) = Bootstrap(
-        {"a": list("aaaabc")}, 0, 2
-    ).stretches  # 6 * 6 / (16 + 1 + 1) = 2 groups of equal size
-    assert uneven == pytest.approx(2**0.5 * 12.7062 / 1.95996, abs=1e-4)
-    assert np.isnan(
-        Bootstrap({"a": list("aaa")}, 0, 10).interval(np.arange(3.0))
-    ).all()  # one group tells nothing
-    assert Bootstrap({"a": list("ab")}, 0, 50).interval(np.arange(2.0)) == (
-        0,
-        1,
-    )  # no mean is beyond its values
-    assert np.isnan(Bootstrap({"a": list("ab")}, 0, 50).interval(np.full(2, np.nan))).all()
-
-
-def test_one_effect_of_two_groupings_is_found_whichever_has_it():
-    """50 images and 50 voices, every pair; the values are those of the image, or of the voice, so the interval is as wide as
-    that of the one grouping alone, and much wider than that of the samples."""
-    number = np.arange(2500)
-    groups = {"image": [str(n // 50) for n in number], "voice": [str(n % 50) for n in number]}
-    of_image = np.repeat(np.random.default_rng(0).normal(size=50), 50)
-    of_voice = of_image.reshape(50, 50).T.ravel()
-    width = {}
-    for name, values in (("image", of_image), ("voice", of_voice)):
-        low, high = Bootstrap(groups, 0, 500).interval(values)
-        width[name] = high - low
-    low, high = Bootstrap({"image": groups["image"]}, 0, 500).interval(of_image)
-    assert width["image"] == pytest.approx(high - low, rel=0.15)
-    assert width["voice"] == pytest.approx(high - low, rel=0.15)
-    low, high = Bootstrap({"sample": [str(n) for n in number]}, 0, 500).interval(of_image)
-    assert width["image"] > 5 * (high - low)
+    assert np.isnan(sample_f1(np.full((1, 3), np.nan), target[:1])).all()
 
 
 def test_sums_by_label_and_weight():
     each = Stats(np.array([[0, 2], [1, 2], [0, 2]]), np.array([[1.0, 5], [2, 5], [4, 5]]), 3)
-    assert each.by(np.array([1, 0, 1]), 2, np.array([1.0, 1, 0.5])).tolist() == [
+    assert each.sum_by_label(np.array([1, 0, 1]), 2, np.array([1.0, 1, 0.5])).tolist() == [
         [0, 2, 5],
         [3, 0, 7.5],
     ]

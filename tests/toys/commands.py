@@ -9,20 +9,23 @@ from pathlib import Path
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command with this environment's umemma and dvc first on the path, and nothing of the user's git settings."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    """Run a command that has to succeed.
+
+    This environment's umemma and dvc come first on the path; the user's git settings are left out.
+    """
+    scripts = Path(sys.executable).parent
     environment = {
         **os.environ,
-        "PATH": path,
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
         "PYTHONWARNINGS": "",
         "GIT_CONFIG_GLOBAL": os.devnull,
     }
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    process = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process
 
 
-def stages_run(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [
-        line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")
-    ]
+def stages_run(process: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the names of the stages that a `dvc repro` ran."""
+    lines = process.stdout.splitlines()
+    return [line.split("'")[1] for line in lines if line.startswith("Running stage")]

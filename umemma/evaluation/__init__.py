@@ -1,1 +1,1 @@
-"""From predictions to numbers: metrics, calibration, the missing-modality grid, information, comparison."""
+"""From predictions to numbers: metrics, calibration, the grid of missing modalities, comparison."""

@@ -1,10 +1,11 @@
-"""The answers one by one: how sure they may be (selective prediction, reliability), and which classes they get wrong.
+"""How confident answers may be (selective prediction, reliability), and which classes they confuse.
 
-Rows are over the samples that have logits, of each subset of the ensemble. No torch.
+Rows are over the samples that have logits, for each subset of the ensemble. No torch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,8 +16,11 @@ from umemma.evaluation.metrics import get, score, task_of
 from umemma.evaluation.predictions import Predictions
 
 
-class Answered(NamedTuple):
-    """The `n` most confident answers, a share `coverage` of all: their mean score, and the least confidence of them."""
+class SelectiveScore(NamedTuple):
+    """The mean score of the `n` most confident answers, a share `coverage` of all.
+
+    confidence: the lowest confidence among them.
+    """
 
     modalities: str
     coverage: float
@@ -25,8 +29,11 @@ class Answered(NamedTuple):
     confidence: float
 
 
-class Bin(NamedTuple):
-    """Of the calibration diagram. For sets of labels each label's probability counts, and how often the label is there."""
+class ReliabilityBin(NamedTuple):
+    """A bin of the calibration diagram.
+
+    For sets of labels each label's probability counts, and how often the label is present.
+    """
 
     modalities: str
     confidence: float
@@ -35,7 +42,10 @@ class Bin(NamedTuple):
 
 
 class ClassScore(NamedTuple):
-    """Recall of a class, or F1 of a label; None where it neither occurs nor is found. n: samples it belongs to."""
+    """Recall of a class, or F1 of a label; None where it neither occurs nor is predicted.
+
+    n: the number of samples that it belongs to.
+    """
 
     name: str
     modalities: str
@@ -44,7 +54,7 @@ class ClassScore(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """`n` samples of class `right` answered as `answered`, a share of all that are `right`."""
+    """`n` samples of class `right` are answered as `answered`, a share of all that are `right`."""
 
     right: str
     answered: str
@@ -52,88 +62,163 @@ class Confusion(NamedTuple):
     share: float
 
 
-def selective_scores(predictions: Predictions, points: int = 20) -> list[Answered]:
-    """What each subset scores where only the most confident share of the samples is answered, in `points` equal steps.
+def selective_scores(predictions: Predictions, points: int = 20) -> list[SelectiveScore]:
+    """Return the score of each subset where only the most confident share of samples is answered.
 
-    Reference: Geifman & El-Yaniv, Selective classification for deep neural networks, NIPS 2017.
+    The share grows in `points` equal steps. Reference: Geifman & El-Yaniv, Selective classification
+    for deep neural networks, NIPS 2017.
     """
     rows = []
     for subset, logits in predictions.ensemble.items():
-        sure, means = _by_confidence(logits, predictions.target)
-        for n in sorted({-(-len(sure) * step // points) for step in range(1, points + 1)} - {0}):
-            rows.append(Answered(subset, n / len(sure), n, float(means[n - 1]), float(sure[n - 1])))
-    return rows
-
-
-def aurc(logits: np.ndarray, target: np.ndarray) -> float:
-    """The area under risk (1 - score) against coverage, mean over every n; NaN of no logits. Lower is better."""
-    means = _by_confidence(logits, target)[1]
-    return float(1 - means.mean()) if len(means) else float("nan")
-
-
-def reliability_bins(predictions: Predictions) -> list[Bin]:
-    """The bins of each subset's calibration diagram that hold anything. Reference: Guo et al., ICML 2017."""
-    rows = []
-    for subset, logits in predictions.ensemble.items():
-        sums = _sums("ece", logits, predictions.target)
-        for sure, right, count in zip(*np.split(sums, 3), strict=True):
-            if count:
-                rows.append(Bin(subset, float(sure / count), float(right / count), int(count)))
-    return rows
-
-
-def score_classes(predictions: Predictions) -> list[ClassScore]:
-    """Each class under each subset."""
-    rows = []
-    for subset, logits in predictions.ensemble.items():
-        hit, found, right = np.split(_sums("f1_macro", logits, predictions.target), 3)
-        whole = right if predictions.target.ndim == 1 else (found + right) / 2
-        for name, n, ours, all_ in zip(predictions.classes, right, hit, whole, strict=True):
-            rows.append(ClassScore(name, subset, int(n), float(ours / all_) if all_ else None))
-    return rows
-
-
-def confusion_matrix(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(C, C) counts, the target's row and the answer's column; for single classes. Samples without logits don't count."""
-    there = ~np.isnan(logits).any(1)
-    classes = logits.shape[1]
-    pairs = target[there] * classes + logits[there].argmax(1)
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-
-def list_confusions(matrix: np.ndarray, classes: Sequence[str], most: int = 10) -> list[Confusion]:
-    """The most frequent confusions of a (C, C) matrix, `most` at most."""
-    wrong = matrix * ~np.eye(len(matrix), dtype=bool)
-    rows = []
-    for place in np.argsort(-wrong, axis=None, kind="stable")[:most]:
-        right, answered = divmod(int(place), len(matrix))
-        if count := int(wrong[right, answered]):
+        confidences, means = _sort_by_confidence(logits, predictions.target)
+        total = len(confidences)
+        if not total:
+            continue
+        counts = {math.ceil(total * step / points) for step in range(1, points + 1)}
+        for n in sorted(counts):
+            mean = float(means[n - 1])
+            confidence = float(confidences[n - 1])
             rows.append(
-                Confusion(
-                    classes[right], classes[answered], count, count / int(matrix[right].sum())
+                SelectiveScore(
+                    subset,
+                    n / total,
+                    n,
+                    mean,
+                    confidence,
                 )
             )
     return rows
 
 
-def _sums(metric: str, logits: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(K,) the sums that a metric is made of, over the samples with logits."""
-    there = ~np.isnan(logits).any(1)
-    stats = get(metric, task_of(target), logits.shape[1]).stats
+def aurc(logits: np.ndarray, target: np.ndarray) -> float:
+    """Return the area under risk (1 - score) against coverage, the mean over every n.
+
+    Lower is better. NaN where there are no logits.
+    """
+    _, means = _sort_by_confidence(logits, target)
+    if not len(means):
+        return float("nan")
+    return float(1 - means.mean())
+
+
+def reliability_bins(predictions: Predictions) -> list[ReliabilityBin]:
+    """Return the bins of each subset's calibration diagram that hold anything.
+
+    Reference: Guo et al., ICML 2017.
+    """
+    rows = []
+    for subset, logits in predictions.ensemble.items():
+        confidences, rights, counts = _sum_stats("ece", logits, predictions.target)
+        for confidence, right, count in zip(
+            confidences,
+            rights,
+            counts,
+            strict=True,
+        ):
+            if count:
+                mean = float(confidence / count)
+                share = float(right / count)
+                rows.append(ReliabilityBin(subset, mean, share, int(count)))
+    return rows
+
+
+def score_classes(predictions: Predictions) -> list[ClassScore]:
+    """Return the score of each class under each subset."""
+    rows = []
+    for subset, logits in predictions.ensemble.items():
+        hits, predicted, right = _sum_stats("f1_macro", logits, predictions.target)
+        totals = right
+        if predictions.target.ndim == 2:
+            totals = (predicted + right) / 2
+        for name, n, hit, total in zip(
+            predictions.classes,
+            right,
+            hits,
+            totals,
+            strict=True,
+        ):
+            value = None
+            if total:
+                value = float(hit / total)
+            rows.append(ClassScore(name, subset, int(n), value))
+    return rows
+
+
+def confusion_matrix(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return (C, C) counts for single classes: the target's row and the answer's column.
+
+    Samples without logits don't count.
+    """
+    scored = ~np.isnan(logits).any(1)
+    classes = logits.shape[1]
+    pairs = target[scored] * classes + logits[scored].argmax(1)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def list_confusions(
+    matrix: np.ndarray,
+    classes: Sequence[str],
+    most: int = 10,
+) -> list[Confusion]:
+    """Return the most frequent confusions of a (C, C) matrix, `most` at most."""
+    off_diagonal = matrix * ~np.eye(len(matrix), dtype=bool)
+    rows = []
+    for place in np.argsort(
+        -off_diagonal,
+        axis=None,
+        kind="stable",
+    )[:most]:
+        right, answered = divmod(int(place), len(matrix))
+        count = int(off_diagonal[right, answered])
+        if count:
+            share = count / int(matrix[right].sum())
+            rows.append(
+                Confusion(
+                    classes[right],
+                    classes[answered],
+                    count,
+                    share,
+                )
+            )
+    return rows
+
+
+def _sum_stats(
+    metric: str,
+    logits: np.ndarray,
+    target: np.ndarray,
+) -> list[np.ndarray]:
+    """Return the three parts of the sums of a metric, over the samples with logits."""
+    scored = ~np.isnan(logits).any(1)
+    stats = get(
+        metric,
+        task_of(target),
+        logits.shape[1],
+    ).stats
     assert stats is not None  # only average precision has none
-    return stats(logits[there], target[there]).total(np.ones(there.sum()))
+    sums = stats(logits[scored], target[scored]).total(np.ones(scored.sum()))
+    return np.split(sums, 3)
 
 
-def _by_confidence(logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) confidences of the samples with logits, highest first, and (n,) the mean score of all down to each. Confidence
-    is the largest probability, of sets of labels the mean over labels of that of the answer. Equally confident samples
-    stand in no order: each counts as their mean."""
-    there = ~np.isnan(logits).any(1)
-    p = probabilities(logits[there], task_of(target))
-    sure = p.max(1) if target.ndim == 1 else np.maximum(p, 1 - p).mean(1)
-    levels, level = np.unique(-sure, return_inverse=True)
+def _sort_by_confidence(
+    logits: np.ndarray,
+    target: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (n,) confidences of the samples with logits, highest first, and (n,) mean scores.
+
+    Each mean is over all samples down to this one. Confidence is the largest probability; for sets
+    of labels it is the mean over labels of the probability of the answer. Equally confident samples
+    stand in no order: each counts as their mean.
+    """
+    scored = ~np.isnan(logits).any(1)
+    p = probabilities(logits[scored], task_of(target))
+    confidence = p.max(1)
+    if target.ndim == 2:
+        confidence = np.maximum(p, 1 - p).mean(1)
+    levels, level = np.unique(-confidence, return_inverse=True)
     counts = np.bincount(level, minlength=len(levels))
-    means = np.bincount(level, score(logits[there], target[there]), len(levels)) / counts
-    return np.repeat(-levels, counts), np.cumsum(np.repeat(means, counts)) / np.arange(
-        1, len(sure) + 1
-    )
+    scores = score(logits[scored], target[scored])
+    level_means = np.bincount(level, scores, len(levels)) / counts
+    ranks = np.arange(1, len(confidence) + 1)
+    means = np.cumsum(np.repeat(level_means, counts)) / ranks
+    return np.repeat(-levels, counts), means

@@ -1,22 +1,23 @@
-"""The cells of a comparison: which there are, the settings of each, where it lies, and whether it is done.
+"""The experiments of a comparison: which there are, their settings, and whether they are complete.
 
-A cell is a preset, trained with one seed under one entry of compare.train. It has the project's settings but for these
-three, and lies in models/<dataset>/compare/<train>/<seed>/<preset>/ and results/... alike; the uni-modal models of a seed
-and an entry are trained once, in pretrain/ there, for all presets.
+An experiment is a preset, trained with one seed under one entry of compare.train. Its settings are
+those of the project but for these three. Its model lies in
+models/<dataset>/compare/<train>/<seed>/<preset>/, its results likewise in results/; the uni-modal
+models of a seed and an entry are trained once, in pretrain/ beside it, for all presets.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from umemma.config import PRESETS, Compare, Evaluate, Missing, Params, Paths
 from umemma.errors import UserError, unknown_name
-from umemma.evaluation.predictions import Predictions
+from umemma.evaluation.predictions import Predictions, read_made_by
 from umemma.missing import format_missing
 from umemma.system.files import read_json, write_json
 from umemma.types import parse_alternatives
@@ -24,171 +25,279 @@ from umemma.validation import fingerprint, validate
 
 COMPLETE = "complete"
 PREDICTIONS, MARKER = "predictions.parquet", "cell.json"
+SETTING = "compare.train"
+ENTRY = r"[\w+|]+=[\d.]+"
 
 
 class Experiment(NamedTuple):
+    """A preset, trained with one seed under one entry of compare.train."""
+
     train: str
     seed: int
     preset: str
 
     @property
     def place(self) -> str:
+        """The folder that it shares with the other presets."""
         return f"compare/{self.train}/{self.seed}"
 
     def __str__(self) -> str:
         return f"{self.preset}, seed {self.seed}, {self.train}"
 
 
+@dataclass(frozen=True)
+class ExperimentMarker:
+    """The file that says that an experiment is complete.
+
+    made_from: the fingerprint of all that it depends on; predictions: what its predictions say they
+    were made by. learning_rates: {learning rate: score on validation}, empty where there was no
+    choice; learning_rate: the chosen one, None for that of the settings.
+    """
+
+    made_from: str
+    predictions: str
+    learning_rates: dict[str, float]
+    learning_rate: float | None
+
+
+# The plan. --------------------------------------------------------------------------------------
+
+
 def plan_experiments(params: Params) -> list[Experiment]:
-    """All cells. UserError where the settings don't make a comparison."""
-    section = params.compare
+    """Return all experiments. UserError where the settings don't make a comparison."""
     params.evaluate.check_split()
-    for preset in section.presets:
-        if preset not in PRESETS:
-            raise unknown_name("preset", preset, PRESETS, "compare.presets")
-    for name in ("presets", "seeds", "train", "learning_rates"):
-        values = getattr(section, name)
-        if len(set(values)) < len(values) or (not values and name != "learning_rates"):
-            raise UserError(f"{list(values)} has to name each once", f"compare.{name}", usage=True)
-    if section.baseline is not None and section.baseline not in section.presets:
-        raise unknown_name("preset", section.baseline, section.presets, "compare.baseline")
-    if section.baseline == compared_method(params):
-        hint = "Name another preset, or null for all of them."
-        raise UserError(
-            f"{section.baseline!r} is the method itself", "compare.baseline", hint, usage=True
-        )
-    if given := [
-        n for n in ("init", "mma", "train", "balance") if getattr(params.finetune, n) is not None
-    ]:
-        raise UserError(
-            f"{', '.join(given)} would be the same for every preset",
-            "finetune",
-            "Set them to null: a preset decides them.",
-            usage=True,
-        )
-    entries = [training_absences(train, params) for train in section.train]
-    same = [
-        sorted((format_missing(parse_alternatives(text)), ratio) for text, ratio in one.items())
-        for one in entries
-    ]
-    if any(one in same[:i] for i, one in enumerate(same)):
-        raise UserError(f"{list(section.train)} names one thing twice", "compare.train", usage=True)
-    return [
-        Experiment(t, s, p) for t in section.train for s in section.seeds for p in section.presets
-    ]
+    _check_lists(params.compare)
+    _check_baseline(params)
+    _check_finetune(params)
+    section = params.compare
+    conditions = []
+    for train in section.train:
+        condition = _normalize(training_absences(train, params))
+        if condition in conditions:
+            raise UserError(f"{list(section.train)} names one thing twice", SETTING, usage=True)
+        conditions.append(condition)
+    experiments = []
+    for train in section.train:
+        for seed in section.seeds:
+            for preset in section.presets:
+                experiments.append(Experiment(train, seed, preset))
+    return experiments
 
 
 def compared_method(params: Params) -> str:
-    """The preset that the others are compared with."""
+    """Return the preset that the others are compared with."""
     presets = params.compare.presets
-    return params.finetune.preset if params.finetune.preset in presets else presets[-1]
+    if params.finetune.preset in presets:
+        return params.finetune.preset
+    return presets[-1]
 
 
 def training_absences(train: str, params: Params) -> dict[str, float]:
-    """{what: the share of the training samples that lose it} of an entry of compare.train, as missing.train has it."""
+    """Return {what: the share of the training samples that lose it} of an entry of compare.train.
+
+    It has the form of missing.train. UserError for an entry that can't be read.
+    """
     if train == COMPLETE:
         return {}
-    if not re.fullmatch(r"[\w+|]+=[\d.]+(,[\w+|]+=[\d.]+)*", train):  # also a folder's name
-        hint = "Write it as complete, audio=0.7, audio|image=0.7 or, for several at once, audio=0.7,image=0.3."
-        raise UserError(f"cannot read {train!r}", "compare.train", hint, usage=True)
-    pairs = [one.split("=") for one in train.split(",")]
+    if not re.fullmatch(f"{ENTRY}(,{ENTRY})*", train):  # it is also the name of a folder
+        hint = (
+            "Write it as complete, audio=0.7, audio|image=0.7 or, for several at once, "
+            "audio=0.7,image=0.3."
+        )
+        raise UserError(f"cannot read {train!r}", SETTING, hint, usage=True)
+    pairs = [entry.split("=") for entry in train.split(",")]
     try:
-        data = {what: float(ratio) for what, ratio in pairs}
+        shares = {what: float(ratio) for what, ratio in pairs}
     except ValueError:
-        raise UserError(
-            f"{train!r} has something that is no number", "compare.train", usage=True
-        ) from None
-    if len(data) < len(pairs):
-        raise UserError(f"{train!r} names one thing twice", "compare.train", usage=True)
-    missing = validate(Missing, {"train": data}, "compare.train")
-    for name in (m for what in missing.train for one in parse_alternatives(what) for m in one):
-        if name not in params.modalities:
-            raise unknown_name("modality", name, params.modalities, "compare.train")
+        problem = f"{train!r} has something that is no number"
+        raise UserError(problem, SETTING, usage=True) from None
+    if len(shares) < len(pairs):
+        raise UserError(f"{train!r} names one thing twice", SETTING, usage=True)
+    missing = validate(Missing, {"train": shares}, SETTING)
+    for what in missing.train:
+        for taken in parse_alternatives(what):
+            _check_modalities(taken, params)
     return missing.train
 
 
-def experiment_params(params: Params, cell: Experiment, rate: float | None = None) -> Params:
-    """Those of a cell, with another learning rate than that of `finetune`, if one is given. What evaluates it is the same for
-    all but for what its predictions depend on: the table is made of these, whatever the rest of `evaluate` asks for."""
-    finetune = params.finetune.model_copy(update={"preset": cell.preset})
-    if rate is not None and finetune.switches()["init"] == "scratch":
-        scratch = finetune.scratch.model_copy(update={"learning_rate": rate})
-        finetune = finetune.model_copy(update={"scratch": scratch})
-    elif rate is not None:
-        finetune = finetune.model_copy(update={"learning_rate": rate})
-    own = params.evaluate
+def _check_lists(section: Compare) -> None:
+    for preset in section.presets:
+        if preset not in PRESETS:
+            raise unknown_name("preset", preset, PRESETS, "compare.presets")
+    _check_list("presets", section.presets)
+    _check_list("seeds", section.seeds)
+    _check_list("train", section.train)
+    if section.learning_rates:
+        _check_list("learning_rates", section.learning_rates)
+
+
+def _check_list(name: str, values: Sequence[object]) -> None:
+    if not values or len(set(values)) < len(values):
+        problem = f"{list(values)} has to name each once"
+        raise UserError(problem, f"compare.{name}", usage=True)
+
+
+def _check_baseline(params: Params) -> None:
+    baseline, where = params.compare.baseline, "compare.baseline"
+    if baseline is None:
+        return
+    if baseline not in params.compare.presets:
+        raise unknown_name("preset", baseline, params.compare.presets, where)
+    if baseline == compared_method(params):
+        hint = "Name another preset, or null for all of them."
+        raise UserError(f"{baseline!r} is the method itself", where, hint, usage=True)
+
+
+def _check_finetune(params: Params) -> None:
+    section = params.finetune
+    decided = {
+        "init": section.init,
+        "mma": section.mma,
+        "train": section.train,
+        "balance": section.balance,
+    }
+    given = [name for name, value in decided.items() if value is not None]
+    if given:
+        problem = f"{', '.join(given)} would be the same for every preset"
+        hint = "Set them to null: a preset decides them."
+        raise UserError(problem, "finetune", hint, usage=True)
+
+
+def _check_modalities(names: Sequence[str], params: Params) -> None:
+    for name in names:
+        if name not in params.modalities:
+            raise unknown_name("modality", name, params.modalities, SETTING)
+
+
+def _normalize(absences: dict[str, float]) -> list[tuple[str, float]]:
+    """Return the same for every way to write one condition."""
+    pairs = []
+    for text, ratio in absences.items():
+        pairs.append((format_missing(parse_alternatives(text)), ratio))
+    return sorted(pairs)
+
+
+# Settings. --------------------------------------------------------------------------------------
+
+
+def experiment_params(params: Params, experiment: Experiment, rate: float | None = None) -> Params:
+    """Return the settings of an experiment.
+
+    rate: a learning rate in place of that of `finetune`. Evaluation is the same for all but for
+    what predictions depend on: the table is made from these, whatever the rest of `evaluate` asks
+    for.
+    """
+    finetune = params.finetune.model_copy(update={"preset": experiment.preset})
+    if rate is not None:
+        if finetune.switches()["init"] == "scratch":
+            scratch = finetune.scratch.model_copy(update={"learning_rate": rate})
+            finetune = finetune.model_copy(update={"scratch": scratch})
+        else:
+            finetune = finetune.model_copy(update={"learning_rate": rate})
+    section = params.evaluate
+    evaluate = Evaluate(
+        split=section.split,
+        batch_size=section.batch_size,
+        calibrate=section.calibrate,
+    )
     changes = {
-        "place": cell.place,
-        "seed": cell.seed,
-        "missing": Missing(train=training_absences(cell.train, params)),
+        "place": experiment.place,
+        "seed": experiment.seed,
+        "missing": Missing(train=training_absences(experiment.train, params)),
         "finetune": finetune,
-        "evaluate": Evaluate(split=own.split, batch_size=own.batch_size, calibrate=own.calibrate),
+        "evaluate": evaluate,
         "compare": Compare(),
     }
     return params.model_copy(update=changes)
 
 
-def learning_rates(params: Params, cell: Experiment) -> list[float | None]:
-    """The learning rates to try: those of `compare`; else, and where nothing is trained, that of the settings (None)."""
-    trains = experiment_params(params, cell).finetune.switches()["train"] != "none"
-    return (
-        list(params.compare.learning_rates) if trains and params.compare.learning_rates else [None]
-    )
+def learning_rates(params: Params, experiment: Experiment) -> list[float | None]:
+    """Return the learning rates to try: those of `compare`.
+
+    Where there are none, or nothing is trained, it is that of the settings (None).
+    """
+    switches = experiment_params(params, experiment).finetune.switches()
+    if switches["train"] == "none" or not params.compare.learning_rates:
+        return [None]
+    return list(params.compare.learning_rates)
+
+
+# What is complete. ------------------------------------------------------------------------------
 
 
 def write_marker(
-    params: Params, cell: Experiment, shards: str, scores: dict[str, float], chosen: float | None
+    params: Params,
+    experiment: Experiment,
+    shards: str,
+    scores: dict[str, float],
+    chosen: float | None,
 ) -> None:
-    """Say that a cell is done. scores: {learning rate: score on validation}; shards: their fingerprint."""
-    folder = experiment_params(params, cell).paths.results
-    about = {
-        "made_from": input_fingerprint(params, cell, shards),
-        "predictions": _made_by(params, cell),
-    }
-    write_json(folder / MARKER, about | {"learning_rates": scores, "learning_rate": chosen})
+    """Mark an experiment as complete.
+
+    shards: their fingerprint; scores: {learning rate: score on validation}; chosen: the learning
+    rate.
+    """
+    marker = ExperimentMarker(
+        made_from=input_fingerprint(params, experiment, shards),
+        predictions=_read_origin(params, experiment),
+        learning_rates=scores,
+        learning_rate=chosen,
+    )
+    write_json(_results(params, experiment) / MARKER, asdict(marker))
 
 
-def read_marker(params: Params, cell: Experiment, shards: str) -> dict[str, Any] | None:
-    """What `mark` wrote, if it belongs to these settings and to the models and predictions that are there."""
+def read_marker(params: Params, experiment: Experiment, shards: str) -> ExperimentMarker | None:
+    """Return the marker of a complete experiment, None where there is none.
+
+    It has to belong to these settings and to the models and predictions that are there.
+    """
     with contextlib.suppress(UserError):
-        about = read_json(experiment_params(params, cell).paths.results / MARKER, "")
-        own = {
-            "made_from": input_fingerprint(params, cell, shards),
-            "predictions": _made_by(params, cell),
-        }
-        return about if own.items() <= about.items() else None
+        data = read_json(_results(params, experiment) / MARKER, "")
+        made_from = input_fingerprint(params, experiment, shards)
+        predictions = _read_origin(params, experiment)
+        if (data.get("made_from"), data.get("predictions")) == (made_from, predictions):
+            rates = data["learning_rates"]
+            return ExperimentMarker(made_from, predictions, rates, data["learning_rate"])
     return None
 
 
-def input_fingerprint(params: Params, cell: Experiment, shards: str) -> str:
-    """A fingerprint of all that a cell depends on. UserError where one of its models isn't there."""
-    own = experiment_params(params, cell)
-    models = [own.paths.ensemble, *(own.paths.pretrain(m) for m in sorted(own.modalities))]
-    depends = {
-        "trials": [
-            experiment_params(params, cell, rate).ensemble_settings(shards)
-            for rate in learning_rates(params, cell)
-        ],
-        "unimodal": [own.unimodal_settings(m, shards) for m in sorted(own.modalities)],
-        "evaluate": own.evaluate.model_dump(mode="json", include={"split", "calibrate"}),
+def input_fingerprint(params: Params, experiment: Experiment, shards: str) -> str:
+    """Return a fingerprint of all that an experiment depends on.
+
+    UserError where one of its models isn't there.
+    """
+    settings = experiment_params(params, experiment)
+    modalities = sorted(settings.modalities)
+    models = [settings.paths.ensemble, *(settings.paths.pretrain(m) for m in modalities)]
+    trials = []
+    for rate in learning_rates(params, experiment):
+        trial = experiment_params(params, experiment, rate)
+        trials.append(trial.ensemble_settings(shards))
+    inputs: dict[str, Any] = {
+        "trials": trials,
+        "unimodal": [settings.unimodal_settings(m, shards) for m in modalities],
+        "evaluate": settings.evaluate.model_dump(mode="json", include={"split", "calibrate"}),
         "weights": [read_json(folder / Paths.ABOUT, "").get("weights_sha256") for folder in models],
     }
-    return fingerprint(depends)
+    return fingerprint(inputs)
 
 
-def load_predictions(params: Params, cell: Experiment) -> Predictions:
-    """Those of a cell that is done."""
-    found = Predictions.load(
-        experiment_params(params, cell).paths.results / PREDICTIONS, _made_by(params, cell)
-    )
-    assert found
-    return found
+def load_predictions(params: Params, experiment: Experiment) -> Predictions:
+    """Return the predictions of a complete experiment."""
+    path = _results(params, experiment) / PREDICTIONS
+    predictions = Predictions.load(path, _read_origin(params, experiment))
+    assert predictions
+    return predictions
 
 
-def _made_by(params: Params, cell: Experiment) -> str:
-    """What the evaluation wrote of the predictions' origin."""
-    path = experiment_params(params, cell).paths.results / PREDICTIONS
-    try:
-        return (pq.read_schema(path).metadata or {})[b"made_by"].decode()
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
-        raise UserError("no predictions", str(path), "Run: umemma compare") from None
+def _read_origin(params: Params, experiment: Experiment) -> str:
+    """Return what the predictions say they were made by. UserError where there are none."""
+    path = _results(params, experiment) / PREDICTIONS
+    made_by = read_made_by(path)
+    if made_by is None:
+        raise UserError("no predictions", str(path), "Run: umemma compare")
+    return made_by
+
+
+def _results(params: Params, experiment: Experiment) -> Path:
+    return experiment_params(params, experiment).paths.results

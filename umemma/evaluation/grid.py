@@ -1,38 +1,42 @@
-"""From kept predictions to results: every modality subset, and every (what goes missing, ratio).
+"""From saved predictions to results: every modality subset, and every (what goes missing, ratio).
 
-One encoder pass gave the logits of each sample under each subset. Every metric is a function of sums over samples, so
-taking something away from a share of the samples only mixes sums, and memory doesn't grow with the number of settings.
-A sample then counts (1 - ratio) with its complete answer and ratio with the lesser one. For a mean over samples, such as
-accuracy, that is the exact expectation over all draws; for the others (F1, calibration error, average precision) it is
-the metric of the mixture, which draws on many samples come to. No torch.
+One encoder pass gave the logits of each sample under each subset. Every metric is a function of
+sums over samples, so taking something away from a share of the samples only mixes sums, and memory
+does not grow with the number of conditions. A sample then counts (1 - ratio) with its complete
+answer and ratio with the answer from what is left. For a mean over samples, such as accuracy, that
+is the exact expectation over all draws; for the others (F1, calibration error, average precision)
+it is the metric of the mixture, which draws on many samples come to. No torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma.errors import UserError
-from umemma.evaluation.metrics import USUAL, Bootstrap, Metric, Stats, score, select_metrics
+from umemma.evaluation.bootstrap import Bootstrap, Clustering
+from umemma.evaluation.grid_sums import Condition, SeededDraw, SumsCache
+from umemma.evaluation.metrics import USUAL, Metric, score, select_metrics
 from umemma.evaluation.predictions import Predictions
-from umemma.missing import Missing, draw_test_absences, format_missing, list_patterns
+from umemma.missing import Missing, format_missing, list_patterns
 from umemma.system.files import new_file
 from umemma.system.seeds import hash_keys
 from umemma.types import ResultRow, format_pattern
 
-AT_ONCE = 50  # resamples of a metric that needs the samples in order
-KEPT = 2**28  # bytes of statistics that are kept for the next setting
+AT_ONCE = 50  # resamples at once of a metric that needs the samples in order
 
 
 class Grid:
-    """Scores predictions by some metrics. The interval of a value is over groups of samples of the split (see Bootstrap),
-    not over seeds."""
+    """Scores predictions by some metrics.
+
+    The interval of a value is over groups of samples of the split (see `Bootstrap`), not over
+    seeds. names: of the metrics; None = those that are usual for the task.
+    """
 
     def __init__(
         self,
@@ -42,310 +46,343 @@ class Grid:
         bootstrap: int,
         names: Sequence[str] | None = None,
     ) -> None:
-        self.predictions, self.seed, self.draws = predictions, seed, draws
+        self.predictions = predictions
+        self.seed = seed
+        self.draws = draws
         self.bootstrap = Bootstrap(predictions.groups, seed, bootstrap)
         self.modalities = predictions.modalities
         self.complete = format_pattern(self.modalities)
         classes = predictions.unimodal[self.modalities[0]].shape[1]
         self.metrics = select_metrics(names, predictions.task, classes)
-        self.numbers = hash_keys(predictions.keys) if draws else np.empty(0, np.uint64)
-        self.made: dict[
-            tuple[Callable[..., Stats], str, str, bytes], tuple[Stats, np.ndarray, np.ndarray]
-        ] = {}
-        self.there = {
-            subset: ~np.isnan(logits[:, 0]) for subset, logits in predictions.ensemble.items()
-        }
+        self.sample_numbers = np.empty(0, np.uint64)
+        if draws:
+            self.sample_numbers = hash_keys(predictions.keys)
+        self.cache = SumsCache(predictions, self.bootstrap)
+        self.there: dict[str, np.ndarray] = {}  # {subset: (N,) whether a sample has logits}
+        for subset, logits in predictions.ensemble.items():
+            self.there[subset] = ~np.isnan(logits[:, 0])
 
     def rows(
-        self, asked: Sequence[Missing], ratios: Sequence[float]
+        self, missing_sets: Sequence[Missing], ratios: Sequence[float]
     ) -> tuple[list[ResultRow], list[ResultRow]]:
-        """Return the `subsets` of every metric, the `gaps` of the first and the `worst` case; and the `ratios`."""
-        subsets, mixed = list[ResultRow](), list[ResultRow]()
+        """Return the subset rows and the ratio rows.
+
+        The first are the `subsets` of every metric, the `gaps` of the first metric and the `worst`
+        case.
+        """
+        subset_rows: list[ResultRow] = []
+        ratio_rows: list[ResultRow] = []
         for metric in self.metrics:
-            subsets += self.subsets(metric)
-            mixed += self.ratios(metric, asked, ratios)
-        return [*subsets, *self.gaps(self.metrics[0]), self.worst()], mixed
+            subset_rows += self.subsets(metric)
+            ratio_rows += self.ratios(metric, missing_sets, ratios)
+        subset_rows += self.gaps(self.metrics[0])
+        subset_rows.append(self.worst())
+        return subset_rows, ratio_rows
 
     def subsets(self, metric: Metric) -> Iterator[ResultRow]:
-        """The ensemble with every subset of the modalities; each uni-modal model alone: the ceilings; and the average of
-        the uni-modal models."""
-        for model in ("ensemble", "unimodal", "average"):
-            for pattern in list_patterns(self.modalities):
-                if model == "ensemble" or (model == "unimodal") == (len(pattern) == 1):
-                    yield self._subset(metric, model, format_pattern(pattern))
+        """Yield a row for each model and subset.
+
+        The ensemble is scored with every subset of the modalities; each uni-modal model alone, as
+        the ceiling; and the average of the uni-modal models with the larger subsets.
+        """
+        patterns = list_patterns(self.modalities)
+        single = [format_pattern(pattern) for pattern in patterns if len(pattern) == 1]
+        larger = [format_pattern(pattern) for pattern in patterns if len(pattern) > 1]
+        for subset in larger + single:
+            yield self._score_subset(metric, "ensemble", subset)
+        for subset in single:
+            yield self._score_subset(metric, "unimodal", subset)
+        for subset in larger:
+            yield self._score_subset(metric, "average", subset)
 
     def gaps(self, metric: Metric) -> Iterator[ResultRow]:
-        """Yield for every subset the ensemble less its ceiling, which is the best uni-modal model of what is left. The
-        interval is of the difference, both resampled together; the best is chosen on these same numbers. Of a metric that
-        is a mean or is made from sums, and where more is better, as the first one is."""
+        """Yield for every subset the ensemble less its ceiling.
+
+        The ceiling is the best uni-modal model of what is left. The interval is of the difference,
+        both resampled together; the best is chosen on these same numbers. The metric has to be a
+        mean or made from sums, and higher has to be better, as with the first one.
+        """
         assert metric.value
-        alone = {m: self._sums(metric, "unimodal", m, self.there[m], []) for m in self.modalities}
-        scores = {m: float(metric.value(sums.total)) for m, sums in alone.items()}
+        ceilings = {}
+        scores = {}
+        for m in self.modalities:
+            ceilings[m] = self.cache.sums(
+                metric,
+                "unimodal",
+                m,
+                self.there[m],
+            )
+            scores[m] = float(metric.value(ceilings[m].total))
         for pattern in list_patterns(self.modalities):
             left = format_pattern(pattern)
             best = max(pattern, key=lambda m: scores[m])
-            ours = self._sums(metric, "ensemble", left, self.there[left], [])
+            ours = self.cache.sums(
+                metric,
+                "ensemble",
+                left,
+                self.there[left],
+            )
             gap = float(metric.value(ours.total)) - scores[best]
-            low, high = self.bootstrap.bounds(
-                metric.value(ours.resampled) - metric.value(alone[best].resampled), gap
-            )
-            low, high = max(low, -1.0), min(high, 1.0)
-            missing = format_pattern({*self.modalities} - {*pattern})
-            n = int(self.there[left].sum())
-            ratio = 1.0 if missing else 0.0
-            refused = len(self.predictions.keys) - n
-            yield ResultRow(
-                "gap", missing, left, ratio, -1, metric.name, gap, low, high, n, refused
-            )
+            our_draws = metric.value(ours.resampled)
+            ceiling_draws = metric.value(ceilings[best].resampled)
+            low, high = self.bootstrap.bounds(our_draws - ceiling_draws, gap)
+            bounds = max(low, -1.0), min(high, 1.0)
+            yield self._subset_row(metric, "gap", left, gap, bounds)
 
     def worst(self) -> ResultRow:
-        """The exact worst case: what a sample's answer is worth (right or wrong; its F1) under the subset that hurts it
-        most. A mean over samples: with accuracy, the share answered rightly under every subset."""
+        """Return the exact worst case: each sample is scored under the subset that hurts it most.
+
+        It is a mean over samples: with accuracy, the share that is right under every subset.
+        """
         values = np.full(len(self.predictions.keys), np.inf)
         for logits in self.predictions.ensemble.values():
             values = np.fmin(values, score(logits, self.predictions.target))
         low, high = self.bootstrap.interval(values)
-        metric = USUAL[self.predictions.task][0]
         return ResultRow(
-            "ensemble",
-            "any",
-            "worst",
-            1.0,
-            -1,
-            metric,
-            float(values.mean()),
-            low,
-            high,
-            len(values),
-            0,
+            model="ensemble",
+            missing="any",
+            left="worst",
+            ratio=1.0,
+            draw=-1,
+            metric=USUAL[self.predictions.task][0],
+            value=float(values.mean()),
+            low=low,
+            high=high,
+            n=len(values),
+            refused=0,
         )
 
     def ratios(
-        self, metric: Metric, asked: Sequence[Missing], ratios: Sequence[float]
+        self,
+        metric: Metric,
+        missing_sets: Sequence[Missing],
+        ratios: Sequence[float],
     ) -> Iterator[ResultRow]:
-        """Of each that is `asked`, taken from each ratio of the samples: the expectation (draw -1), then the seeded draws;
-        and the expectation for the average of the uni-modal models.
+        """Yield the rows of each of `missing_sets`, taken from each ratio of the samples.
 
-        Samples of which nothing would be left are refused at every ratio, so that all ratios score the same samples.
+        First the expectation (draw -1), then the seeded draws; and the expectation for the average
+        of the uni-modal models. Samples of which nothing would be left are refused at every ratio,
+        so that all ratios score the same samples.
         """
-        draws = [_Draw(self.numbers, self.seed, number, ratios) for number in range(self.draws)]
-        for missing in asked:
-            yield from self._mixed(metric, "ensemble", missing, ratios, draws)
-            yield from self._mixed(metric, "average", missing, ratios, [])
+        draws = []
+        for number in range(self.draws):
+            draws.append(
+                SeededDraw(
+                    self.sample_numbers,
+                    self.seed,
+                    number,
+                    ratios,
+                )
+            )
+        for missing in missing_sets:
+            ensemble = self._condition(metric, "ensemble", missing)
+            yield from self._score_condition(ensemble, ratios, draws)
+            average = self._condition(metric, "average", missing)
+            yield from self._score_condition(average, ratios, [])
 
-    def _mixed(
+    def _condition(
         self,
         metric: Metric,
         model: str,
         missing: Missing,
-        ratios: Sequence[float],
-        draws: Sequence[_Draw],
-    ) -> Iterator[ResultRow]:
-        lefts = [format_pattern({*self.modalities} - {*one}) for one in missing]
+    ) -> Condition:
+        lefts = [format_pattern({*self.modalities} - {*taken}) for taken in missing]
         where = np.logical_and.reduce([self.there[left] for left in lefts])
-        n = int(where.sum())
-        if not n:
-            raise UserError(
-                f"no sample of the split has {' and '.join(lefts)}",
-                "evaluate",
-                "Ask for another set.",
-            )
+        if not where.any():
+            problem = f"no sample of the split has {' and '.join(lefts)}"
+            raise UserError(problem, "evaluate", "Ask for another set.")
+        return Condition(metric, model, format_missing(missing), lefts, where)
 
-        def row(
-            ratio: float, draw: int, value: float, low: float = np.nan, high: float = np.nan
-        ) -> ResultRow:
-            left = "|".join(lefts)
-            name = metric.name
-            return ResultRow(
-                model,
-                format_missing(missing),
-                left,
-                ratio,
-                draw,
-                name,
-                value,
-                low,
-                high,
-                n,
-                len(where) - n,
-            )
-
+    def _score_condition(
+        self,
+        condition: Condition,
+        ratios: Sequence[float],
+        draws: Sequence[SeededDraw],
+    ) -> Iterator[ResultRow]:
+        metric, model, where = condition.metric, condition.model, condition.where
         if metric.ranked:
-            yield from self._ranked(metric, model, lefts, where, ratios, draws, row)
+            yield from self._score_ranked(condition, ratios, draws)
             return
         assert metric.value
-        whole = self._sums(metric, model, self.complete, where, draws)
-        parts = [
-            self._sums(metric, model, left, where, draws, i, len(lefts))
-            for i, left in enumerate(lefts)
-        ]
-        part = np.mean([one.total for one in parts], 0)
-        resampled = np.mean([one.resampled for one in parts], 0)
-        for r, ratio in enumerate(ratios):
-            value = float(metric.value((1 - ratio) * whole.total + ratio * part))
-            low, high = self._bounds(
-                metric, metric.value((1 - ratio) * whole.resampled + ratio * resampled), value
-            )
-            yield row(ratio, -1, value, low, high)
-            for number in range(len(draws)):
-                kept = whole.total - whole.lost[number, r]
-                yield row(
-                    ratio,
-                    number,
-                    float(metric.value(kept + sum(one.lost[number, r] for one in parts))),
-                )
-
-    def _ranked(
-        self,
-        metric: Metric,
-        model: str,
-        lefts: Sequence[str],
-        where: np.ndarray,
-        ratios: Sequence[float],
-        draws: Sequence[_Draw],
-        row: Callable[[float, int, float], ResultRow],
-    ) -> Iterator[ResultRow]:
-        """As `_mixed`, for a metric that needs the samples in order: without intervals, as each would need a sorting."""
-        assert metric.ranked
-        tables = [self._logits(model, subset)[where] for subset in (self.complete, *lefts)]
-        target, n = self.predictions.target[where], int(where.sum())
-        weights = np.ones((len(tables), n))
-        for r, ratio in enumerate(ratios):
-            weights[0], weights[1:] = 1 - ratio, ratio / len(lefts)
-            of_all = np.concatenate(tables), np.concatenate([target] * len(tables)), weights.ravel()
-            yield row(ratio, -1, float(metric.ranked(*of_all)))
-            for number, one in enumerate(draws):
-                answers = one.answers(r, len(lefts))[where]
-                logits = np.stack(tables)[answers, np.arange(n)]
-                yield row(ratio, number, float(metric.ranked(logits, target, np.ones(n))))
-
-    def _subset(self, metric: Metric, model: str, subset: str) -> ResultRow:
-        where = self.there[subset]
-        n = int(where.sum())
-        if not n:
-            raise UserError(
-                f"no sample of the split has {subset}", "evaluate", "Take it out of modalities."
-            )
-        if metric.ranked:
-            logits, target = np.nan_to_num(self._logits(model, subset)), self.predictions.target
-            value = float(metric.ranked(logits, target, where.astype(np.float64)))
-            low, high = self._bounds(metric, self._ranked_draws(metric, logits, where), value)
-        else:
-            assert metric.value
-            sums = self._sums(metric, model, subset, where, [])
-            value = float(metric.value(sums.total))
-            low, high = self._bounds(metric, metric.value(sums.resampled), value)
-        missing = format_pattern({*self.modalities} - {*subset.split("+")})
-        ratio = 1.0 if missing else 0.0
-        return ResultRow(
+        sets = len(condition.lefts)
+        whole = self.cache.sums(
+            metric,
             model,
-            missing,
-            subset,
-            ratio,
-            -1,
-            metric.name,
-            value,
-            low,
-            high,
-            n,
-            len(self.predictions.keys) - n,
+            self.complete,
+            where,
+            draws,
         )
+        parts = []
+        for i, left in enumerate(condition.lefts):
+            parts.append(
+                self.cache.sums(
+                    metric,
+                    model,
+                    left,
+                    where,
+                    draws,
+                    i,
+                    sets,
+                )
+            )
+        part_total = np.mean([part.total for part in parts], 0)
+        part_resampled = np.mean([part.resampled for part in parts], 0)
+        for r, ratio in enumerate(ratios):
+            value = float(metric.value((1 - ratio) * whole.total + ratio * part_total))
+            resampled = (1 - ratio) * whole.resampled + ratio * part_resampled
+            bounds = self._bounds(metric, metric.value(resampled), value)
+            yield condition.row(ratio, -1, value, bounds)
+            for number in range(len(draws)):
+                complete_sums = whole.total - whole.lost[number, r]
+                lesser_sums = sum(part.lost[number, r] for part in parts)
+                value = float(metric.value(complete_sums + lesser_sums))
+                yield condition.row(ratio, number, value)
 
-    def _ranked_draws(self, metric: Metric, logits: np.ndarray, where: np.ndarray) -> np.ndarray:
-        """(R, times): a metric that needs the samples in order, of the samples `where` it is scored in each resample."""
-        assert metric.ranked
-        draws = []
-        for one in self.bootstrap.clusterings:
-            parts = np.array_split(one.weights, math.ceil(len(one.weights) / AT_ONCE))
-            values = [
-                metric.ranked(logits, self.predictions.target, part[:, one.member] * where)
-                for part in parts
-            ]
-            draws.append(np.concatenate(values))
-        return np.stack(draws)
+    def _score_ranked(
+        self,
+        condition: Condition,
+        ratios: Sequence[float],
+        draws: Sequence[SeededDraw],
+    ) -> Iterator[ResultRow]:
+        """Yield the rows of a metric that needs the samples in order.
 
-    def _bounds(self, metric: Metric, draws: np.ndarray, value: float) -> tuple[float, float]:
-        """The interval of a value, from (R, times) resamples; a share stays within 0..1."""
-        low, high = self.bootstrap.bounds(draws, value)
-        if metric.percent:
-            low, high = float(np.clip(low, 0.0, 1.0)), float(np.clip(high, 0.0, 1.0))
-        return low, high
+        They have no intervals, as each would need a sorting.
+        """
+        ranked, where, lefts = condition.metric.ranked, condition.where, condition.lefts
+        assert ranked
+        tables = []
+        for subset in (self.complete, *lefts):
+            tables.append(self.cache.logits(condition.model, subset)[where])
+        target = self.predictions.target[where]
+        n = int(where.sum())
+        weights = np.ones((len(tables), n))
+        all_logits = np.concatenate(tables)
+        all_targets = np.concatenate([target] * len(tables))
+        for r, ratio in enumerate(ratios):
+            weights[0] = 1 - ratio
+            weights[1:] = ratio / len(lefts)
+            value = float(ranked(all_logits, all_targets, weights.ravel()))
+            yield condition.row(ratio, -1, value)
+            for number, draw in enumerate(draws):
+                table_of_sample = draw.choose_answers(r, len(lefts))[where]
+                logits = np.stack(tables)[table_of_sample, np.arange(n)]
+                value = float(ranked(logits, target, np.ones(n)))
+                yield condition.row(ratio, number, value)
 
-    def _sums(
+    def _score_subset(
         self,
         metric: Metric,
         model: str,
         subset: str,
-        where: np.ndarray,
-        draws: Sequence[_Draw],
-        part: int = 0,
-        parts: int = 1,
-    ) -> _Sums:
-        """Of the samples `where` it is scored; `lost` of those that lose the part-th of `parts` sets."""
-        assert metric.stats
-        model = "unimodal" if model == "average" and "+" not in subset else model
-        name = metric.stats, model, subset, b"" if where.all() else where.tobytes()
-        if name not in self.made:
-            if sum(stats.values.nbytes for stats, *_ in self.made.values()) > KEPT:
-                self.made.clear()
-            stats = metric.stats(
-                np.nan_to_num(self._logits(model, subset)), self.predictions.target
+    ) -> ResultRow:
+        where = self.there[subset]
+        if not where.any():
+            problem = f"no sample of the split has {subset}"
+            raise UserError(problem, "evaluate", "Take it out of modalities.")
+        if metric.ranked:
+            logits = np.nan_to_num(self.cache.logits(model, subset))
+            weights = where.astype(np.float64)
+            value = float(
+                metric.ranked(
+                    logits,
+                    self.predictions.target,
+                    weights,
+                )
             )
-            weight = where.astype(np.float64)
-            self.made[name] = stats, stats.total(weight), self.bootstrap.totals(stats, weight)
-        stats, total, resampled = self.made[name]
-        lost = np.array([draw.lost(stats, where, part, parts) for draw in draws])
-        return _Sums(total, resampled, lost)
+            draws = self._resample_ranked(metric, logits, where)
+        else:
+            assert metric.value
+            sums = self.cache.sums(metric, model, subset, where)
+            value = float(metric.value(sums.total))
+            draws = metric.value(sums.resampled)
+        bounds = self._bounds(metric, draws, value)
+        return self._subset_row(metric, model, subset, value, bounds)
 
-    def _logits(self, model: str, subset: str) -> np.ndarray:
-        """(N, C). The average is over the uni-modal models of what is there."""
-        if model == "ensemble":
-            return self.predictions.ensemble[subset]
-        tables = [self.predictions.unimodal[m] for m in subset.split("+")]
-        if len(tables) == 1:
-            return tables[0]
-        there = sum((~np.isnan(table[:, :1])).astype(np.float32) for table in tables)
-        total = sum(np.nan_to_num(table) for table in tables)
-        with np.errstate(invalid="ignore"):
-            return np.asarray(total / there)
+    def _subset_row(
+        self,
+        metric: Metric,
+        model: str,
+        subset: str,
+        value: float,
+        bounds: tuple[float, float],
+    ) -> ResultRow:
+        missing = format_pattern({*self.modalities} - {*subset.split("+")})
+        n = int(self.there[subset].sum())
+        return ResultRow(
+            model=model,
+            missing=missing,
+            left=subset,
+            ratio=float(missing != ""),
+            draw=-1,
+            metric=metric.name,
+            value=value,
+            low=bounds[0],
+            high=bounds[1],
+            n=n,
+            refused=len(self.predictions.keys) - n,
+        )
+
+    def _resample_ranked(
+        self,
+        metric: Metric,
+        logits: np.ndarray,
+        where: np.ndarray,
+    ) -> np.ndarray:
+        """Return the (R, times) values in each resample of a metric that needs samples in order.
+
+        where: (N,) the samples that are scored.
+        """
+        draws = []
+        for clustering in self.bootstrap.clusterings:
+            draws.append(self._resample_clustering(clustering, metric, logits, where))
+        return np.stack(draws)
+
+    def _resample_clustering(
+        self,
+        clustering: Clustering,
+        metric: Metric,
+        logits: np.ndarray,
+        where: np.ndarray,
+    ) -> np.ndarray:
+        assert metric.ranked
+        chunks = math.ceil(len(clustering.weights) / AT_ONCE)
+        values = []
+        for weights in np.array_split(clustering.weights, chunks):
+            of_samples = weights[:, clustering.member] * where
+            values.append(
+                metric.ranked(
+                    logits,
+                    self.predictions.target,
+                    of_samples,
+                )
+            )
+        return np.concatenate(values)
+
+    def _bounds(
+        self,
+        metric: Metric,
+        draws: np.ndarray,
+        value: float,
+    ) -> tuple[float, float]:
+        """Return the interval of a value from (R, times) resamples; a share stays within 0..1."""
+        low, high = self.bootstrap.bounds(draws, value)
+        if not metric.percent:
+            return low, high
+        return float(
+            np.clip(
+                low,
+                0.0,
+                1.0,
+            )
+        ), float(np.clip(high, 0.0, 1.0))
 
 
-class _Sums(NamedTuple):
-    """total: (K,) over all samples; resampled: (R, times, K); lost: (draws, ratios, K) over those that a draw takes."""
-
-    total: np.ndarray
-    resampled: np.ndarray
-    lost: np.ndarray
-
-
-class _Draw:
-    """A seeded draw at every ratio at once: as a higher ratio only takes more samples, they are sorted into those that are
-    lost from the first ratio on, from the second on, and so on."""
-
-    def __init__(
-        self, numbers: np.ndarray, seed: int, number: int, ratios: Sequence[float]
-    ) -> None:
-        self.numbers, self.seed, self.number = numbers, seed, number
-        self.up, self.back = np.unique(np.asarray(ratios, dtype=np.float64), return_inverse=True)
-        self.chance, _ = draw_test_absences(numbers, seed, number, 1)
-        self.level = np.searchsorted(
-            self.up, self.chance, side="right"
-        )  # of the ratios so many don't take it
-
-    def lost(self, stats: Stats, where: np.ndarray, part: int, parts: int) -> np.ndarray:
-        """(ratios, K): the sums over the samples that lose the part-th of `parts` sets."""
-        _, which = draw_test_absences(self.numbers, self.seed, self.number, parts)
-        weight = (where & (which == part)).astype(np.float64)
-        return stats.by(self.level, len(self.up) + 1, weight).cumsum(0)[self.back]
-
-    def answers(self, ratio: int, sets: int) -> np.ndarray:
-        """(N,) 0 = the complete answer, i = without the i-th set."""
-        _, which = draw_test_absences(self.numbers, self.seed, self.number, sets)
-        return np.where(self.chance < self.up[self.back[ratio]], 1 + which, 0)
-
-
-def write_rows(path: Path, rows: Iterable[ResultRow], constants: Mapping[str, str]) -> None:
-    """Result rows as Parquet, each with what is the same for all of them (dataset, split, absence)."""
+def write_rows(
+    path: Path,
+    rows: Iterable[ResultRow],
+    constants: Mapping[str, str],
+) -> None:
+    """Write result rows as Parquet, each with what all have in common (dataset, split, absence)."""
     table = pa.Table.from_pylist([{**constants, **row._asdict()} for row in rows])
     with new_file(path) as aside:
         pq.write_table(table, aside)

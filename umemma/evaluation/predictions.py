@@ -1,4 +1,7 @@
-"""What models answered on a split, as evaluations keep it: predictions.parquet, from which every number is made."""
+"""The logits of a split, as an evaluation saves them in results/<dataset>/predictions.parquet.
+
+Every number of a report is computed from this file.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,16 @@ from umemma.types import format_pattern
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits of a split. ensemble: {subset: (N, C)} for every non-empty subset; unimodal: {modality: (N, C)}; probes:
-    {modality: (N, C)}, of a linear classifier on the ensemble's own features of the modality, empty where none was fitted;
-    all float32 and as they are scored, so after `calibration` {"ensemble/<subset>": ...}, whose `undo` gives those of the
-    model.
+    """Logits of a split, and what they are scored against.
 
-    A row is NaN where nothing of the subset is present in the sample. keys: N; groups: {grouping: N groups}; target: (N,)
-    classes or (N, C) sets of labels; classes: C names.
+    ensemble: {subset: (N, C)} for every non-empty subset; unimodal: {modality: (N, C)}; probes:
+    {modality: (N, C)}, of a linear classifier on the ensemble's own features of the modality, empty
+    where none was fitted. All are float32 and as they are scored, so after `calibration`
+    {"ensemble/<subset>": calibration}, whose `undo` gives the logits of the model. A row is NaN
+    where nothing of the subset is present in the sample.
+
+    keys: N; groups: {grouping: N groups}; target: (N,) classes or (N, C) sets of labels; classes: C
+    names.
     """
 
     keys: list[str]
@@ -43,7 +49,9 @@ class Predictions:
 
     @property
     def task(self) -> str:
-        return "multiclass" if self.target.ndim == 1 else "multilabel"
+        if self.target.ndim == 1:
+            return "multiclass"
+        return "multilabel"
 
     @classmethod
     def calibrated(
@@ -55,102 +63,138 @@ class Predictions:
         classes: list[str],
         calibration: Mapping[str, Calibration],
     ) -> Predictions:
-        """From the models' own logits, (ensemble, unimodal) or (ensemble, unimodal, probes). A sample's answer is calibrated
-        by what is there of the subset, as it is where a single sample is predicted."""
-        ensemble, unimodal, probes = (dict(tables) for tables in (*raw, {})[:3])
-        made = cls(keys, groups, target, ensemble, unimodal, classes, calibration, probes)
-        for subset, table in ensemble.items():
-            ensemble[subset] = made._by_what_is_there(subset, table, Calibration.apply)
+        """Calibrate the models' own logits, (ensemble, unimodal) or (ensemble, unimodal, probes).
+
+        A sample is calibrated by what is present of the subset, as it is where it is predicted
+        alone.
+        """
+        ensemble = dict(raw[0])
+        unimodal = dict(raw[1])
+        probes: dict[str, np.ndarray] = {}
+        if len(raw) > 2:
+            probes = dict(raw[2])
+        predictions = cls(
+            keys,
+            groups,
+            target,
+            ensemble,
+            unimodal,
+            classes,
+            calibration,
+            probes,
+        )
+        for subset, logits in ensemble.items():
+            ensemble[subset] = predictions._change(subset, logits, Calibration.apply)
         for model, tables in (("unimodal", unimodal), ("probe", probes)):
-            for m, table in tables.items():
-                tables[m] = calibration.get(f"{model}/{m}", Calibration()).apply(table)
-        return made
+            for m, logits in tables.items():
+                fitted = calibration.get(f"{model}/{m}", Calibration())
+                tables[m] = fitted.apply(logits)
+        return predictions
 
     def uncalibrated(self, subset: str) -> np.ndarray:
-        """(N, C): the ensemble's own logits, but for rounding."""
-        return self._by_what_is_there(subset, self.ensemble[subset], Calibration.undo)
+        """Return the ensemble's own (N, C) logits, but for rounding."""
+        return self._change(subset, self.ensemble[subset], Calibration.undo)
 
-    def _by_what_is_there(
+    def _change(
         self,
         subset: str,
         logits: np.ndarray,
         change: Callable[[Calibration, np.ndarray], np.ndarray],
     ) -> np.ndarray:
+        """Apply or undo the calibration that belongs to what is present of the subset."""
         names = subset.split("+")
-        there = np.stack([~np.isnan(self.unimodal[m][:, 0]) for m in names], 1)
+        present = np.stack([~np.isnan(self.unimodal[m][:, 0]) for m in names], 1)
         changed = logits.astype(np.float32)
         for pattern in list_patterns(names):
-            own = (there == [m in pattern for m in names]).all(1)
-            changed[own] = change(
-                self.calibration.get(f"ensemble/{format_pattern(pattern)}", Calibration()),
-                logits[own],
-            )
+            is_pattern = (present == [m in pattern for m in names]).all(1)
+            fitted = self.calibration.get(f"ensemble/{format_pattern(pattern)}", Calibration())
+            changed[is_pattern] = change(fitted, logits[is_pattern])
         return changed
 
     def save(self, path: Path, made_by: str) -> None:
-        """key, group (of several groupings group_<name>), target, and one column of logits per model and subset; the rest
-        in the file's metadata."""
+        """Write key, group, target and a column of logits per model and subset.
+
+        With several groupings the groups are in group_<name>; the rest is in the file's metadata.
+        """
         columns: dict[str, pa.Array] = {"key": pa.array(self.keys)}
         for name, groups in self.groups.items():
-            columns[f"group_{name}" if len(self.groups) > 1 else "group"] = pa.array(groups)
-        columns["target"] = _column(self.target)
-        for model, tables in (
-            ("ensemble", self.ensemble),
-            ("unimodal", self.unimodal),
-            ("probe", self.probes),
-        ):
+            column = "group"
+            if len(self.groups) > 1:
+                column = f"group_{name}"
+            columns[column] = pa.array(groups)
+        columns["target"] = _make_column(self.target)
+        models = {"ensemble": self.ensemble, "unimodal": self.unimodal, "probe": self.probes}
+        for model, tables in models.items():
             for subset, logits in tables.items():
-                columns[f"{model}/{subset}"] = _column(logits.astype(np.float32))
-        applied = {name: one.as_json() for name, one in self.calibration.items()}
-        about = {
+                columns[f"{model}/{subset}"] = _make_column(logits.astype(np.float32))
+        calibration = {name: fitted.as_json() for name, fitted in self.calibration.items()}
+        metadata = {
             "made_by": made_by,
             "classes": json.dumps(self.classes),
-            "calibration": json.dumps(applied),
+            "calibration": json.dumps(calibration),
         }
+        table = pa.table(columns).replace_schema_metadata(metadata)
         with new_file(path) as aside:
-            pq.write_table(
-                pa.table(columns).replace_schema_metadata(about), aside, write_page_checksum=True
-            )
+            pq.write_table(table, aside, write_page_checksum=True)
 
     @classmethod
     def load(cls, path: Path, made_by: str) -> Predictions | None:
-        """The kept predictions; None where there are none, or where others than `made_by` made them."""
+        """Read saved predictions.
+
+        None where there are none, where they are damaged, and where others than `made_by` made
+        them.
+        """
         try:
             table = pq.read_table(path, page_checksum_verification=True)
-        except (OSError, pa.ArrowException):  # altered or cut short; what is written has checksums
+        except (OSError, pa.ArrowException):  # altered or cut short: pages have checksums
             return None
-        about = table.schema.metadata or {}
-        if about.get(b"made_by") != made_by.encode():
+        metadata = table.schema.metadata or {}
+        if metadata.get(b"made_by") != made_by.encode():
             return None
         logits: dict[str, dict[str, np.ndarray]] = {"ensemble": {}, "unimodal": {}, "probe": {}}
         groups = {}
         for name in table.column_names:
             model, _, subset = name.partition("/")
             if model in logits:
-                logits[model][subset] = _array(table[name])
+                logits[model][subset] = _read_column(table[name])
             elif name.startswith("group"):
                 groups[name.removeprefix("group_")] = table[name].to_pylist()
+        calibration = {}
+        for name, data in json.loads(metadata[b"calibration"]).items():
+            calibration[name] = Calibration.of(data)
         return cls(
-            table["key"].to_pylist(),
-            groups,
-            _array(table["target"]),
-            logits["ensemble"],
-            logits["unimodal"],
-            json.loads(about[b"classes"]),
-            {name: Calibration.of(one) for name, one in json.loads(about[b"calibration"]).items()},
-            logits["probe"],
+            keys=table["key"].to_pylist(),
+            groups=groups,
+            target=_read_column(table["target"]),
+            ensemble=logits["ensemble"],
+            unimodal=logits["unimodal"],
+            classes=json.loads(metadata[b"classes"]),
+            calibration=calibration,
+            probes=logits["probe"],
         )
 
 
-def _column(values: np.ndarray) -> pa.Array:
-    """(N,) or (N, C) as a column."""
+def read_made_by(path: Path) -> str | None:
+    """Return what saved predictions say they were made by; None where there are none."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    made_by = metadata.get(b"made_by")
+    if made_by is None:
+        return None
+    return str(made_by.decode())
+
+
+def _make_column(values: np.ndarray) -> pa.Array:
+    """Return (N,) or (N, C) values as a column."""
     if values.ndim == 1:
         return pa.array(values)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
-def _array(column: pa.ChunkedArray) -> np.ndarray:
-    """(N,) or (N, C) of a column."""
+def _read_column(column: pa.ChunkedArray) -> np.ndarray:
+    """Return the (N,) or (N, C) values of a column."""
     if not pa.types.is_fixed_size_list(column.type):
         return column.to_numpy()
     return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1)

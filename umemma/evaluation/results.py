@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from umemma.evaluation.information import Information
+from umemma.evaluation.information_report import Information
 from umemma.evaluation.metrics import USUAL, Metric, get
 from umemma.types import ResultRow
 

@@ -1,311 +1,246 @@
-"""A comparison -> the terminal's tables and the files of results/<dataset>/compare/: Markdown, HTML, CSV, JSON, a figure."""
+"""A comparison of methods: its numbers as they are shown, its notes, and its headline.
+
+`comparison_tables` prints it in the terminal, `comparison_files` writes it.
+"""
 
 from __future__ import annotations
 
-import csv
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from rich.table import Table
-
-from umemma.evaluation.comparison import ALONE, AVERAGE, WORST, MethodDifference, Point, Score
-from umemma.evaluation.experiments import Experiment
+from umemma.evaluation.comparison import (
+    ALONE,
+    AVERAGE,
+    WORST,
+    CurvePoint,
+    MethodDifference,
+    MethodScore,
+)
+from umemma.evaluation.experiments import COMPLETE, Experiment
 from umemma.evaluation.metrics import Metric
-from umemma.reports import figures, html
-from umemma.system.files import new_files, write_json
-from umemma.system.log import make_table
-from umemma.types import parse_alternatives
 
-NOTES = (
-    "Every method: the same shards, the same absences in training, the same seeds, and from scratch the epochs of both "
-    "trainings of the others together. What learning rate, epoch and calibration a method gets, validation chooses.",
-    "{method} is tested against {baselines} in each column; nothing is chosen by the numbers of this table. Differences are of "
-    "means over samples, paired by seed and sample, in points, with 95 % intervals. {mark} p < 0.05 after Holm's adjustment "
-    "for all tests of a table together: with equal methods at most one table in twenty has any such mark. An interval "
-    "is of its own test, so it may leave out 0 where there is no mark.",
-    "{chance}",
-    "{worst}: of each sample the answer under the subset that hurts it most. {alone}: the models that were trained on one "
-    "modality; {average}: the mean of their logits.",
+ABOUT_TRAINING = (
+    "Every method: the same shards, the same absences in training, the same seeds, and from "
+    "scratch the epochs of both trainings of the others together. What learning rate, epoch and "
+    "calibration a method gets, validation chooses."
 )
-SEVERAL = (
-    "Chance is in seeds and in groups of samples, and both are in the intervals: they are of what the methods do with other "
-    "seeds and other samples. With {seeds} seeds they are wide where seeds differ; more seeds then help, more samples don't."
+ABOUT_TESTS = (
+    "{method} is tested against {baselines} in each column; nothing is chosen by the numbers of "
+    "this table. Differences are of means over samples, paired by seed and sample, in points, with "
+    "95 % intervals. {mark} p < 0.05 after Holm's adjustment for all tests of a table together: "
+    "with equal methods at most one table in twenty has any such mark. An interval is of its own "
+    "test, so it may leave out 0 where there is no mark."
 )
-ONE = (
-    "One seed: chance is in groups of samples only. The differences are of these two trainings each, and say nothing of what "
-    "the methods do with another seed."
+ABOUT_SEEDS = (
+    "Chance is in seeds and in groups of samples, and both are in the intervals: they are of what "
+    "the methods do with other seeds and other samples. With {seeds} seeds they are wide where "
+    "seeds differ; more seeds then help, more samples don't."
+)
+ABOUT_ONE_SEED = (
+    "One seed: chance is in groups of samples only. The differences are of these two trainings "
+    "each, and say nothing of what the methods do with another seed."
+)
+ABOUT_ROWS = (
+    "{worst}: of each sample the answer under the subset that hurts it most. {alone}: the models "
+    "that were trained on one modality; {average}: the mean of their logits."
 )
 
-LEVEL, MARK = 0.05, "*"
+LEVEL = 0.05  # of the tests
+MARK = "*"  # of a difference that is more than chance
 
 
 @dataclass(frozen=True)
-class Standings:
-    """columns: of each `train`, in order; rates: the learning rate of each cell that had a choice."""
+class ComparisonSetup:
+    """What the numbers belong to. samples: of the split; absent: what becomes of a modality."""
 
-    about: dict[str, Any]
+    dataset: str
+    variant: str
+    split: str
+    samples: int
+    absent: str
+    calibrated: bool
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """The numbers of a comparison.
+
+    method: the preset that the others are compared with; columns: of each `train`, in order; rates:
+    the learning rate of each experiment that had a choice.
+    """
+
+    setup: ComparisonSetup
     metrics: list[Metric]
     method: str
     seeds: list[int]
     columns: dict[str, list[str]]
-    scores: list[Score]
-    points: list[Point]
+    scores: list[MethodScore]
+    points: list[CurvePoint]
     differences: list[MethodDifference]
     rates: dict[Experiment, float]
 
     @property
     def title(self) -> str:
-        variant = f" ({self.about['variant']})" if self.about["variant"] else ""
-        seeds = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
-        return f"{self.about['dataset']}{variant} {self.about['split']}, {seeds}"
+        """The dataset with its variant, the split, the number of seeds."""
+        dataset = self.setup.dataset
+        if self.setup.variant:
+            dataset += f" ({self.setup.variant})"
+        seeds = f"{len(self.seeds)} seed"
+        if len(self.seeds) > 1:
+            seeds += "s"
+        return f"{dataset} {self.setup.split}, {seeds}"
 
     @property
-    def tested(self) -> str:
+    def tested_metric(self) -> str:
         """The metric of the differences."""
         return self.differences[0].metric
 
     @property
     def notes(self) -> list[str]:
-        count = len(self.seeds)
-        names = list(dict.fromkeys(one.baseline for one in self.differences))
-        words = {
-            "method": self.method,
-            "baselines": names[0] if len(names) == 1 else "each of the other methods",
-            "mark": MARK,
-            "chance": SEVERAL.format(seeds=count) if count > 1 else ONE,
-        }
-        notes = NOTES if names else (NOTES[0], NOTES[-1])
-        return [note.format(**words, worst=WORST, alone=ALONE, average=AVERAGE) for note in notes]
+        """How to read the tables."""
+        rows = ABOUT_ROWS.format(worst=WORST, alone=ALONE, average=AVERAGE)
+        baselines = list(dict.fromkeys(test.baseline for test in self.differences))
+        if not baselines:
+            return [ABOUT_TRAINING, rows]
+        name = "each of the other methods"
+        if len(baselines) == 1:
+            name = baselines[0]
+        tests = ABOUT_TESTS.format(method=self.method, baselines=name, mark=MARK)
+        chance = ABOUT_ONE_SEED
+        if len(self.seeds) > 1:
+            chance = ABOUT_SEEDS.format(seeds=len(self.seeds))
+        return [ABOUT_TRAINING, tests, chance, rows]
 
-    def table(self, train: str, metric: Metric) -> tuple[list[str], list[list[str]]]:
-        """Headings; method, then a cell per column: mean ± standard deviation over the seeds, in % for a share."""
-        found: dict[str, dict[str, Score]] = {}
+    def scores_of(self, train: str, metric: Metric) -> dict[str, dict[str, MethodScore]]:
+        """Return {method: {column: score}}, the presets first, in their order."""
+        by_method: dict[str, dict[str, MethodScore]] = {}
         for score in self.scores:
             if (score.train, score.metric) == (train, metric.name):
-                found.setdefault(score.method, {})[score.column] = score
-        columns = [
-            column for column in self.columns[train] if any(column in own for own in found.values())
-        ]
-        methods = sorted(
-            found, key=lambda name: name in (ALONE, AVERAGE)
-        )  # the presets, in their order, first
-        return ["", *columns], [
-            [name, *(_shown(found[name].get(c), metric) for c in columns)] for name in methods
-        ]
+                by_method.setdefault(score.method, {})[score.column] = score
+        methods = sorted(by_method, key=lambda name: name in (ALONE, AVERAGE))
+        return {name: by_method[name] for name in methods}
 
-    def tests(self, train: str) -> dict[str, list[MethodDifference]]:
-        """Of each baseline its differences, column by column."""
-        rows: dict[str, list[MethodDifference]] = {}
-        for one in self.differences:
-            if one.train == train:
-                rows.setdefault(one.baseline, []).append(one)
-        return rows
+    def columns_of(self, train: str, metric: Metric) -> list[str]:
+        """Return the columns that have any score of this metric."""
+        by_method = self.scores_of(train, metric)
+        scored = {column for scores in by_method.values() for column in scores}
+        return [column for column in self.columns[train] if column in scored]
+
+    def table(self, train: str, metric: Metric) -> tuple[list[str], list[list[str]]]:
+        """Return headings, and rows of a method's name and its `format_score` in each column."""
+        columns = self.columns_of(train, metric)
+        rows = []
+        for name, scores in self.scores_of(train, metric).items():
+            rows.append([name, *(format_score(scores.get(c), metric) for c in columns)])
+        return ["", *columns], rows
+
+    def differences_of(self, train: str) -> dict[str, list[MethodDifference]]:
+        """Return {baseline: its differences, column by column}."""
+        by_baseline: dict[str, list[MethodDifference]] = {}
+        for test in self.differences:
+            if test.train == train:
+                by_baseline.setdefault(test.baseline, []).append(test)
+        return by_baseline
 
     def rate_rows(self, train: str) -> Iterator[list[str]]:
-        """Preset, then its learning rate per seed."""
-        for preset in dict.fromkeys(cell.preset for cell in self.rates if cell.train == train):
-            yield [
-                preset,
-                *(f"{self.rates[Experiment(train, seed, preset)]:g}" for seed in self.seeds),
-            ]
+        """Yield a preset, then its learning rate for each seed."""
+        presets = dict.fromkeys(one.preset for one in self.rates if one.train == train)
+        for preset in presets:
+            rates = [self.rates[Experiment(train, seed, preset)] for seed in self.seeds]
+            yield [preset, *(f"{rate:g}" for rate in rates)]
 
 
-def format_tables(outcome: Standings) -> Iterator[Table]:
-    """For the terminal: of the leading metric, its differences and the learning rates, for each `train`."""
-    lead = outcome.metrics[0]
-    for train in outcome.columns:
-        yield make_table(
-            f"{outcome.title}: {_unit(lead)}, {trained_on(train)}", *outcome.table(train, lead)
-        )
-        if tests := outcome.tests(train):
-            rows: list[list[str]] = []
-            for (
-                baseline,
-                own,
-            ) in tests.items():  # the interval below the difference, so that many columns fit
-                rows += [[baseline, *map(_points, own)], ["", *map(_interval, own)]]
-            yield make_table(_versus(outcome), _columns(tests), rows)
-        if rates := [*outcome.rate_rows(train)]:
-            yield make_table(
-                "learning rate that validation chose",
-                ["", *(f"seed {s}" for s in outcome.seeds)],
-                rates,
-            )
-
-
-def write(folder: Path, outcome: Standings) -> None:
-    """compare.md, compare.html, compare.csv, compare.json, differences.csv, robustness.csv and robustness.png."""
-    with new_files(folder) as aside:
-        drawings = panels(outcome)
-        figures.png(aside / "robustness.png", [*drawings.values()] or [figures.nothing])
-        parts = list(sections(outcome, drawings))
-        title = f"{outcome.title}: {outcome.metrics[0].label} by method"
-        lead = format_headline(outcome)
-        (aside / "compare.md").write_text(
-            html.markdown(title, lead, parts), encoding="utf-8", newline="\n"
-        )
-        (aside / "compare.html").write_text(
-            html.render(title, lead, parts), encoding="utf-8", newline="\n"
-        )
-        _csv(aside / "compare.csv", Score._fields, outcome.scores)
-        _csv(aside / "differences.csv", MethodDifference._fields, outcome.differences)
-        _csv(aside / "robustness.csv", Point._fields, outcome.points)
-        rates = [{**cell._asdict(), "learning_rate": rate} for cell, rate in outcome.rates.items()]
-        data = {
-            "about": outcome.about
-            | {"method": outcome.method, "seeds": outcome.seeds, "notes": outcome.notes},
-            "scores": [_finite(one._asdict()) for one in outcome.scores],
-            "differences": [_finite(one._asdict()) for one in outcome.differences],
-            "learning_rates": rates,
-        }
-        write_json(aside / "compare.json", data)
-
-
-def format_headline(outcome: Standings) -> str:
-    """In how many tests the method is better or worse, and in which."""
-    tests = outcome.differences
+def format_headline(report: ComparisonReport) -> str:
+    """Return in how many tests the method is better or worse, and in which."""
+    tests = report.differences
     if not tests:
-        return f"{outcome.method} alone: there is no baseline to compare with."
-    sure = [one for one in tests if one.p_holm < LEVEL]
-    better = [one for one in sure if one.difference > 0]
-    worse = [one for one in sure if one.difference < 0]
-    several = len(outcome.columns) > 1
-    sides = f"better in {_named(better, several)}, worse in {_named(worse, several)}"
+        return f"{report.method} alone: there is no baseline to compare with."
+    significant = [test for test in tests if is_significant(test)]
+    better = [test for test in significant if test.difference > 0]
+    worse = [test for test in significant if test.difference < 0]
+    name_train = len(report.columns) > 1
     return (
-        f"By {outcome.tested}, {outcome.method} is {sides}; in the other {len(tests) - len(sure)} of {len(tests)} tests the "
-        "difference may be chance (p after Holm's adjustment, 5 %)."
+        f"By {report.tested_metric}, {report.method} is better in "
+        f"{_count_and_list(better, name_train)}, worse in {_count_and_list(worse, name_train)}; in "
+        f"the other {len(tests) - len(significant)} of {len(tests)} tests the difference may be "
+        "chance (p after Holm's adjustment, 5 %)."
     )
 
 
-def _named(tests: Sequence[MethodDifference], several: bool) -> str:
-    """How many, and of each baseline the columns; with what training missed, if there are several."""
-    found: dict[str, list[str]] = {}
-    for one in tests:
-        name = f"{one.baseline} {trained_on(one.train)}" if several else one.baseline
-        found.setdefault(name, []).append(one.column)
-    names = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in found.items())
-    return f"{len(tests)} ({names})" if names else "0"
+def describe_training(train: str) -> str:
+    """Return what training misses, in words."""
+    if train == COMPLETE:
+        return "trained on complete samples"
+    return f"trained with {train} missing"
 
 
-def sections(outcome: Standings, drawings: Mapping[str, figures.Draw]) -> Iterator[html.Section]:
-    """What Markdown and HTML show."""
-    lead, *others = outcome.metrics
-    for train in outcome.columns:
-        blocks: list[html.Block] = [html.Table(_unit(lead), *outcome.table(train, lead))]
-        if tests := outcome.tests(train):
-            rows: list[list[str]] = []
-            for baseline, own in tests.items():
-                cells = [f"{_points(one)} ({_interval(one)})" for one in own]
-                rows.append([baseline, *cells])
-            blocks.append(html.Table(_versus(outcome), _columns(tests), rows))
-        if rates := [*outcome.rate_rows(train)]:
-            heads = ["", *(f"seed {seed}" for seed in outcome.seeds)]
-            blocks.append(html.Table("Learning rate that validation chose", heads, rates))
-        yield html.Section(trained_on(train).capitalize(), blocks)
-    if drawings:
-        about = "Lines of the score per method; the numbers are in robustness.csv."
-        shown = [
-            html.Figure(
-                figures.svg(f"compare {name}", draw), name, about, "robustness.png" * (not i)
-            )
-            for i, (name, draw) in enumerate(drawings.items())
-        ]
-        yield html.Section(
-            f"{lead.label} against the share of samples that lose something".capitalize(), shown
-        )
-    if others:
-        yield html.Section(
-            "Other metrics",
-            [
-                html.Table(f"{_unit(metric)}, {trained_on(train)}", *outcome.table(train, metric))
-                for train in outcome.columns
-                for metric in others
-            ],
-        )
-    settings = [f"{name}: {value}" for name, value in outcome.about.items() if value != ""]
-    settings.append(f"seeds: {', '.join(map(str, outcome.seeds))}")
-    yield html.Section("How to read it", [html.Points(outcome.notes)])
-    yield html.Section("Settings", [html.Points(settings), html.Code("umemma compare")])
+def describe_tests(report: ComparisonReport) -> str:
+    """Return the caption of a table of differences."""
+    return (
+        f"{report.method} minus each baseline: {report.tested_metric}, points; "
+        f"{MARK} p < {LEVEL} after Holm's adjustment"
+    )
 
 
-def panels(outcome: Standings) -> dict[str, figures.Draw]:
-    """{title: a panel} per `train` and what goes missing: a curve per method."""
-    lead = outcome.metrics[0]
-    found: dict[str, figures.Draw] = {}
-    by: dict[tuple[str, str], dict[str, list[Point]]] = {}
-    for point in outcome.points:
-        by.setdefault((point.train, point.missing), {}).setdefault(point.method, []).append(point)
-    low = min((point.score for point in outcome.points), default=0.0)
-    for (train, missing), methods in by.items():
-        lines = [
-            figures.Curve(name, [p.ratio for p in own], [p.score for p in own])
-            for name, own in methods.items()
-        ]
-        title = f"{' or '.join('+'.join(one) for one in parse_alternatives(missing))} missing, {trained_on(train)}"
-        found[title] = functools.partial(
-            figures.curves,
-            lines=lines,
-            xlabel="share of samples that lose it",
-            ylabel=lead.label,
-            title=title,
-            ylim=(max(0.0, low - 0.05), 1.0),
-        )
-    return found
+def list_tested_columns(tests: Mapping[str, Sequence[MethodDifference]]) -> list[str]:
+    """Return the columns of a table of differences."""
+    first = next(iter(tests.values()))
+    return [test.column for test in first]
 
 
-def trained_on(train: str) -> str:
-    return "trained on complete samples" if train == "complete" else f"trained with {train} missing"
+def is_significant(test: MethodDifference) -> bool:
+    return test.p_holm < LEVEL
 
 
-def _versus(outcome: Standings) -> str:
-    return f"{outcome.method} minus each baseline: {outcome.tested}, points; {MARK} p < {LEVEL} after Holm's adjustment"
-
-
-def _columns(tests: Mapping[str, Sequence[MethodDifference]]) -> list[str]:
-    """The headings of a table of them."""
-    return ["", *(one.column for one in next(iter(tests.values())))]
-
-
-def _points(one: MethodDifference) -> str:
-    """With the mark of a difference that is more than chance."""
-    if math.isnan(one.difference):
-        return "not scored"
-    return f"{100 * one.difference:+.1f}{MARK * (one.p_holm < LEVEL)}"
-
-
-def _interval(one: MethodDifference) -> str:
-    return "unknown" if math.isnan(one.low) else f"{100 * one.low:.1f} to {100 * one.high:.1f}"
-
-
-def _unit(metric: Metric) -> str:
-    return f"{metric.label}, %" if metric.percent else metric.label
-
-
-def _shown(score: Score | None, metric: Metric) -> str:
+def format_score(score: MethodScore | None, metric: Metric, separator: str = " ± ") -> str:
+    """Return mean ± standard deviation over the seeds, in % for a share; "" for no score."""
     if score is None:
         return ""
-    scale, digits = (100, 1) if metric.percent else (1, 3)
-    spread = "" if math.isnan(score.std) else f" ± {scale * score.std:.{digits}f}"
-    return f"{scale * score.mean:.{digits}f}{spread}"
+    scale, digits = 1, 3
+    if metric.percent:
+        scale, digits = 100, 1
+    mean = f"{scale * score.mean:.{digits}f}"
+    if math.isnan(score.std):
+        return mean
+    return f"{mean}{separator}{scale * score.std:.{digits}f}"
 
 
-def _csv(path: Path, headings: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(headings)
-        for row in rows:
-            writer.writerow([_written(cell) for cell in row])
+def format_difference(test: MethodDifference) -> str:
+    """Return a difference in points, with the mark of one that is more than chance."""
+    if math.isnan(test.difference):
+        return "not scored"
+    points = f"{100 * test.difference:+.1f}"
+    if is_significant(test):
+        points += MARK
+    return points
 
 
-def _written(cell: Any) -> Any:
-    if isinstance(cell, float):
-        return "" if math.isnan(cell) else f"{cell:.6f}"
-    return cell
+def format_test_interval(test: MethodDifference) -> str:
+    if math.isnan(test.low):
+        return "unknown"
+    return f"{100 * test.low:.1f} to {100 * test.high:.1f}"
 
 
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: None if isinstance(x, float) and math.isnan(x) else x for name, x in row.items()}
+def format_metric(metric: Metric) -> str:
+    """Return the name of a metric with its unit."""
+    if metric.percent:
+        return f"{metric.label}, %"
+    return metric.label
+
+
+def _count_and_list(tests: Sequence[MethodDifference], name_train: bool) -> str:
+    """Return the number of tests, and the columns of each baseline.
+
+    name_train: also say what training missed, as there are several.
+    """
+    if not tests:
+        return "0"
+    columns: dict[str, list[str]] = {}
+    for test in tests:
+        name = test.baseline
+        if name_train:
+            name += f" {describe_training(test.train)}"
+        columns.setdefault(name, []).append(test.column)
+    names = "; ".join(f"{name}: {', '.join(columns[name])}" for name in columns)
+    return f"{len(tests)} ({names})"

@@ -184,7 +184,7 @@ def selective(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     shown = outcome.shown
     label = "accuracy" if predictions.task == "multiclass" else "F1 (samples)"
     asked = replace(predictions, ensemble={left: predictions.ensemble[left] for left in shown})
-    points: dict[str, list[error_analysis.Answered]] = {left: [] for left in shown}
+    points: dict[str, list[error_analysis.SelectiveScore]] = {left: [] for left in shown}
     for row in error_analysis.selective_scores(asked):
         points[row.modalities].append(row)
     drawn = [

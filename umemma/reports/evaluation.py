@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from umemma.evaluation import error_analysis, information
-from umemma.evaluation.information import describe_threshold
+from umemma.evaluation import error_analysis
+from umemma.evaluation.information_report import InformationBound, describe_threshold
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import (
     Outcome,
@@ -108,7 +108,7 @@ def write(folder: Path, outcome: Outcome, predictions: Predictions, command: str
         ["missing", "ratio", "score", "low", "high", "ceiling", "average"],
         _robustness(outcome),
     )
-    _csv(folder / "information.csv", information.Bound._fields, outcome.information.bounds)
+    _csv(folder / "information.csv", InformationBound._fields, outcome.information.bounds)
     _csv(
         folder / "per_class.csv",
         error_analysis.ClassScore._fields,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from umemma.evaluation.information import describe_threshold
+from umemma.evaluation.information_report import describe_threshold
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import CURVES, Outcome
 from umemma.reports import classes, confidence, robustness

@@ -1,23 +1,23 @@
-"""compare: trains and evaluates every preset with every seed, each alike -> models/ and results/<dataset>/compare/.
+"""compare: trains and evaluates every preset -> models/ and results/<dataset>/compare/.
 
-Each training and each evaluation is a process of the stage's own command with the settings of its cell, which are written
-to runs/<dataset>/compare/<train>/<seed>/<preset>/ and can be used with --params. So a cell is exactly what the commands
-make, goes on from its own checkpoint, and its time and memory are those of a process. `compare_table` makes the table.
+Each training and each evaluation is a process of the stage's own command with the settings of its
+experiment, which are written to runs/<dataset>/compare/<train>/<seed>/<preset>/ and can be used
+with --params. So an experiment is exactly what the commands make, it resumes from its own
+checkpoint, and its time and memory are those of a process. `compare_table` makes the table.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shutil
 import sys
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
-from rich.table import Table
 
 from umemma.config import Params
 from umemma.data import shard_reader
@@ -26,23 +26,28 @@ from umemma.errors import UserError, unknown_name
 from umemma.evaluation import experiments
 from umemma.evaluation.experiments import Experiment
 from umemma.models import saved_model
+from umemma.reports.comparison_costs import ProcessCost, append_cost, settings_fingerprint
 from umemma.system import subprocesses
 from umemma.system.files import new_folder, read_json, sha256, write_json
 from umemma.system.subprocesses import Command, Ended, Job
-from umemma.validation import fingerprint
 
-COSTS = Path("compare") / "costs.csv"  # below runs/<dataset>: a line per process
-HEADINGS = (
-    "train",
-    "seed",
-    "what",
-    "command",
-    "status",
-    "seconds",
-    "cpu_seconds",
-    "peak_gib",
-    "settings",
-)
+LAST_LINES = 5  # of a failed process that its error quotes
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What all experiments start from.
+
+    shards: their fingerprint; weights: {modality: checksum} of the files of pretrained weights that
+    encoders start from.
+    """
+
+    params: Params
+    shards: str
+    weights: Mapping[str, str]
+
+    def params_of(self, experiment: Experiment, rate: float | None = None) -> Params:
+        return experiments.experiment_params(self.params, experiment, rate)
 
 
 def run(
@@ -53,254 +58,279 @@ def run(
     train: str = "",
     modality: str = "",
 ) -> None:
-    """Make the cells, or those of one preset, seed and entry of compare.train; with a modality only its uni-modal models.
+    """Run the experiments, or those of one preset, seed and entry of compare.train.
 
-    What is done already stays. Where some fail the others are made, and UserError names the failed ones.
+    With a modality only its uni-modal models are trained. What is complete stays. Where some fail
+    the others are run, and UserError names the failed ones.
     """
-    section, plan = params.compare, experiments.plan_experiments(params)
+    plan = experiments.plan_experiments(params)
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities)
-    for name, kind, known in (
-        (preset, "preset", section.presets),
-        (train, "train", section.train),
-        (modality, "modality", params.modalities),
-        ("" if seed is None else str(seed), "seed", [str(s) for s in section.seeds]),
-    ):
-        if name and name not in known:
-            raise unknown_name(kind, name, known, f"--{kind}")
-    plan = [
-        c
-        for c in plan
-        if preset in ("", c.preset) and train in ("", c.train) and seed in (None, c.seed)
-    ]
-    weights = _weights(params)
-    todo = (
-        plan if modality else [c for c in plan if not _done(params, c, index.fingerprint, weights)]
-    )
-    # 1. The uni-modal models of each seed, which its presets share.
-    alone: dict[str, Job] = {}
-    for cell in todo:
-        own = experiments.experiment_params(params, cell)
-        for m in [modality] if modality else sorted(params.modalities):
-            if not _trained(
-                own.paths.pretrain(m), own.unimodal_settings(m, index.fingerprint), weights
-            ):
-                alone.setdefault(
-                    f"{m} alone, seed {cell.seed}, {cell.train}", _pretrain(params, cell, m)
-                )
-    failed = _all(alone, jobs)
-    # 2. The cells whose uni-modal models are there.
-    if not modality:
-        lost = {name.partition(", ")[2] for name in failed}
-        able = [c for c in todo if f"seed {c.seed}, {c.train}" not in lost]
-        if kept := len(plan) - len(todo):
-            logger.info(f"{kept} of {len(plan)} cells are done already.")
-        failed |= _all({str(c): _cell(params, c, index.fingerprint, weights) for c in able}, jobs)
+    _check_choices(params, preset, seed, train, modality)
+    selected = []
+    for experiment in plan:
+        is_preset = preset in ("", experiment.preset)
+        is_train = train in ("", experiment.train)
+        if is_preset and is_train and seed in (None, experiment.seed):
+            selected.append(experiment)
+    inputs = Inputs(params, index.fingerprint, _hash_weights(params))
+    if modality:
+        modalities = [modality]
+        failed = _pretrain_all(inputs, selected, modalities, jobs)
+    else:
+        failed = _run_experiments(inputs, selected, jobs)
     if failed:
         lines = "\n".join(f"{name}: {error}" for name, error in failed.items())
-        hint = "Mend the cause and run the same command: what is done stays."
+        hint = "Fix the cause and run the same command: what is complete stays."
         raise UserError(f"{len(failed)} failed\n{lines}", "compare", hint)
 
 
-def _all(todo: Mapping[str, Job], jobs: int) -> dict[str, UserError]:
-    """Those that failed. A line when one ends."""
+def _check_choices(
+    params: Params,
+    preset: str,
+    seed: int | None,
+    train: str,
+    modality: str,
+) -> None:
+    section = params.compare
+    _check_choice("preset", preset, section.presets)
+    _check_choice("train", train, section.train)
+    _check_choice("modality", modality, params.modalities)
+    if seed is not None:
+        _check_choice("seed", str(seed), [str(number) for number in section.seeds])
+
+
+def _check_choice(kind: str, name: str, known: Sequence[str]) -> None:
+    if name and name not in known:
+        raise unknown_name(kind, name, known, f"--{kind}")
+
+
+def _run_experiments(
+    inputs: Inputs, selected: Sequence[Experiment], jobs: int
+) -> dict[str, UserError]:
+    """Return the errors of those that failed."""
+    todo = [experiment for experiment in selected if not _is_complete(inputs, experiment)]
+    # 1. The uni-modal models of each seed, which its presets share.
+    failed = _pretrain_all(
+        inputs,
+        todo,
+        sorted(inputs.params.modalities),
+        jobs,
+    )
+    # 2. The experiments whose uni-modal models are there.
+    failed_groups = {name.partition(", ")[2] for name in failed}
+    ready = [one for one in todo if f"seed {one.seed}, {one.train}" not in failed_groups]
+    if len(todo) < len(selected):
+        complete = len(selected) - len(todo)
+        logger.info(f"{complete} of {len(selected)} experiments are complete already.")
+    work = {str(experiment): _run_experiment(inputs, experiment) for experiment in ready}
+    return failed | _run_jobs(work, jobs)
+
+
+def _pretrain_all(
+    inputs: Inputs,
+    todo: Sequence[Experiment],
+    modalities: Sequence[str],
+    jobs: int,
+) -> dict[str, UserError]:
+    """Train the uni-modal models that aren't there. Return the errors of those that failed."""
+    work: dict[str, Job] = {}
+    for experiment in todo:
+        for m in modalities:
+            name = f"{m} alone, seed {experiment.seed}, {experiment.train}"
+            if name not in work and not _is_pretrained(inputs, experiment, m):
+                work[name] = _pretrain(inputs, experiment, m)
+    return _run_jobs(work, jobs)
+
+
+def _run_jobs(
+    work: Mapping[str, Job],
+    width: int,
+) -> dict[str, UserError]:
+    """Run `width` jobs at a time and log a line when one ends. Return the errors."""
+    devices: Sequence[str] = ()
+    if width > 1 and work:
+        devices = _list_devices()
     failed: dict[str, UserError] = {}
-    ended = subprocesses.run(todo, jobs, _devices() if jobs > 1 and todo else ())
-    for number, (name, error) in enumerate(ended, 1):
+    for number, (name, error) in enumerate(
+        subprocesses.run(
+            work,
+            width,
+            devices,
+        ),
+        1,
+    ):
+        outcome = "done"
         if error:
             failed[name] = error
-        logger.info(f"[{number}/{len(todo)}] {name}: {'failed' if error else 'done'}")
+            outcome = "failed"
+        logger.info(f"[{number}/{len(work)}] {name}: {outcome}")
     return failed
 
 
-def costs(params: Params) -> Table | None:
-    """Of the processes that made these cells, stopped ones included: time per cell and the memory of the largest process.
-    None where none of them ran here."""
-    try:
-        with (params.paths.runs / COSTS).open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-    except FileNotFoundError:
-        return None
-    plan = experiments.plan_experiments(params)
-    these = set()
-    for cell in plan:
-        for rate in [None, *experiments.learning_rates(params, cell)]:
-            these.add(_print(experiments.experiment_params(params, cell, rate)))
-    rows: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for line in lines:
-        if line["settings"] in these:
-            rows.setdefault((line["what"].partition("/")[0], line["train"]), []).append(line)
-    table = Table(
-        title="what it took here: training with every learning rate, and evaluation",
-        title_justify="left",
-    )
-    for heading in (
-        "",
-        "trained on",
-        "seeds",
-        "wall time per seed",
-        "processor time per seed",
-        "peak memory",
-    ):
-        table.add_column(
-            heading, justify="right" if heading and heading != "trained on" else "left"
-        )
-    for (what, train), own in rows.items():
-        seeds = len({line["seed"] for line in own})
-        wall, cpu = (
-            sum(float(line[n]) for line in own) / seeds for n in ("seconds", "cpu_seconds")
-        )
-        peak = max(float(line["peak_gib"]) for line in own)
-        name = "uni-modal models, shared" if what == "pretrain" else what
-        table.add_row(name, train, str(seeds), f"{wall:.0f} s", f"{cpu:.0f} s", f"{peak:.2f} GiB")
-    return table if rows else None
-
-
-def _devices() -> list[str]:
+def _list_devices() -> list[str]:
     import torch
 
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return (
-        given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
-    )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if visible:
+        return visible.split(",")
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _weights(params: Params) -> dict[str, str]:
-    """{modality: checksum} of the files of pretrained weights that encoders start from."""
+def _hash_weights(params: Params) -> dict[str, str]:
+    """Return {modality: checksum} of the files of pretrained weights that encoders start from."""
     from umemma.models import factory
 
-    return {
-        m: sha256(path)
-        for m, path in factory.find_weights(
-            {m: params.encoder(m) for m in params.modalities}
-        ).items()
-    }
+    encoders = {m: params.encoder(m) for m in params.modalities}
+    return {m: sha256(path) for m, path in factory.find_weights(encoders).items()}
 
 
-def _done(params: Params, cell: Experiment, index: str, weights: Mapping[str, str]) -> bool:
-    own = experiments.experiment_params(params, cell)
-    alone = {m: own.unimodal_settings(m, index) for m in own.modalities}
-    made = experiments.read_marker(params, cell, index)
-    if made is None or not all(
-        _trained(own.paths.pretrain(m), of, weights) for m, of in alone.items()
-    ):
+# What is there already. -------------------------------------------------------------------------
+
+
+def _is_complete(inputs: Inputs, experiment: Experiment) -> bool:
+    marker = experiments.read_marker(inputs.params, experiment, inputs.shards)
+    if marker is None:
         return False
-    chosen = experiments.experiment_params(params, cell, made["learning_rate"]).ensemble_settings(
-        index
-    )
-    return _trained(
-        own.paths.ensemble, chosen, weights, [own.paths.pretrain(m) for m in own.modalities]
-    )
+    for m in inputs.params.modalities:
+        if not _is_pretrained(inputs, experiment, m):
+            return False
+    folder = inputs.params_of(experiment).paths.ensemble
+    return _is_finetuned(inputs, experiment, marker.learning_rate, folder)
 
 
-def _pretrain(params: Params, cell: Experiment, modality: str) -> Job:
-    own, what = experiments.experiment_params(params, cell), f"pretrain/{modality}"
-    yield from _process(cell, what, own, "pretrain-unimodal", "--modality", modality)
+def _is_pretrained(inputs: Inputs, experiment: Experiment, modality: str) -> bool:
+    params = inputs.params_of(experiment)
+    settings = params.unimodal_settings(modality, inputs.shards)
+    return _is_trained(params.paths.pretrain(modality), settings, inputs.weights)
 
 
-def _cell(params: Params, cell: Experiment, index: str, weights: Mapping[str, str]) -> Job:
-    """Train with each learning rate, keep the model that is best on validation (ties: the first), evaluate it."""
-    rates, scores = experiments.learning_rates(params, cell), list[float]()
-    paths = experiments.experiment_params(params, cell).paths
-    folder = _folder(params, cell, cell.preset)
-    if (
-        not paths.ensemble.exists()
-    ):  # nothing of it was begun, or DVC is making it anew, with other code say
-        for old in folder.glob("rate-*"):
+def _is_finetuned(
+    inputs: Inputs,
+    experiment: Experiment,
+    rate: float | None,
+    folder: Path,
+) -> bool:
+    """Return whether the ensemble that belongs to a learning rate is in a folder."""
+    params = inputs.params_of(experiment, rate)
+    settings = params.ensemble_settings(inputs.shards)
+    unimodal = [params.paths.pretrain(m) for m in params.modalities]
+    return _is_trained(folder, settings, inputs.weights, unimodal)
+
+
+def _is_trained(
+    folder: Path,
+    settings: Mapping[str, Any],
+    weights: Mapping[str, str],
+    unimodal: Sequence[Path] = (),
+) -> bool:
+    """Return whether a folder has a model with these settings and of these origins.
+
+    weights: {modality: checksum} of the files of pretrained weights; unimodal: the folders of the
+    uni-modal models, if it starts from them or learns from them.
+    """
+    try:
+        info = saved_model.check(folder, settings, "")
+        checksums = {read_json(one / saved_model.ABOUT, "")["weights_sha256"] for one in unimodal}
+    except UserError:
+        return False
+    if not (folder / saved_model.WEIGHTS).is_file():
+        return False
+    expected: set[str] = set()
+    if settings["kind"] == "unimodal" or settings["finetune"]["init"] == "scratch":
+        expected |= {weights[m] for m in weights if m in settings["modalities"]}
+    if settings.get("starts_from"):
+        expected |= checksums
+    return set(info.started_from.values()) == expected
+
+
+# The work. --------------------------------------------------------------------------------------
+
+
+def _pretrain(inputs: Inputs, experiment: Experiment, modality: str) -> Job:
+    params = inputs.params_of(experiment)
+    words = ("pretrain-unimodal", "--modality", modality)
+    yield from _run_command(experiment, f"pretrain/{modality}", params, *words)
+
+
+def _run_experiment(inputs: Inputs, experiment: Experiment) -> Job:
+    """Train with each learning rate, keep the best model on validation (ties: the first), score."""
+    rates = experiments.learning_rates(inputs.params, experiment)
+    ensemble = inputs.params_of(experiment).paths.ensemble
+    run_folder = _run_folder(inputs.params, experiment, experiment.preset)
+    if not ensemble.exists():  # nothing was begun, or DVC runs it again, with other code say
+        for old in run_folder.glob("rate-*"):
             shutil.rmtree(old)
-    tries = [folder / f"rate-{rate}" for rate in rates] if rates[1:] else [paths.ensemble]
-    for rate, kept in zip(rates, tries, strict=True):
-        own = experiments.experiment_params(params, cell, rate)
-        if not _trained(
-            kept, own.ensemble_settings(index), weights, [paths.pretrain(m) for m in own.modalities]
-        ):
-            yield from _process(cell, cell.preset, own, "finetune-ensemble")
-            _copy(paths.ensemble, kept)
-        scores.append(float(read_json(kept / saved_model.ABOUT, "")["scores"]["val_score"]))
+    candidates = [ensemble]
+    if len(rates) > 1:
+        candidates = [run_folder / f"rate-{rate}" for rate in rates]
+    scores: list[float] = []
+    for rate, candidate in zip(rates, candidates, strict=True):
+        if not _is_finetuned(inputs, experiment, rate, candidate):
+            params = inputs.params_of(experiment, rate)
+            yield from _run_command(experiment, experiment.preset, params, "finetune-ensemble")
+            _copy_model(ensemble, candidate)
+        about = read_json(candidate / saved_model.ABOUT, "")
+        scores.append(float(about["scores"]["val_score"]))
     best = scores.index(max(scores))
-    _copy(tries[best], paths.ensemble)
-    yield from _process(
-        cell,
-        cell.preset,
-        experiments.experiment_params(params, cell, rates[best]),
-        "evaluate-missing",
-    )
+    _copy_model(candidates[best], ensemble)
+    params = inputs.params_of(experiment, rates[best])
+    yield from _run_command(experiment, experiment.preset, params, "evaluate-missing")
+    by_rate = {f"{rate:g}": score for rate, score in zip(rates, scores, strict=True) if rate}
     experiments.write_marker(
-        params,
-        cell,
-        index,
-        {f"{r:g}": s for r, s in zip(rates, scores, strict=True) if r},
+        inputs.params,
+        experiment,
+        inputs.shards,
+        by_rate,
         rates[best],
     )
 
 
-def _trained(
-    folder: Path,
-    settings: Mapping[str, Any],
-    pretrained: Mapping[str, str],
-    alone: Sequence[Path] = (),
-) -> bool:
-    """Whether a model is there that was made with these settings, from these files of weights {modality: checksum} or, if it
-    starts from or learns from them, these uni-modal models."""
-    try:
-        info = saved_model.check(folder, settings, "")
-        used = {read_json(one / saved_model.ABOUT, "")["weights_sha256"] for one in alone}
-    except UserError:
-        return False
-    started = set(info.started_from.values())
-    if settings.get("starts_from") and not used <= started:
-        return False
-    scratch = settings["kind"] == "unimodal" or settings["finetune"]["init"] == "scratch"
-    files = {
-        checksum for m, checksum in pretrained.items() if m in settings["modalities"] and scratch
-    }
-    return (folder / saved_model.WEIGHTS).is_file() and started == files | (
-        used if settings.get("starts_from") else set()
-    )
+def _copy_model(source: Path, target: Path) -> None:
+    if source != target:
+        with new_folder(target) as aside:
+            shutil.copytree(source, aside, dirs_exist_ok=True)
 
 
-def _copy(model: Path, to: Path) -> None:
-    if model != to:
-        with new_folder(to) as aside:
-            shutil.copytree(model, aside, dirs_exist_ok=True)
-
-
-def _process(
-    cell: Experiment, what: str, own: Params, *words: str
+def _run_command(
+    experiment: Experiment, what: str, params: Params, *words: str
 ) -> Generator[Command, Ended, None]:
-    """Run a command with the settings `own`. UserError with what it said, if it fails."""
-    folder = _folder(own, cell, what)
-    write_json(folder / "params.json", own.model_dump(mode="json"))  # which is YAML too
-    command = [sys.executable, "-m", "umemma", *words, "--params", str(folder / "params.json")]
-    logger.info(f"{what}, seed {cell.seed}, {cell.train}: {words[0]}, see {folder / 'log.txt'}")
-    ended = yield Command(command, folder / "log.txt")
-    line = (
-        cell.train,
-        cell.seed,
-        what,
-        words[0],
-        ended.status,
-        *(f"{x:.3f}" for x in ended[1:]),
-        _print(own),
+    """Run a command with these settings. UserError with what it printed, if it fails."""
+    folder = _run_folder(params, experiment, what)
+    settings, log = folder / "params.json", folder / "log.txt"
+    write_json(settings, params.model_dump(mode="json"))  # which is YAML too
+    command = [sys.executable, "-m", "umemma", *words, "--params", str(settings)]
+    logger.info(f"{what}, seed {experiment.seed}, {experiment.train}: {words[0]}, see {log}")
+    ended = yield Command(command, log)
+    cost = ProcessCost(
+        train=experiment.train,
+        seed=experiment.seed,
+        what=what,
+        command=words[0],
+        status=ended.status,
+        seconds=ended.seconds,
+        cpu_seconds=ended.cpu,
+        peak_gib=ended.peak,
+        settings=settings_fingerprint(params),
     )
-    path = own.paths.runs / COSTS
-    fresh = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([HEADINGS, line] if fresh else [line])
+    append_cost(params.paths, cost)
     if ended.status:
-        text = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip()
-        said = (
-            re.split(r"^(?:\w+\.)*\w*Error: ", text, flags=re.MULTILINE)[-1]
-            if ended.status > 0
-            else ""
-        )
-        reason = "\n".join(said.splitlines()[-5:]) or f"ended by signal {-ended.status}"
-        raise UserError(f"{reason} (log: {folder / 'log.txt'})")
+        raise UserError(f"{_read_reason(ended.status, log)} (log: {log})")
 
 
-def _folder(params: Params, cell: Experiment, what: str) -> Path:
-    return params.paths.runs / cell.place / what
+def _read_reason(status: int, log: Path) -> str:
+    """Return the last error message in a log, or the signal that ended the process."""
+    reason = ""
+    if status > 0:
+        text = log.read_text(encoding="utf-8", errors="replace").strip()
+        message = re.split(
+            r"^(?:\w+\.)*\w*Error: ",
+            text,
+            flags=re.MULTILINE,
+        )[-1]
+        reason = "\n".join(message.splitlines()[-LAST_LINES:])
+    return reason or f"ended by signal {-status}"
 
 
-def _print(own: Params) -> str:
-    return fingerprint(own.model_dump(mode="json", exclude={"machine"}))
+def _run_folder(params: Params, experiment: Experiment, what: str) -> Path:
+    return params.paths.runs / experiment.place / what

@@ -1,87 +1,135 @@
-"""The table of a comparison, from the predictions of its cells -> results/<dataset>/compare/."""
+"""The table of a comparison, from its experiments' predictions -> results/<dataset>/compare/."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from umemma.config import Params
 from umemma.data import shard_reader
+from umemma.data.shard_reader import Index
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import comparison, experiments
-from umemma.evaluation.comparison import ExperimentResult
-from umemma.evaluation.metrics import select_metrics
-from umemma.missing import Missing
-from umemma.missing import parse_missing as read
-from umemma.reports.comparison import Standings, write
+from umemma.evaluation.comparison import AbsenceColumn, ExperimentResult
+from umemma.evaluation.experiments import Experiment, ExperimentMarker
+from umemma.evaluation.metrics import Metric, select_metrics
+from umemma.missing import parse_missing
+from umemma.reports.comparison import ComparisonReport, ComparisonSetup
+from umemma.reports.comparison_files import write
+
+NAMED = 5  # incomplete experiments that a message names
 
 
-def run(params: Params) -> Standings:
-    """UserError where a cell isn't done, as a table with holes misleads."""
-    plan, section = experiments.plan_experiments(params), params.evaluate
+def run(params: Params) -> ComparisonReport:
+    """Write the table. UserError where an experiment is incomplete: a table with holes misleads."""
+    plan = experiments.plan_experiments(params)
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
-    metrics = select_metrics(section.metrics, index.task, len(index.classes))
-    marks = {cell: experiments.read_marker(params, cell, index.fingerprint) for cell in plan}
-    if lacking := [str(cell) for cell, mark in marks.items() if mark is None]:
-        raise UserError(
-            f"{len(lacking)} of {len(plan)} cells aren't done with these settings: {'; '.join(lacking[:5])}"
-            + ("; ..." if len(lacking) > 5 else ""),
-            "compare",
-            "Run: umemma compare",
-        )
-    found, groups, samples = list[ExperimentResult](), dict[str, list[str]](), 0
-    for cell in plan:  # one after another: predictions of all of them may not fit into memory
-        answers = experiments.load_predictions(params, cell)
-        groups, samples = answers.groups, len(answers.keys)
-        also = _asked(params, cell.train)
-        found.append(
-            comparison.summarize_experiment(
-                cell.train,
-                cell.preset,
-                cell.seed,
-                answers,
-                [m.name for m in metrics],
-                section.ratios,
-                also,
-            )
-        )
+    metrics = select_metrics(params.evaluate.metrics, index.task, len(index.classes))
+    markers = _read_markers(params, plan, index)
+    summaries = _summarize(params, plan, metrics)
     method = experiments.compared_method(params)
-    about = {
-        "dataset": params.dataset,
-        "variant": index.variant,
-        "split": section.split,
-        "samples": samples,
-    }
-    about |= {"absent": params.finetune.absent, "calibrated": section.calibrate}
-    outcome = Standings(
-        about,
+    differences = comparison.compare_methods(
+        summaries.results,
+        method,
+        index.task,
+        summaries.groups,
+        params.compare.baseline,
+    )
+    columns = {}
+    for train in params.compare.train:
+        extra = _training_column(params, train)
+        columns[train] = comparison.list_columns(params.modalities, extra)
+    rates = {}
+    for experiment, marker in markers.items():
+        if marker.learning_rate is not None:
+            rates[experiment] = marker.learning_rate
+    setup = ComparisonSetup(
+        dataset=params.dataset,
+        variant=index.variant,
+        split=params.evaluate.split,
+        samples=summaries.samples,
+        absent=params.finetune.absent,
+        calibrated=params.evaluate.calibrate,
+    )
+    report = ComparisonReport(
+        setup,
         metrics,
         method,
-        list(params.compare.seeds),
-        {
-            train: comparison.list_columns(params.modalities, _asked(params, train))
-            for train in params.compare.train
-        },
-        comparison.summarize_scores(found),
-        comparison.curve_points(found),
-        list(
-            comparison.compare_methods(found, method, index.task, groups, params.compare.baseline)
-        ),
-        {
-            cell: mark["learning_rate"]
-            for cell, mark in marks.items()
-            if mark and mark["learning_rate"] is not None
-        },
+        seeds=list(params.compare.seeds),
+        columns=columns,
+        scores=comparison.summarize_scores(summaries.results),
+        points=comparison.curve_points(summaries.results),
+        differences=list(differences),
+        rates=rates,
     )
-    write(params.paths.results / "compare", outcome)
-    return outcome
+    write(params.paths.results / "compare", report)
+    return report
 
 
-def _asked(params: Params, train: str) -> tuple[Missing, float] | None:
-    """What is missing in training, to be asked for at the same ratio: where it is one thing, and leaves something."""
-    entries = experiments.training_absences(train, params)
-    if len(entries) != 1:
+class _Summaries(NamedTuple):
+    """results: of each experiment; groups, samples: of the split that all of them are scored on."""
+
+    results: list[ExperimentResult]
+    groups: dict[str, list[str]]
+    samples: int
+
+
+def _read_markers(
+    params: Params, plan: list[Experiment], index: Index
+) -> dict[Experiment, ExperimentMarker]:
+    markers = {}
+    incomplete = []
+    for experiment in plan:
+        marker = experiments.read_marker(params, experiment, index.fingerprint)
+        if marker is None:
+            incomplete.append(str(experiment))
+        else:
+            markers[experiment] = marker
+    if incomplete:
+        names = incomplete[:NAMED]
+        if len(incomplete) > NAMED:
+            names.append("and others")
+        problem = (
+            f"{len(incomplete)} of {len(plan)} experiments aren't complete with these settings: "
+            f"{'; '.join(names)}"
+        )
+        raise UserError(problem, "compare", "Run: umemma compare")
+    return markers
+
+
+def _summarize(params: Params, plan: list[Experiment], metrics: list[Metric]) -> _Summaries:
+    """One experiment after another, as the predictions of all of them may not fit into memory."""
+    results = []
+    groups: dict[str, list[str]] = {}
+    samples = 0
+    for experiment in plan:
+        predictions = experiments.load_predictions(params, experiment)
+        groups = predictions.groups
+        samples = len(predictions.keys)
+        result = comparison.summarize_experiment(
+            experiment.train,
+            experiment.preset,
+            experiment.seed,
+            predictions,
+            [metric.name for metric in metrics],
+            params.evaluate.ratios,
+            _training_column(params, experiment.train),
+        )
+        results.append(result)
+    return _Summaries(results, groups, samples)
+
+
+def _training_column(params: Params, train: str) -> AbsenceColumn | None:
+    """Return a column for what training misses, scored at the same ratio.
+
+    None where training misses several things or none, or where nothing would be left.
+    """
+    absences = experiments.training_absences(train, params)
+    if len(absences) != 1:
         return None
-    ((text, ratio),) = entries.items()
+    ((text, ratio),) = absences.items()
     try:
-        return read(text, params.modalities, "compare.train"), ratio
+        missing = parse_missing(text, params.modalities, "compare.train")
     except UserError:
         return None
+    return AbsenceColumn(missing, ratio)

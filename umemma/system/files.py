@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import shutil
 import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +119,25 @@ def save_tensors(
 def write_json(path: Path, data: Any) -> None:
     with new_file(path) as aside:
         aside.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_csv(
+    path: Path, headings: Sequence[str], rows: Iterable[Sequence[Any]], nan: str = ""
+) -> None:
+    """Write a table; a number that is no integer has 6 digits. nan: what stands for NaN."""
+
+    def format_value(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        if math.isnan(value):
+            return nan
+        return f"{value:.6f}"
+
+    with new_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(headings)
+        for row in rows:
+            writer.writerow([format_value(value) for value in row])
 
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:

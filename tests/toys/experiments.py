@@ -1,0 +1,87 @@
+"""The experiments of a comparison without any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toys.predictions import OURS, THEIRS, predictions_in_letters
+from umemma import config
+from umemma.config import Params
+from umemma.evaluation.experiments import Experiment
+from umemma.models import saved_model
+from umemma.stages import compare
+from umemma.stages.compare import Inputs
+from umemma.system.files import write_json
+from umemma.system.subprocesses import Command, Ended
+
+
+class ToyCommands:
+    """Does what the commands of an experiment do to the disk.
+
+    A model has a score that depends on its learning rate, and there are predictions. done: the
+    commands so far, with their learning rates.
+    """
+
+    def __init__(self, params: Params, shards: str) -> None:
+        self.params = params
+        self.shards = shards
+        self.done: list[str] = []
+
+    def drive(self, experiment: Experiment, fails: bool = False) -> None:
+        """Run an experiment; fails: each command ends with status 1."""
+        job = compare._run_experiment(Inputs(self.params, self.shards, {}), experiment)
+        ended = Ended(int(fails), 1.0, 1.0, 0.5)
+        command = next(job)
+        try:
+            while True:
+                self._carry_out(command)
+                command = job.send(ended)
+        except StopIteration:
+            pass
+
+    def _carry_out(self, command: Command) -> None:
+        params = config.load_params(Path(command.words[-1]))
+        rate = params.finetune.learning_rate
+        self.done.append(f"{command.words[3]} {rate:g}")
+        if command.words[3] == "finetune-ensemble":
+            folder = params.paths.ensemble
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "model.safetensors").write_text(f"{rate}")
+            settings = params.ensemble_settings(self.shards)
+            write_model(folder, settings, f"{rate}", {"val_score": 1 - abs(rate - 0.2)})
+        else:
+            right = OURS
+            if params.finetune.preset == "umt":
+                right = THEIRS
+            predictions = predictions_in_letters(right, groups="aabb")
+            predictions.save(params.paths.results / "predictions.parquet", "toy")
+
+
+def write_model(folder: Path, settings: dict, weights: str, scores: dict[str, float]) -> None:
+    """Write the model.json of a model whose weights have the checksum `weights`."""
+    started_from = {m: f"{m} alone" for m in settings.get("starts_from", {})}
+    about = {
+        "settings": settings,
+        "weights_sha256": weights,
+        "started_from": started_from,
+        "scores": scores,
+        "format": saved_model.FORMAT,
+        "calibration": {},
+        "hf": {},
+        "classes": ["no", "yes"],
+        "task": "multiclass",
+        "media": {},
+    }
+    write_json(folder / "model.json", about)
+
+
+def write_unimodal_models(params: Params, experiment: Experiment, shards: str) -> None:
+    """Write the uni-modal models that an experiment starts from."""
+    own_params = params_of(params, experiment)
+    for m in params.modalities:
+        folder = own_params.paths.pretrain(m)
+        write_model(folder, own_params.unimodal_settings(m, shards), f"{m} alone", {})
+
+
+def params_of(params: Params, experiment: Experiment) -> Params:
+    return Inputs(params, "", {}).params_of(experiment)

@@ -1,0 +1,147 @@
+"""A comparison as files in results/<dataset>/compare/: Markdown, HTML, CSV, JSON, a figure."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from umemma.evaluation.comparison import CurvePoint, MethodDifference, MethodScore
+from umemma.evaluation.results import replace_nan
+from umemma.reports import figures, html
+from umemma.reports.comparison import (
+    ComparisonReport,
+    describe_tests,
+    describe_training,
+    format_difference,
+    format_headline,
+    format_metric,
+    format_test_interval,
+    list_tested_columns,
+)
+from umemma.system.files import new_files, write_csv, write_json
+from umemma.types import parse_alternatives
+
+
+def write(folder: Path, report: ComparisonReport) -> None:
+    """Write compare.md, .html, .csv, .json, differences.csv, robustness.csv and robustness.png."""
+    drawings = make_panels(report)
+    sections = list(make_sections(report, drawings))
+    title = f"{report.title}: {report.metrics[0].label} by method"
+    headline = format_headline(report)
+    markdown = html.markdown(title, headline, sections)
+    page = html.render(title, headline, sections)
+    with new_files(folder) as aside:
+        figures.png(aside / "robustness.png", list(drawings.values()) or [figures.nothing])
+        (aside / "compare.md").write_text(markdown, encoding="utf-8", newline="\n")
+        (aside / "compare.html").write_text(page, encoding="utf-8", newline="\n")
+        write_csv(aside / "compare.csv", MethodScore._fields, report.scores)
+        write_csv(aside / "differences.csv", MethodDifference._fields, report.differences)
+        write_csv(aside / "robustness.csv", CurvePoint._fields, report.points)
+        write_json(aside / "compare.json", _as_json(report))
+
+
+def make_sections(
+    report: ComparisonReport, drawings: Mapping[str, figures.Draw]
+) -> Iterator[html.Section]:
+    """Yield what Markdown and HTML show."""
+    for train in report.columns:
+        yield html.Section(describe_training(train).capitalize(), _tables_of(report, train))
+    if drawings:
+        label = report.metrics[0].label
+        title = f"{label} against the share of samples that lose something".capitalize()
+        yield html.Section(title, _figures_of(drawings))
+    tables: list[html.Block] = []
+    for train in report.columns:
+        for metric in report.metrics[1:]:
+            caption = f"{format_metric(metric)}, {describe_training(train)}"
+            tables.append(html.Table(caption, *report.table(train, metric)))
+    if tables:
+        yield html.Section("Other metrics", tables)
+    yield html.Section("How to read it", [html.Points(report.notes)])
+    settings = []
+    for name, value in asdict(report.setup).items():
+        if value != "":
+            settings.append(f"{name}: {value}")
+    settings.append(f"seeds: {', '.join(map(str, report.seeds))}")
+    yield html.Section("Settings", [html.Points(settings), html.Code("umemma compare")])
+
+
+def make_panels(report: ComparisonReport) -> dict[str, figures.Draw]:
+    """Return {title: a panel} for each `train` and what goes missing: a curve per method."""
+    curves: dict[tuple[str, str], dict[str, list[CurvePoint]]] = {}
+    for point in report.points:
+        by_method = curves.setdefault((point.train, point.missing), {})
+        by_method.setdefault(point.method, []).append(point)
+    lowest = min((point.score for point in report.points), default=0.0)
+    panels: dict[str, figures.Draw] = {}
+    for (train, missing), by_method in curves.items():
+        lines = []
+        for name, points in by_method.items():
+            ratios = [point.ratio for point in points]
+            scores = [point.score for point in points]
+            lines.append(figures.Curve(name, ratios, scores))
+        sets = " or ".join("+".join(taken) for taken in parse_alternatives(missing))
+        title = f"{sets} missing, {describe_training(train)}"
+        panels[title] = functools.partial(
+            figures.curves,
+            lines=lines,
+            xlabel="share of samples that lose it",
+            ylabel=report.metrics[0].label,
+            title=title,
+            ylim=(max(0.0, lowest - 0.05), 1.0),
+        )
+    return panels
+
+
+def _tables_of(report: ComparisonReport, train: str) -> list[html.Block]:
+    metric = report.metrics[0]
+    blocks: list[html.Block] = [html.Table(format_metric(metric), *report.table(train, metric))]
+    tests = report.differences_of(train)
+    if tests:
+        rows = []
+        for baseline, differences in tests.items():
+            row = [baseline]
+            for test in differences:
+                row.append(f"{format_difference(test)} ({format_test_interval(test)})")
+            rows.append(row)
+        headings = ["", *list_tested_columns(tests)]
+        blocks.append(html.Table(describe_tests(report), headings, rows))
+    rates = list(report.rate_rows(train))
+    if rates:
+        headings = ["", *(f"seed {seed}" for seed in report.seeds)]
+        blocks.append(html.Table("Learning rate that validation chose", headings, rates))
+    return blocks
+
+
+def _figures_of(drawings: Mapping[str, figures.Draw]) -> list[html.Figure]:
+    """The first one also stands for all of them in Markdown, as robustness.png."""
+    about = "Lines of the score per method; the numbers are in robustness.csv."
+    file = "robustness.png"
+    blocks = []
+    for name, draw in drawings.items():
+        svg = figures.svg(f"compare {name}", draw)
+        blocks.append(html.Figure(svg, name, about, file))
+        file = ""
+    return blocks
+
+
+def _as_json(report: ComparisonReport) -> dict[str, Any]:
+    about = {
+        **asdict(report.setup),
+        "method": report.method,
+        "seeds": report.seeds,
+        "notes": report.notes,
+    }
+    rates = []
+    for experiment, rate in report.rates.items():
+        rates.append({**experiment._asdict(), "learning_rate": rate})
+    data = {
+        "about": about,
+        "scores": [score._asdict() for score in report.scores],
+        "differences": [test._asdict() for test in report.differences],
+        "learning_rates": rates,
+    }
+    return dict(replace_nan(data))

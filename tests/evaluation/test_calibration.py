@@ -19,7 +19,10 @@ def first(count: int) -> dict[str, list[str]]:
     return {name: own[:count] for name, own in GROUPS.items()}
 
 
-def source(task: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def source(
+    task: str,
+    shift: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
     """(N, 3) logits and a target drawn from the very probabilities they state, each class's
     logit off by 0, 1, -1 `shift`.
     """
@@ -59,7 +62,15 @@ def test_what_is_calibrated_stays(task):
 
 def test_probabilities_after_it_are_shares():
     logits, target = source("multiclass")
-    sure = probabilities(fit(4 * logits, target, GROUPS, 0).apply(4 * logits), "multiclass").max(1)
+    sure = probabilities(
+        fit(
+            4 * logits,
+            target,
+            GROUPS,
+            0,
+        ).apply(4 * logits),
+        "multiclass",
+    ).max(1)
     assert sure.mean() == pytest.approx(score_correct(logits, target).mean(), abs=0.01)
 
 
@@ -80,16 +91,45 @@ def test_the_order_of_samples_does_not_matter():
 
 def test_samples_without_logits_do_not_count():
     logits, target = source("multiclass", shift=1.0)
-    whole = fit(logits[:3000], target[:3000], first(3000), 0)
+    whole = fit(
+        logits[:3000],
+        target[:3000],
+        first(3000),
+        0,
+    )
     logits[3000:] = np.nan
     assert fit(logits, target, GROUPS, 0) == whole != Calibration()
 
 
 def test_too_little_to_know_from():
     logits, target = source("multiclass", shift=2.0)
-    assert fit(np.full_like(logits, np.nan), target, GROUPS, 0) == Calibration()
-    assert fit(logits[:49], target[:49], first(49), 0) == Calibration()
-    assert fit(logits, target, {"group": ["one"] * N}, 0) == Calibration()
+    assert (
+        fit(
+            np.full_like(logits, np.nan),
+            target,
+            GROUPS,
+            0,
+        )
+        == Calibration()
+    )
+    assert (
+        fit(
+            logits[:49],
+            target[:49],
+            first(49),
+            0,
+        )
+        == Calibration()
+    )
+    assert (
+        fit(
+            logits,
+            target,
+            {"group": ["one"] * N},
+            0,
+        )
+        == Calibration()
+    )
     assert fit(logits, target, GROUPS, 0) != Calibration()
 
 
@@ -113,7 +153,11 @@ def test_dependent_samples_are_not_counted_as_evidence():
     that a bias helps.
     """
     chance = np.random.default_rng(3)
-    logits = np.repeat(chance.normal(size=(12, 3)).astype(np.float32), 500, axis=0)
+    logits = np.repeat(
+        chance.normal(size=(12, 3)).astype(np.float32),
+        500,
+        axis=0,
+    )
     target = np.repeat(chance.integers(0, 3, 12), 500)
     alone = [str(i) for i in range(N)]
     grouped = [str(i // 500) for i in range(N)]
@@ -124,12 +168,29 @@ def test_dependent_samples_are_not_counted_as_evidence():
 def test_of_several_groupings_the_one_that_says_least_decides():
     """As before, crossed with a grouping of which each sample is a group of its own."""
     chance = np.random.default_rng(3)
-    logits = np.repeat(chance.normal(size=(12, 3)).astype(np.float32), 500, axis=0)
+    logits = np.repeat(
+        chance.normal(size=(12, 3)).astype(np.float32),
+        500,
+        axis=0,
+    )
     target = np.repeat(chance.integers(0, 3, 12), 500)
     both = {"image": [str(i) for i in range(N)], "voice": [str(i // 500) for i in range(N)]}
-    assert fit(logits, target, both, 0) == fit(logits, target, {"voice": both["voice"]}, 0)
+    assert fit(
+        logits,
+        target,
+        both,
+        0,
+    ) == fit(logits, target, {"voice": both["voice"]}, 0)
     assert not fit(logits, target, both, 0).bias
-    assert fit(logits, target, {"image": both["image"], "voice": ["one"] * N}, 0) == Calibration()
+    assert (
+        fit(
+            logits,
+            target,
+            {"image": both["image"], "voice": ["one"] * N},
+            0,
+        )
+        == Calibration()
+    )
 
 
 def test_a_difference_is_weighed_against_that_of_groups_by_hand():

@@ -65,7 +65,16 @@ def test_a_column_is_the_weighted_sum_of_its_parts():
 def test_means_and_spread_over_seeds_and_the_models_that_all_share():
     found = {
         (s.method, s.column): s
-        for s in summarize_scores([experiment("ours", 0, OURS), experiment("ours", 1, THEIRS)])
+        for s in summarize_scores(
+            [
+                experiment(
+                    "ours",
+                    0,
+                    OURS,
+                ),
+                experiment("ours", 1, THEIRS),
+            ]
+        )
     }
     both = found["ours", "audio+image"]
     assert (both.mean, both.seeds) == (7 / 8, 2)
@@ -76,7 +85,10 @@ def test_means_and_spread_over_seeds_and_the_models_that_all_share():
     assert (whole.ratio, lost.ratio, lost.score) == (0, 1, pytest.approx(1 / 3))
 
 
-def found_in(made: list, baseline: str | None = None) -> dict[tuple[str, str], MethodDifference]:
+def found_in(
+    made: list,
+    baseline: str | None = None,
+) -> dict[tuple[str, str], MethodDifference]:
     groups = {"group": [f"k{i}" for i in range(4)]}
     return {
         (d.baseline, d.column): d

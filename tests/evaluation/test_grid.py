@@ -34,14 +34,29 @@ def ratios(
 ):
     """The rows of the ensemble."""
     grid = Grid(predictions, seed, draws, 50, names)
-    _, rows = grid.rows([parse_missing(what, predictions.modalities, "it")], shares)
+    _, rows = grid.rows(
+        [
+            parse_missing(
+                what,
+                predictions.modalities,
+                "it",
+            )
+        ],
+        shares,
+    )
     return [row for row in rows if row.model == "ensemble"]
 
 
 def test_subsets_by_hand():
     rows = {
         (row.model, row.left): row
-        for row in Grid(four_samples(), 0, 2, 50, ["accuracy"]).rows([], [])[0]
+        for row in Grid(
+            four_samples(),
+            0,
+            2,
+            50,
+            ["accuracy"],
+        ).rows([], [])[0]
     }
     assert rows["ensemble", "audio+image"].value == 0.75
     assert rows["ensemble", "audio"].value == 0.25
@@ -78,7 +93,12 @@ def test_the_worst_case_by_hand():
     sets = Predictions(
         list("xy"), {"sample": list("xy")}, target, tables, {m: tables[m] for m in "ab"}
     )
-    assert Grid(sets, 0, 0, 50).worst().value == pytest.approx((0 + 2 / 3) / 2)
+    assert Grid(
+        sets,
+        0,
+        0,
+        50,
+    ).worst().value == pytest.approx((0 + 2 / 3) / 2)
 
 
 def test_gaps_by_hand():
@@ -105,7 +125,12 @@ def test_gaps_by_hand():
     one.ensemble["audio"] = one.unimodal["audio"]
     same = next(
         row
-        for row in Grid(one, 0, 0, 50).gaps(Grid(one, 0, 0, 50).metrics[0])
+        for row in Grid(
+            one,
+            0,
+            0,
+            50,
+        ).gaps(Grid(one, 0, 0, 50).metrics[0])
         if row.left == "audio"
     )
     assert (same.value, same.low, same.high) == (0, 0, 0)
@@ -117,10 +142,27 @@ def test_intervals_of_the_grid_are_those_of_its_groups():
         "image": [f"i{n // 2}" for n in range(200)],
         "voice": [f"v{n % 20}" for n in range(200)],
     }
-    grouped = Predictions(one.keys, groups, one.target, one.ensemble, one.unimodal)
-    row = Grid(grouped, 0, 0, 300).rows([], [])[0][0]
+    grouped = Predictions(
+        one.keys,
+        groups,
+        one.target,
+        one.ensemble,
+        one.unimodal,
+    )
+    row = Grid(
+        grouped,
+        0,
+        0,
+        300,
+    ).rows([], [])[0][0]
     right = score(one.ensemble["audio+image"], one.target)
-    assert (row.low, row.high) == pytest.approx(Bootstrap(groups, 0, 300).interval(right))
+    assert (row.low, row.high) == pytest.approx(
+        Bootstrap(
+            groups,
+            0,
+            300,
+        ).interval(right)
+    )
     assert (row.low, row.high) != pytest.approx(
         Bootstrap({"sample": one.keys}, 0, 300).interval(right)
     )
@@ -129,8 +171,20 @@ def test_intervals_of_the_grid_are_those_of_its_groups():
 def test_a_share_stays_a_share():
     """Two groups tell so little that the interval is stretched ninefold."""
     one = four_samples()
-    grouped = Predictions(one.keys, {"group": list("aabb")}, one.target, one.ensemble, one.unimodal)
-    rows = Grid(grouped, 0, 0, 200, ["accuracy", "log_loss"]).rows([], [])[0]
+    grouped = Predictions(
+        one.keys,
+        {"group": list("aabb")},
+        one.target,
+        one.ensemble,
+        one.unimodal,
+    )
+    rows = Grid(
+        grouped,
+        0,
+        0,
+        200,
+        ["accuracy", "log_loss"],
+    ).rows([], [])[0]
     whole = {row.metric: row for row in rows if (row.model, row.missing) == ("ensemble", "")}
     assert (whole["accuracy"].low, whole["accuracy"].high) == (0, 1)
     assert whole["log_loss"].low < 0 < 1 < whole["log_loss"].high  # which is no share
@@ -161,7 +215,12 @@ def test_one_of_two_by_hand():
 
 
 def test_a_sample_that_could_lose_everything_is_refused_at_every_ratio_and_draw():
-    rows = ratios(four_samples(), "audio", [0.0, 0.3, 1.0], draws=4)
+    rows = ratios(
+        four_samples(),
+        "audio",
+        [0.0, 0.3, 1.0],
+        draws=4,
+    )
     assert {(row.n, row.refused) for row in rows} == {(3, 1)}
 
 
@@ -178,7 +237,15 @@ def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):
     for number in range(2):
         lost, which = draw_test_absences(hash_keys(predictions.keys), 3, number, 2)
         for share, row in zip(shares, [row for row in rows if row.draw == number], strict=True):
-            left = np.where(which == 0, "image", "audio") if "|" in what else np.full(300, "audio")
+            left = (
+                np.where(
+                    which == 0,
+                    "image",
+                    "audio",
+                )
+                if "|" in what
+                else np.full(300, "audio")
+            )
             mixed = np.stack(
                 [
                     predictions.ensemble["audio+image" if lost[i] >= share else left[i]][i]
@@ -188,13 +255,26 @@ def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):
             ensemble = {**predictions.ensemble, "audio+image": mixed}
             whole = replace(predictions, ensemble=ensemble)
             direct = next(
-                r for r in Grid(whole, 0, 0, 10, names).rows([], [])[0] if r.metric == metric
+                r
+                for r in Grid(
+                    whole,
+                    0,
+                    0,
+                    10,
+                    names,
+                ).rows([], [])[0]
+                if r.metric == metric
             )
             assert row.value == pytest.approx(direct.value, abs=1e-9)
 
 
 def test_draws_average_to_the_expectation():
-    (expected, *rows) = ratios(random_predictions(400), "image", [0.3], 20)
+    (expected, *rows) = ratios(
+        random_predictions(400),
+        "image",
+        [0.3],
+        20,
+    )
     assert np.mean([row.value for row in rows]) == pytest.approx(expected.value, abs=0.02)
     assert np.isnan(rows[0].low)  # the spread is over draws
 
@@ -217,14 +297,24 @@ def test_fast_grid_is_the_slow_way(absent):
     for name in NAMES:
         modules[name], dim = build("cnn:small", "image", spec)
     blanks = {name: torch.full((1, 8, 8), -2.0) for name in NAMES}
-    model = LateFusion(modules, dict.fromkeys(NAMES, dim), blanks, 5, absent)
+    model = LateFusion(
+        modules,
+        dict.fromkeys(NAMES, dim),
+        blanks,
+        5,
+        absent,
+    )
     if absent == "learned":
         for vector in model.vectors.values():
             nn.init.normal_(vector)
     inputs = {name: torch.randn(12, 1, 8, 8) for name in NAMES}
     present = torch.rand(12, 3) > 0.3
     present[:, 0] |= ~present.any(1)
-    whole = Batch(inputs, present, torch.zeros(12, dtype=torch.int64))
+    whole = Batch(
+        inputs,
+        present,
+        torch.zeros(12, dtype=torch.int64),
+    )
     fast = model.eval().pattern_logits(whole, torch.from_numpy(make_keep_table(NAMES)))
 
     def slow(keep: torch.Tensor, sample: int) -> torch.Tensor:
@@ -243,8 +333,10 @@ def test_fast_grid_is_the_slow_way(absent):
             for sample in range(12):
                 keep = present[sample] & torch.tensor([name in pattern for name in NAMES])
                 if keep.any():
-                    assert torch.allclose(fast[sample, s], slow(keep, sample), atol=1e-5), (
-                        format_pattern(pattern)
-                    )
+                    assert torch.allclose(
+                        fast[sample, s],
+                        slow(keep, sample),
+                        atol=1e-5,
+                    ), format_pattern(pattern)
                 else:
                     assert fast[sample, s].isnan().all()

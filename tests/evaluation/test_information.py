@@ -28,7 +28,11 @@ def informations(errors: Mapping[str, float], classes: int) -> float:
     joint = np.ones((len(outcomes), classes)) / classes
     for m, x in seen.items():
         hit = x[:, None] == np.arange(classes)
-        joint *= np.where(hit, 1 - errors[m], errors[m] / (classes - 1))
+        joint *= np.where(
+            hit,
+            1 - errors[m],
+            errors[m] / (classes - 1),
+        )
     marginal = joint.sum(1)
     return float(
         (np.log(classes) + entr(marginal).sum() - entr(joint).sum()) / np.log(2)
@@ -107,7 +111,16 @@ def test_sets_of_labels_are_summed_over_labels():
     target = np.stack([one.target, one.target[chance]], 1).astype(np.float32)
     ensemble = {s: pair(logits) for s, logits in one.ensemble.items()}
     alone = {m: pair(logits) for m, logits in one.unimodal.items()}
-    result = estimate(Predictions(one.keys, one.groups, target, ensemble, alone, ["x", "y"]))
+    result = estimate(
+        Predictions(
+            one.keys,
+            one.groups,
+            target,
+            ensemble,
+            alone,
+            ["x", "y"],
+        )
+    )
     assert result.entropy_bits == pytest.approx(2, abs=1e-3)
     single = estimate(one)
     for row, half in zip(result.bounds, single.bounds, strict=True):
@@ -162,7 +175,11 @@ def test_surprise_by_hand():
 def test_gap_by_hand():
     one = channels(n=400)
     weaker = one.ensemble["audio"].copy()
-    weaker[:40] = np.roll(weaker[:40], 1, axis=1)
+    weaker[:40] = np.roll(
+        weaker[:40],
+        1,
+        axis=1,
+    )
     right = one.ensemble["audio"].argmax(1) == one.target
     one.ensemble["audio"] = weaker
     gap = estimate(one).gaps[0]
@@ -185,7 +202,11 @@ def two_stages(lazy: bool, n: int = 4000) -> Predictions:
         return np.where(chance.random(n) < errors, 1 - of, of)
 
     def answer(x: np.ndarray, errors: float) -> np.ndarray:
-        return posterior({"x": x}, {"x": errors}, 2).astype(np.float32)
+        return posterior(
+            {"x": x},
+            {"x": errors},
+            2,
+        ).astype(np.float32)
 
     audio, image = heard(0.1, target), answer(heard(0.3, target), 0.3)
     feature = heard(0.28, audio) if lazy else audio  # 0.1 * 0.72 + 0.9 * 0.28 = 0.324 wrong
@@ -229,7 +250,12 @@ def test_a_probe_blames_the_broken_fusion():
     assert encoder[2:] == (0,) * 6
     assert any(line.startswith("The fusion loses part of audio") for line in result.advice)
     assert not any("encoder learnt less" in line for line in result.advice)
-    for gap, own, lost in zip(result.gaps, result.encoder_gaps, result.fusion_gaps, strict=True):
+    for gap, own, lost in zip(
+        result.gaps,
+        result.encoder_gaps,
+        result.fusion_gaps,
+        strict=True,
+    ):
         assert gap.score == pytest.approx(own.score + lost.score)
         assert gap.bits == pytest.approx(own.bits + lost.bits)
 
@@ -239,12 +265,23 @@ def test_the_leading_metric_is_what_advice_follows():
     where accuracy doesn't.
     """
     one = channels(n=2000, classes=2)
-    rare = np.where(np.arange(2000) % 100 == 0, 1, 0)
+    rare = np.where(
+        np.arange(2000) % 100 == 0,
+        1,
+        0,
+    )
     sure = np.eye(2, dtype=np.float32)[rare]
     common = np.eye(2, dtype=np.float32)[np.zeros(2000, np.int64)]
     ensemble = {"audio+image": sure, "audio": sure, "image": common}
     alone = {"audio": sure, "image": common}
-    made = Predictions(one.keys, {"sample": one.keys}, rare, ensemble, alone, ["x", "y"])
+    made = Predictions(
+        one.keys,
+        {"sample": one.keys},
+        rare,
+        ensemble,
+        alone,
+        ["x", "y"],
+    )
     bootstrap = Bootstrap(made.groups, 0, 100)
     by_f1 = estimate_information(made, bootstrap, get("f1_macro", "multiclass", 2))
     assert by_f1.complementary[0].score == pytest.approx(

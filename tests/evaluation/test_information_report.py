@@ -24,14 +24,30 @@ def estimate(predictions: Predictions) -> Information:
     return estimate_information(predictions, Bootstrap(predictions.groups, 0, 200))
 
 
-def advice_on(groups: int = 100, smallest: float = 0.01, **rows: list[tuple]) -> list[str]:
+def advice_on(
+    groups: int = 100,
+    smallest: float = 0.01,
+    **rows: list[tuple],
+) -> list[str]:
     """Advice. Each row as (modality, score, score_low, score_high, bits, bits_low, bits_high)."""
     differences = {
         name: [ModelDifference(m, 100, *numbers) for m, *numbers in each]
         for name, each in rows.items()
     }
     metric = get("accuracy", "multiclass", 2)
-    return list(advise(Information("multiclass", metric, smallest, 1.0, [], **differences), groups))
+    return list(
+        advise(
+            Information(
+                "multiclass",
+                metric,
+                smallest,
+                1.0,
+                [],
+                **differences,
+            ),
+            groups,
+        )
+    )
 
 
 def test_advice_says_what_to_protect():
@@ -131,7 +147,13 @@ def test_advice_tells_the_fusion_from_the_encoder():
         "models"
     )
     assert (
-        len(advice_on(**whole, fusion_gaps=[("audio", *HARM)], encoder_gaps=[("audio", *HARM)]))
+        len(
+            advice_on(
+                **whole,
+                fusion_gaps=[("audio", *HARM)],
+                encoder_gaps=[("audio", *HARM)],
+            )
+        )
         == 2
     )
     (unclear,) = advice_on(**whole)
@@ -163,7 +185,13 @@ def test_few_groups_give_no_advice():
         "image": [f"i{i // 2}" for i in range(400)],
         "voice": [f"v{i % 9}" for i in range(400)],
     }
-    both = Predictions(one.keys, crossed, one.target, one.ensemble, one.unimodal)
+    both = Predictions(
+        one.keys,
+        crossed,
+        one.target,
+        one.ensemble,
+        one.unimodal,
+    )
     assert "only 9 independent groups" in estimate(both).advice[0]
 
 

@@ -26,7 +26,13 @@ LABELS = (CHANCE.random((200, 4)) < 0.4).astype(np.float32)
 def value(name: str, logits: np.ndarray, target: np.ndarray) -> float:
     metric = get(name, metrics.task_of(target), logits.shape[1])
     if metric.ranked:
-        return float(metric.ranked(logits, target, np.ones(len(target))))
+        return float(
+            metric.ranked(
+                logits,
+                target,
+                np.ones(len(target)),
+            )
+        )
     return float(metric.value(metric.stats(logits, target).total(np.ones(len(target)))))
 
 
@@ -45,7 +51,11 @@ def test_the_others_are_scikit_learns():
     soft = np.exp(LOGITS.astype(np.float64)) / np.exp(LOGITS.astype(np.float64)).sum(
         1, keepdims=True
     )
-    assert value("log_loss", LOGITS, TARGET) == pytest.approx(sklearn_log_loss(TARGET, soft))
+    assert value(
+        "log_loss",
+        LOGITS,
+        TARGET,
+    ) == pytest.approx(sklearn_log_loss(TARGET, soft))
     assert value("top_2", LOGITS, TARGET) == pytest.approx(
         top_k_accuracy_score(TARGET, LOGITS, k=2)
     )
@@ -61,26 +71,52 @@ def test_calibration_error_by_hand():
     right.
     """
     logits = np.log(np.array([[0.8, 0.2], [0.8, 0.2], [0.4, 0.6]]))
-    assert value("ece", logits, np.array([0, 1, 1])) == pytest.approx(
-        (abs(1.6 - 1) + abs(0.6 - 1)) / 3
-    )
+    assert value(
+        "ece",
+        logits,
+        np.array([0, 1, 1]),
+    ) == pytest.approx((abs(1.6 - 1) + abs(0.6 - 1)) / 3)
     sets = np.log(
         np.array([[0.8 / 0.2, 0.3 / 0.7]])
     )  # each label by itself: 0.8 and right, 0.3 and wrong
-    assert value("ece", sets, np.array([[1.0, 0.0]])) == pytest.approx((0.2 + 0.3) / 2)
+    assert value(
+        "ece",
+        sets,
+        np.array([[1.0, 0.0]]),
+    ) == pytest.approx((0.2 + 0.3) / 2)
 
 
 def test_log_loss_of_sets_of_labels_is_the_mean_over_labels():
-    assert value("log_loss", np.zeros((3, 5)), np.ones((3, 5))) == pytest.approx(np.log(2))
-    assert value("log_loss", np.array([[800.0, -800.0]]), np.array([[1.0, 1.0]])) == pytest.approx(
-        400
-    )  # no infinity
+    assert value(
+        "log_loss",
+        np.zeros((3, 5)),
+        np.ones((3, 5)),
+    ) == pytest.approx(np.log(2))
+    assert value(
+        "log_loss",
+        np.array([[800.0, -800.0]]),
+        np.array([[1.0, 1.0]]),
+    ) == pytest.approx(400)  # no infinity
 
 
 def test_a_class_that_neither_occurs_nor_is_found_does_not_count():
     logits = np.eye(4)[[0, 1, 1]]
-    assert value("f1_macro", logits, np.array([0, 1, 1])) == 1.0
-    assert value("map", logits, np.array([0, 1, 1])) == 1.0
+    assert (
+        value(
+            "f1_macro",
+            logits,
+            np.array([0, 1, 1]),
+        )
+        == 1.0
+    )
+    assert (
+        value(
+            "map",
+            logits,
+            np.array([0, 1, 1]),
+        )
+        == 1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,8 +169,16 @@ def test_sets_of_labels_are_scored_by_f1_per_sample():
 
 
 def test_sums_by_label_and_weight():
-    each = Stats(np.array([[0, 2], [1, 2], [0, 2]]), np.array([[1.0, 5], [2, 5], [4, 5]]), 3)
-    assert each.sum_by_label(np.array([1, 0, 1]), 2, np.array([1.0, 1, 0.5])).tolist() == [
+    each = Stats(
+        np.array([[0, 2], [1, 2], [0, 2]]),
+        np.array([[1.0, 5], [2, 5], [4, 5]]),
+        3,
+    )
+    assert each.sum_by_label(
+        np.array([1, 0, 1]),
+        2,
+        np.array([1.0, 1, 0.5]),
+    ).tolist() == [
         [0, 2, 5],
         [3, 0, 7.5],
     ]

@@ -47,7 +47,16 @@ def test_one_seed_is_a_t_test_of_the_samples_or_of_their_groups():
 
 def test_seeds_that_alone_differ_are_a_t_test_of_the_seeds():
     seeds = np.array([1.0, 2.0, 6.0])
-    found, right = run_test(np.repeat(seeds[:, None], 5, 1)), stats.ttest_1samp(seeds, 0)
+    found, right = (
+        run_test(
+            np.repeat(
+                seeds[:, None],
+                5,
+                1,
+            )
+        ),
+        stats.ttest_1samp(seeds, 0),
+    )
     assert (found.difference, found.seed_share) == (3, 1)
     assert found.p == pytest.approx(right.pvalue)
     assert (found.low, found.high) == pytest.approx(tuple(right.confidence_interval()))
@@ -79,9 +88,11 @@ def test_the_variance_of_seeds_and_samples_by_hand(apart, variance, seed_share):
 
 
 def test_p_is_a_weighted_mean_of_two_t_tests_and_the_interval_is_its_own():
-    apart = np.random.default_rng(1).normal(0, 1, (3, 1)) + np.random.default_rng(2).normal(
-        2.4, 5, (3, 40)
-    )
+    apart = np.random.default_rng(1).normal(
+        0,
+        1,
+        (3, 1),
+    ) + np.random.default_rng(2).normal(2.4, 5, (3, 40))
     found = run_test(apart)
     assert 0.2 < found.seed_share < 0.8
     for t, p in (
@@ -167,7 +178,11 @@ def false_alarms(monkeypatch):
     ],
 )
 def test_a_test_of_equal_methods_is_wrong_in_about_one_of_twenty(
-    false_alarms, kind, spread, runs, groups
+    false_alarms,
+    kind,
+    spread,
+    runs,
+    groups,
 ):
     """The standard error is 0.7 points.
 

@@ -37,7 +37,17 @@ def test_predictions_of_sets_of_labels_are_kept(tmp_path):
     kept.save(tmp_path / "p.parquet", "x")
     loaded = Predictions.load(tmp_path / "p.parquet", "x")
     np.testing.assert_array_equal(loaded.target, target)
-    assert Grid(loaded, 0, 1, 10).rows([], [])[0][0].metric == "f1_samples"
+    assert (
+        Grid(
+            loaded,
+            0,
+            1,
+            10,
+        )
+        .rows([], [])[0][0]
+        .metric
+        == "f1_samples"
+    )
 
 
 def test_groupings_and_probes_are_kept(tmp_path):
@@ -110,7 +120,11 @@ def test_altered_predictions_are_not_used(tmp_path):
     path = tmp_path / "predictions.parquet"
     random_predictions(500).save(path, "x")
     data = path.read_bytes()
-    for place in range(10, len(data) - 10, len(data) // 25):
+    for place in range(
+        10,
+        len(data) - 10,
+        len(data) // 25,
+    ):
         path.write_bytes(data[:place] + bytes(8) + data[place + 8 :])
         found = Predictions.load(path, "x")
         assert found is None or all(

@@ -23,7 +23,11 @@ SETUP = ComparisonSetup("digits", "", "test", 400, "learned", True)
 
 
 def difference(
-    train: str, baseline: str, column: str, value: float, p_holm: float
+    train: str,
+    baseline: str,
+    column: str,
+    value: float,
+    p_holm: float,
 ) -> MethodDifference:
     return MethodDifference(
         train,
@@ -51,11 +55,27 @@ def make_report(**changes) -> ComparisonReport:
     tests[2] = difference("complete", "late-fusion", "image", 0.2, 0.049)
     tests[6] = difference("complete", "modality-dropout", "audio", -0.0364, 0.02)
     unknown = difference("complete", "modality-dropout", WORST, 0.1, 1.0)
-    tests[9] = unknown._replace(error=nan, low=nan, high=nan, seed_share=nan, p=1.0)
+    tests[9] = unknown._replace(
+        error=nan,
+        low=nan,
+        high=nan,
+        seed_share=nan,
+        p=1.0,
+    )
     scores = []
     for method, mean in (("late-fusion", 0.7), ("ume-mma", 0.8), (AVERAGE, 0.8)):
         for column in NAMES:
-            scores.append(MethodScore("complete", method, "accuracy", column, mean, 0.01, 3))
+            scores.append(
+                MethodScore(
+                    "complete",
+                    method,
+                    "accuracy",
+                    column,
+                    mean,
+                    0.01,
+                    3,
+                )
+            )
     report = ComparisonReport(
         SETUP,
         metrics=[metrics.get("accuracy", "multiclass", 10)],
@@ -89,7 +109,16 @@ def test_the_headline_counts_the_differences_that_are_more_than_chance():
         "(modality-dropout: audio); in the other 7 of 10 tests the difference may be chance "
         "(p after Holm's adjustment, 5 %)."
     )
-    more = [*report.differences, difference("audio=0.7", "late-fusion", "audio", 0.2, 0.01)]
+    more = [
+        *report.differences,
+        difference(
+            "audio=0.7",
+            "late-fusion",
+            "audio",
+            0.2,
+            0.01,
+        ),
+    ]
     columns = dict.fromkeys(["complete", "audio=0.7"], NAMES)
     two_conditions = replace(report, differences=more, columns=columns)
     assert "late-fusion trained with audio=0.7 missing: audio)" in format_headline(two_conditions)
@@ -123,7 +152,17 @@ def test_what_the_terminal_shows_fits_and_is_whole(width):
     scores = []
     for method in ("late-fusion-mma", "ume-mma", AVERAGE):
         for column in names:
-            scores.append(MethodScore("complete", method, "accuracy", column, 0.8, 0.1, 3))
+            scores.append(
+                MethodScore(
+                    "complete",
+                    method,
+                    "accuracy",
+                    column,
+                    0.8,
+                    0.1,
+                    3,
+                )
+            )
     lines = print_lines(make_report(scores=scores, columns={"complete": names}), width)
     assert max(map(len, lines)) <= width
     assert not any("…" in line for line in lines)

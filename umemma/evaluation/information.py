@@ -104,15 +104,6 @@ def estimate_information(
     def rest(m: str) -> ModelKey:
         return "ensemble", format_pattern({*names} - {m})
 
-    def alone(m: str) -> ModelKey:
-        return "ensemble", m
-
-    def unimodal(m: str) -> ModelKey:
-        return "unimodal", m
-
-    def probe(m: str) -> ModelKey:
-        return "probe", m
-
     information = Information(
         predictions.task,
         metric,
@@ -120,14 +111,27 @@ def estimate_information(
         float(label_surprise(target).mean()),
         bounds,
         complementary=differences.estimate(several, everything, rest),
-        singles=differences.estimate(several, everything, alone),
-        gaps=differences.estimate(names, alone, unimodal),
-        shortfalls=differences.estimate(several, everything, unimodal),
-        encoder_gaps=differences.estimate(probed, probe, unimodal),
-        fusion_gaps=differences.estimate(probed, alone, probe),
+        singles=differences.estimate(several, everything, _alone),
+        gaps=differences.estimate(names, _alone, _unimodal),
+        shortfalls=differences.estimate(several, everything, _unimodal),
+        encoder_gaps=differences.estimate(probed, _probe, _unimodal),
+        fusion_gaps=differences.estimate(probed, _alone, _probe),
     )
     advice = list(advise(information, min(bootstrap.counts)))
     return information._replace(advice=advice)
+
+
+def _alone(m: str) -> ModelKey:
+    """Return the ensemble given nothing but this modality."""
+    return "ensemble", m
+
+
+def _unimodal(m: str) -> ModelKey:
+    return "unimodal", m
+
+
+def _probe(m: str) -> ModelKey:
+    return "probe", m
 
 
 class _Mean(NamedTuple):

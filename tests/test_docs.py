@@ -202,3 +202,10 @@ def test_constraints_pin_versions_only():
 
 def test_the_changelog_knows_this_version():
     assert f"## {__version__}" in documents.read("CHANGELOG.md")
+
+
+def test_the_changelog_has_the_usual_headings():
+    changelog = documents.read("CHANGELOG.md")
+    headings = re.findall(r"^### (.+)$", changelog, re.MULTILINE)
+    assert headings
+    assert set(headings) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

@@ -151,6 +151,15 @@ def test_no_module_imports_itself_round_a_circle():
     assert not graph
 
 
+def test_the_training_loop_names_no_stage():
+    """What differs between pretraining and fine-tuning is handed to the loop."""
+    tree = ast.parse((PACKAGE / "training" / "trainer.py").read_text(encoding="utf-8"))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not names & {"stage", "pretrain", "finetune", "pretraining", "finetuning"}
+
+
 def test_at_most_fourteen_modules_in_a_folder():
     for folder in [PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir())]:
         assert len(list(folder.glob("*.py"))) <= 14, folder

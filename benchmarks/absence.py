@@ -1,11 +1,15 @@
-"""What absence did to an ensemble before it had a head per modality and encoders that see what is there only, and now.
+"""Compare two rules of absence: of versions up to 0.5, and of today.
 
-    python benchmarks/absence.py biases       the untrained ensemble (UME) with one modality left, labels of unequal frequency
-    python benchmarks/absence.py statistics   what absent samples do to a batch-norm encoder (timm:resnet18, random weights)
-    python benchmarks/absence.py seconds      what an epoch costs its encoder with a share of the samples absent
+    python benchmarks/absence.py biases       the untrained ensemble (UME) with one modality left
+    python benchmarks/absence.py statistics   what absent samples do to a batch-norm encoder
+    python benchmarks/absence.py seconds      the time of an epoch by the share of absent samples
 
-"before" is the rule of version 0.5 and earlier, written out here: one bias, the mean of all uni-modal ones, whatever was
-there; blank inputs in place of absent samples. On CPU, a minute or two each.
+The rule of version 0.5 and earlier ("before") is written out here: the head has one bias, the mean of
+all uni-modal ones, whatever is present, and absent samples enter the encoder as blank inputs. Today
+each modality has a head of its own, and encoders see only what is present.
+
+`biases` has labels of unequal frequency. `statistics` uses timm:resnet18 with random weights. Each
+takes a minute or two on a CPU.
 """
 
 from __future__ import annotations
@@ -25,155 +29,224 @@ from umemma.training import linear_probe
 from umemma.types import Batch
 
 SEEDS = 5
-WIDTH, SAMPLES = 32, 4000
+DIM = 32
+SAMPLES = 4000
+CLASSES = 23
 # Of the 23 genres of MM-IMDb the commonest has 54 % of the films, the rarest 1 %.
-SHARES = np.geomspace(0.54, 0.01, 23)
+SHARES = np.geomspace(0.54, 0.01, CLASSES)
+STRENGTHS = {"audio": 1.2, "image": 0.8}  # the features of image tell less about the label
+TASKS = (
+    ("23 labels", True, "f1_samples"),
+    ("23 classes, long tail", False, "f1_macro"),
+)
+BLACK = -2.0  # (0 - mean) / std of the blank input
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("biases", "statistics", "seconds"))
-    {"biases": biases, "statistics": batch_norm, "seconds": seconds}[parser.parse_args().what]()
+    parser.add_argument("what", choices=sorted(BENCHMARKS))
+    arguments = parser.parse_args()
+    BENCHMARKS[arguments.what]()
 
 
-# Biases. --------------------------------------------------------------------------------------------------------------
+# Biases. ------------------------------------------------------------------------------------------
 
 
-def biases() -> None:
-    """Mean and standard deviation over data sets drawn with seeds 0 to 4, 2,000 test samples each."""
-    for name, many, metric in (
-        ("23 labels", True, "f1_samples"),
-        ("23 classes, long tail", False, "f1_macro"),
-    ):
-        found: dict[tuple[str, str], list[float]] = {}
+def compare_biases() -> None:
+    """Print mean and standard deviation over data sets of seeds 0 to 4, with 2,000 test samples."""
+    for title, multilabel, metric in TASKS:
+        scores: dict[tuple[str, str], list[float]] = {}
         for seed in range(SEEDS):
-            for key, value in ensemble(seed, many, metric).items():
-                found.setdefault(key, []).append(value)
-        print(f"\n{name}, {metric}")
-        for (left, rule), values in found.items():
-            print(
-                f"  {left:12} {rule:20} {statistics.mean(values):.3f} +- {statistics.stdev(values):.3f}"
-            )
+            for key, score in score_ensemble(seed, multilabel, metric).items():
+                scores.setdefault(key, []).append(score)
+        print(f"\n{title}, {metric}")
+        for (pattern, rule), values in scores.items():
+            mean = statistics.mean(values)
+            deviation = statistics.stdev(values)
+            print(f"  {pattern:12} {rule:20} {mean:.3f} +- {deviation:.3f}")
 
 
-def ensemble(seed: int, many: bool, metric: str) -> dict[tuple[str, str], float]:
-    """{(what is left, rule): score} of the average of two linear models; image's features say less than audio's."""
-    chance = np.random.default_rng(seed)
-    target = labels(chance, many)
-    strengths = {"audio": 1.2, "image": 0.8}
-    inputs = {m: features(chance, target, strength) for m, strength in strengths.items()}
-    y, half = torch.from_numpy(target), SAMPLES // 2
-    alone = {}
-    for m, x in inputs.items():
-        val = x[half:][: half // 4], y[half:][: half // 4]
-        alone[m] = LateFusion({m: nn.Identity()}, {m: WIDTH}, {m: torch.zeros(WIDTH)}, 23)
-        alone[m].heads[m].load_state_dict(
-            linear_probe.fit((x[:half], y[:half]), val, 23).state_dict()
-        )
-    blanks = dict.fromkeys(inputs, torch.zeros(WIDTH))
-    together = LateFusion(
-        {m: nn.Identity() for m in inputs}, dict.fromkeys(inputs, WIDTH), blanks, 23
-    )
-    together.start_from(alone)
-    test = {m: x[half:] for m, x in inputs.items()}
-    scored = get(metric, task_of(target), 23)
-    assert scored.stats
-    assert scored.value
-    found = {}
+def score_ensemble(seed: int, multilabel: bool, metric: str) -> dict[tuple[str, str], float]:
+    """Return {(pattern, rule): score} of the average of two linear models."""
+    random = np.random.default_rng(seed)
+    labels = draw_labels(random, multilabel)
+    inputs = {}
+    for name, strength in STRENGTHS.items():
+        inputs[name] = draw_features(random, labels, strength)
+    target = torch.from_numpy(labels)
+    half = SAMPLES // 2
+    unimodal = {}
+    for name, features in inputs.items():
+        unimodal[name] = fit_unimodal(name, features, target)
+    ensemble = make_fusion(sorted(inputs))
+    ensemble.start_from(unimodal)
+
+    test = {name: features[half:] for name, features in inputs.items()}
+    metric_of_task = get(metric, task_of(labels), CLASSES)
+    assert metric_of_task.stats
+    assert metric_of_task.value
+    scores = {}
     for pattern in list_patterns(list(inputs)):
-        present = torch.tensor([[m in pattern for m in sorted(inputs)]]).expand(half, -1)
         with torch.no_grad():
-            now = together(Batch(test, present, y[half:]))
-            heads = [alone[m].heads[m] for m in sorted(inputs)]
-            bias = torch.stack([head.bias for head in heads]).mean(0)
-            weighted = [test[m] @ alone[m].heads[m].weight.T for m in pattern]
-            before = sum(weighted[1:], weighted[0]) / len(inputs) + bias
-        for rule, logits in (("before", before), ("now", now)):
-            sums = scored.stats(logits.numpy(), target[half:]).total(np.ones(half))
-            found["+".join(pattern), rule] = float(scored.value(sums))
-    return found
+            logits_by_rule = {
+                "before": predict_before(unimodal, test, pattern),
+                "now": predict_now(ensemble, test, target[half:], pattern),
+            }
+        for rule, logits in logits_by_rule.items():
+            stats = metric_of_task.stats(logits.numpy(), labels[half:])
+            sums = stats.total(np.ones(half))
+            scores["+".join(pattern), rule] = float(metric_of_task.value(sums))
+    return scores
 
 
-def labels(chance: np.random.Generator, many: bool) -> np.ndarray:
-    if many:
-        return (chance.random((SAMPLES, 23)) < SHARES).astype(np.float32)
-    return chance.choice(23, SAMPLES, p=SHARES / SHARES.sum())
+def make_fusion(names: list[str]) -> LateFusion:
+    modules = {name: nn.Identity() for name in names}
+    blanks = {name: torch.zeros(DIM) for name in names}
+    return LateFusion(modules, dict.fromkeys(names, DIM), blanks, CLASSES)
 
 
-def features(chance: np.random.Generator, target: np.ndarray, strength: float) -> Tensor:
-    """(N, WIDTH): the sum of a direction for each label, and noise."""
-    directions = chance.standard_normal((23, WIDTH)) * strength
-    signal = target @ directions if target.ndim == 2 else directions[target]
-    return torch.from_numpy(signal + 2 * chance.standard_normal((len(target), WIDTH))).float()
+def fit_unimodal(name: str, features: Tensor, target: Tensor) -> LateFusion:
+    """Fit a linear model on the first half of the samples, its weight decay on an eighth."""
+    half = SAMPLES // 2
+    train = (features[:half], target[:half])
+    val = (features[half:][: half // 4], target[half:][: half // 4])
+    model = make_fusion([name])
+    probe = linear_probe.fit(train, val, CLASSES)
+    model.heads[name].load_state_dict(probe.state_dict())
+    return model
 
 
-# Batch norm. ----------------------------------------------------------------------------------------------------------
+def predict_now(
+    ensemble: LateFusion,
+    inputs: dict[str, Tensor],
+    target: Tensor,
+    pattern: tuple[str, ...],
+) -> Tensor:
+    row = [name in pattern for name in sorted(inputs)]
+    present = torch.tensor([row]).expand(len(target), -1)
+    return ensemble(Batch(inputs, present, target))
 
 
-def resnet() -> nn.Module:
+def predict_before(
+    unimodal: dict[str, LateFusion],
+    inputs: dict[str, Tensor],
+    pattern: tuple[str, ...],
+) -> Tensor:
+    """Return the logits by the old rule: all biases are averaged, whatever is present."""
+    biases = [unimodal[name].heads[name].bias for name in sorted(inputs)]
+    logits = [inputs[name] @ unimodal[name].heads[name].weight.T for name in pattern]
+    return sum(logits[1:], logits[0]) / len(inputs) + torch.stack(biases).mean(0)
+
+
+def draw_labels(random: np.random.Generator, multilabel: bool) -> np.ndarray:
+    if multilabel:
+        return (random.random((SAMPLES, CLASSES)) < SHARES).astype(np.float32)
+    return random.choice(CLASSES, SAMPLES, p=SHARES / SHARES.sum())
+
+
+def draw_features(random: np.random.Generator, labels: np.ndarray, strength: float) -> Tensor:
+    """Return (N, DIM) features: the sum of a direction for each label, and noise."""
+    directions = random.standard_normal((CLASSES, DIM)) * strength
+    if labels.ndim == 2:
+        signal = labels @ directions
+    else:
+        signal = directions[labels]
+    noise = random.standard_normal((len(labels), DIM))
+    return torch.from_numpy(signal + 2 * noise).float()
+
+
+# Batch norm. --------------------------------------------------------------------------------------
+
+
+def build_resnet() -> nn.Module:
     import timm
 
     torch.manual_seed(0)
     return timm.create_model("resnet18", num_classes=0, in_chans=3)
 
 
-def pictures(count: int, seed: int) -> Tensor:
-    """(count, 3, 32, 32) with the mean and deviation of a standardised picture; not as even as noise."""
-    chance = torch.Generator().manual_seed(seed)
-    small = torch.randn(count, 3, 8, 8, generator=chance)
+def make_images(count: int, seed: int) -> Tensor:
+    """Return (count, 3, 32, 32) standardised images, which are smoother than noise."""
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.randn(count, 3, 8, 8, generator=generator)
     return nn.functional.interpolate(small, size=32, mode="bilinear") * 1.5
 
 
-BLACK = -2.0  # (0 - mean) / std of the blank input
+def compare_statistics() -> None:
+    """Print how far the features of 64 images move, in % of their norm.
+
+    The encoder has seen 50 batches of 64 in training mode, of which a share was absent. The distance
+    is that to the same encoder after the same batches with nothing absent.
+    """
+    complete = features_after(0.0, False)
+    for share in (0.1, 0.3, 0.5, 0.7):
+        moved = []
+        for blanks in (True, False):
+            distance = (features_after(share, blanks) - complete).norm() / complete.norm()
+            moved.append(100 * float(distance))
+        before, now = moved
+        print(f"{share:.0%} absent: before {before:5.1f} %, now {now:5.1f} %")
 
 
-def batch_norm() -> None:
-    """How far the features of 64 pictures move, in % of their norm, after 50 batches of 64 have passed in training mode of
-    which a share was absent; against the same batches with all of it present."""
-    seen = pictures(64, 1)
-
-    def after(absent: float, blanks: bool) -> Tensor:
-        encoder, chance = resnet().train(), np.random.default_rng(0)
-        with torch.no_grad():
-            for number in range(50):
-                x, gone = pictures(64, 10 + number), torch.from_numpy(chance.random(64) < absent)
-                encoder(
-                    x.where(~gone[:, None, None, None], torch.tensor(BLACK)) if blanks else x[~gone]
-                )
-            return encoder.eval()(seen)
-
-    whole = after(0.0, False)
-    for absent in (0.1, 0.3, 0.5, 0.7):
-        moved = [
-            100 * float((after(absent, blanks) - whole).norm() / whole.norm())
-            for blanks in (True, False)
-        ]
-        print(f"{absent:.0%} absent: before {moved[0]:5.1f} %, now {moved[1]:5.1f} %")
+def features_after(share: float, blanks: bool) -> Tensor:
+    """Return the features of 64 images after 50 batches; blanks: absent samples enter as black."""
+    encoder = build_resnet().train()
+    random = np.random.default_rng(0)
+    with torch.no_grad():
+        for number in range(50):
+            images = make_images(64, 10 + number)
+            absent = torch.from_numpy(random.random(64) < share)
+            if blanks:
+                images = images.where(~absent[:, None, None, None], torch.tensor(BLACK))
+            else:
+                images = images[~absent]
+            encoder(images)
+        return encoder.eval()(make_images(64, 1))
 
 
-def seconds() -> None:
-    """A training epoch of 1,024 pictures of 64 pixels through the encoder, forward and backward; the least of 3."""
-    model = LateFusion(
-        {"image": resnet()}, {"image": 512}, {"image": torch.zeros(3, 64, 64)}, 10
-    ).train()
-    x = nn.functional.interpolate(pictures(1024, 0), size=64)
-    chance = np.random.default_rng(0)
+# Time. --------------------------------------------------------------------------------------------
 
-    def epoch(absent: float) -> float:
-        there, begun = torch.from_numpy(chance.random(1024) >= absent), time.perf_counter()
-        for start in range(0, 1024, 64):
-            part = slice(start, start + 64)
-            model.encode_one("image", x[part], there[part]).square().mean().backward()
-        return time.perf_counter() - begun
 
-    epoch(0.0)
-    taken = {absent: min(epoch(absent) for _ in range(3)) for absent in (0.0, 0.3, 0.7, 0.9)}
-    for absent, time_taken in taken.items():
-        print(
-            f"{absent:.0%} absent: {time_taken:.2f} s, {time_taken / taken[0.0]:.2f} of the full epoch"
-        )
+def compare_seconds() -> None:
+    """Print the time of an epoch of 1,024 images of 64 pixels, forward and backward; the least of 3."""
+    modules = {"image": build_resnet()}
+    blanks = {"image": torch.zeros(3, 64, 64)}
+    model = LateFusion(modules, {"image": 512}, blanks, 10).train()
+    images = nn.functional.interpolate(make_images(1024, 0), size=64)
+    random = np.random.default_rng(0)
+    time_epoch(model, images, random, 0.0)  # warm up
+    times = {}
+    for share in (0.0, 0.3, 0.7, 0.9):
+        times[share] = min(time_epoch(model, images, random, share) for _ in range(3))
+    for share, seconds in times.items():
+        ratio = seconds / times[0.0]
+        print(f"{share:.0%} absent: {seconds:.2f} s, {ratio:.2f} of the full epoch")
+
+
+def time_epoch(
+    model: LateFusion,
+    images: Tensor,
+    random: np.random.Generator,
+    share: float,
+) -> float:
+    """Return the seconds of an epoch of which a share of the samples is absent."""
+    present = torch.from_numpy(random.random(len(images)) >= share)
+    start = time.perf_counter()
+    for first in range(0, len(images), 64):
+        rows = slice(first, first + 64)
+        features = model.encode_one("image", images[rows], present[rows])
+        features.square().mean().backward()
+    return time.perf_counter() - start
+
+
+BENCHMARKS = {
+    "biases": compare_biases,
+    "statistics": compare_statistics,
+    "seconds": compare_seconds,
+}
 
 
 if __name__ == "__main__":

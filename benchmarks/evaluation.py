@@ -1,12 +1,12 @@
-"""What the grid costs beside one plain test pass, and how far it goes.
+"""Measure what the evaluation grid costs beside one plain test pass, and how many samples it can take.
 
-    python benchmarks/evaluation.py grid       # 2 modalities x 11 ratios x 5 draws, then 4 modalities (15 subsets x 11 ratios)
-    python benchmarks/evaluation.py million    # a million samples, features in; seconds and peak memory
+    python benchmarks/evaluation.py grid       # 2 modalities, then 4 modalities (15 subsets)
+    python benchmarks/evaluation.py million    # a million samples from features: seconds, peak memory
 
-A plain test pass decodes nothing: it encodes every modality of every sample once, fuses what is present, and takes the
-accuracy. Against it stands the same pass with everything that the grid makes: all subsets, everything that can go missing
-at every ratio, seeded draws, the metrics that are usual, and bootstrap intervals. The two take turns in one process; a
-ratio is that of medians.
+A plain test pass decodes nothing: it encodes every modality of every sample once, fuses what is
+present, and computes the accuracy. It is compared with the same pass and everything that the grid
+computes: all subsets, everything that can go missing at 11 ratios, 5 seeded draws, the default
+metrics, and bootstrap intervals. The two take turns in one process; a ratio is that of medians.
 """
 
 from __future__ import annotations
@@ -30,108 +30,135 @@ from umemma.models.late_fusion import LateFusion
 from umemma.types import Batch, ImageInput, format_pattern
 
 RATIOS = [i / 10 for i in range(11)]
-CLASSES, BATCH = 10, 256
+CLASSES = 10
+BATCH_SIZE = 256
+DRAWS = 5
+RESAMPLES = 1000
+TWO = ["audio", "image"]
+FOUR = ["audio", "image", "text", "video"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=["grid", "million"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=10_000, help="of the test split, for `grid`")
+    parser.add_argument("--samples", type=int, help="of the test split (10,000; a million)")
     arguments = parser.parse_args()
-    if arguments.what == "grid":
-        for names in (["audio", "image"], ["audio", "image", "text", "video"]):
-            beside_a_pass(names, arguments.samples, arguments.rounds)
-    else:
-        million(["audio", "image"])
+    if arguments.what == "million":
+        measure_large_grid(TWO, arguments.samples or 1_000_000)
+        return
+    for names in (TWO, FOUR):
+        compare_with_plain_pass(names, arguments.samples or 10_000, arguments.rounds)
 
 
-def beside_a_pass(names: list[str], samples: int, rounds: int) -> None:
-    """cnn:small on pictures of 28 pixels for every modality: as cheap an encoder as there is, so the hardest case."""
-    spec = ImageInput(size=28, channels=1)
-    modules, dim = {}, 0
-    for name in names:
-        modules[name], dim = build("cnn:small", "image", spec)
-    blanks = {name: torch.zeros(1, 28, 28) for name in names}
-    model = LateFusion(modules, dict.fromkeys(names, dim), blanks, CLASSES, "learned").eval()
+def compare_with_plain_pass(names: list[str], samples: int, rounds: int) -> None:
+    """Use cnn:small on 28 pixels for every modality: a very cheap encoder, so the hardest case."""
+    model = build_model(names)
     inputs = {name: torch.randn(samples, 1, 28, 28) for name in names}
     target = torch.randint(CLASSES, (samples,))
 
-    def plain() -> float:
+    def run_plain_pass() -> None:
         with torch.no_grad():
-            logits = torch.cat([model(batch) for batch in batches(inputs, target)])
-        return float(score_correct(logits.numpy(), target.numpy()).mean())
+            logits = torch.cat([model(batch) for batch in make_batches(inputs, target)])
+        score_correct(logits.numpy(), target.numpy()).mean()
 
-    def grid() -> int:
-        return rows(predictions(model, inputs, target))
+    def run_grid() -> None:
+        count_rows(predict(model, inputs, target))
 
-    plain(), grid()
-    times: dict[Callable[[], float], list[float]] = {plain: [], grid: []}
+    run_plain_pass()  # warm up
+    run_grid()
+    plain = []
+    grid = []
     for _ in range(rounds):
-        for rival, spent in times.items():
-            started = time.perf_counter()
-            rival()
-            spent.append(time.perf_counter() - started)
-    one, all_ = (statistics.median(spent) for spent in times.values())
-    ratios = sorted(b / a for a, b in zip(*times.values(), strict=True))
+        plain.append(time_call(run_plain_pass))
+        grid.append(time_call(run_grid))
+    plain_median = statistics.median(plain)
+    grid_median = statistics.median(grid)
+    ratios = [g / p for g, p in zip(grid, plain, strict=True)]
+    rows = count_rows(predict(model, inputs, target))
     print(
-        f"{len(names)} modalities, {samples} samples, {grid()} rows: plain pass {one:.2f} s, with the grid {all_:.2f} s, "
-        f"ratio {all_ / one:.3f} (turn by turn {ratios[0]:.3f} to {ratios[-1]:.3f})"
+        f"{len(names)} modalities, {samples} samples, {rows} rows: "
+        f"plain pass {plain_median:.2f} s, with the grid {grid_median:.2f} s, "
+        f"ratio {grid_median / plain_median:.3f} "
+        f"(turn by turn {min(ratios):.3f} to {max(ratios):.3f})"
     )
 
 
-def million(names: list[str], samples: int = 1_000_000, dim: int = 64) -> None:
-    """Features in: the encoders hand on what they get."""
-    chance = torch.Generator().manual_seed(0)
-    target = torch.randint(CLASSES, (samples,), generator=chance)
-    centres = {name: torch.randn(CLASSES, dim, generator=chance) for name in names}
-    inputs = {
-        name: centres[name][target] + 3 * torch.randn(samples, dim, generator=chance)
-        for name in names
-    }
+def build_model(names: list[str]) -> LateFusion:
+    spec = ImageInput(size=28, channels=1)
+    modules = {}
+    dims = {}
+    for name in names:
+        modules[name], dims[name] = build("cnn:small", "image", spec)
+    blanks = {name: torch.zeros(1, 28, 28) for name in names}
+    return LateFusion(modules, dims, blanks, CLASSES, "learned").eval()
+
+
+def time_call(function: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure_large_grid(names: list[str], samples: int, dim: int = 64) -> None:
+    """Evaluate features: the encoders return their input."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(CLASSES, (samples,), generator=generator)
+    centres = {name: torch.randn(CLASSES, dim, generator=generator) for name in names}
+    inputs = {}
+    for name in names:
+        noise = torch.randn(samples, dim, generator=generator)
+        inputs[name] = centres[name][target] + 3 * noise
     modules = {name: nn.Identity() for name in names}
-    model = LateFusion(
-        modules, dict.fromkeys(names, dim), {n: torch.zeros(dim) for n in names}, CLASSES
-    ).eval()
+    blanks = {name: torch.zeros(dim) for name in names}
+    model = LateFusion(modules, dict.fromkeys(names, dim), blanks, CLASSES).eval()
     with torch.no_grad():
         for name in names:
             model.heads[name].weight.copy_(centres[name] / 9)
-    started = time.perf_counter()
-    made = rows(predictions(model, inputs, target))
-    seconds = time.perf_counter() - started
+    start = time.perf_counter()
+    rows = count_rows(predict(model, inputs, target))
+    seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{samples} samples, {len(names)} modalities, {made} rows: {seconds:.1f} s, peak {peak:.2f} GiB"
+        f"{samples} samples, {len(names)} modalities, {rows} rows: "
+        f"{seconds:.1f} s, peak {peak:.2f} GiB"
     )
 
 
-def batches(inputs: dict[str, Tensor], target: Tensor) -> list[Batch]:
+def make_batches(inputs: dict[str, Tensor], target: Tensor) -> list[Batch]:
     present = torch.ones(len(target), len(inputs), dtype=torch.bool)
-    cut = [slice(i, i + BATCH) for i in range(0, len(target), BATCH)]
-    return [Batch({m: x[one] for m, x in inputs.items()}, present[one], target[one]) for one in cut]
+    batches = []
+    for first in range(0, len(target), BATCH_SIZE):
+        rows = slice(first, first + BATCH_SIZE)
+        batch_inputs = {name: values[rows] for name, values in inputs.items()}
+        batches.append(Batch(batch_inputs, present[rows], target[rows]))
+    return batches
 
 
-def predictions(model: LateFusion, inputs: dict[str, Tensor], target: Tensor) -> Predictions:
-    """The uni-modal columns are those of the ensemble: what the ceilings cost is another pass, and not the grid's."""
-    table = torch.from_numpy(make_keep_table(model.modalities))
-    logits = torch.cat(
-        [model.pattern_logits(batch, table) for batch in batches(inputs, target)]
-    ).numpy()
-    tables = {
-        format_pattern(pattern): logits[:, s]
-        for s, pattern in enumerate(list_patterns(model.modalities))
-    }
-    keys = [f"sample-{i}" for i in range(len(target))]
-    return Predictions(
-        keys, {"sample": keys}, target.numpy(), tables, {m: tables[m] for m in model.modalities}
-    )
+def predict(model: LateFusion, inputs: dict[str, Tensor], target: Tensor) -> Predictions:
+    """Predict every subset. The uni-modal columns are those of the ensemble.
+
+    The uni-modal models of an evaluation are one more pass, which is no cost of the grid.
+    """
+    keep = torch.from_numpy(make_keep_table(model.modalities))
+    batches = make_batches(inputs, target)
+    logits = torch.cat([model.pattern_logits(batch, keep) for batch in batches]).numpy()
+    tables = {}
+    for column, pattern in enumerate(list_patterns(model.modalities)):
+        tables[format_pattern(pattern)] = logits[:, column]
+    keys = [f"sample-{number}" for number in range(len(target))]
+    unimodal = {name: tables[name] for name in model.modalities}
+    return Predictions(keys, {"sample": keys}, target.numpy(), tables, unimodal)
 
 
-def rows(found: Predictions) -> int:
-    grid = Grid(found, 0, 5, 1000)
-    return sum(map(len, grid.rows(list_conditions(found.modalities), RATIOS)))
+def count_rows(predictions: Predictions) -> int:
+    """Compute the grid and return the number of its rows."""
+    grid = Grid(predictions, 0, DRAWS, RESAMPLES)
+    conditions = list_conditions(predictions.modalities)
+    return sum(len(rows) for rows in grid.rows(conditions, RATIOS))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""How fast raw files become shards and shards become samples, as ratios against rivals that do the same work in this run.
+"""Measure how fast raw files become shards and shards become samples, against other programs.
 
-    python benchmarks/preprocess.py clips     # against ffmpeg called twice per clip, and against a bare PyAV loop
-    python benchmarks/preprocess.py pairs     # AV-MNIST-like pairs against a plain webdataset.ShardWriter loop
-    python benchmarks/preprocess.py reading   # against a bare webdataset loop
-    python benchmarks/preprocess.py memory    # peak memory of the command for ten times as many samples
+    python benchmarks/preprocess.py clips     # ffmpeg called twice per clip, and a bare PyAV loop
+    python benchmarks/preprocess.py pairs     # AV-MNIST pairs, a plain webdataset.ShardWriter loop
+    python benchmarks/preprocess.py reading   # a bare webdataset loop
+    python benchmarks/preprocess.py memory    # peak memory for ten times as many samples
 
-Every rival and umemma take turns, `--rounds` times; a ratio is that of the medians. `clips` needs the ffmpeg command.
+The other programs do the same work in the same run. They and umemma take turns, `--rounds` times; a
+ratio is that of the medians. `clips` needs the ffmpeg command, and `pairs` the raw folder of avmnist,
+whose absolute path the environment variable AVMNIST holds.
 """
 
 from __future__ import annotations
@@ -22,207 +24,233 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import soundfile
 from PIL import Image
 
-SECONDS, FPS, WIDTH, HEIGHT, FRAMES, SIDE, RATE = 3, 25, 480, 360, 8, 224, 16000
+if TYPE_CHECKING:
+    from umemma.data.shard_reader import Index
+    from umemma.data.storage import Store
+
+SECONDS = 3
+FPS = 25
+WIDTH = 480
+HEIGHT = 360
+FRAMES = 8
+SIDE = 224
+PACKED_RATE = 16000  # Hz
+FILM_RATE = 44100  # Hz
+FILMS = 4  # with content of their own; the rest are copies, since encoding is slow
+PAIRS = 70_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=["clips", "pairs", "reading", "memory"])
+    parser.add_argument("what", choices=list(BENCHMARKS))
     parser.add_argument("--samples", type=int, default=0, help="for clips and memory")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        run = {"clips": clips, "pairs": pairs, "reading": reading, "memory": memory}[arguments.what]
-        run(arguments.samples, arguments.rounds, arguments.workers)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        BENCHMARKS[arguments.what](arguments.samples, arguments.rounds, arguments.workers)
 
 
-def compare(rivals: dict[str, Callable[[], None]], samples: int, rounds: int) -> dict[str, float]:
-    """{name: median seconds}; the rivals take turns."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
+def take_turns(
+    programs: Mapping[str, Callable[[], None]],
+    samples: int,
+    rounds: int,
+) -> dict[str, float]:
+    """Run every program in turn. Return {name: median seconds}."""
+    times: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
-        for name, run in rivals.items():
-            for left in Path().glob("out*"):
-                shutil.rmtree(left)
+        for name, run in programs.items():
+            for output in Path().glob("out*"):
+                shutil.rmtree(output)
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
     print(f"\n{'':32}{'s':>9}{'spread':>9}{'samples/s':>12}")
-    for name, values in times.items():
-        middle = statistics.median(values)
-        print(f"{name:32}{middle:9.2f}{max(values) - min(values):9.2f}{samples / middle:12.1f}")
-    return {name: statistics.median(values) for name, values in times.items()}
+    medians = {}
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        spread = max(seconds) - min(seconds)
+        print(f"{name:32}{median:9.2f}{spread:9.2f}{samples / median:12.1f}")
+        medians[name] = median
+    return medians
 
 
-def ratios(medians: dict[str, float], ours: str, others: list[str]) -> None:
+def print_ratios(medians: Mapping[str, float], ours: str, others: list[str]) -> None:
     for other in others:
-        print(f"{ours}: {medians[other] / medians[ours]:.2f} x the speed of {other}")
+        ratio = medians[other] / medians[ours]
+        print(f"{ours}: {ratio:.2f} x the speed of {other}")
 
 
-def umemma(dataset: str, workers: int, settings: str = "") -> None:
-    """The command, as a user runs it: start of Python and of the workers included."""
-    Path("params.yaml").write_text(settings or f"dataset: {dataset}\nmodalities: [audio, image]\n")
+def run_umemma(command: str, *options: str) -> None:
+    words = [sys.executable, "-m", "umemma", command, *options]
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def run_preprocess(dataset: str, workers: int, settings: str = "") -> None:
+    """Run the command as a user does: the start of Python and of the workers is included."""
+    default = f"dataset: {dataset}\nmodalities: [audio, image]\n"
+    Path("params.yaml").write_text(settings or default)
     shutil.rmtree(f"data/shards/{dataset}", ignore_errors=True)
-    command = [sys.executable, "-m", "umemma", "preprocess", "--workers", str(workers)]
-    subprocess.run(command, check=True, capture_output=True)
+    run_umemma("preprocess", "--workers", str(workers))
 
 
-# Clips. ---------------------------------------------------------------------------------------------------------------
+# Clips. -------------------------------------------------------------------------------------------
 
 
-def clips(samples: int, rounds: int, workers: int) -> None:
+def compare_clips(samples: int, rounds: int, workers: int) -> None:
     samples = samples or 60
-    raw = Path("data/raw/manifest")
+    settings = write_clips(Path("data/raw/manifest"), samples)
+    paths = sorted(Path("data/raw/manifest").glob("*.mp4"))
+    counts = sorted({1, workers})
+    medians: dict[str, float] = {}
+    for count in counts:
+        programs = {
+            f"ffmpeg twice, {count} processes": partial(run_over, run_ffmpeg_twice, paths, count),
+            f"bare PyAV, {count} processes": partial(run_over, run_bare_pyav, paths, count),
+            f"umemma, {count} processes": partial(run_preprocess, "manifest", count, settings),
+        }
+        medians |= take_turns(programs, samples, rounds)
+    for count in counts:
+        others = [f"ffmpeg twice, {count} processes", f"bare PyAV, {count} processes"]
+        print_ratios(medians, f"umemma, {count} processes", others)
+
+
+def write_clips(raw: Path, samples: int) -> str:
+    """Write the clips, their table and params.yaml. Return the settings."""
     raw.mkdir(parents=True)
-    for i in range(4):  # distinct content; the rest are copies, since encoding is slow
-        film(raw / f"{i}.mp4", i)
-    for i in range(4, samples):
-        shutil.copy(raw / f"{i % 4}.mp4", raw / f"{i}.mp4")
-    rows = [f"{i}.mp4,{'ab'[i % 2]},{'train' if i % 4 else 'val'}" for i in range(samples)]
-    (raw / "table.csv").write_text("\n".join(["clip,label,split", *rows]) + "\n")
+    for number in range(FILMS):
+        write_film(raw / f"{number}.mp4", number)
+    for number in range(FILMS, samples):
+        shutil.copy(raw / f"{number % FILMS}.mp4", raw / f"{number}.mp4")
+    rows = ["clip,label,split"]
+    for number in range(samples):
+        label = "ab"[number % 2]
+        split = "train"
+        if number % 4 == 0:
+            split = "val"
+        rows.append(f"{number}.mp4,{label},{split}")
+    (raw / "table.csv").write_text("\n".join(rows) + "\n")
     settings = (
         "dataset: manifest\nmodalities: [audio, video]\npreprocess:\n  shard_size: 10\n"
-        f"  media: {{side: {SIDE}, frames: {FRAMES}, sample_rate: {RATE}}}\n"
+        f"  media: {{side: {SIDE}, frames: {FRAMES}, sample_rate: {PACKED_RATE}}}\n"
         "  options: {columns: {audio: clip, video: clip}, split: split}\n"
     )
     Path("params.yaml").write_text(settings)
-    subprocess.run([sys.executable, "-m", "umemma", "download"], check=True, capture_output=True)
-    paths = sorted(raw.glob("*.mp4"))
-    medians = {}
-    for count in {1, workers}:
-        medians |= compare(
-            {
-                f"ffmpeg twice, {count} processes": partial(over, twice, paths, count),
-                f"bare PyAV, {count} processes": partial(over, bare, paths, count),
-                f"umemma, {count} processes": partial(umemma, "manifest", count, settings),
-            },
-            samples,
-            rounds,
-        )
-    for count in {1, workers}:
-        others = [f"ffmpeg twice, {count} processes", f"bare PyAV, {count} processes"]
-        ratios(medians, f"umemma, {count} processes", others)
+    run_umemma("download")
+    return settings
 
 
-def film(path: Path, seed: int) -> None:
-    """H.264 and AAC, a moving texture under a tone: about 1 Mbit/s, as such clips have."""
-    chance = np.random.default_rng(seed)
-    texture = np.asarray(
-        Image.fromarray(chance.integers(0, 255, (48, 64, 3), np.uint8)).resize((WIDTH * 2, HEIGHT))
-    )
+def write_film(path: Path, seed: int) -> None:
+    """Write H.264 and AAC, a moving texture and a tone: about 1 Mbit/s, as such clips have."""
+    random = np.random.default_rng(seed)
+    noise = random.integers(0, 255, (48, 64, 3), np.uint8)
+    texture = np.asarray(Image.fromarray(noise).resize((WIDTH * 2, HEIGHT)))
+    options = {"preset": "veryfast", "crf": "23"}
     with av.open(str(path), "w") as container:
-        video = container.add_stream(
-            "libx264", rate=FPS, options={"preset": "veryfast", "crf": "23"}
-        )
-        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        sound = container.add_stream("aac", rate=44100)
-        for i in range(SECONDS * FPS):
-            view = np.ascontiguousarray(texture[:, 3 * i : 3 * i + WIDTH])
+        video = container.add_stream("libx264", rate=FPS, options=options)
+        video.width = WIDTH
+        video.height = HEIGHT
+        video.pix_fmt = "yuv420p"
+        sound = container.add_stream("aac", rate=FILM_RATE)
+        for number in range(SECONDS * FPS):
+            view = np.ascontiguousarray(texture[:, 3 * number : 3 * number + WIDTH])
             container.mux(video.encode(av.VideoFrame.from_ndarray(view, "rgb24")))
         container.mux(video.encode(None))
-        tone = 0.3 * np.sin(np.arange(SECONDS * 44100) * 0.06) + 0.1 * chance.standard_normal(
-            SECONDS * 44100
-        )
-        frame = av.AudioFrame.from_ndarray(
-            np.stack([tone, tone]).astype(np.float32), "fltp", "stereo"
-        )
-        frame.sample_rate = 44100
+        count = SECONDS * FILM_RATE
+        tone = 0.3 * np.sin(np.arange(count) * 0.06) + 0.1 * random.standard_normal(count)
+        stereo = np.stack([tone, tone]).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(stereo, "fltp", "stereo")
+        frame.sample_rate = FILM_RATE
         container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
 
 
-def over(work: Callable[[Path], None], paths: list[Path], count: int) -> None:
+def run_over(work: Callable[[Path], None], paths: list[Path], processes: int) -> None:
     Path("out").mkdir()
-    if count == 1:
+    if processes == 1:
         for path in paths:
             work(path)
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         list(pool.map(work, paths))
 
 
-def twice(path: Path) -> None:
-    """The usual script: one call for the frames, one for the sound."""
-    quiet = ["ffmpeg", "-loglevel", "error", "-y", "-i", str(path)]
-    frames = [
-        "-vf",
-        f"fps={FRAMES / SECONDS},scale=-2:{SIDE}",
-        "-q:v",
-        "3",
-        f"out/{path.stem}-%02d.jpg",
-    ]
-    subprocess.run([*quiet, *frames], check=True)
-    subprocess.run(
-        [*quiet, "-vn", "-ac", "1", "-ar", str(RATE), f"out/{path.stem}.wav"], check=True
-    )
+def run_ffmpeg_twice(path: Path) -> None:
+    """Do what the usual script does: one call for the frames, one for the sound."""
+    command = ["ffmpeg", "-loglevel", "error", "-y", "-i", str(path)]
+    scale = f"fps={FRAMES / SECONDS},scale=-2:{SIDE}"
+    frames = ["-vf", scale, "-q:v", "3", f"out/{path.stem}-%02d.jpg"]
+    sound = ["-vn", "-ac", "1", "-ar", str(PACKED_RATE), f"out/{path.stem}.wav"]
+    subprocess.run([*command, *frames], check=True)
+    subprocess.run([*command, *sound], check=True)
 
 
-def bare(path: Path) -> None:
-    """One pass that decodes, resizes and encodes, and does nothing else."""
-    times = [(i + 0.5) * SECONDS / FRAMES for i in range(FRAMES)]
+def run_bare_pyav(path: Path) -> None:
+    """Decode, resize and encode in one pass, and do nothing else."""
+    times = [(number + 0.5) * SECONDS / FRAMES for number in range(FRAMES)]
     chunks = []
+    saved = 0
+    size = (round(WIDTH * SIDE / HEIGHT), SIDE)
     with av.open(str(path)) as container:
-        video, sound = container.streams.video[0], container.streams.audio[0]
-        resampler = av.AudioResampler("s16", "mono", RATE)
+        video = container.streams.video[0]
+        sound = container.streams.audio[0]
+        resampler = av.AudioResampler("s16", "mono", PACKED_RATE)
         for packet in container.demux(video, sound):
             for frame in packet.decode():
                 if isinstance(frame, av.AudioFrame):
                     chunks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
-                elif times and frame.time >= times[0]:
-                    number = FRAMES - len(times)
-                    times.pop(0)
-                    pixels = frame.reformat(
-                        round(WIDTH * SIDE / HEIGHT), SIDE, "rgb24"
-                    ).to_ndarray()
-                    Image.fromarray(pixels).save(f"out/{path.stem}-{number}.jpg", quality=90)
+                elif saved < FRAMES and frame.time >= times[saved]:
+                    pixels = frame.reformat(*size, "rgb24").to_ndarray()
+                    Image.fromarray(pixels).save(f"out/{path.stem}-{saved}.jpg", quality=90)
+                    saved += 1
         chunks += [part.to_ndarray()[0] for part in resampler.resample(None)]
-    soundfile.write(f"out/{path.stem}.flac", np.concatenate(chunks), RATE)
+    soundfile.write(f"out/{path.stem}.flac", np.concatenate(chunks), PACKED_RATE)
 
 
-# Pairs of small images and sounds. ------------------------------------------------------------------------------------
+# Pairs of small images and sounds. ----------------------------------------------------------------
 
 
-def pairs(samples: int, rounds: int, workers: int) -> None:
-    """Needs data/raw/avmnist, whose folder the environment variable AVMNIST names."""
+def compare_pairs(samples: int, rounds: int, workers: int) -> None:
     source = Path(os.environ["AVMNIST"])
     Path("data/raw").mkdir(parents=True)
     Path("data/raw/avmnist").symlink_to(source)
-    medians = compare(
-        {
-            "ShardWriter, 1 process": partial(writer, source),
-            "umemma, 1 process": partial(umemma, "avmnist", 1),
-            f"umemma, {workers} processes": partial(umemma, "avmnist", workers),
-        },
-        70_000,
-        rounds,
-    )
-    ratios(medians, "umemma, 1 process", ["ShardWriter, 1 process"])
-    ratios(medians, f"umemma, {workers} processes", ["umemma, 1 process"])
+    writer = "ShardWriter, 1 process"
+    one = "umemma, 1 process"
+    several = f"umemma, {workers} processes"
+    programs = {
+        writer: partial(run_shard_writer, source),
+        one: partial(run_preprocess, "avmnist", 1),
+        several: partial(run_preprocess, "avmnist", workers),
+    }
+    medians = take_turns(programs, PAIRS, rounds)
+    print_ratios(medians, one, [writer])
+    print_ratios(medians, several, [one])
 
 
-def writer(source: Path) -> None:
-    """In a process of its own, as umemma is."""
-    code = f"import benchmark; benchmark.write_plainly({str(source)!r})"
+def run_shard_writer(source: Path) -> None:
+    """Run `write_plain_shards` in a process of its own, as umemma runs."""
+    code = f"import benchmark; benchmark.write_plain_shards({str(source)!r})"
     shutil.copy(__file__, "benchmark.py")
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def write_plainly(source: str) -> None:
-    """The loop that one writes by hand: the same media, encoded the same way, into shards of a thousand."""
+def write_plain_shards(source: str) -> None:
+    """Write the same media, encoded the same way, into shards of a thousand: a loop made by hand."""
     import webdataset
 
     from umemma.datasets import avmnist
@@ -230,75 +258,84 @@ def write_plainly(source: str) -> None:
     Path("out").mkdir()
     with webdataset.ShardWriter("out/train-%06d.tar", maxcount=1000, verbose=0) as shards:
         for record in avmnist.records(Path(source), avmnist.Options()):
-            picture, sound = io.BytesIO(), io.BytesIO()
-            Image.fromarray(record.media["image"]()).save(picture, format="PNG")
-            made = record.media["audio"]()
-            soundfile.write(sound, made.samples, made.rate, format="FLAC", subtype="PCM_16")
-            members = {"image.png": picture.getvalue(), "audio.flac": sound.getvalue()}
-            shards.write(
-                {
-                    "__key__": record.key,
-                    **members,
-                    "json": json.dumps({"label": record.label}).encode(),
-                }
-            )
+            image = io.BytesIO()
+            Image.fromarray(record.media["image"]()).save(image, format="PNG")
+            sound = record.media["audio"]()
+            flac = io.BytesIO()
+            soundfile.write(flac, sound.samples, sound.rate, format="FLAC", subtype="PCM_16")
+            members = {
+                "__key__": record.key,
+                "image.png": image.getvalue(),
+                "audio.flac": flac.getvalue(),
+                "json": json.dumps({"label": record.label}).encode(),
+            }
+            shards.write(members)
 
 
-# Reading. -------------------------------------------------------------------------------------------------------------
+# Reading. -----------------------------------------------------------------------------------------
 
 
-def reading(samples: int, rounds: int, workers: int) -> None:
-    """Shards of digits, read and decoded by one process."""
+def compare_reading(samples: int, rounds: int, workers: int) -> None:
+    """Read and decode the shards of digits in one process."""
     Path("params.yaml").write_text("dataset: digits\nmodalities: [audio, image]\n")
     for stage in ("download", "preprocess"):
-        subprocess.run([sys.executable, "-m", "umemma", stage], check=True, capture_output=True)
+        run_umemma(stage)
     from umemma import config
-    from umemma.data import loader, shard_reader
+    from umemma.data import shard_reader
     from umemma.data.storage import Store
-    from umemma.modalities import audio, image
-    from umemma.types import AudioInput, ImageInput
 
-    specs = {"audio": AudioInput(sample_rate=8000, seconds=0.8, mels=40, window=256, hop=200)}
-    specs["image"] = ImageInput(size=16, channels=1)
     store = Store(config.load_params().paths.shards)
     index = shard_reader.read_index(store)
-
-    def ours() -> None:
-        with contextlib.ExitStack() as stay:
-            options = loader.LoadOptions(workers=0)
-            split = loader.load_split(store, index, "train", specs, stay, options)
-            assert len(split) == index.samples("train")
-
-    def plain() -> None:
-        import torch
-        import webdataset
-
-        urls = [store.at(shard.name) for shard in index.shards("train")]
-        found = [
-            (
-                image.decode(s["image.png"], specs["image"]),
-                audio.decode(s["audio.flac"], specs["audio"]),
-            )
-            for s in webdataset.WebDataset(urls, shardshuffle=False)
-        ]
-        assert len(
-            next(torch.stack(column) for column in zip(*found, strict=True))
-        ) == index.samples("train")
-
-    medians = compare({"bare webdataset": plain, "umemma": ours}, index.samples("train"), rounds)
-    ratios(medians, "umemma", ["bare webdataset"])
-    print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    programs = {
+        "bare webdataset": partial(read_with_webdataset, store, index),
+        "umemma": partial(read_with_umemma, store, index),
+    }
+    medians = take_turns(programs, index.samples("train"), rounds)
+    print_ratios(medians, "umemma", ["bare webdataset"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory: {peak:.0f} MiB")
 
 
-# Memory. --------------------------------------------------------------------------------------------------------------
+def make_input_specs() -> dict:
+    from umemma.types import AudioInput, ImageInput
+
+    audio = AudioInput(sample_rate=8000, seconds=0.8, mels=40, window=256, hop=200)
+    return {"audio": audio, "image": ImageInput(size=16, channels=1)}
+
+
+def read_with_umemma(store: Store, index: Index) -> None:
+    from umemma.data import loader
+
+    specs = make_input_specs()
+    with contextlib.ExitStack() as stack:
+        split = loader.load_split(store, index, "train", specs, stack, workers=0)
+        assert len(split) == index.samples("train")
+
+
+def read_with_webdataset(store: Store, index: Index) -> None:
+    import torch
+    import webdataset
+
+    from umemma.modalities import audio, image
+
+    specs = make_input_specs()
+    urls = [store.at(shard.name) for shard in index.shards("train")]
+    images = []
+    sounds = []
+    for sample in webdataset.WebDataset(urls, shardshuffle=False):
+        images.append(image.decode(sample["image.png"], specs["image"]))
+        sounds.append(audio.decode(sample["audio.flac"], specs["audio"]))
+    assert len(torch.stack(images)) == len(torch.stack(sounds)) == index.samples("train")
+
+
+# Memory. ------------------------------------------------------------------------------------------
 
 TOY = """
 import resource, sys
 from umemma import config, datasets
-    from umemma.data import raw_folder
-from umemma.types import DatasetSpec, Plain, Record
-from umemma.system.files import write_json
 from umemma.stages import preprocess
+from umemma.system.files import write_json
+from umemma.types import DatasetSpec, Plain, Record
 
 class Options(Plain):
     samples: int
@@ -314,20 +351,32 @@ if __name__ == "__main__":
     datasets.NAMES["toy"] = "toy"
     write_json(config.Paths("toy").raw / "download.json", {"files": {}})
     sets = [f"preprocess.options.samples={sys.argv[1]}", "modalities=[text]"]
-    index = preprocess.run(config.of("toy", sets), workers=1)
+    index = preprocess.run(config.default_params("toy", sets), workers=1)
     print(index.samples("train"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
-def memory(samples: int, rounds: int, workers: int) -> None:
-    """A dataset that lists its samples one by one, packed by one process."""
+def measure_memory(samples: int, rounds: int, workers: int) -> None:
+    """Pack a dataset that lists its samples one by one, in one process."""
     Path("toy.py").write_text(TOY)
-    few = samples or 70_000
-    for count in (few, 10 * few):
-        done = subprocess.run(
-            [sys.executable, "toy.py", str(count)], check=True, capture_output=True, text=True
+    samples = samples or 70_000
+    for count in (samples, 10 * samples):
+        process = subprocess.run(
+            [sys.executable, "toy.py", str(count)],
+            check=True,
+            capture_output=True,
+            text=True,
         )
-        print("{:>9} samples, peak {:>4} MiB".format(*done.stdout.split()))
+        packed, peak = process.stdout.split()
+        print(f"{packed:>9} samples, peak {peak:>4} MiB")
+
+
+BENCHMARKS = {
+    "clips": compare_clips,
+    "pairs": compare_pairs,
+    "reading": compare_reading,
+    "memory": measure_memory,
+}
 
 
 if __name__ == "__main__":

@@ -1,166 +1,213 @@
-"""How fast training is, as ratios against rivals that train the same model on the same samples in this run.
+"""Measure how fast training is, against other loops that train the same model on the same samples.
 
-    python benchmarks/training.py epoch       # against a per-sample DataLoader loop, and a bare loop over tensors in memory
-    python benchmarks/training.py streamed    # the same with a memory budget of 0: decoded for each batch
-    python benchmarks/training.py frozen      # kept features against the frozen encoder run in every epoch
-    python benchmarks/training.py processes   # two gloo processes against one, one thread each, batches of 256
+    python benchmarks/training.py epoch       # a per-sample DataLoader, and tensors in memory
+    python benchmarks/training.py streamed    # with a memory budget of 0: decoded for each batch
+    python benchmarks/training.py frozen      # cached features, and the encoder run in every epoch
+    python benchmarks/training.py processes   # two gloo processes and one, a thread each
 
-The rivals take turns, `--rounds` times, in processes of their own; a ratio is that of the medians of seconds per epoch, the
-first epoch (start of workers, first decoding) left out. Data: digits, audio and image, `cnn:small`, batches of 64.
+The loops take turns, `--rounds` times, in processes of their own. A ratio is that of the medians of
+seconds per epoch; the first epoch (start of workers, first decoding) is left out. The data are
+digits, audio and image; the encoders are `cnn:small`, in batches of 64 (`processes`: of 256).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-BATCH, EPOCHS = 64, 4
+from file_dataset import write_files
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from umemma.config import Params, Training
+    from umemma.data.loader import LoadedSplit
+    from umemma.models.late_fusion import LateFusion
+    from umemma.training.train import DataSource
+    from umemma.types import InputSpec
+
+PROJECT = Path(__file__).resolve().parent.parent
+BATCH_SIZE = 64
+EPOCHS = 4
+TRAIN_SAMPLES = 3234
+LARGE_MEMORY = 1000.0  # GiB: everything stays in memory
+PROCESS_EPOCHS = 8
+SPEED = re.compile(r"DEBUG.* ([\d,]+)/s, ")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=["epoch", "streamed", "frozen", "processes", *RIVALS])
+    parser.add_argument("what", choices=[*BENCHMARKS, "processes", *LOOPS])
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    if arguments.what in RIVALS:
-        print(json.dumps(RIVALS[arguments.what]()))
+    if arguments.what in LOOPS:
+        print(LOOPS[arguments.what]())
         return
-    here = Path(__file__).resolve()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        Path("params.yaml").write_text((here.parent.parent / "params.yaml").read_text())
-        for stage in ("download", "preprocess"):
-            subprocess.run([sys.executable, "-m", "umemma", stage], check=True, capture_output=True)
-        unpack()
+        prepare_project()
         if arguments.what == "processes":
-            times = take_turns(
-                {f"{n} process{'es' * (n > 1)}": lambda n=n: command(n) for n in (1, 2)},
-                arguments.rounds,
-            )
-            ratio(times, "2 processes", "1 process")
-            return
-        rivals = {
-            "epoch": ["dataloader", "dataloader2", "bare", "kept"],
-            "streamed": ["dataloader", "dataloader2", "streaming"],
-            "frozen": ["frozen_each_epoch", "frozen_kept"],
-        }[arguments.what]
-        start = [sys.executable, str(here)]
-        times = take_turns(
-            {name: lambda name=name: spawn([*start, name]) for name in rivals}, arguments.rounds
-        )
-        for other in rivals[:-1]:
-            ratio(times, rivals[-1], other)
+            compare_processes(arguments.rounds)
+        else:
+            compare_loops(BENCHMARKS[arguments.what], arguments.rounds)
 
 
-def take_turns(rivals: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """{name: median seconds per epoch}"""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
+def prepare_project() -> None:
+    """Make the shards of digits in the current folder, and the same samples as files."""
+    shutil.copy(PROJECT / "params.yaml", "params.yaml")
+    for stage in ("download", "preprocess"):
+        command = [sys.executable, "-m", "umemma", stage]
+        subprocess.run(command, check=True, capture_output=True)
+    write_files()
+
+
+def compare_loops(names: tuple[str, ...], rounds: int) -> None:
+    """Compare the last of the loops, which is umemma's, with each of the others."""
+    loops = {name: partial(run_loop, name) for name in names}
+    times = take_turns(loops, rounds)
+    *others, ours = names
+    for other in others:
+        print_ratio(times, ours, other)
+
+
+def compare_processes(rounds: int) -> None:
+    times = take_turns(
+        {
+            "1 process": partial(run_command, 1),
+            "2 processes": partial(run_command, 2),
+        },
+        rounds,
+    )
+    print_ratio(times, "2 processes", "1 process")
+
+
+def take_turns(loops: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Run every loop in turn. Return {name: median seconds per epoch}."""
+    times: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(rounds):
-        for name, run in rivals.items():
+        for name, run in loops.items():
             times[name].append(run())
     print(f"\n{'':20}{'s per epoch':>12}{'spread':>9}")
-    for name, values in times.items():
-        print(f"{name:20}{statistics.median(values):12.4f}{max(values) - min(values):9.4f}")
-    return {name: statistics.median(values) for name, values in times.items()}
+    medians = {}
+    for name, seconds in times.items():
+        medians[name] = statistics.median(seconds)
+        spread = max(seconds) - min(seconds)
+        print(f"{name:20}{medians[name]:12.4f}{spread:9.4f}")
+    return medians
 
 
-def ratio(times: dict[str, float], ours: str, other: str) -> None:
-    print(
-        f"{ours}: {times[ours] / times[other]:.3f} of the time of {other}, {times[other] / times[ours]:.2f} x its speed"
+def print_ratio(times: Mapping[str, float], ours: str, other: str) -> None:
+    ratio = times[ours] / times[other]
+    print(f"{ours}: {ratio:.3f} of the time of {other}, {1 / ratio:.2f} x its speed")
+
+
+def run_loop(name: str) -> float:
+    """Run a loop of LOOPS in a process of its own. Return its seconds per epoch."""
+    process = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve()), name],
+        check=True,
+        capture_output=True,
+        text=True,
     )
+    return float(process.stdout.splitlines()[-1])
 
 
-def spawn(words: list[str]) -> float:
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
-    return float(done.stdout.splitlines()[-1])
+def run_command(processes: int) -> float:
+    """Run `umemma finetune-ensemble --preset late-fusion`, one thread for each process.
 
-
-def command(processes: int) -> float:
-    """Seconds per epoch of `umemma finetune-ensemble --preset late-fusion`, by its log; two of eight left out."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    words = ["-m", "umemma", "finetune-ensemble", "--again", "--preset", "late-fusion"]
-    words += ["--set", "finetune.scratch.epochs=8", "--set", "finetune.batch_size=256"]
-    words = [*launcher, *words] if processes > 1 else words
-    for log in Path("logs").glob("*"):
-        log.unlink()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *words], check=True, capture_output=True, env=environment)
-    text = "".join(
-        log.read_text() for log in Path("logs").glob("*-0.log" if processes > 1 else "*")
+    Returns the seconds per epoch by its log; the first two of eight epochs are left out.
+    """
+    launcher = []
+    pattern = "*"
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone"]
+        launcher += ["--nproc-per-node", str(processes)]
+        pattern = "*-0.log"
+    command = ["-m", "umemma", "finetune-ensemble", "--preset", "late-fusion"]
+    command += ["--set", f"finetune.scratch.epochs={PROCESS_EPOCHS}"]
+    command += ["--set", "finetune.batch_size=256"]
+    for folder in ("logs", "models"):
+        shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(
+        [sys.executable, *launcher, *command],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    speeds = [float(found.replace(",", "")) for found in re.findall(r"DEBUG.* ([\d,]+)/s, ", text)]
-    assert len(speeds) == 8
-    return statistics.median(3234 / speed for speed in speeds[2:])
+    text = "".join(log.read_text() for log in Path("logs").glob(pattern))
+    speeds = [float(speed.replace(",", "")) for speed in SPEED.findall(text)]
+    assert len(speeds) == PROCESS_EPOCHS
+    return statistics.median(TRAIN_SAMPLES / speed for speed in speeds[2:])
 
 
-# The rivals, each in a process of its own. ----------------------------------------------------------------------------
+# What all loops have in common. -------------------------------------------------------------------
 
 
-def setting() -> tuple[Any, Any, Any]:
-    """(settings, index, specs) of the project in the current folder."""
+def load_setting() -> tuple[Params, DataSource]:
+    """Return the settings of the project in the current folder, and its shards."""
     from umemma import config
-    from umemma.data import shard_reader
-    from umemma.data.storage import Store
     from umemma.models import factory
 
     params = config.load_params()
-    index = shard_reader.read_index(Store(params.paths.shards))
-    return params, index, factory.input_specs({m: params.encoder(m) for m in params.modalities})
+    encoders = {name: params.encoder(name) for name in params.modalities}
+    return params, make_data_source(params, factory.input_specs(encoders), LARGE_MEMORY)
 
 
-def unpack() -> None:
-    """The samples as files, one each, as peers have them."""
+def make_data_source(
+    params: Params,
+    specs: Mapping[str, InputSpec],
+    memory: float,
+) -> DataSource:
+    from umemma.config import Machine
     from umemma.data import shard_reader
     from umemma.data.storage import Store
+    from umemma.training.train import DataSource
 
-    store = Store("data/shards/digits")
-    Path("files").mkdir()
-    lines = []
-    for record in shard_reader.read_split(store, shard_reader.read_index(store), "train"):
-        for m, suffix in (("audio", "flac"), ("image", "png")):
-            Path(f"files/{record.key}.{suffix}").write_bytes(record.media[m])  # type: ignore[arg-type]
-        lines.append(f"{record.key} {record.label}")
-    Path("files.txt").write_text("\n".join(lines))
+    store = Store(params.paths.shards)
+    index = shard_reader.read_index(store)
+    return DataSource(store, index, specs, Machine(memory=memory), seed=0)
 
 
-def fresh() -> tuple[Any, Any]:
-    """The model and its optimiser."""
+def build_model(params: Params, data: DataSource) -> LateFusion:
     import torch
 
     from umemma.models import factory
 
-    params, index, specs = setting()
     torch.manual_seed(0)
-    model = factory.build({m: params.encoder(m) for m in params.modalities}, specs, index.classes)
-    return model, torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    encoders = {name: params.encoder(name) for name in params.modalities}
+    return factory.build(encoders, data.specs, data.index.classes)
 
 
-def train_on(batches: Callable[[], Any]) -> float:
-    """A plain loop; median seconds of an epoch, the first left out."""
+def time_plain_loop(make_batches: Callable[[], Any]) -> float:
+    """Train by a plain loop. Return the median seconds of an epoch, without the first."""
     import torch
-
     from umemma.training.reproducibility import prepare
+
     from umemma.types import Batch
 
     prepare(0, "bench")  # the same kernels and memory for all
-    model, optimizer = fresh()
+    params, data = load_setting()
+    model = build_model(params, data)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     model.train()
     seconds = []
     for _ in range(EPOCHS):
-        started = time.perf_counter()
-        for audio, image, target in batches():
+        start = time.perf_counter()
+        for audio, image, target in make_batches():
             present = torch.ones(len(target), 2, dtype=torch.bool)
             logits = model(Batch({"audio": audio, "image": image}, present, target))
             loss = torch.nn.functional.cross_entropy(logits, target)
@@ -168,187 +215,167 @@ def train_on(batches: Callable[[], Any]) -> float:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 
 
-def dataloader(workers: int = 0) -> float:
-    """A Dataset that opens and decodes a sample's files, in a shuffled DataLoader."""
+# A Dataset of files in a DataLoader. --------------------------------------------------------------
+
+
+def time_dataloader(workers: int = 0) -> float:
     import torch
+    from file_dataset import FileDataset
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
-        Files(), batch_size=BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        FileDataset(),
+        batch_size=BATCH_SIZE,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
     )
     torch.manual_seed(0)
-    return train_on(lambda: loader)
+    return time_plain_loop(lambda: loader)
 
 
-class Files:
-    def __init__(self) -> None:
-        import torchaudio.transforms
-        from torchvision import transforms
-
-        self.lines = [line.split() for line in Path("files.txt").read_text().splitlines()]
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            8000, n_fft=256, win_length=256, hop_length=200, n_mels=40
-        )
-        steps = [
-            transforms.Resize((16, 16)),
-            transforms.ToTensor(),
-            transforms.Normalize(0.5, 0.25),
-        ]
-        self.picture = transforms.Compose(steps)
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def __getitem__(self, i: int) -> tuple[Any, Any, int]:
-        import soundfile
-        import torch
-        from PIL import Image
-
-        key, label = self.lines[i]
-        samples = torch.zeros(6400)
-        found = torch.from_numpy(soundfile.read(f"files/{key}.flac", dtype="float32")[0])[:6400]
-        samples[: len(found)] = found
-        loud = torch.log(self.mel(samples) + 1e-5)
-        with Image.open(f"files/{key}.png") as picture:
-            pixels = self.picture(picture)
-        return ((loud - loud.mean()) / (loud.std() + 1e-3))[None], pixels, int(label)
+# Tensors in memory. -------------------------------------------------------------------------------
 
 
-def bare() -> float:
-    """Indexing tensors that are in memory, ready to be fed."""
+def time_bare_loop() -> float:
+    """Index tensors that are in memory, ready for the encoders."""
     import numpy as np
     import torch
 
-    params, _, _ = setting()
-    with contextlib.ExitStack() as stay:
-        (batch,) = load(params, stay, 1000.0).batches([np.arange(3234)], torch.device("cpu"))
+    _, data = load_setting()
+    with contextlib.ExitStack() as stack:
+        split = data.load("train", stack, "bench")
+        everything = [np.arange(TRAIN_SAMPLES)]
+        (batch,) = split.batches(everything, torch.device("cpu"))
 
-    def batches() -> Any:
-        for chosen in torch.randperm(len(batch.target)).split(BATCH):
-            yield batch.inputs["audio"][chosen], batch.inputs["image"][chosen], batch.target[chosen]
+    def make_batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        audio = batch.inputs["audio"]
+        image = batch.inputs["image"]
+        for rows in torch.randperm(len(batch.target)).split(BATCH_SIZE):
+            yield audio[rows], image[rows], batch.target[rows]
 
-    return train_on(batches)
-
-
-def load(params: Any, stay: contextlib.ExitStack, memory: float) -> Any:
-    from umemma.data import loader
-    from umemma.data.storage import Store
-
-    _, index, specs = setting()
-    options = loader.LoadOptions(memory=memory)
-    return loader.load_split(Store(params.paths.shards), index, "train", specs, stay, options)
+    return time_plain_loop(make_batches)
 
 
-def ours(memory: float) -> float:
-    """`fit`, as the stages call it, with everything that it does on the way."""
+# umemma. ------------------------------------------------------------------------------------------
+
+
+class EpochClock:
+    """Stands in place of the validation, and notes when each epoch ends."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def __call__(self) -> dict[str, float]:
+        self.ends.append(time.perf_counter())
+        return {"score": 0.0, "loss": -float(len(self.ends))}
+
+    def median_seconds(self) -> float:
+        """Return the median seconds of an epoch, without the first."""
+        pairs = zip(self.ends, self.ends[1:], strict=False)
+        return statistics.median(end - start for start, end in pairs)
+
+
+def time_fit(memory: float) -> float:
+    """Train by `fit`, as the stages call it, with all that it does beside the steps."""
     import numpy as np
-
-    from umemma.training.optimizer import Optimizer
     from umemma.training.reproducibility import prepare
-    from umemma.training.run_folder import Run
+
     from umemma.training.step import PatternStep
+
+    prepare(0, "bench")
+    params, data = load_setting()
+    data = make_data_source(params, data.specs, memory)
+    model = build_model(params, data)
+    training = params.pretrain.model_copy(update=loop_settings(EPOCHS))
+    complete_only = np.array([1.0, 0.0, 0.0])
+    with contextlib.ExitStack() as stack:
+        split = data.load("train", stack, "bench")
+        step = PatternStep(model, complete_only, draw_one=False)
+        return run_fit(step, model, split, training)
+
+
+def run_fit(
+    step: nn.Module,
+    model: LateFusion,
+    split: LoadedSplit,
+    training: Training,
+) -> float:
+    from umemma.training.optimizer import Optimizer
+    from umemma.training.run_folder import Run
     from umemma.training.trainer import count_steps, fit
 
-    params, _, _ = setting()
-    prepare(0, "bench")
-    model, _ = fresh()
-    ends: list[float] = []
-
-    def validate() -> dict[str, float]:
-        ends.append(time.perf_counter())
-        return {"score": 0.0, "loss": -float(len(ends))}
-
-    changes = {
-        "epochs": EPOCHS,
-        "batch_size": BATCH,
-        "patience": EPOCHS,
-    }
-    training = params.pretrain.model_copy(update=changes)
-    with contextlib.ExitStack() as stay:
-        train = load(params, stay, memory)
-        step = PatternStep(model, np.array([1.0, 0.0, 0.0]), draw_one=False)
-        run = Run(Path(tempfile.mkdtemp()), "bench")
-        optimizer = Optimizer(
-            model,
-            training,
-            total_steps=count_steps(len(train), BATCH, EPOCHS),
-        )
-        fit(
-            step,
-            optimizer,
-            train,
-            validate,
-            run,
-            training=training,
-            seed=0,
-            title="bench",
-        )
-    return statistics.median(np.diff(ends))
+    total_steps = count_steps(len(split), training.batch_size, training.epochs)
+    optimizer = Optimizer(model, training, total_steps=total_steps)
+    clock = EpochClock()
+    run = Run(Path(tempfile.mkdtemp()), "bench")
+    fit(step, optimizer, split, clock, run, training=training, seed=0, title="bench")
+    return clock.median_seconds()
 
 
-def frozen(kept: bool) -> float:
-    """A frozen ResNet-18 on pictures of 64 pixels; what is trained is the head."""
+def loop_settings(epochs: int) -> dict[str, int]:
+    return {"epochs": epochs, "batch_size": BATCH_SIZE, "patience": epochs}
+
+
+def time_frozen(cached: bool) -> float:
+    """Train the head on a frozen ResNet-18 with images of 64 pixels."""
     import numpy as np
     import torch
+    from umemma.training.reproducibility import prepare
 
-    from umemma.config import Encoder, Machine
-    from umemma.data.storage import Store
+    from umemma.config import Encoder
     from umemma.models import factory
     from umemma.training import feature_cache
-    from umemma.training import train as train_module
-    from umemma.training.reproducibility import prepare
-    from umemma.training.run_folder import Run
     from umemma.training.step import PatternStep
 
-    params, index, _ = setting()
-    prepare(0, "bench")
+    device = prepare(0, "bench")
+    params, data = load_setting()
     encoder = Encoder(name="timm:resnet18", weights="none", tune="frozen", input={"size": 64})
     specs = factory.input_specs({"image": encoder})
+    data = make_data_source(params, specs, LARGE_MEMORY)
     torch.manual_seed(0)
-    model = factory.build({"image": encoder}, specs, index.classes)
-    if not kept:
-        feature_cache.find_frozen = lambda model, augments: []  # type: ignore[assignment]
-    ends: list[float] = []
-    note = train_module.fit
-
-    def timed(step: Any, optimizer: Any, train: Any, validate: Any, run: Any, **how: Any) -> Any:
-        def validated() -> dict[str, float]:
-            ends.append(time.perf_counter())
-            return {"score": 0.0, "loss": -float(len(ends))}
-
-        started = time.perf_counter()
-        ends.append(started)
-        return note(step, optimizer, train, validated, run, **how)
-
-    train_module.fit = timed
-    epochs = 12 if kept else 2
-    changes = {"epochs": epochs, "batch_size": BATCH, "patience": epochs}
-    data = train_module.DataSource(Store(params.paths.shards), index, specs, Machine(), 0)
+    model = factory.build({"image": encoder}, specs, data.index.classes)
+    epochs = 3
+    frozen = []
+    if cached:
+        epochs = 12
+        frozen = feature_cache.find_frozen(model, {})
+    training = params.pretrain.of("image").model_copy(update=loop_settings(epochs))
     folder = Path(tempfile.mkdtemp())
-    train_module.train_model(
-        PatternStep(model, np.ones(1), draw_one=False),
-        data,
-        Run(folder, "bench"),
-        training=params.pretrain.of("image").model_copy(update=changes),
-        cache_folder=folder,
-        device=torch.device("cpu"),
-        title="bench",
-    )
-    return statistics.median(np.diff(ends)[1:])
+    sources = {"shards": data.index.fingerprint}
+    with contextlib.ExitStack() as stack:
+        splits = {"train": data.load("train", stack, "bench", once=frozen)}
+        features = feature_cache.cache_features(
+            model,
+            splits,
+            frozen,
+            folder,
+            sources,
+            BATCH_SIZE,
+            device,
+        )
+        splits = stack.enter_context(features)
+        step = PatternStep(model, np.ones(1), draw_one=False)
+        return run_fit(step, model, splits["train"], training)
 
 
-RIVALS: dict[str, Callable[[], float]] = {
-    "dataloader": dataloader,
-    "dataloader2": lambda: dataloader(2),
-    "bare": bare,
-    "kept": lambda: ours(1000.0),
-    "streaming": lambda: ours(0.0),
-    "frozen_each_epoch": lambda: frozen(False),
-    "frozen_kept": lambda: frozen(True),
+LOOPS: dict[str, Callable[[], float]] = {
+    "dataloader": time_dataloader,
+    "dataloader2": partial(time_dataloader, workers=2),
+    "bare": time_bare_loop,
+    "kept": partial(time_fit, LARGE_MEMORY),
+    "streaming": partial(time_fit, 0.0),
+    "frozen_each_epoch": partial(time_frozen, cached=False),
+    "frozen_kept": partial(time_frozen, cached=True),
+}
+BENCHMARKS = {  # umemma's loop is the last
+    "epoch": ("dataloader", "dataloader2", "bare", "kept"),
+    "streamed": ("dataloader", "dataloader2", "streaming"),
+    "frozen": ("frozen_each_epoch", "frozen_kept"),
 }
 
 

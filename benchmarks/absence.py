@@ -4,9 +4,9 @@
     python benchmarks/absence.py statistics   what absent samples do to a batch-norm encoder
     python benchmarks/absence.py seconds      the time of an epoch by the share of absent samples
 
-The rule of version 0.5 and earlier ("before") is written out here: the head has one bias, the mean of
-all uni-modal ones, whatever is present, and absent samples enter the encoder as blank inputs. Today
-each modality has a head of its own, and encoders see only what is present.
+The rule of version 0.5 and earlier ("before") is written out here: the head has one bias, the mean
+of all uni-modal ones, whatever is present, and absent samples enter the encoder as blank inputs.
+Today each modality has a head of its own, and encoders see only what is present.
 
 `biases` has labels of unequal frequency. `statistics` uses timm:resnet18 with random weights. Each
 takes a minute or two on a CPU.
@@ -178,8 +178,8 @@ def make_images(count: int, seed: int) -> Tensor:
 def compare_statistics() -> None:
     """Print how far the features of 64 images move, in % of their norm.
 
-    The encoder has seen 50 batches of 64 in training mode, of which a share was absent. The distance
-    is that to the same encoder after the same batches with nothing absent.
+    The encoder has seen 50 batches of 64 in training mode, of which a share was absent. The
+    distance is that to the same encoder after the same batches with nothing absent.
     """
     complete = features_after(0.0, False)
     for share in (0.1, 0.3, 0.5, 0.7):
@@ -211,7 +211,7 @@ def features_after(share: float, blanks: bool) -> Tensor:
 
 
 def compare_seconds() -> None:
-    """Print the time of an epoch of 1,024 images of 64 pixels, forward and backward; the least of 3."""
+    """Print the time of an epoch of 1,024 images of 64 pixels: forward and backward, least of 3."""
     modules = {"image": build_resnet()}
     blanks = {"image": torch.zeros(3, 64, 64)}
     model = LateFusion(modules, {"image": 512}, blanks, 10).train()

@@ -1,7 +1,7 @@
-"""Measure what the evaluation grid costs beside one plain test pass, and how many samples it can take.
+"""Measure what the evaluation grid costs beside one plain test pass, and with a million samples.
 
     python benchmarks/evaluation.py grid       # 2 modalities, then 4 modalities (15 subsets)
-    python benchmarks/evaluation.py million    # a million samples from features: seconds, peak memory
+    python benchmarks/evaluation.py million    # a million samples of features: seconds, peak memory
 
 A plain test pass decodes nothing: it encodes every modality of every sample once, fuses what is
 present, and computes the accuracy. It is compared with the same pass and everything that the grid

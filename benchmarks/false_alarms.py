@@ -8,9 +8,9 @@ numbers exceeds a threshold: how hard the sample is, for all methods alike; what
 the sample, and of all samples of its group, with every seed; what a seed does to all answers of a
 training (the spread, in points of accuracy); and what a training makes of the sample (noise).
 
-The code that is tested is the code that the command runs. Beside it stands the rule that the command
-had before: the best of the baselines, chosen on the same numbers, and a bootstrap over seeds and
-groups.
+The code that is tested is the code that the command runs. Beside it stands the rule that the
+command had before: the best of the baselines, chosen on the same numbers, and a bootstrap over
+seeds and groups.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def measure_tables(count: int) -> None:
 
 
 def apply_both_rules(random: np.random.Generator, design: Design) -> np.ndarray:
-    """Return (PER_BLOCK, 2): whether a table has a false alarm by today's rule, and by the old one."""
+    """Return (PER_BLOCK, 2): whether a table has a false alarm by today's rule, and by the old."""
     columns = simulate_answers(random, design, METHODS, PER_BLOCK, ACCURACY)
     p = np.stack([compare(columns[0] - other).p for other in columns[1:]], 1)
     new = smallest_adjusted(p, PER_BLOCK)

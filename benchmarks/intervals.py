@@ -1,4 +1,4 @@
-"""Measure how often a 95 % interval of an accuracy contains the truth, with images and voices crossed.
+"""Measure how often a 95 % interval contains the true accuracy, with images and voices crossed.
 
     python benchmarks/intervals.py                  # 2,000 data sets per line
     python benchmarks/intervals.py --times 300 --datasets 100
@@ -8,9 +8,9 @@ The pairs are laid out as in the test split of `digits`: 450 images of 10 digits
 its voice, lies below a threshold, so the true accuracy is known (72 %). "families" has the 18
 families of voices of that split, whose sizes are very unequal.
 
-The rules are: percentile intervals that resample images only, voices only, or both at once by product
-weights; the larger of the two single variances; and their sum less that of the pairs, which is what
-`umemma.evaluation.bootstrap.Bootstrap` does. The last two are corrected for few groups.
+The rules are: percentile intervals that resample images only, voices only, or both at once by
+product weights; the larger of the two single variances; and their sum less that of the pairs, which
+is what `umemma.evaluation.bootstrap.Bootstrap` does. The last two are corrected for few groups.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def measure_coverage(
     datasets: int,
     times: int,
 ) -> tuple[dict[str, float], float]:
-    """Return {rule: share of data sets whose interval contains the truth}, and the last mean width."""
+    """Return {rule: share of intervals that contain the truth}, and the mean width of the last."""
     random = np.random.default_rng(0)
     hits = dict.fromkeys(RULES, 0)
     width = 0.0
@@ -93,7 +93,7 @@ def draw_datasets(
     effects: tuple[float, float],
     random: np.random.Generator,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return {grouping: (N,) numbers} of a new layout, and (N, PER_LAYOUT) whether a pair is right."""
+    """Return {grouping: (N,) numbers} of a layout, and (N, PER_LAYOUT) which pairs are right."""
     image = np.repeat(np.arange(IMAGES), UTTERANCES)
     drawn_voices = []
     for _ in range(IMAGES):

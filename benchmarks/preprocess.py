@@ -6,8 +6,8 @@
     python benchmarks/preprocess.py memory    # peak memory for ten times as many samples
 
 The other programs do the same work in the same run. They and umemma take turns, `--rounds` times; a
-ratio is that of the medians. `clips` needs the ffmpeg command, and `pairs` the raw folder of avmnist,
-whose absolute path the environment variable AVMNIST holds.
+ratio is that of the medians. `clips` needs the ffmpeg command, and `pairs` the raw folder of
+avmnist, whose absolute path the environment variable AVMNIST holds.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def run_shard_writer(source: Path) -> None:
 
 
 def write_plain_shards(source: str) -> None:
-    """Write the same media, encoded the same way, into shards of a thousand: a loop made by hand."""
+    """Write the same media, encoded the same way, into shards of a thousand, by a plain loop."""
     import webdataset
 
     from umemma.datasets import avmnist

@@ -69,7 +69,7 @@ def draw_latents(
     tables: int,
     subsets: int,
 ) -> Iterator[Iterable[np.ndarray]]:
-    """Yield the parts of the latent number, each for every subset; the last is that of the seeds."""
+    """Yield the parts of the latent number, each for every subset; the last is of the seeds."""
     effects = design.effects
     samples = (SAMPLES // design.groups, design.groups, tables)
     groups = (1, design.groups, tables)

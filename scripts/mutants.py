@@ -3,18 +3,19 @@
     python scripts/mutants.py                 run all of tests/mutants.toml, two at a time
     python scripts/mutants.py --only bias     run those whose name or file contains "bias"
     python scripts/mutants.py --unbroken      first check that these tests pass on the code as it is
-    python scripts/mutants.py --fit           only check that every entry fits the code (takes a second)
+    python scripts/mutants.py --fit           only check that every entry fits the code
 
 tests/mutants.toml lists the mutants: what is broken, in words (`name`), the file (`file`), the text
 that stands in it exactly once (`old`), the text that replaces it (`new`), and the test that must
 fail (`test`, as pytest takes it). The test runs on a copy of the project with this one change.
 
-A mutant is killed if its test fails, it survives if its test passes, and it is unfit if it no longer
-fits the code or if pytest can't run its test. The exit status is 1 unless all are killed (with
---fit: unless all fit).
+A mutant is killed if its test fails, it survives if its test passes, and it is unfit if it no
+longer fits the code or if pytest can't run its test. The exit status is 1 unless all are killed
+(with --fit: unless all fit).
 
-A list written by hand says more than mutants made by rule (`mutmut`, `cosmic-ray`): each is a mistake
-that a person could make, each changes a result, and each takes seconds, as its test is named.
+A list written by hand says more than mutants made by rule (`mutmut`, `cosmic-ray`): each is a
+mistake that a person could make, each changes a result, and each takes seconds, as its test is
+named.
 """
 
 from __future__ import annotations
@@ -113,8 +114,8 @@ def check_fit(mutants: list[Mutant], root: Path) -> int:
 def find_misfit(mutant: Mutant, root: Path) -> str:
     """Return why an entry does not fit the code, or "" if it fits.
 
-    An entry fits if `old` stands in the file exactly once, `new` differs from it, the changed file is
-    still valid Python, and the named test exists.
+    An entry fits if `old` stands in the file exactly once, `new` differs from it, the changed file
+    is still valid Python, and the named test exists.
     """
     path = root / mutant.file
     if not path.is_file():
@@ -145,7 +146,7 @@ def _find_missing_test(mutant: Mutant, root: Path) -> str:
 
 
 def run_mutants(mutants: list[Mutant], folder: Path, jobs: int) -> int:
-    """Run every mutant in a subfolder of its own and print what happened. Return the exit status."""
+    """Run every mutant in a folder of its own and print what happened. Return the exit status."""
     places = [folder / str(number) for number in range(len(mutants))]
     results = []
     with ThreadPoolExecutor(jobs) as pool:

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md names files, floors and tests that exist, and every decision has a reason and a test."""
+"""ARCHITECTURE.md names files, floors and tests that exist; a decision has a reason and a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The structure: imports go down the floors only, and the dependencies in dvc.yaml are the code that each stage imports."""
+"""Imports go down the floors only, and dvc.yaml depends on the code that each stage imports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "umemma"
 
-# Folders, and files on top, by floor, lowest first. A file may import from the floors below its own and from its folder.
+# Folders, and files on top, by floor, lowest first. A file may import from the floors below its own
+# and from its folder.
 FLOORS: list[set[str]] = [
     {"errors", "types", "_version"},
     {"validation", "system"},
@@ -25,7 +26,8 @@ FLOORS: list[set[str]] = [
 ]
 # A stage imports no other stage, whatever their folder.
 APART = {"stages"}
-# These carry settings, files and messages around and can't change a number: no DVC stage depends on them.
+# These carry settings, files and messages around and can't change a number: no DVC stage depends on
+# them.
 PLUMBING = {"umemma/__init__.py", "umemma/_version.py", "umemma/errors.py", "umemma/types.py"}
 PLUMBING |= {"umemma/validation.py", "umemma/config.py", "umemma/data/storage.py"}
 NOT_PLUMBING = "umemma/system/seeds.py"
@@ -58,7 +60,10 @@ def is_dynamic_import(node: ast.AST) -> bool:
 
 
 def imported_names(file: Path, root: Path) -> set[str]:
-    """Return the modules that a file names: imports at the top or inside a function, relative ones, and import_module."""
+    """Return the modules that a file names.
+
+    Imports at the top and inside functions, relative ones and import_module are seen.
+    """
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -69,7 +74,8 @@ def imported_names(file: Path, root: Path) -> set[str]:
         elif is_dynamic_import(node) and node.args and isinstance(node.args[0], ast.Constant):
             text = str(node.args[0].value)
             above = file.relative_to(root).parts[:-1] if text.startswith(".") else ()
-            # Which package it is relative to is an argument of the call, so each one above the file is taken.
+            # Which package it is relative to is an argument of the call, so each one above the file
+            # is taken.
             names |= {
                 ".".join([*above[: depth + 1], text.lstrip(".")]) for depth in range(len(above))
             } or {text}
@@ -165,7 +171,7 @@ def test_at_most_fourteen_modules_in_a_folder():
         assert len(list(folder.glob("*.py"))) <= 14, folder
 
 
-# dvc.yaml -------------------------------------------------------------------------------------------------------------
+# dvc.yaml -----------------------------------------------------------------------------------------
 
 
 def closure(file: Path) -> set[Path]:
@@ -198,7 +204,7 @@ def is_plumbing(name: str) -> bool:
 
 
 def needed(stages: tuple[str, ...]) -> set[str]:
-    """Return the code that the modules of `stages` import and that can change a number, as paths in the project."""
+    """Return the code that `stages` import and that can change a number, as paths."""
     files = set().union(*(closure(PACKAGE / "stages" / f"{stage}.py") for stage in stages))
     for file in list(files):
         files |= names_data(file)
@@ -221,7 +227,8 @@ STAGES = {
     },
 }
 CASES = [(file, stage) for file, stages in STAGES.items() for stage in stages]
-# What these make is made again within seconds: they depend on whole folders, so that dvc.yaml can be read.
+# What these make is made again within seconds: they depend on whole folders, so that dvc.yaml can
+# be read.
 CHEAP = {"evaluate-missing", "compare-table"}
 
 

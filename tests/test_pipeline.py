@@ -1,4 +1,4 @@
-"""DVC really runs: the pipeline of the project, cut to seconds, in a scratch copy of the checkout."""
+"""DVC runs the pipeline of the project, cut to seconds, in a scratch copy of the checkout."""
 
 from __future__ import annotations
 

@@ -307,8 +307,9 @@ def read_with_umemma(store: Store, index: Index) -> None:
     from umemma.data import loader
 
     specs = make_input_specs()
+    options = loader.LoadOptions(workers=0)
     with contextlib.ExitStack() as stack:
-        split = loader.load_split(store, index, "train", specs, stack, workers=0)
+        split = loader.load_split(store, index, "train", specs, stack, options)
         assert len(split) == index.samples("train")
 
 

@@ -174,17 +174,19 @@ def test_a_test_of_equal_methods_is_wrong_in_about_one_of_twenty(
     Without the seeds' variance the second is wrong in a third, with a normal distribution in 15 %;
     docs/compare.md has all of it.
     """
-    share = false_alarms.alarms(getattr(false_alarms, kind), spread, runs, groups, 1000)
+    design = false_alarms.Design(getattr(false_alarms, kind), spread, runs, groups)
+    share = false_alarms.measure_alarms(design, 1000)
     assert 0.03 <= share <= 0.07
 
 
 def test_a_test_of_equal_methods_by_voice_and_image(false_alarms):
-    assert 0.02 <= false_alarms.alarms_crossed(0.02, 0.05, 1.0, 5, 500) <= 0.07
+    assert 0.02 <= false_alarms.measure_crossed_alarms(0.02, 0.05, 1.0, 5, 500) <= 0.07
 
 
 def test_a_table_of_equal_methods_has_a_false_alarm_in_at_most_one_of_twenty(false_alarms):
     chance = np.random.default_rng(0)
-    found = [false_alarms.both_rules(chance, false_alarms.ALL, 3.0, 3, 25) for _ in range(3)]
+    design = false_alarms.Design(false_alarms.ALL, 3.0, 3, 25)
+    found = [false_alarms.apply_both_rules(chance, design) for _ in range(3)]
     new, old = np.mean(found, (0, 1))
     assert new <= 0.05
     assert old > 0.1  # as it was

@@ -195,8 +195,8 @@ def build_model(params: Params, data: DataSource) -> LateFusion:
 def time_plain_loop(make_batches: Callable[[], Any]) -> float:
     """Train by a plain loop. Return the median seconds of an epoch, without the first."""
     import torch
-    from umemma.training.reproducibility import prepare
 
+    from umemma.training.reproducibility import prepare
     from umemma.types import Batch
 
     prepare(0, "bench")  # the same kernels and memory for all
@@ -283,8 +283,8 @@ class EpochClock:
 def time_fit(memory: float) -> float:
     """Train by `fit`, as the stages call it, with all that it does beside the steps."""
     import numpy as np
-    from umemma.training.reproducibility import prepare
 
+    from umemma.training.reproducibility import prepare
     from umemma.training.step import PatternStep
 
     prepare(0, "bench")
@@ -325,11 +325,11 @@ def time_frozen(cached: bool) -> float:
     """Train the head on a frozen ResNet-18 with images of 64 pixels."""
     import numpy as np
     import torch
-    from umemma.training.reproducibility import prepare
 
     from umemma.config import Encoder
     from umemma.models import factory
     from umemma.training import feature_cache
+    from umemma.training.reproducibility import prepare
     from umemma.training.step import PatternStep
 
     device = prepare(0, "bench")

@@ -172,7 +172,7 @@ def test_a_test_of_equal_methods_is_wrong_in_about_one_of_twenty(
     """The standard error is 0.7 points.
 
     Without the seeds' variance the second is wrong in a third, with a normal distribution in 15 %;
-    docs/compare.md has all of it.
+    docs/comparison.md has all of it.
     """
     design = false_alarms.Design(getattr(false_alarms, kind), spread, runs, groups)
     share = false_alarms.measure_alarms(design, 1000)

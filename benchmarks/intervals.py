@@ -10,7 +10,7 @@ families of voices of that split, whose sizes are very unequal.
 
 The rules are: percentile intervals that resample images only, voices only, or both at once by
 product weights; the larger of the two single variances; and their sum less that of the pairs, which
-is what `umemma.evaluation.metrics.Bootstrap` does. The last two are corrected for few groups.
+is what `umemma.evaluation.bootstrap.Bootstrap` does. The last two are corrected for few groups.
 """
 
 from __future__ import annotations

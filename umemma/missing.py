@@ -1,25 +1,25 @@
-"""Absence: which modalities may be missing, which samples lose them, and how an absent one is represented.
+"""Absence: what may be missing, which samples lose it, and how an absent modality is represented.
 
 A modality of a sample is absent for one of three reasons. The model treats them alike.
 
     in the data     the sample came without it, or its medium cannot be read: `present` (B, M)
-    in training     UME-MMA shows the model every pattern, or one drawn per sample: `weigh_patterns`,
-                    `draw_patterns`; a missing ratio in the settings removes it from a share of the
-                    samples before training: `draw_training_absences`
+    in training     UME-MMA shows the model every pattern, or one drawn per sample:
+                    `weigh_patterns`, `draw_patterns`; a missing ratio in the settings removes it
+                    from a share of the samples before training: `draw_training_absences`
     in evaluation   the grid removes it from a share of the samples: `draw_test_absences`
 
 A pattern is a non-empty set of modalities that remain. keep (B, M) is True where a modality is both
 present in the data and part of the pattern.
 
-An absent input enters no encoder, so it cannot change any number. In its place the head of the modality
-gets one of the following, as the setting `finetune.absent` says, and the ensemble averages the logits of
-the heads (`average_present`):
+An absent input enters no encoder, so it cannot change any number. In its place the head of the
+modality gets one of the following, as the setting `finetune.absent` says, and the ensemble
+averages the logits of the heads (`average_present`):
 
     zero      nothing; the mean is over the present modalities
     learned   a trained feature vector, without the bias of the head; it is added to the sum of the
               present modalities, and the divisor stays their number
-    blank     the features of a blank input (a black image, silence, an empty text); the modality counts
-              as present
+    blank     the features of a blank input (a black image, silence, an empty text); the modality
+              counts as present
 
 This module does not import torch. Tensors come in and go out.
 """
@@ -45,11 +45,11 @@ Missing = tuple[Pattern, ...]  # alternative sets of modalities; a sample loses 
 PATTERN_WEIGHTS = "finetune.pattern_weights"
 
 
-# Patterns. --------------------------------------------------------------------------------------------
+# Patterns. ----------------------------------------------------------------------------------------
 
 
 def list_patterns(modalities: Sequence[str]) -> list[Pattern]:
-    """Return every non-empty subset: the complete one first, then by decreasing size and by name."""
+    """Return every non-empty subset, the complete one first, then by decreasing size and name."""
     names = sorted(modalities)
     patterns: list[Pattern] = []
     for size in range(len(names), 0, -1):
@@ -81,8 +81,8 @@ def normalize_pattern_weights(
 ) -> np.ndarray:
     """Return (S,) weights of the patterns, which sum to 1.
 
-    given: {pattern: weight}, such as {"audio+image": 2}. A pattern without an entry has weight 0. None
-        weighs all patterns alike.
+    given: {pattern: weight}, such as {"audio+image": 2}. A pattern without an entry has weight 0.
+        None weighs all patterns alike.
     """
     names = [format_pattern(pattern) for pattern in list_patterns(modalities)]
     if given is None:
@@ -104,7 +104,7 @@ def normalize_pattern_weights(
     return np.array([weights.get(name, 0.0) / total for name in names])
 
 
-# What an absent modality becomes. ---------------------------------------------------------------------
+# What an absent modality becomes. -----------------------------------------------------------------
 
 
 def average_present(
@@ -119,8 +119,8 @@ def average_present(
 
     logits: {modality: (B, C)}.
     replacements: {modality: (C,)}, which an absent modality adds to the sum.
-    keep: (B, M) bool gives (B, C). (B, S, M), of S patterns, gives (B, S, C). Where nothing is kept, the
-        result is the sum of the replacements.
+    keep: (B, M) bool gives (B, C). (B, S, M), of S patterns, gives (B, S, C). Where nothing is
+        kept, the result is the sum of the replacements.
     imputed: an absent modality counts as present, so the divisor is M.
     """
     parts = []
@@ -134,15 +134,15 @@ def average_present(
     return total / keep.sum(-1, keepdim=True).clamp(min=1)
 
 
-# Training. --------------------------------------------------------------------------------------------
+# Training. ----------------------------------------------------------------------------------------
 
 
 def weigh_patterns(present: Tensor, table: Tensor, weights: Tensor) -> Tensor:
     """Return (B, S): the weight of each pattern for each sample. A row sums to 1.
 
-    A pattern that leaves nothing of a sample weighs 0, and the others keep their proportions. A sample
-    of which every weighted pattern leaves nothing is trained with all that it has (column 0, the
-    complete pattern).
+    A pattern that leaves nothing of a sample weighs 0, and the others keep their proportions. A
+    sample of which every weighted pattern leaves nothing is trained with all that it has (column
+    0, the complete pattern).
 
     present: (B, M) bool; table: (S, M) bool; weights: (S,).
     """
@@ -154,7 +154,10 @@ def weigh_patterns(present: Tensor, table: Tensor, weights: Tensor) -> Tensor:
 
 
 def draw_patterns(weights: Tensor, numbers: Tensor) -> Tensor:
-    """Return (B,): the pattern drawn for each sample, from (B, S) weights and (B,) numbers in [0, 1)."""
+    """Return (B,): the index of the pattern drawn for each sample.
+
+    weights: (B, S); numbers: (B,) in [0, 1).
+    """
     # A matrix product, because cumsum is not deterministic on GPUs.
     ones = weights.new_ones(weights.shape[1], weights.shape[1])
     cumulative = weights.double() @ ones.double().triu()
@@ -170,8 +173,8 @@ def draw_training_absences(
 ) -> dict[str, np.ndarray]:
     """Return {modality: (N,) bool}: the samples that lose it.
 
-    The draw is a hash of the sample key, independent for each entry of `train`, and is made before any
-    sample is decoded. So pretraining and fine-tuning see the same absences.
+    The draw is a hash of the sample key, independent for each entry of `train`, and is made before
+    any sample is decoded. So pretraining and fine-tuning see the same absences.
 
     train: {what is removed, such as "audio" or "audio|image": missing ratio}.
     """
@@ -190,7 +193,7 @@ def draw_training_absences(
     return absences
 
 
-# Evaluation. ------------------------------------------------------------------------------------------
+# Evaluation. --------------------------------------------------------------------------------------
 
 
 def list_conditions(modalities: Sequence[str]) -> list[Missing]:
@@ -212,18 +215,20 @@ def draw_test_absences(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ((N,) float, (N,) int) of a draw.
 
-    Per sample: the missing ratio above which it loses a modality, and the index of the set it loses.
-    The same samples are drawn on every machine and in any order. A higher ratio removes from more
-    samples, and from all those of a lower one.
+    Per sample: the missing ratio above which it loses a modality, and the index of the set it
+    loses. The same samples are drawn on every machine and in any order. A higher ratio removes
+    from more samples, and from all those of a lower one.
 
-    numbers: `hash_keys` of the sample keys; number: of the draw; sets: how many missing sets there are.
+    numbers: `hash_keys` of the sample keys.
+    number: the number of the draw.
+    sets: how many missing sets there are.
     """
     thresholds = to_unit(mix(numbers, seed, "missing", number))
     unit = to_unit(mix(numbers, seed, "missing", number, "which"))
     return thresholds, (unit * sets).astype(np.int64)
 
 
-# Text. ------------------------------------------------------------------------------------------------
+# Text. --------------------------------------------------------------------------------------------
 
 
 def parse_missing(text: str, modalities: Sequence[str], where: str) -> Missing:
@@ -250,7 +255,7 @@ def parse_missing(text: str, modalities: Sequence[str], where: str) -> Missing:
 def format_missing(missing: Missing) -> str:
     """Return the text that `umemma.types.parse_alternatives` reads.
 
-    "audio|image" is the condition that papers call "missing both" (or "either"), "audio" the one that
-    they call "missing audio only".
+    "audio|image" is the condition that papers call "missing both" (or "either"), "audio" the one
+    that they call "missing audio only".
     """
     return "|".join(format_pattern(missing_set) for missing_set in missing)

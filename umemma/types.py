@@ -1,10 +1,10 @@
 """The nouns that the folders of the package share: plain data, without torch at import.
 
-Letters of shapes: B batch, N samples of a split, M modalities, S patterns, D feature width, C classes,
-H W pixels, F mel bins, T time steps or audio samples. Units: s seconds, Hz rates.
+Letters of shapes: B batch, N samples of a split, M modalities, S patterns, D feature width, C
+classes, H W pixels, F mel bins, T time steps or audio samples. Units: s seconds, Hz rates.
 
-A multi-modal value is a dict keyed by modality in sorted order; column i of a (B, M) array belongs to
-the i-th modality in sorted order. Booleans say what is there: True means present.
+A multi-modal value is a dict keyed by modality in sorted order; column i of a (B, M) array belongs
+to the i-th modality in sorted order. Booleans say what is there: True means present.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Plain(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-# 1. Record: one sample, as a dataset lists it. --------------------------------------------------------
+# 1. Record: one sample, as a dataset lists it. ----------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class Span(NamedTuple):
     size: int
 
 
-# What a dataset may give as the medium of a modality: encoded bytes, a file, a part of a file, a text, a
-# sound, an image as an (H, W[, 3]) uint8 array, encoded frames, or a function that returns one of these.
-# The function is called where the sample is packed, so it has to be picklable: a `functools.partial` of
-# a module's function.
+# What a dataset may give as the medium of a modality: encoded bytes, a file, a part of a file, a
+# text, a sound, an image as an (H, W[, 3]) uint8 array, encoded frames, or a function that returns
+# one of these. The function is called where the sample is packed, so it has to be picklable: a
+# `functools.partial` of a module's function.
 Media: TypeAlias = (
     "bytes | Path | Clip | Span | str | Sound | np.ndarray | list[bytes] | Unreadable"
     " | Callable[[], Media]"
@@ -94,16 +94,17 @@ class Record:
     """One sample, as a dataset lists it. Nothing is decoded yet.
 
     key: unique in the dataset, without dots (WebDataset splits names at dots).
-    label: the number of the class; a sorted tuple of numbers where the task is multi-label; None only
-        with a problem.
+    label: the number of the class; a sorted tuple of numbers where the task is multi-label; None
+        only with a problem.
     media: {modality: medium}. A modality without an entry is absent.
     group: samples of one group are not independent, such as an image that is paired with several
         recordings. So intervals are drawn over groups, and a group in two splits is a leak. Several
         groupings have names: {"image": "0012", "voice": "af"}. An empty group is none.
-    problem: why this sample cannot be used (its id, its label, its split, its row), as one of few fixed
-        phrases. It becomes a failure with a row. What is wrong with one medium is not a problem of the
-        sample: that medium is Unreadable, or packing finds it.
-    left_out: why the settings leave the sample out, as one of few fixed phrases. This is no failure.
+    problem: why this sample cannot be used (its id, its label, its split, its row), as one of few
+        fixed phrases. It becomes a failure with a row. What is wrong with one medium is not a
+        problem of the sample: that medium is Unreadable, or packing finds it.
+    left_out: why the settings leave the sample out, as one of few fixed phrases. This is no
+    failure.
     """
 
     key: str
@@ -123,7 +124,7 @@ class Record:
         return {name: group for name, group in sorted(named.items()) if group}
 
 
-# 2. DatasetSpec: what is known of a dataset, and where its files come from. ---------------------------
+# 2. DatasetSpec: what is known of a dataset, and where its files come from. -----------------------
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ class DatasetSpec:
     """What is known of a dataset before any file is read.
 
     modalities: sorted.
-    variant: which of several published versions this is, "" for the only one. Numbers of two variants
-        never share a table.
+    variant: which of several published versions this is, "" for the only one. Numbers of two
+        variants never share a table.
     expected: {split: samples} of the official lists.
     size: bytes to download.
     disk: bytes needed at most.
@@ -154,18 +155,20 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Source:
-    """A file that download writes to the raw folder of a dataset, or an archive that it unpacks there.
+    """A file that download writes to the raw folder of a dataset, or an archive that it unpacks
+    there.
 
     path: the path in the raw folder. A mirror is searched for its last part.
     urls: tried in order; `https://...`, `gdrive:ID` or `kaggle:OWNER/NAME`.
     size: bytes, 0 = unknown.
     checksum: "md5:..." or "sha256:..." of the file, "gunzip-md5:..." of the content of a .gz file;
         "" = unknown.
-    unpack: for an archive: the function from the name of a member (posix path) to its path in the raw
-        folder, or None for a member that is not needed. The archive is not kept. The same function
-        places the files of a copy that is already unpacked.
+    unpack: for an archive: the function from the name of a member (posix path) to its path in the
+        raw folder, or None for a member that is not needed. The archive is not kept. The same
+        function places the files of a copy that is already unpacked.
     files: how many needed files the archive holds, 0 = unknown.
-    media: records name its files one by one, so a changed file rebuilds only the shard that holds it.
+    media: records name its files one by one, so a changed file rebuilds only the shard that holds
+    it.
     make: a function that writes the file from installed packages; then nothing is downloaded.
     steps: what a person has to do where none of `urls` works, and the resulting files.
     """
@@ -204,7 +207,8 @@ class Packing(Plain):
     silence: Annotated[float, Field(ge=0)] = 1e-4
 
 
-# 3. InputSpec: the input of an encoder. Made by encoders, read by modalities, carried by the stages. --
+# 3. InputSpec: the input of an encoder. Made by encoders, read by modalities, carried by the
+# stages. --
 
 # One number for all channels, or one for each.
 PerChannel = float | Annotated[tuple[float, ...], Field(strict=False)]
@@ -238,7 +242,10 @@ class AudioInput(Plain):
 
 
 class WaveInput(Plain):
-    """(T,) float32 samples in -1..1, T = seconds * sample_rate. Exact zeros at the end are padding."""
+    """(T,) float32 samples in -1..1, T = seconds * sample_rate.
+
+    Exact zeros at the end are padding.
+    """
 
     sample_rate: PositiveInt = 16000
     seconds: PositiveFloat = 3.0
@@ -266,8 +273,8 @@ class VideoInput(Plain):
 class TextInput(Plain):
     """(length,) int64 tokens, with `padding` after the last one.
 
-    tokenizer: "clip" (the 49,408 byte pairs that come with open_clip), "open_clip:MODEL" (the tokenizer
-        of that model) or "hf:NAME" (a tokenizer of transformers, by name or folder).
+    tokenizer: "clip" (the 49,408 byte pairs that come with open_clip), "open_clip:MODEL" (the
+        tokenizer of that model) or "hf:NAME" (a tokenizer of transformers, by name or folder).
     """
 
     length: Annotated[int, Field(gt=1)] = 77
@@ -278,7 +285,7 @@ class TextInput(Plain):
 InputSpec = ImageInput | AudioInput | WaveInput | VideoInput | TextInput
 
 
-# 4. Batch: the input of a model. ----------------------------------------------------------------------
+# 4. Batch: the input of a model. ------------------------------------------------------------------
 
 
 class Batch(NamedTuple):
@@ -287,8 +294,8 @@ class Batch(NamedTuple):
     inputs: {modality: (B, ...)}; an absent input is filled with the blank input.
     present: (B, M) bool. It is always on the CPU, as it decides which rows enter an encoder.
     target: (B,) classes, or (B, C) sets of labels.
-    chance: (B,) uint64 numbers that belong to the seed, the epoch and the sample. Training draws from
-        them. None outside of training.
+    chance: (B,) uint64 numbers that belong to the seed, the epoch and the sample. Training draws
+        from them. None outside of training.
     """
 
     inputs: dict[str, Tensor]
@@ -297,7 +304,7 @@ class Batch(NamedTuple):
     chance: np.ndarray | None = None
 
 
-# 5. ResultRow: one number of an evaluation. -----------------------------------------------------------
+# 5. ResultRow: one number of an evaluation. -------------------------------------------------------
 
 
 class ResultRow(NamedTuple):
@@ -305,7 +312,8 @@ class ResultRow(NamedTuple):
 
     model: "ensemble", "unimodal", "average" (of the logits of the uni-modal models) or "gap" (the
         ensemble minus the best uni-modal model of the modalities that remain).
-    missing: the removed modalities, "" for none, "any" for the worst of all subsets, sample by sample.
+    missing: the removed modalities, "" for none, "any" for the worst of all subsets, sample by
+    sample.
     left: the modalities that remain.
     ratio: the missing ratio, the share of samples that lose them.
     draw: the number of a seeded draw, -1 for the expectation over all draws.
@@ -327,7 +335,7 @@ class ResultRow(NamedTuple):
     refused: int
 
 
-# Text for sets of modalities. -------------------------------------------------------------------------
+# Text for sets of modalities. ---------------------------------------------------------------------
 
 
 def format_pattern(modalities: Iterable[str]) -> str:

@@ -79,7 +79,7 @@ class Params(Plain):
         yield "pretrain.modalities", self.pretrain.modalities
         yield "finetune.modalities", self.finetune.modalities
 
-    # The settings that the output of a stage depends on. An output made with other settings is refused.
+    # The settings that each stage's output depends on. An output made with others is refused.
 
     def shard_settings(self) -> dict[str, Any]:
         """Return the settings that the shards depend on."""
@@ -136,7 +136,7 @@ class Params(Plain):
 
 def _removed_modalities(ratios: Iterable[str]) -> list[str]:
     """Return the modalities that the keys of missing ratios name, such as "audio|image"."""
-    modalities = []
+    modalities: list[str] = []
     for text in ratios:
         for removed in parse_alternatives(text):
             modalities.extend(removed)

@@ -14,8 +14,8 @@ Balance = Literal["none", "ogm-ge", "umt"]
 #   mma      how training shows missing modalities
 #   train    which parameters are trained
 #   balance  what keeps one modality from learning at the cost of the others
-# All six combinations of (scratch, unimodal) x (none, drop, all) have a name, so that two methods can
-# differ by one switch.
+# All six combinations of (scratch, unimodal) x (none, drop, all) have a name, so that two methods
+# can differ by one switch.
 PRESETS: dict[str, tuple[Init, Mma, Train, Balance]] = {
     "late-fusion": ("scratch", "none", "all", "none"),
     "modality-dropout": ("scratch", "drop", "all", "none"),

@@ -21,8 +21,10 @@ class Preprocess(Plain):
     """How records become shards.
 
     shard_size: samples per shard.
-    max_failures: the share of samples that may fail, or have a broken medium, before the stage fails.
-    broken: what happens to a medium that cannot be read: its modality is absent, or its sample fails.
+    max_failures: the share of samples that may fail, or have a broken medium, before the stage
+        fails.
+    broken: what happens to a medium that cannot be read: its modality is absent, or its sample
+        fails.
     media: what of the raw media goes into the shards.
     options: the options of the dataset, which validates them itself.
     """
@@ -48,10 +50,11 @@ class Lora(Plain):
 class Encoder(Plain):
     """The encoder of one modality: its name, its input, its weights and how it is trained.
 
-    name: such as `cnn:small` or `timm:resnet18`; a plain string stands for a section with only this key.
+    name: such as `cnn:small` or `timm:resnet18`; a plain string stands for a section with only
+        this key.
     input: changes to the input that the encoder asks for.
-    weights: `none`, `pretrained`, or the path of a file. null is the family's default: pretrained where
-        the family is known for its weights, otherwise none.
+    weights: `none`, `pretrained`, or the path of a file. null is the family's default: pretrained
+        where the family is known for its weights, otherwise none.
     tune: `full`, `frozen` (the weights stay as they are, in evaluation mode) or `lora`.
     pool: how the features of the frames of a video become one.
     """
@@ -119,8 +122,8 @@ class Compare(Plain):
     presets: the presets to train.
     baseline: the preset that the method is tested against; null tests it against all others.
     seeds: one run per preset and seed.
-    learning_rates: the rates tried for each run, of which validation selects the best; an empty list
-        uses the learning rate of `finetune`.
+    learning_rates: the rates tried for each run, of which validation selects the best; an empty
+        list uses the learning rate of `finetune`.
     train: the conditions of training, each in place of missing.train: `complete`, `audio=0.7`, or
         `audio=0.7,image=0.3` for several missing ratios at once.
     """
@@ -135,8 +138,8 @@ class Compare(Plain):
 class MissingRatios(Plain):
     """The modalities that are removed on purpose, and from which share of the samples.
 
-    train: {modality: share of the training samples that lose it}. The key "audio|image" removes one of
-        the two from each of these samples, "audio+image" removes both.
+    train: {modality: share of the training samples that lose it}. The key "audio|image" removes
+        one of the two from each of these samples, "audio+image" removes both.
     val: the same for the validation samples, which select the epoch and fit the calibration. null
         means as in `train`, {} means that nothing is removed.
     """
@@ -148,13 +151,14 @@ class MissingRatios(Plain):
 class Machine(Plain):
     """What depends on the machine. It changes no result, so no stage's output depends on it.
 
-    memory: GiB of decoded samples of a split that a process may cache. The samples of a larger split
-        are decoded for each batch.
+    memory: GiB of decoded samples of a split that a process may cache. The samples of a larger
+        split are decoded for each batch.
     workers: processes that decode, per training process; null chooses the number automatically.
     checkpoint: seconds between checkpoints.
     keep: how many checkpoints to keep.
-    deterministic: true uses only kernels that repeat to the bit; warn also uses others, with a warning;
-        false uses any. With warn and false, runs on the same machine may differ in rounding.
+    deterministic: true uses only kernels that repeat to the bit; warn also uses others, with a
+        warning; false uses any. With warn and false, runs on the same machine may differ in
+        rounding.
     """
 
     memory: NonNegativeFloat = 4.0

@@ -162,7 +162,8 @@ class Finetune(Training):
     preset: a named method. It sets the four switches `init`, `mma`, `train` and `balance` that are
         null; a switch that is set takes precedence.
     modalities: {modality: the rates of its model}.
-    pattern_weights: {pattern: weight in the loss}, such as {"audio+image": 2}; null weighs all alike.
+    pattern_weights: {pattern: weight in the loss}, such as {"audio+image": 2}; null weighs all
+        patterns alike.
     absent: what an absent modality becomes, see umemma/missing.py.
     scratch: epochs and learning rate with `init: scratch`.
     """

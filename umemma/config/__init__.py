@@ -4,8 +4,7 @@ Each section belongs to one stage. An unknown key is refused with the nearest kn
 
     loading    reads params.yaml and applies --set
     params     the whole file, and the settings that each stage's output depends on
-    training   the sections `pretrain` and `finetune`
-    presets    the named methods: UME-MMA and its baselines
+    training   the sections `pretrain` and `finetune`; the named methods are in umemma/presets.py
     sections   all other sections
     paths      where the files of a dataset are
 """
@@ -13,7 +12,7 @@ Each section belongs to one stage. An unknown key is refused with the nearest kn
 from umemma.config.loading import default_params, load_params
 from umemma.config.params import Params
 from umemma.config.paths import Paths
-from umemma.config.presets import PRESETS
+from umemma.presets import PRESETS
 from umemma.config.sections import (
     Compare,
     Encoder,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from umemma.config.presets import PRESETS, Balance, Init, Mma, Train
+from umemma.presets import PRESETS, Balance, Init, Mma, Train
 from umemma.config.sections import Fraction, NonNegativeFloat
 from umemma.errors import UserError, unknown_name
 from umemma.types import Plain, PositiveFloat, PositiveInt
@@ -69,12 +69,6 @@ class Training(PartRates):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
-
-    def of_the_loop(self) -> dict[str, Any]:
-        """Return the settings that the training loop reads; the others belong to the model."""
-        of_the_model = {"channels_last", "compile", *PartRates.model_fields}
-        names = [name for name in Training.model_fields if name not in of_the_model]
-        return {name: getattr(self, name) for name in names}
 
     def rate(self, part: str, modality: str) -> tuple[float, float]:
         """Return (learning rate, weight decay) of a part of a modality's model.

@@ -97,7 +97,7 @@ def test_every_option_has_a_help_text():
             assert parameter.help, f"{name}: {parameter.name}"
 
 
-def test_help_lists_every_preset(tmp_path):
+def test_help_lists_every_preset():
     command = typer.main.get_command(cli.app).commands["finetune-ensemble"]
     (option,) = [parameter for parameter in command.params if parameter.name == "preset"]
     assert option.help == f"The method, instead of finetune.preset: {', '.join(PRESETS)}."
@@ -138,7 +138,10 @@ def test_version(tmp_path):
     assert run("--version", folder=tmp_path).stdout == f"umemma {umemma.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["datasets", "encoders"])
+@pytest.mark.parametrize(
+    "command",
+    ["datasets", pytest.param("encoders", marks=pytest.mark.slow)],
+)
 def test_a_table_fits_80_columns(tmp_path, command):
     text = run(command, folder=tmp_path, COLUMNS="80").stdout
     assert "digits" in text or "cnn:small" in text

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from umemma.cli.options import PARAMS, AsJson, DatasetName, ParamsFile, Sets, start
 from umemma.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from umemma.stages.preprocess import Executor
 
 EXECUTORS = ("local", "ray")
 
@@ -152,7 +155,7 @@ def preprocess(
             "Tasks are counted from 0.",
             usage=True,
         )
-    run_jobs = executors.run_locally
+    run_jobs: Executor = executors.run_locally
     if executor == "ray":
         run_jobs = executors.run_on_ray(ray_address)
     index = stage.run(

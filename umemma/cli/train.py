@@ -208,7 +208,8 @@ def compare(
             usage=True,
         )
     settings = start("compare", params, set_)
-    from umemma.reports import comparison
+    from umemma.reports.comparison_costs import format_costs
+    from umemma.reports.comparison_tables import WIDTH, format_terminal
     from umemma.stages import compare as stage
     from umemma.stages import compare_table
     from umemma.system.log import output
@@ -217,11 +218,11 @@ def compare(
         stage.run(settings, jobs, preset, seed, train, modality)
     if is_partial:
         return
-    outcome = compare_table.run(settings)
-    for text in comparison.format_tables(outcome):
-        output.print(text)
-    output.print(*outcome.notes, sep="\n", highlight=False)
-    costs = stage.costs(settings)
+    report = compare_table.run(settings)
+    for block in format_terminal(report, max(output.width, WIDTH)):
+        output.print(block)
+    output.print(*report.notes, sep="\n", highlight=False)
+    costs = format_costs(settings)
     if costs:
         output.print(costs)
     print(f"report: {settings.paths.results / 'compare' / 'compare.md'}")

@@ -136,7 +136,7 @@ def predict(
         if as_json:
             print(stage.as_json(prediction))
         else:
-            output.print(stage.shown(prediction, top), highlight=False)
+            output.print(stage.make_class_table(prediction, top), highlight=False)
         return
     counts = stage.run_table(
         folder,
@@ -182,7 +182,7 @@ def export(
     target = folder.parent / "onnx"
     if out:
         target = Path(out)
-    print(f"ONNX models are in {target}: {stage.run(folder, target, trust)}")
+    print(f"ONNX models are in {target}, {stage.run(folder, target, trust)}")
 
 
 def list_encoders(

@@ -12,7 +12,6 @@ Each section belongs to one stage. An unknown key is refused with the nearest kn
 from umemma.config.loading import default_params, load_params
 from umemma.config.params import Params
 from umemma.config.paths import Paths
-from umemma.presets import PRESETS
 from umemma.config.sections import (
     Compare,
     Encoder,
@@ -23,6 +22,7 @@ from umemma.config.sections import (
     Preprocess,
 )
 from umemma.config.training import Finetune, Pretrain, Training
+from umemma.presets import PRESETS
 
 __all__ = [
     "PRESETS",

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from umemma.presets import PRESETS
 from umemma.errors import UserError
+from umemma.presets import PRESETS
 from umemma.types import BrokenPolicy, InputSpec, Packing, Plain, PositiveFloat, PositiveInt
 from umemma.validation import validate
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from umemma.presets import PRESETS, Balance, Init, Mma, Train
 from umemma.config.sections import Fraction, NonNegativeFloat
 from umemma.errors import UserError, unknown_name
+from umemma.presets import PRESETS, Balance, Init, Mma, Train
 from umemma.types import Plain, PositiveFloat, PositiveInt
 from umemma.validation import validate
 

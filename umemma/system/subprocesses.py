@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from umemma.errors import UserError
-from umemma.system.signals import STOP_EXIT_STATUS, catch_stop_signals, make_stop_error
-
-STOPPED = STOP_EXIT_STATUS
+from umemma.system.signals import catch_stop_signals, make_stop_error
 
 
 class Command(NamedTuple):

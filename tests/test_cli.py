@@ -1,4 +1,4 @@
-"""The command as a process of its own."""
+"""The command line as a process of its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import umemma
+from umemma import cli
+from umemma.presets import PRESETS
+from umemma.stages import finetune, pretrain
 
 COMMANDS = [
     "download",
@@ -20,29 +24,47 @@ COMMANDS = [
     "evaluate",
     "datasets",
 ]
+PANELS = {
+    "Data": ["download", "doctor", "preprocess", "verify"],
+    "Train and evaluate": [
+        "pretrain-unimodal",
+        "finetune-ensemble",
+        "evaluate-missing",
+        "evaluate",
+        "compare",
+    ],
+    "Use": ["predict", "export"],
+    "Look": ["datasets", "encoders"],
+}
 
 
 def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "umemma", *words]
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env={**os.environ, **environment}
+        command,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **environment},
     )
+
+
+def processor_seconds() -> float:
+    """Return the processor time of finished child processes, which a busy machine does not change."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_help_answers_at_once(tmp_path, command):
-    words = [command, "--help"] if command else ["--help"]
+    words = ["--help"]
+    if command:
+        words = [command, "--help"]
     times = []
     for _ in range(3):
-        before = os.times()
+        before = processor_seconds()
         done = run(*words, folder=tmp_path)
-        after = os.times()  # processor time, so that a busy machine doesn't fail the test
-        times.append(
-            after.children_user
-            + after.children_system
-            - before.children_user
-            - before.children_system
-        )
+        times.append(processor_seconds() - before)
     assert done.returncode == 0
     assert "Usage" in done.stdout
     assert min(times) < 0.5
@@ -51,14 +73,81 @@ def test_help_answers_at_once(tmp_path, command):
 
 @pytest.mark.parametrize("stage", ["compare", "doctor", "evaluate", "preprocess", "compare_table"])
 def test_a_stage_that_can_do_without_torch_does(tmp_path, stage):
-    """A question to kept predictions, say, is answered before torch is there."""
+    """A question to existing predictions, for example, is answered without importing torch."""
     code = f"import sys, umemma.stages.{stage}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
 
 
-def test_version_and_datasets(tmp_path):
+def test_help_shows_every_command_in_its_group(tmp_path):
+    lines = run("--help", folder=tmp_path, COLUMNS="80").stdout.splitlines()
+    group = ""
+    commands: dict[str, list[str]] = {}
+    for line in lines:
+        assert len(line) <= 80
+        if line.startswith("╭─"):
+            group = line.strip("╭─╮ ")
+        elif group in PANELS and line.startswith("│ ") and line[2] != " ":
+            commands.setdefault(group, []).append(line.split()[1])
+    assert commands == PANELS
+
+
+def test_every_option_has_a_help_text():
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        for parameter in command.params:
+            assert parameter.help, f"{name}: {parameter.name}"
+
+
+def test_help_lists_every_preset():
+    command = typer.main.get_command(cli.app).commands["finetune-ensemble"]
+    (option,) = [parameter for parameter in command.params if parameter.name == "preset"]
+    assert option.help == f"The method, instead of finetune.preset: {', '.join(PRESETS)}."
+
+
+@pytest.mark.parametrize("option", ["--force", "--again"])
+@pytest.mark.parametrize(
+    ("command", "stage"),
+    [("pretrain-unimodal", pretrain), ("finetune-ensemble", finetune)],
+)
+def test_force_and_its_former_name_train_again(
+    command, stage, option, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("dataset: digits\nmodalities: [audio]\n")
+    forced = []
+
+    def train(params, *arguments):
+        forced.append(arguments[-2])
+        return 0.5
+
+    monkeypatch.setattr(stage, "run", train)
+    for words in ([command], [command, option]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(words)
+        assert end.value.code == 0
+    assert forced == [False, True]
+    assert "validation score 50.0%" in capsys.readouterr().out
+
+
+def test_help_shows_force_but_not_its_former_name(tmp_path):
+    text = run("finetune-ensemble", "--help", folder=tmp_path).stdout
+    assert "--force" in text
+    assert "--again" not in text
+
+
+def test_version(tmp_path):
     assert run("--version", folder=tmp_path).stdout == f"umemma {umemma.__version__}\n"
-    assert "digits" in run("datasets", folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["datasets", pytest.param("encoders", marks=pytest.mark.slow)],
+)
+def test_a_table_fits_80_columns(tmp_path, command):
+    text = run(command, folder=tmp_path, COLUMNS="80").stdout
+    assert "digits" in text or "cnn:small" in text
+    for line in text.splitlines():
+        if line.startswith(("│", "┃")):
+            assert len(line) <= 80
 
 
 def test_no_arguments_is_help(tmp_path):
@@ -72,12 +161,16 @@ def test_an_error_is_one_message_without_a_traceback(tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        "Error: params.yaml: no such file\nRun umemma in the project root, or name a file with --params.\n"
+        "Error: params.yaml: no such file\n"
+        "Run umemma in the project root, or name a file with --params.\n"
     )
 
 
 def test_shell_completion(tmp_path):
     done = run(
-        folder=tmp_path, _UMEMMA_COMPLETE="complete_bash", COMP_WORDS="umemma fine", COMP_CWORD="1"
+        folder=tmp_path,
+        _UMEMMA_COMPLETE="complete_bash",
+        COMP_WORDS="umemma fine",
+        COMP_CWORD="1",
     )
     assert "finetune-ensemble" in done.stdout

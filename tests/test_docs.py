@@ -45,7 +45,7 @@ def test_every_link_leads_to_a_file_and_an_anchor(name):
 
 def test_a_link_out_of_the_pages_becomes_a_page_or_plain_text():
     code = "```\n[g](../h)\n```\n"
-    text = "[a](../ARCHITECTURE.md#x) [b](numbers.md) [`c`](../umemma/cli.py) [d](https://e.f)\n"
+    text = "[a](../ARCHITECTURE.md#x) [b](numbers.md) [`c`](../umemma/errors.py) [d](https://e.f)\n"
     changed = rewrite_links(text + code, "docs/index.md", "index.md")
     assert changed == f"[a](architecture.md#x) [b](numbers.md) `c` [d](https://e.f)\n{code}"
     text = "[a](docs/numbers.md) [b](CHANGELOG.md) ![c](docs/images/c.png)"

@@ -1,4 +1,7 @@
-"""umemma: multi-modal classifiers that keep working when a modality is missing (UME-MMA, arXiv 2310.06383)."""
+"""umemma: multi-modal classifiers that keep working when a modality is missing.
+
+Reference: UME-MMA, arXiv 2310.06383.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def load(
     device: str = "",
     broken: BrokenPolicy = "absent",
 ) -> Predictor:
-    """Load a trained model that predicts from new media; see `umemma.models.predictor.load`."""
+    """Load a trained model to predict from new media; see `umemma.models.predictor.load`."""
     from umemma.models import predictor  # here, so that `import umemma` does not import torch
 
     return predictor.load(folder, trust, device, broken)

@@ -1,4 +1,4 @@
-"""`python -m umemma`: the same as the `umemma` command (torchrun starts it this way)."""
+"""`python -m umemma` is the `umemma` command. torchrun starts it this way."""
 
 from umemma.cli import main
 

@@ -1,4 +1,4 @@
-"""The one error a user is shown. Everything else stays a traceback, because it is our mistake and not the user's."""
+"""The one exception that users see as a message. Any other one is a bug and shows a traceback."""
 
 from __future__ import annotations
 
@@ -7,29 +7,45 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can put right.
+    """An error that the user can correct.
 
-    `what` is wrong, `where` it stands (a file, a key, an option), `hint` is what to do about it. `usage=True` marks a
-    wrong command line or wrong settings (exit status 2); the rest exits with `status`.
+    what: what is wrong.
+    where: the file, the settings key or the option that it concerns.
+    hint: what to do about it.
+    usage: the command line or the settings are wrong, so the exit status is 2.
+    status: the exit status of any other error.
     """
 
     def __init__(
-        self, what: str, where: str = "", hint: str = "", *, usage: bool = False, status: int = 1
+        self,
+        what: str,
+        where: str = "",
+        hint: str = "",
+        *,
+        usage: bool = False,
+        status: int = 1,
     ) -> None:
         super().__init__(what, where, hint)
-        self.what, self.where, self.hint = what, where, hint
-        self.usage, self.exit_status = usage, 2 if usage else status
+        self.what = what
+        self.where = where
+        self.hint = hint
+        self.usage = usage
+        self.exit_status = 2 if usage else status
 
     def __str__(self) -> str:
-        lines = [f"{self.where}: {self.what}" if self.where else self.what]
-        return "\n".join([*lines, self.hint] if self.hint else lines)
+        text = self.what
+        if self.where:
+            text = f"{self.where}: {text}"
+        if self.hint:
+            text = f"{text}\n{self.hint}"
+        return text
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> UserError:
-    """The error for a name that stands in no table: the nearest known one, and all of them."""
+    """Return the error for an unknown name. Its hint has the nearest known name and all of them."""
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    guess = f"Did you mean {nearest[0]!r}? " if nearest else ""
-    return UserError(
-        f"unknown {kind} {name!r}", where, f"{guess}Known: {', '.join(known)}.", usage=True
-    )
+    hint = f"Known: {', '.join(known)}."
+    if nearest:
+        hint = f"Did you mean {nearest[0]!r}? {hint}"
+    return UserError(f"unknown {kind} {name!r}", where, hint, usage=True)

@@ -1,8 +1,10 @@
-"""The nouns that the rooms of the house hand to one another. Plain data, no torch at import.
+"""The nouns that the folders of the package share: plain data, without torch at import.
 
-Legend of shapes: B batch, N samples of a split, M modalities, D feature width, C classes, H W pixels, F mel bins,
-T time steps or samples. Seconds are s, rates are Hz. A multi-modal thing is a dict keyed by modality in sorted order;
-column i of a (B, M) array belongs to the i-th modality in sorted order. Booleans say what is there: True = present.
+Letters of shapes: B batch, N samples of a split, M modalities, S patterns, D feature width, C
+classes, H W pixels, F mel bins, T time steps or audio samples. Units: s seconds, Hz rates.
+
+A multi-modal value is a dict keyed by modality in sorted order; column i of a (B, M) array belongs
+to the i-th modality in sorted order. Booleans say what is there: True means present.
 """
 
 from __future__ import annotations
@@ -18,19 +20,26 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
+PositiveFloat: TypeAlias = Annotated[float, Field(gt=0)]
+
 
 class Plain(BaseModel):
-    """Frozen data whose keys and types are checked, and which refuses keys it doesn't know."""
+    """Frozen data with validated keys and types. An unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-# 1. Record: what a dataset says of one sample. ------------------------------------------------------------------------
+# 1. Record: one sample, as a dataset lists it. ----------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Sound:
-    """samples: (T,) mono, float32 in -1..1 or int16; rate: Hz."""
+    """A decoded sound.
+
+    samples: (T,) mono, float32 in -1..1 or int16.
+    rate: Hz.
+    """
 
     samples: np.ndarray
     rate: int
@@ -38,7 +47,11 @@ class Sound:
 
 @dataclass(frozen=True)
 class Clip:
-    """A stretch of a file with pictures, sound or both, from `start` s to `end` s; None = to the end of the file."""
+    """A part of a file with pictures, sound or both.
+
+    start: s.
+    end: s; None is the end of the file.
+    """
 
     path: Path
     start: float = 0.0
@@ -47,39 +60,51 @@ class Clip:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands for a medium that the dataset itself knows can't be read. reason: one of few fixed phrases."""
+    """A medium that the dataset itself knows cannot be read.
+
+    reason: one of few fixed phrases.
+    """
 
     reason: str
 
 
 class Span(NamedTuple):
-    """A stretch of a file, in bytes: encoded media where they lie in a shard."""
+    """A range of bytes of a file: encoded media in a shard."""
 
     path: str
     offset: int
     size: int
 
 
-# Encoded bytes, a file, a stretch of one, a text, a sound, an image as an (H, W[, 3]) uint8 array, encoded frames; or a
-# function that gives one of these. It is called where the sample is packed and so has to be picklable: a
+# What a dataset may give as the medium of a modality: encoded bytes, a file, a part of a file, a
+# text, a sound, an image as an (H, W[, 3]) uint8 array, encoded frames, or a function that returns
+# one of these. The function is called where the sample is packed, so it has to be picklable: a
 # `functools.partial` of a module's function.
-Media: TypeAlias = "bytes | Path | Clip | Span | str | Sound | np.ndarray | list[bytes] | Unreadable | Callable[[], Media]"
+Media: TypeAlias = (
+    "bytes | Path | Clip | Span | str | Sound | np.ndarray | list[bytes] | Unreadable"
+    " | Callable[[], Media]"
+)
 
-# What becomes of a sample with a medium that can't be read: it lacks that modality, or it fails.
+# What happens to a sample with a medium that cannot be read: it lacks that modality, or it fails.
 BrokenPolicy: TypeAlias = Literal["absent", "fail"]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One sample as a dataset lists it. A modality that `media` lacks is absent; nothing is decoded yet.
+    """One sample, as a dataset lists it. Nothing is decoded yet.
 
-    key: unique in the dataset, no dots (WebDataset splits names there). label: a class number; a sorted tuple of them
-    where the task is multilabel; None only with a problem. group: samples of one group (an image paired with several
-    recordings, say) are not independent, so intervals are drawn over groups, and a group in two splits is a leak; several
-    groupings have names: {"image": "0012", "voice": "af"}. An empty group is none.
-    problem: why this sample can't be used (its id, its label, its split, its row), as one of few fixed phrases; it becomes
-    a failure with a row. What is wrong with one medium is no problem of the sample: that medium is Unreadable, or packing
-    finds out. left_out: why the settings leave the sample out, likewise; that is no failure.
+    key: unique in the dataset, without dots (WebDataset splits names at dots).
+    label: the number of the class; a sorted tuple of numbers where the task is multi-label; None
+        only with a problem.
+    media: {modality: medium}. A modality without an entry is absent.
+    group: samples of one group are not independent, such as an image that is paired with several
+        recordings. So intervals are drawn over groups, and a group in two splits is a leak. Several
+        groupings have names: {"image": "0012", "voice": "af"}. An empty group is none.
+    problem: why this sample cannot be used (its id, its label, its split, its row), as one of few
+        fixed phrases. It becomes a failure with a row. What is wrong with one medium is not a
+        problem of the sample: that medium is Unreadable, or packing finds it.
+    left_out: why the settings leave the sample out, as one of few fixed phrases. This is no
+    failure.
     """
 
     key: str
@@ -92,22 +117,31 @@ class Record:
 
     @property
     def groups(self) -> dict[str, str]:
-        """{grouping: group}; the name of an only one that has none is "group"."""
-        named = {"group": self.group} if isinstance(self.group, str) else self.group
+        """{grouping: group}, where the grouping of an unnamed group is "group"."""
+        named = self.group
+        if isinstance(named, str):
+            named = {"group": named}
         return {name: group for name, group in sorted(named.items()) if group}
 
 
-# 2. DatasetSpec: what is known of a dataset, and where its files come from. -------------------------------------------
+# 2. DatasetSpec: what is known of a dataset, and where its files come from. -----------------------
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """variant: which of several versions in use this is, "" for the only one; numbers of two variants never share a
-    table. expected: {split: samples} of the official lists. size: bytes to download, disk: bytes needed at the most."""
+    """What is known of a dataset before any file is read.
+
+    modalities: sorted.
+    variant: which of several published versions this is, "" for the only one. Numbers of two
+        variants never share a table.
+    expected: {split: samples} of the official lists.
+    size: bytes to download.
+    disk: bytes needed at most.
+    """
 
     name: str
     summary: str
-    modalities: tuple[str, ...]  # sorted
+    modalities: tuple[str, ...]
     classes: tuple[str, ...]
     licence: str
     citation: str
@@ -121,17 +155,22 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Source:
-    """A file that download puts into the raw folder of a dataset, or an archive that it unpacks there.
+    """A file that download writes to the raw folder of a dataset, or an archive that it unpacks
+    there.
 
-    path: its place in the raw folder; the last part is also the name that a mirror is searched for.
-    urls: tried in order; `https://...`, `gdrive:ID` or `kaggle:OWNER/NAME`. size: bytes, 0 = unknown.
-    checksum: "md5:..." or "sha256:..." of the file, "gunzip-md5:..." of what a .gz holds; "" = none is known.
-    unpack: for an archive, from the name of a member (posix path) to its place in the raw folder, None for what isn't
-    needed. The archive isn't kept. The same function places the files of a copy that is unpacked already.
-    files: how many files the archive holds that are needed, 0 = unknown.
-    media: records name its files one by one, so a change of one remakes only the shard that holds it.
-    make: makes the file at a path from what is installed; then there is nothing to fetch.
-    steps: what a person has to do where none of `urls` serves, and the tree that has to be there afterwards.
+    path: the path in the raw folder. A mirror is searched for its last part.
+    urls: tried in order; `https://...`, `gdrive:ID` or `kaggle:OWNER/NAME`.
+    size: bytes, 0 = unknown.
+    checksum: "md5:..." or "sha256:..." of the file, "gunzip-md5:..." of the content of a .gz file;
+        "" = unknown.
+    unpack: for an archive: the function from the name of a member (posix path) to its path in the
+        raw folder, or None for a member that is not needed. The archive is not kept. The same
+        function places the files of a copy that is already unpacked.
+    files: how many needed files the archive holds, 0 = unknown.
+    media: records name its files one by one, so a changed file rebuilds only the shard that holds
+    it.
+    make: a function that writes the file from installed packages; then nothing is downloaded.
+    steps: what a person has to do where none of `urls` works, and the resulting files.
     """
 
     path: str
@@ -146,36 +185,42 @@ class Source:
 
 
 class Packing(Plain):
-    """What of the raw media goes into the shards; encoder-neutral, so larger than any encoder asks for."""
+    """What of the raw media goes into the shards.
 
-    side: Annotated[int, Field(gt=0)] = (
-        256  # pixels: the shorter side of an image or frame is at most this
-    )
-    quality: Annotated[int, Field(ge=1, le=95)] = 90  # of the JPEGs that have to be encoded
-    frames: Annotated[int, Field(gt=0)] = 8  # of a video, at most
-    fps: Annotated[float, Field(gt=0)] | None = (
-        None  # frames per second; null = `frames` spread evenly over the clip
-    )
-    sample_rate: Annotated[int, Field(gt=0)] = 16000  # Hz, at most
-    crop: bool = True  # keep only the event of a clip, where the dataset says when it is
-    silence: Annotated[float, Field(ge=0)] = (
-        1e-4  # a sound whose RMS is below this counts as no sound
-    )
+    Shards serve any encoder, so they hold more than most encoders ask for.
+
+    side: pixels; the shorter side of an image or frame is at most this long.
+    quality: of the JPEG images that have to be encoded.
+    frames: of a video, at most.
+    fps: frames per second; null spreads `frames` evenly over the clip.
+    sample_rate: Hz, at most.
+    crop: keep only the event of a clip, where the dataset says when it is.
+    silence: a sound whose RMS amplitude is below this value counts as no sound.
+    """
+
+    side: PositiveInt = 256
+    quality: Annotated[int, Field(ge=1, le=95)] = 90
+    frames: PositiveInt = 8
+    fps: PositiveFloat | None = None
+    sample_rate: PositiveInt = 16000
+    crop: bool = True
+    silence: Annotated[float, Field(ge=0)] = 1e-4
 
 
-# 3. InputSpec: what an encoder wants to see. Made by encoders, read by modalities, carried by the stages. -------------
+# 3. InputSpec: the input of an encoder. Made by encoders, read by modalities, carried by the
+# stages. --
 
-
-PerChannel = (
-    float | Annotated[tuple[float, ...], Field(strict=False)]
-)  # one number for all channels, or one for each
+# One number for all channels, or one for each.
+PerChannel = float | Annotated[tuple[float, ...], Field(strict=False)]
 
 
 class ImageInput(Plain):
-    """(channels, size, size) float32, (pixel / 255 - mean) / std. crop: the middle square of a picture, else all of it,
-    squeezed into one."""
+    """(channels, size, size) float32, (pixel / 255 - mean) / std.
 
-    size: Annotated[int, Field(gt=0)] = 32
+    crop: take the middle square of the image; otherwise the whole image is squeezed into a square.
+    """
+
+    size: PositiveInt = 32
     channels: Literal[1, 3] = 3
     mean: PerChannel = 0.5
     std: PerChannel = 0.25
@@ -183,7 +228,11 @@ class ImageInput(Plain):
 
 
 class AudioInput(Plain):
-    """(1, mels, T) float32 log-mel spectrogram of `seconds` s, T = seconds * sample_rate / hop + 1; times in samples."""
+    """(1, mels, T) float32 log-mel spectrogram of `seconds` s, T = seconds * sample_rate / hop + 1.
+
+    sample_rate: Hz.
+    window, hop: audio samples.
+    """
 
     sample_rate: int = 16000
     seconds: float = 3.0
@@ -193,17 +242,23 @@ class AudioInput(Plain):
 
 
 class WaveInput(Plain):
-    """(T,) float32 samples in -1..1, T = seconds * sample_rate; exact zeros at the end are padding."""
+    """(T,) float32 samples in -1..1, T = seconds * sample_rate.
 
-    sample_rate: Annotated[int, Field(gt=0)] = 16000
-    seconds: Annotated[float, Field(gt=0)] = 3.0
+    Exact zeros at the end are padding.
+    """
+
+    sample_rate: PositiveInt = 16000
+    seconds: PositiveFloat = 3.0
 
 
 class VideoInput(Plain):
-    """(frames, channels, size, size) float32, each frame as an ImageInput's; black frames at the end are padding."""
+    """(frames, channels, size, size) float32, each frame as in ImageInput.
 
-    frames: Annotated[int, Field(gt=0)] = 8
-    size: Annotated[int, Field(gt=0)] = 112
+    Black frames at the end are padding.
+    """
+
+    frames: PositiveInt = 8
+    size: PositiveInt = 112
     channels: Literal[1, 3] = 3
     mean: PerChannel = 0.5
     std: PerChannel = 0.25
@@ -211,14 +266,15 @@ class VideoInput(Plain):
 
     @property
     def picture(self) -> ImageInput:
+        """The input of one frame."""
         return ImageInput(**self.model_dump(exclude={"frames"}))
 
 
 class TextInput(Plain):
-    """(length,) int64 tokens, `padding` after the last one.
+    """(length,) int64 tokens, with `padding` after the last one.
 
-    tokenizer: "clip" (the 49,408 byte pairs that come with open_clip), "open_clip:MODEL" (that model's own) or
-    "hf:NAME" (a tokenizer of transformers, by name or folder).
+    tokenizer: "clip" (the 49,408 byte pairs that come with open_clip), "open_clip:MODEL" (the
+        tokenizer of that model) or "hf:NAME" (a tokenizer of transformers, by name or folder).
     """
 
     length: Annotated[int, Field(gt=1)] = 77
@@ -229,13 +285,18 @@ class TextInput(Plain):
 InputSpec = ImageInput | AudioInput | WaveInput | VideoInput | TextInput
 
 
-# 4. Batch: what a model is fed. ---------------------------------------------------------------------------------------
+# 4. Batch: the input of a model. ------------------------------------------------------------------
 
 
 class Batch(NamedTuple):
-    """inputs: {modality: (B, ...)}, an absent one filled with the blank input; present: (B, M) bool, always on the CPU, as
-    it decides what enters an encoder; target: (B,) classes or (B, C) sets of labels; chance: (B,) uint64 numbers that
-    belong to the seed, the epoch and the sample, for what training draws; None outside of it."""
+    """The input of a model.
+
+    inputs: {modality: (B, ...)}; an absent input is filled with the blank input.
+    present: (B, M) bool. It is always on the CPU, as it decides which rows enter an encoder.
+    target: (B,) classes, or (B, C) sets of labels.
+    chance: (B,) uint64 numbers that belong to the seed, the epoch and the sample. Training draws
+        from them. None outside of training.
+    """
 
     inputs: dict[str, Tensor]
     present: Tensor
@@ -243,17 +304,22 @@ class Batch(NamedTuple):
     chance: np.ndarray | None = None
 
 
-# 5. ResultRow: one number of an evaluation, with everything needed to know what it is. --------------------------------
+# 5. ResultRow: one number of an evaluation. -------------------------------------------------------
 
 
 class ResultRow(NamedTuple):
-    """One metric on one setting.
+    """One metric in one setting, with everything needed to interpret it.
 
-    model: "ensemble", "unimodal", "average" (of the uni-modal models' logits) or "gap" (the ensemble less the best uni-modal
-    model of what is left); missing: the modalities taken away, "" for none, "any" for the worst of all subsets, sample by
-    sample; left: those that remain; ratio: the share of samples they are taken from; draw: the number of a seeded draw, -1
-    for the expectation over all draws; value with its 95 % interval low..high, NaN where none is drawn; n: samples scored;
-    refused: samples left out because nothing would have remained of them.
+    model: "ensemble", "unimodal", "average" (of the logits of the uni-modal models) or "gap" (the
+        ensemble minus the best uni-modal model of the modalities that remain).
+    missing: the removed modalities, "" for none, "any" for the worst of all subsets, sample by
+    sample.
+    left: the modalities that remain.
+    ratio: the missing ratio, the share of samples that lose them.
+    draw: the number of a seeded draw, -1 for the expectation over all draws.
+    value: with its 95 % interval low..high, which is NaN where none is computed.
+    n: samples scored.
+    refused: samples left out because no modality would have remained.
     """
 
     model: str
@@ -269,14 +335,21 @@ class ResultRow(NamedTuple):
     refused: int
 
 
+# Text for sets of modalities. ---------------------------------------------------------------------
+
+
 def format_pattern(modalities: Iterable[str]) -> str:
-    """The written name of a set of modalities, sorted: "audio+image"."""
+    """Return the name of a set of modalities, sorted: "audio+image"."""
     return "+".join(sorted(modalities))
 
 
 def parse_alternatives(text: str) -> tuple[tuple[str, ...], ...]:
-    """What is taken away, as it is written: "audio" (that one), "audio+image" (both), "audio|image" (one of the two, each
-    as likely): the sets of which a sample loses one."""
-    return tuple(
-        sorted({tuple(sorted({m.strip() for m in one.split("+")})) for one in text.split("|")})
-    )
+    """Return the sets of modalities of which a sample loses one, each equally likely.
+
+    "audio" removes that modality, "audio+image" both, "audio|image" one of the two.
+    """
+    sets = set()
+    for part in text.split("|"):
+        names = {name.strip() for name in part.split("+")}
+        sets.add(tuple(sorted(names)))
+    return tuple(sorted(sets))

@@ -1,4 +1,4 @@
-"""Settings checked against a model, told apart, and named by a hash."""
+"""Validate settings against a schema, compare them, and name them by a hash."""
 
 from __future__ import annotations
 
@@ -13,62 +13,91 @@ from pydantic import BaseModel, ValidationError
 from umemma.errors import UserError, unknown_name
 
 Model = TypeVar("Model", bound=BaseModel)
+KEY = "[key]"  # how pydantic marks that an error is about the key of a mapping
 
 
 def validate(model: type[Model], data: Mapping[str, Any], where: str, prefix: str = "") -> Model:
-    """`data` as a `model`, or one UserError that lists everything wrong with it by path."""
+    """Return `data` as a `model`. Raises one UserError that lists all problems with their paths.
+
+    where: the file or the settings that the error names.
+    prefix: the path of `data` in the settings.
+    """
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
-        problems = [
-            _problem(model, [str(part) for part in e["loc"]], e, prefix) for e in error.errors()
-        ]
+        problems = []
+        for details in error.errors():
+            path = [str(part) for part in details["loc"]]
+            problems.append(_describe_problem(model, path, details, prefix))
     raise UserError(
         "; ".join(problems),
         where,
-        "Mend the settings; the project's params.yaml shows them all.",
+        "Correct the settings. docs/reference/settings.md lists all of them.",
         usage=True,
     )
 
 
-def _problem(model: type[BaseModel], path: list[str], error: Any, prefix: str) -> str:
-    name = ".".join(filter(None, [prefix, *path]))
-    if error["type"] != "extra_forbidden":
-        message = error["msg"][0].lower() + error["msg"][1:]
-        given = "" if error["type"] == "missing" else f", but it is {error['input']!r}"
-        return f"{name}: {message}{given}"
-    section: Any = functools.reduce(_field, path[:-1], model)
-    known = (
-        section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
-    )
-    wrong = unknown_name("key", name, (), "")
-    return f"{wrong.what} ({unknown_name('key', path[-1], known).hint.rstrip('.')})"
+def _describe_problem(model: type[BaseModel], path: list[str], details: Any, prefix: str) -> str:
+    """Return one problem as "path: message, but it is value", for an item of ValidationError."""
+    if details["type"] == "extra_forbidden":
+        return _describe_unknown_key(model, path, prefix)
+    message = details["msg"][0].lower() + details["msg"][1:]
+    if path[-1:] == [KEY]:
+        message = f"the key {message}"
+        path = path[:-2]
+    name = _join(prefix, path)
+    if details["type"] == "missing":
+        return f"{name}: {message}"
+    return f"{name}: {message}, but it is {details['input']!r}"
 
 
-def _field(model: Any, name: str) -> Any:
-    """The type below `name`: a section's field, or the values of a mapping."""
+def _describe_unknown_key(model: type[BaseModel], path: list[str], prefix: str) -> str:
+    section: Any = functools.reduce(_type_of_field, path[:-1], model)
+    known: list[str] = []
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        known = list(section.model_fields)
+    hint = unknown_name("key", path[-1], known).hint
+    return f"unknown key {_join(prefix, path)!r} ({hint.rstrip('.')})"
+
+
+def _join(prefix: str, path: list[str]) -> str:
+    if prefix:
+        path = [prefix, *path]
+    return ".".join(path)
+
+
+def _type_of_field(model: Any, name: str) -> Any:
+    """Return the type of a section's field, or the type of the values of a mapping."""
     fields = getattr(model, "model_fields", {})
     if name in fields:
         return fields[name].annotation
     arguments = getattr(model, "__args__", ())
-    return arguments[-1] if arguments else model
+    if arguments:
+        return arguments[-1]
+    return model
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """A short hash of plain settings; the same settings in any order give the same one."""
+    """Return a short hash of plain settings. It does not depend on the order of their keys."""
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def list_differences(
-    there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = ""
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    prefix: str = "",
 ) -> list[str]:
-    """What two settings differ in, as ["a.b: 1 there, 2 here"], for the error that refuses one of them."""
+    """Return the differences of two settings as ["a.b: 1 there, 2 here"].
+
+    The error that refuses an output made with other settings shows them.
+    """
     lines = []
     for key in sorted(there.keys() | here.keys()):
-        left, right = there.get(key), here.get(key)
+        left = there.get(key)
+        right = here.get(key)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += list_differences(left, right, f"{prefix}{key}.")
+            lines.extend(list_differences(left, right, f"{prefix}{key}."))
         elif left != right:
             lines.append(f"{prefix}{key}: {left!r} there, {right!r} here")
     return lines

@@ -20,7 +20,7 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Command line and settings",
         "settings",
-        ("cli.py", "config.py", "validation.py", "missing.py"),
+        ("cli/", "config/", "validation.py", "missing.py"),
     ),
     (
         "umemma download",

@@ -53,7 +53,7 @@ def test_a_custom_encoder_in_every_stage_with_adapters(project):
     assert evaluate.run(params).about["preset"] == "ume-mma"
     save_file({"1.weight": start["1.weight"], "other": start["1.bias"]}, "start.safetensors")
     with pytest.raises(UserError, match=r"missing: 1.bias, 3.bias, 3.weight; unexpected: other"):
-        pretrain.run(params, "image", again=True)
+        pretrain.run(params, "image", force=True)
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_model_that_is_there_stays_unless_it_is_to_be_trained_again(project, m
     assert pretrain.run(params, "image") == json.loads(about.read_text())["scores"]["val_score"]
     assert about.stat().st_mtime_ns == before
     assert any("is trained with these settings already" in message for message in messages)
-    pretrain.run(params, "image", again=True)
+    pretrain.run(params, "image", force=True)
     assert about.stat().st_mtime_ns != before
 
 

@@ -81,7 +81,7 @@ def test_who_am_i(variables, world, monkeypatch):
 def test_an_environment_that_makes_no_sense(monkeypatch, rank):
     for name, value in {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=f"no rank in it: RANK={rank}, WORLD_SIZE=2"):
+    with pytest.raises(UserError, match=f"no valid rank: RANK={rank}, WORLD_SIZE=2"):
         distributed.world()
 
 

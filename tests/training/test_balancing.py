@@ -316,7 +316,7 @@ def test_taught_from_scratch_by_the_unimodal_models(project):
     assert torch.equal(torch.get_rng_state(), before)
     shutil.rmtree(params.paths.pretrain("audio"))
     with pytest.raises(UserError, match="pretrain-unimodal --modality audio"):
-        finetune.run(params, again=True)
+        finetune.run(params, force=True)
 
 
 def test_a_frozen_encoder_needs_no_teacher(tmp_path):

@@ -270,19 +270,19 @@ def test_what_is_taken_from_training_is_taken_from_validation_unless_it_is_said_
     def measure_shares(*sets: str) -> tuple[float, float]:
         """Return the shares of the training and of the validation samples that have an image."""
         params = quick("missing.train={audio: 0.3, image: 0.6}", *sets)
-        pretrain.run(params, "image", again=True)
+        pretrain.run(params, "image", force=True)
         if stage == "pretrain":
             # Samples without an image are left out.
             call = fit_calls[-1]
             return len(call.train) / whole["train"], len(call.val) / whole["val"]
-        pretrain.run(params, "audio", again=True)
-        finetune.run(params, again=True)
+        pretrain.run(params, "audio", force=True)
+        finetune.run(params, force=True)
         call = fit_calls[-1]
         train_images = call.train.present[:, 1].sum().item()
         val_images = call.val.present[:, 1].sum().item()
         return train_images / whole["train"], val_images / whole["val"]
 
-    pretrain.run(quick(), "image", again=True)
+    pretrain.run(quick(), "image", force=True)
     whole = {"train": len(fit_calls[-1].train), "val": len(fit_calls[-1].val)}
     assert measure_shares() == pytest.approx((0.4, 0.4), abs=0.06)
     assert measure_shares("missing.val={}") == (pytest.approx(0.4, abs=0.06), 1.0)
@@ -292,7 +292,7 @@ def test_what_is_taken_from_training_is_taken_from_validation_unless_it_is_said_
 @pytest.mark.slow
 def test_augmentation_is_for_training_alone_and_reaches_fine_tuning(project, fit_calls):
     for m in ("audio", "image"):
-        pretrain.run(quick("augment.image={shift: 0.2}"), m, again=True)
+        pretrain.run(quick("augment.image={shift: 0.2}"), m, force=True)
     finetune.run(quick("augment.image={shift: 0.2}"))
     call = fit_calls[-1]
     assert set(call.train.augments) == {"image"}

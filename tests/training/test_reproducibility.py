@@ -41,7 +41,7 @@ def test_a_kernel_that_cannot_repeat_is_named_with_the_switch(project):
         pretrain.run(quick(*sets), "image")
     assert "warn or false" in error.value.hint
     for value in ("warn", "false"):
-        assert pretrain.run(quick(*sets, f"machine.deterministic={value}"), "image", again=True) > 0
+        assert pretrain.run(quick(*sets, f"machine.deterministic={value}"), "image", force=True) > 0
     assert torch.is_deterministic_algorithms_warn_only_enabled() is False
-    pretrain.run(quick(), "audio", again=True)
+    pretrain.run(quick(), "audio", force=True)
     assert torch.are_deterministic_algorithms_enabled()

@@ -66,7 +66,7 @@ def test_labels_out_of_range(tmp_path):
 def test_training_never_opens_the_test_split(project):
     for file in Path("data/shards/digits").glob("test-*.tar"):
         file.unlink()
-    pretrain.run(quick(), "image", again=True)
+    pretrain.run(quick(), "image", force=True)
     finetune.run(quick())
 
 

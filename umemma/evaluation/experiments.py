@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from umemma.config import PRESETS, Compare, Evaluate, Missing, Params, Paths
+from umemma.config import PRESETS, Compare, Evaluate, MissingRatios, Params, Paths
 from umemma.errors import UserError, unknown_name
 from umemma.evaluation.predictions import Predictions, read_made_by
 from umemma.missing import format_missing
@@ -113,7 +113,7 @@ def training_absences(train: str, params: Params) -> dict[str, float]:
         raise UserError(problem, SETTING, usage=True) from None
     if len(shares) < len(pairs):
         raise UserError(f"{train!r} names one thing twice", SETTING, usage=True)
-    missing = validate(Missing, {"train": shares}, SETTING)
+    missing = validate(MissingRatios, {"train": shares}, SETTING)
     for what in missing.train:
         for taken in parse_alternatives(what):
             _check_modalities(taken, params)
@@ -203,7 +203,7 @@ def experiment_params(params: Params, experiment: Experiment, rate: float | None
     changes = {
         "place": experiment.place,
         "seed": experiment.seed,
-        "missing": Missing(train=training_absences(experiment.train, params)),
+        "missing": MissingRatios(train=training_absences(experiment.train, params)),
         "finetune": finetune,
         "evaluate": evaluate,
         "compare": Compare(),

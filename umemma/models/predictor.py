@@ -40,7 +40,7 @@ from umemma.system.files import read_json
 from umemma.types import BrokenPolicy, InputSpec, TextInput, format_pattern
 
 TRAIN_HINT = "Run: umemma finetune-ensemble, or name the folder of a trained model."
-REPAIR_HINT = "Copy the folder again, or train it: umemma finetune-ensemble --again"
+REPAIR_HINT = "Copy the folder again, or train it: umemma finetune-ensemble --force"
 
 
 @dataclass(frozen=True)

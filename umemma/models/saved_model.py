@@ -195,7 +195,7 @@ def find_current(
     path = folder / WEIGHTS
     if not path.is_file() or sha256(path) != info.weights_sha256:
         return None
-    logger.info(f"{folder} is trained with these settings already; --again trains it again.")
+    logger.info(f"{folder} is trained with these settings already; --force trains it again.")
     return info
 
 

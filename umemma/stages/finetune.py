@@ -29,10 +29,10 @@ from umemma.training.step import PatternStep
 from umemma.training.train import DataSource, train_model
 
 
-def run(params: Params, again: bool = False, tensorboard: bool = False) -> float:
+def run(params: Params, force: bool = False, tensorboard: bool = False) -> float:
     """Fine-tune the ensemble and return its validation score under the patterns of training.
 
-    A model that was trained with the same settings is kept, unless `again` is set.
+    A model that was trained with the same settings is kept, unless `force` is set.
     """
     # 1. Check the settings.
     section = params.finetune
@@ -45,7 +45,7 @@ def run(params: Params, again: bool = False, tensorboard: bool = False) -> float
     device = prepare(params.seed, "finetune", deterministic=params.machine.deterministic)
     start = _find_start(params, data.index, encoders, switches)
     folder = params.paths.ensemble
-    if not again:
+    if not force:
         info = saved_model.find_current(folder, settings, start.checksums)
         if info is not None:
             return info.scores["val_score"]

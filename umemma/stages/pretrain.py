@@ -22,11 +22,11 @@ from umemma.training.step import PatternStep
 from umemma.training.train import DataSource, train_model
 
 
-def run(params: Params, modality: str, again: bool = False, tensorboard: bool = False) -> float:
+def run(params: Params, modality: str, force: bool = False, tensorboard: bool = False) -> float:
     """Train the uni-modal model of `modality` and return its validation score.
 
     Samples that lack the modality are left out. A model that was trained with the same settings is
-    kept, unless `again` is set.
+    kept, unless `force` is set.
     """
     # 1. Check the settings.
     if modality not in params.modalities:
@@ -40,7 +40,7 @@ def run(params: Params, modality: str, again: bool = False, tensorboard: bool = 
     weights = factory.find_weights(encoders)
     started_from = {m: sha256(path) for m, path in weights.items()}
     folder = params.paths.pretrain(modality)
-    if not again:
+    if not force:
         info = saved_model.find_current(folder, settings, started_from)
         if info is not None:
             return info.scores["val_score"]

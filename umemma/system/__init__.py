@@ -1,1 +1,1 @@
-"""Files, HTTP, logging, seeds, processes: what carries data around and changes no number."""
+"""Files, HTTP, logs, processes and seeds: what carries data around and computes no result."""

@@ -1,11 +1,13 @@
-"""Who am I among the processes of a run, and what they tell one another.
+"""Rank, world size and collective operations.
 
-Rank and size come from the environment: torchrun's (`torchrun --nproc-per-node 8 -m umemma ...`), else that of a Slurm
-step (`srun umemma ...`), else this process is alone. Alone, every function here is free.
+Both come from the environment, as torchrun (`torchrun --nproc-per-node 8 -m umemma ...`) or a
+Slurm step (`srun umemma ...`) sets it. Without either, this process is the only one, and every
+function here returns at once.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -20,9 +22,21 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+# The environment variables of (rank, world size, local rank). A batch script without srun has no
+# SLURM_STEP_NUM_TASKS, so it runs alone.
+LAUNCHERS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+)
+
 
 class World(NamedTuple):
-    """rank: 0..size-1; local_rank: the rank on this machine, which is also the number of its GPU."""
+    """The place of this process among all of a run.
+
+    rank: 0..size-1.
+    size: the number of processes.
+    local_rank: the rank on this machine, which is also the number of its GPU.
+    """
 
     rank: int = 0
     size: int = 1
@@ -30,153 +44,180 @@ class World(NamedTuple):
 
 
 def world() -> World:
-    """UserError where the environment is torchrun's but makes no sense."""
-    torchrun, slurm = (
-        ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-    )
-    for names in (
-        torchrun,
-        slurm,
-    ):  # a batch script without srun has no SLURM_STEP_NUM_TASKS: it is alone
+    """Return the place of this process. Raises UserError for an invalid environment."""
+    for names in LAUNCHERS:
         if all(name in os.environ for name in names):
-            try:
-                found = World(*(int(os.environ[name]) for name in names))
-            except ValueError:
-                found = World(-1)
-            if not 0 <= found.rank < found.size:
-                values = ", ".join(f"{name}={os.environ[name]}" for name in names)
-                raise UserError(
-                    f"no rank in it: {values}", "environment", "Start it with torchrun or srun."
-                )
-            return found
+            return _parse_world(names)
     return World()
 
 
+def _parse_world(names: tuple[str, str, str]) -> World:
+    try:
+        place = World(*(int(os.environ[name]) for name in names))
+    except ValueError:
+        place = World(-1)
+    if 0 <= place.rank < place.size:
+        return place
+    values = ", ".join(f"{name}={os.environ[name]}" for name in names)
+    raise UserError(
+        f"no valid rank: {values}",
+        "environment",
+        "Start the processes with torchrun or srun.",
+    )
+
+
 def is_main() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Return whether this is rank 0, the only process that writes files and reports results."""
     return world().rank == 0
 
 
 def init() -> torch.device:
-    """Join the other processes, and take this one's device. Once per process; alone there is nobody to join."""
-    import torch
-    from torch import distributed as dist
+    """Join the process group, if there are several processes, and return the device of this one.
 
-    rank, size, local_rank = world()
-    cuda = torch.cuda.is_available()
-    device = (
-        torch.device("cuda", local_rank % torch.cuda.device_count())
-        if cuda
-        else torch.device("cpu")
-    )
-    if cuda:
+    Call it once per process.
+    """
+    import torch
+
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", world().local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    if size > 1 and not dist.is_initialized():
-        if (
-            "MASTER_ADDR" not in os.environ
-        ):  # Slurm: the first machine of the step, a port of the step's own
-            os.environ["MASTER_ADDR"] = _first_host(
-                os.environ.get("SLURM_STEP_NODELIST", "localhost")
-            )
-            step = int(os.environ.get("SLURM_JOB_ID", 0)) * 31 + int(
-                os.environ.get("SLURM_STEP_ID", 0)
-            )
-            os.environ.setdefault("MASTER_PORT", str(20000 + step % 20000))
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo", rank=rank, world_size=size
-        )
+    if world().size > 1:
+        _join_process_group(device)
     return device
 
 
+def _join_process_group(device: torch.device) -> None:
+    from torch import distributed as dist
+
+    if dist.is_initialized():
+        return
+    if "MASTER_ADDR" not in os.environ:
+        _set_slurm_address()
+    backend = "gloo"
+    if device.type == "cuda":
+        backend = "cpu:gloo,cuda:nccl"
+    rank, size, _ = world()
+    dist.init_process_group(backend, rank=rank, world_size=size)
+
+
+def _set_slurm_address() -> None:
+    """Set where the processes meet: on the first machine of the step, at a port of the step."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "localhost")
+    os.environ["MASTER_ADDR"] = _first_host(nodes)
+    job = int(os.environ.get("SLURM_JOB_ID", 0))
+    step = int(os.environ.get("SLURM_STEP_ID", 0))
+    port = 20000 + (job * 31 + step) % 20000
+    os.environ.setdefault("MASTER_PORT", str(port))
+
+
+def _first_host(nodes: str) -> str:
+    """Return the first machine of a Slurm list: "gpu07" of "gpu[07-09,12],login1"."""
+    match = re.match(r"([^\[,]+)(?:\[(\w+))?", nodes)
+    if match is None:
+        return "localhost"
+    return match[1] + (match[2] or "")
+
+
 def shutdown() -> None:
-    """Part from the other processes, if there are any."""
-    if _joined():
+    """Leave the process group, if this process is in one."""
+    if _is_joined():
         from torch import distributed as dist
 
         dist.destroy_process_group()
 
 
 def all_reduce_max(numbers: Sequence[float]) -> Callable[[], list[float]]:
-    """Ask for each number's largest value over all processes; the answer is waited for when it is called."""
+    """Start to compute the maximum of each number over all ranks.
+
+    Returns a function that waits for the result and returns it.
+    """
     import torch
     from torch import distributed as dist
 
-    both = torch.tensor(numbers, dtype=torch.float64)
-    work = dist.all_reduce(both, dist.ReduceOp.MAX, async_op=True) if world().size > 1 else None
+    maxima = torch.tensor(numbers, dtype=torch.float64)
+    work = None
+    if world().size > 1:
+        work = dist.all_reduce(maxima, dist.ReduceOp.MAX, async_op=True)
 
-    def answer() -> list[float]:
+    def wait() -> list[float]:
         if work is not None:
             work.wait()
-        return both.tolist()
+        return maxima.tolist()
 
-    return answer
+    return wait
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """The values of all processes, by rank. Plain data, small."""
-    if world().size == 1:
+    """Return the values of all ranks, by rank. They have to be small plain data."""
+    size = world().size
+    if size == 1:
         return [value]
     from torch import distributed as dist
 
-    values: list[Any] = [None] * world().size
+    values: list[Any] = [None] * size
     dist.all_gather_object(values, value)
     return values
 
 
-def gather_rows(mine: Tensor, total: int) -> Tensor:
-    """(total, ...) of all processes from the (n, ...) of each, on the CPU: of rank r come the rows r, r + size, ..."""
+def gather_rows(rank_rows: Tensor, total: int) -> Tensor:
+    """Return the (total, ...) rows of all ranks from the (n, ...) rows of each, on the CPU.
+
+    Rank r has the rows of `rank_indices`: r, r + size, ...
+    """
     size = world().size
     if size == 1:
-        return mine
+        return rank_rows
     import torch
     from torch import distributed as dist
 
-    most = -(-total // size)
-    padded = mine.new_zeros((most, *mine.shape[1:]))
-    padded[: len(mine)] = mine
-    flat = (
-        padded.contiguous().view(torch.uint8).flatten()
-        if padded.numel()
-        else padded.new_zeros(0, dtype=torch.uint8)
-    )
-    parts = [torch.empty_like(flat) for _ in range(size)]
-    dist.all_gather(parts, flat)
-    return torch.stack([part.view(mine.dtype).view(padded.shape) for part in parts], 1).flatten(
-        0, 1
-    )[:total]
-
-
-def broadcast(tensors: Iterable[Tensor]) -> None:
-    """The tensors become what they are in the main process, in place."""
-    if world().size > 1:
-        from torch import distributed as dist
-
-        for tensor in tensors:
-            dist.broadcast(tensor, 0)
+    rows_per_rank = math.ceil(total / size)
+    padded = rank_rows.new_zeros((rows_per_rank, *rank_rows.shape[1:]))
+    padded[: len(rank_rows)] = rank_rows
+    sent = padded.new_zeros(0, dtype=torch.uint8)
+    if padded.numel():
+        sent = padded.contiguous().view(torch.uint8).flatten()
+    received = [torch.empty_like(sent) for _ in range(size)]
+    dist.all_gather(received, sent)
+    by_rank = [part.view(rank_rows.dtype).view(padded.shape) for part in received]
+    return torch.stack(by_rank, 1).flatten(0, 1)[:total]
 
 
 def rank_indices(total: int) -> range:
-    """The rows of this process, such that `rows` puts them together again."""
+    """Return the rows of this rank. `gather_rows` combines those of all ranks."""
     return range(world().rank, total, world().size)
 
 
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Copy the tensors of rank 0 into those of all ranks, in place."""
+    if world().size == 1:
+        return
+    from torch import distributed as dist
+
+    for tensor in tensors:
+        dist.broadcast(tensor, 0)
+
+
 def raise_on_all(function: Callable[[], Result]) -> Result:
-    """`function()`, and a UserError of any process becomes one of all, so that none waits for one that has gone."""
-    result, error = None, None
+    """Return `function()`. A UserError of one rank is raised on all, so none waits for another."""
+    result = None
+    error = None
     try:
         result = function()
     except UserError as caught:
         error = caught
-    first = next((one for one in all_gather_object(error) if one is not None), None)
-    if first is not None:
-        raise error or first
+    for first_error in all_gather_object(error):
+        if first_error is not None:
+            raise error or first_error
     return result  # type: ignore[return-value]
 
 
 def is_first_to_report(text: str) -> bool:
-    """Whether no other process has said the same yet. Processes fail alike; the user should read it once."""
-    if not _joined():
+    """Return whether no other rank has reported this text.
+
+    Ranks fail alike, and the user should read the error once.
+    """
+    if not _is_joined():
         try:
             return is_main()
         except UserError:
@@ -184,20 +225,16 @@ def is_first_to_report(text: str) -> bool:
     from torch import distributed as dist
 
     try:
-        return int(dist.distributed_c10d._get_default_store().add(f"said: {text}", 1)) == 1
-    except RuntimeError:  # the process that kept the count is gone
+        store = dist.distributed_c10d._get_default_store()
+        count = int(store.add(f"said: {text}", 1))
+    except RuntimeError:  # the process that keeps the count has ended
         return True
+    return count == 1
 
 
-def _joined() -> bool:
+def _is_joined() -> bool:
     if "torch" not in sys.modules:
         return False
     from torch import distributed as dist
 
     return dist.is_initialized()
-
-
-def _first_host(nodes: str) -> str:
-    """The first machine of a Slurm list such as "gpu[07-09,12],login1": "gpu07"."""
-    match = re.match(r"([^\[,]+)(?:\[(\w+))?", nodes)
-    return (match[1] + (match[2] or "")) if match else "localhost"

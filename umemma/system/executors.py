@@ -1,8 +1,9 @@
-"""Independent jobs, carried out by several processes here or on a cluster.
+"""Run independent jobs in several processes, on this machine or on a Ray cluster.
 
-Each executor is `(function, jobs, workers) -> results as they come, in any order`. `function` must be a module's own and
-idempotent. A job whose worker dies is done again; one that kills its worker every time is given up, with a message, and
-has no result. What then is missing is for the caller to find out, from what the jobs leave behind.
+An executor is `(function, jobs, workers) -> results`, in any order, as they become available.
+`function` must be a function of a module, and idempotent: a job whose worker dies is run again. A
+job that kills its worker every time is skipped with a message and has no result. The caller finds
+out what is missing from what the jobs leave behind.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from loguru import logger
 
@@ -27,143 +28,88 @@ from umemma.errors import UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
 ATTEMPTS = 2  # for a job that is alone with its worker
+JOBS_PER_WORKER = 2  # submitted at a time, so that no worker waits
+CONNECT_TIMEOUT = 10  # s
+
+
+# On this machine. ---------------------------------------------------------------------------------
 
 
 def run_locally(
-    function: Callable[[Job], Result], jobs: Iterable[Job], workers: int
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    workers: int,
 ) -> Iterator[Result]:
-    """`workers` spawned processes; one worker is this process itself."""
+    """Run the jobs in `workers` spawned processes. A single worker is this process itself."""
     if workers == 1:
         yield from map(function, jobs)
         return
-    todo, handed_out = iter(jobs), deque[Job]()
+    remaining = iter(jobs)
+    submitted = deque[Job]()
     while True:
-        # 1. As many at a time as there are workers, until a worker dies. Any job that was under way may have killed it.
+        # 1. Run as many jobs at a time as there are workers, until a worker dies. Any of the
+        #    submitted jobs may have killed it.
         try:
-            with _pool(workers) as pool:
-                yield from _window(pool, function, todo, 2 * workers, handed_out)
+            with _make_pool(workers) as pool:
+                width = JOBS_PER_WORKER * workers
+                yield from _run_window(pool, function, remaining, width, submitted)
             return
         except BrokenProcessPool:
             logger.warning(
-                f"A worker process died; the {len(handed_out)} jobs that were under way are done again."
+                f"A worker process died; the {len(submitted)} jobs in progress are run again."
             )
-        # 2. Those one by one, which shows who it was; then on with the rest.
-        while handed_out:
-            job = handed_out.popleft()
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    with _pool(1) as pool:
-                        yield pool.submit(function, job).result()
-                    break
-                except BrokenProcessPool:
-                    logger.error(
-                        f"{job} killed its worker process, attempt {attempt} of {ATTEMPTS}."
-                    )
+        # 2. Run the submitted jobs one by one, which shows the one that kills. Then go to 1.
+        while submitted:
+            yield from _run_alone(function, submitted.popleft())
 
 
-def run_on_ray(
-    address: str,
-) -> Callable[[Callable[[Job], Result], Iterable[Job], int], Iterator[Result]]:
-    """Tasks of Ray Core, on the cluster at `address` ("auto" = the one of this machine) or, with "", on one of its own."""
-
-    def run(
-        function: Callable[[Job], Result], jobs: Iterable[Job], workers: int
-    ) -> Iterator[Result]:
+def _run_alone(function: Callable[[Job], Result], job: Job) -> Iterator[Result]:
+    """Yield the result of a job, or nothing where it killed its worker in each attempt."""
+    for attempt in range(1, ATTEMPTS + 1):
         try:
-            import ray as core
-        except ImportError:
-            raise UserError(
-                "ray is not installed", "--executor ray", "Run: pip install 'umemma[ray]'"
-            ) from None
-        if match := re.fullmatch(
-            r"([^:/]+):(\d+)", address
-        ):  # Ray itself would wait for many minutes
-            try:
-                socket.create_connection((match[1], int(match[2])), timeout=10).close()
-            except OSError as error:
-                hint = "Check that it runs, and the address."
-                raise UserError(
-                    f"no Ray cluster: {error}", f"--ray-address {address}", hint
-                ) from None
-        try:
-            core.init(
-                address=address or None, num_cpus=None if address else workers, log_to_driver=False
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"no Ray cluster: {error}", f"--ray-address {address}", "Check that it runs."
-            ) from None
-        folder = os.getcwd()
-
-        def there(job: Job) -> Result:
-            """On whatever node: paths are relative to the folder that the command runs in."""
-            try:
-                os.chdir(folder)
-            except OSError:
-                hint = "Run in a folder of a file system that all nodes share."
-                raise UserError(
-                    "a node of the cluster doesn't have this folder", folder, hint
-                ) from None
-            return function(job)
-
-        try:
-            task = core.remote(max_retries=0)(there)
-            width = 2 * max(workers, int(core.cluster_resources().get("CPU", 1)))
-            jobs = iter(jobs)
-            running = {task.remote(job): (job, 1) for job in itertools.islice(jobs, width)}
-            while running:
-                (done,), _ = core.wait(list(running), num_returns=1)
-                job, attempt = running.pop(done)
-                try:
-                    yield core.get(done)
-                except core.exceptions.RayTaskError as error:
-                    raise error.cause or error from None
-                except core.exceptions.RayError as error:  # its worker or its node died
-                    logger.error(
-                        f"{job} lost its worker ({type(error).__name__}), attempt {attempt} of {1 + ATTEMPTS}."
-                    )
-                    if attempt <= ATTEMPTS:
-                        running[task.remote(job)] = (job, attempt + 1)
-                        continue
-                running |= {task.remote(job): (job, 1) for job in itertools.islice(jobs, 1)}
-        finally:
-            core.shutdown()
-
-    return run
+            with _make_pool(1) as pool:
+                yield pool.submit(function, job).result()
+            return
+        except BrokenProcessPool:
+            logger.error(f"{job} killed its worker process, attempt {attempt} of {ATTEMPTS}.")
 
 
-def _window(
+def _run_window(
     pool: ProcessPoolExecutor,
     function: Callable[[Job], Result],
     jobs: Iterator[Job],
     width: int,
-    handed_out: deque[Job],
+    submitted: deque[Job],
 ) -> Iterator[Result]:
-    """Results. `handed_out` holds the jobs without one yet, at most `width`: listing a million jobs costs no memory."""
+    """Yield the results of the jobs, of which at most `width` are submitted at a time.
+
+    `submitted` holds those without a result yet. So the jobs are listed as they are needed, and a
+    million of them take no memory.
+    """
     running: dict[Future[Result], Job] = {}
     while True:
         for job in itertools.islice(jobs, width - len(running)):
-            handed_out.append(job)  # first, for the pool may be found broken
+            submitted.append(job)  # before the pool gets it, as the pool may turn out to be broken
             running[pool.submit(function, job)] = job
         if not running:
             return
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
             result = future.result()
-            handed_out.remove(running.pop(future))
+            submitted.remove(running.pop(future))
             yield result
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # forking a process that has threads is how pools come to hang
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+def _make_pool(workers: int) -> ProcessPoolExecutor:
+    # Spawned, because a forked copy of a process with threads can deadlock.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
 
 
-def _begin() -> None:
-    """In a new worker: Ctrl-C ends it at once, and so does the death of its parent, however sudden."""
+def _start_worker() -> None:
+    """Make Ctrl-C end a new worker at once, and the death of its parent as well."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
 
@@ -173,3 +119,98 @@ def _begin() -> None:
 
     if parent is not None:
         threading.Thread(target=end_with, args=[parent], daemon=True).start()
+
+
+# On a Ray cluster. --------------------------------------------------------------------------------
+
+
+def run_on_ray(
+    address: str,
+) -> Callable[[Callable[[Job], Result], Iterable[Job], int], Iterator[Result]]:
+    """Return the executor of the Ray cluster at `address`.
+
+    "auto" is the cluster that runs on this machine, "" a new one, only for these jobs.
+    """
+
+    def run(
+        function: Callable[[Job], Result],
+        jobs: Iterable[Job],
+        workers: int,
+    ) -> Iterator[Result]:
+        try:
+            import ray
+        except ImportError:
+            raise UserError(
+                "ray is not installed",
+                "--executor ray",
+                "Run: pip install 'umemma[ray]'",
+            ) from None
+        _connect(ray, address, workers)
+        try:
+            task = ray.remote(max_retries=0)(_run_in_folder(function, os.getcwd()))
+            cores = int(ray.cluster_resources().get("CPU", 1))
+            width = JOBS_PER_WORKER * max(workers, cores)
+            yield from _run_tasks(ray, task, iter(jobs), width)
+        finally:
+            ray.shutdown()
+
+    return run
+
+
+def _connect(ray: Any, address: str, workers: int) -> None:
+    """Connect to a Ray cluster, or start one. Raises UserError where there is none."""
+    where = f"--ray-address {address}"
+    host_and_port = re.fullmatch(r"([^:/]+):(\d+)", address)
+    if host_and_port:
+        # Ray itself would wait for many minutes.
+        host, port = host_and_port.groups()
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
+        except OSError as error:
+            hint = "Check that the cluster runs, and its address."
+            raise UserError(f"no Ray cluster: {error}", where, hint) from None
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False)
+        else:
+            ray.init(num_cpus=workers, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        hint = "Check that the cluster runs."
+        raise UserError(f"no Ray cluster: {error}", where, hint) from None
+
+
+def _run_in_folder(function: Callable[[Job], Result], folder: str) -> Callable[[Job], Result]:
+    """Return `function` as it runs on any node: paths are relative to the folder of the command."""
+
+    def run(job: Job) -> Result:
+        try:
+            os.chdir(folder)
+        except OSError:
+            hint = "Run umemma in a folder of a file system that all nodes share."
+            raise UserError("a node of the cluster has no such folder", folder, hint) from None
+        return function(job)
+
+    return run
+
+
+def _run_tasks(ray: Any, task: Any, jobs: Iterator[Any], width: int) -> Iterator[Any]:
+    """Yield the results of the jobs, of which at most `width` are submitted at a time."""
+    attempts = 1 + ATTEMPTS
+    running: dict[Any, tuple[Any, int]] = {}
+    for job in itertools.islice(jobs, width):
+        running[task.remote(job)] = (job, 1)
+    while running:
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        job, attempt = running.pop(done)
+        try:
+            yield ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause or error from None
+        except ray.exceptions.RayError as error:  # the worker or its node died
+            reason = type(error).__name__
+            logger.error(f"{job} lost its worker ({reason}), attempt {attempt} of {attempts}.")
+            if attempt < attempts:
+                running[task.remote(job)] = (job, attempt + 1)
+                continue
+        for next_job in itertools.islice(jobs, 1):
+            running[task.remote(next_job)] = (next_job, 1)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, then renamed."""
+"""Atomic writes: a file is written beside its place and renamed, so it is complete or absent."""
 
 from __future__ import annotations
 
@@ -28,63 +28,76 @@ if TYPE_CHECKING:
     from umemma.types import Source
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+# Atomic writes. -----------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A path to write to; it becomes `path` when the block ends well, and is removed when it doesn't."""
+    """Yield a temporary path to write to. It is renamed to `path` when the block ends.
+
+    Where the block raises, the temporary file is removed and `path` stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _beside(path, "part")
+    temporary = _hidden_path(path, "part")
     try:
-        yield aside
-        os.replace(aside, path)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill; it takes the place of `path` when the block ends well. Until then the old one stays."""
+    """Yield an empty folder to fill. It replaces the folder `path` when the block ends.
+
+    Where the block raises, or the replacement fails, the previous folder stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
-    aside, old = _beside(path, "part"), _beside(path, "old")
-    aside.mkdir()
+    temporary = _hidden_path(path, "part")
+    previous = _hidden_path(path, "old")
+    temporary.mkdir()
     try:
-        yield aside
+        yield temporary
         if path.exists():
-            os.replace(path, old)
-        os.replace(aside, path)
+            os.replace(path, previous)
+        os.replace(temporary, path)
     finally:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if previous.exists() and not path.exists():
+            os.replace(previous, path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def new_files(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill; when the block ends well its files replace those of `folder`, whose others stay."""
+    """Yield an empty folder to fill. When the block ends, its files replace those of `folder`.
+
+    The other files of `folder` stay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    aside = _beside(folder, "part")
-    aside.mkdir()
+    temporary = _hidden_path(folder, "part")
+    temporary.mkdir()
     try:
-        yield aside
-        for file in sorted(aside.iterdir()):
+        yield temporary
+        for file in sorted(temporary.iterdir()):
             os.replace(file, folder / file.name)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Tidy up after processes of this machine that were killed: what was half-written goes, what was moved aside returns."""
+    """Clean up after killed processes of this machine.
+
+    Incomplete files are removed, and a folder that was about to be replaced is moved back.
+    """
     for path in [*folder.glob(".*.part"), *folder.glob(".*.old")]:
         match = re.fullmatch(r"\.(.+)\.([^.]*)-(\d+)\.(part|old)", path.name)
-        if match is None or match[2] != _host() or psutil.pid_exists(int(match[3])):
+        if match is None:
             continue
-        name, kind = match[1], match[4]
+        name, host, process, kind = match.groups()
+        if host != _host() or psutil.pid_exists(int(process)):
+            continue
         if kind == "old" and not (folder / name).exists():
             os.replace(path, folder / name)
         elif path.is_dir():
@@ -93,8 +106,8 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _beside(path: Path, kind: str) -> Path:
-    """A hidden path that says whose it is, so that others who share the disk leave it alone."""
+def _hidden_path(path: Path, kind: str) -> Path:
+    """Return a hidden path beside `path` that names the process, as others may share the disk."""
     return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{kind}")
 
 
@@ -102,23 +115,36 @@ def _host() -> str:
     return platform.node().replace(".", "-")
 
 
+# Formats. -----------------------------------------------------------------------------------------
+
+
 def save_tensors(
-    tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    about: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a .safetensors file with the mode that any new file has here; safetensors itself lets only the owner read."""
+    """Write a .safetensors file with the file mode that any new file gets here.
+
+    safetensors itself lets only the owner read.
+
+    about: metadata of the file.
+    """
     from safetensors.torch import save_file  # imports torch, which --help does without
 
     path.touch()
-    mode = stat.S_IMODE(
-        path.stat().st_mode
-    )  # what the umask, or the folder's access list, makes of it
-    save_file(dict(tensors), path, None if about is None else dict(about))
+    mode = stat.S_IMODE(path.stat().st_mode)  # as the umask or the folder's access list decides
+    metadata = None
+    if about is not None:
+        metadata = dict(about)
+    save_file(dict(tensors), path, metadata)
     path.chmod(mode)
 
 
 def write_json(path: Path, data: Any) -> None:
-    with new_file(path) as aside:
-        aside.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Write a JSON file with sorted keys."""
+    text = json.dumps(data, indent=2, sort_keys=True) + "\n"
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_csv(
@@ -141,7 +167,10 @@ def write_csv(
 
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:
-    """A JSON object. UserError with `hint` (how to make the file) where there is none or it is damaged."""
+    """Return the JSON object in a file.
+
+    Raises UserError where the file is missing or damaged; `hint` says how to make it.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -153,30 +182,57 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     return data
 
 
+# Sizes and checksums. -----------------------------------------------------------------------------
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def file_size(path: Path) -> int | None:
-    """Bytes of a file that is there, None for none: nor for a name that no disk can hold, which a list may well have."""
+    """Return the bytes of a file, or None where there is no such file.
+
+    A list of files may contain names that no file system allows. There is no such file either.
+    """
     try:
-        return path.stat().st_size if path.is_file() else None
+        if path.is_file():
+            return path.stat().st_size
     except (OSError, ValueError):
-        return None
+        pass
+    return None
 
 
 def find_mismatch(path: Path, source: Source) -> str:
-    """What is wrong with a source's file, "" if nothing: its checksum where one is known, else its size."""
-    if (found := file_size(path)) is None:
+    """Return what is wrong with the file of a source, or "" where it is right.
+
+    The checksum is compared where one is known, otherwise the size.
+    """
+    size = file_size(path)
+    if size is None:
         return "is missing"
-    if not found:
+    if size == 0:
         return "is empty"
     kind, _, expected = source.checksum.rpartition(":")
+    expected = expected.lower()
     if not kind:
-        return (
-            f"has {found:,} bytes, not {source.size:,}"
-            if source.size and found != source.size
-            else ""
-        )
+        if source.size and size != source.size:
+            return f"has {size:,} bytes, not {source.size:,}"
+        return ""
     try:
-        with gzip.open(path) if kind.startswith("gunzip-") else path.open("rb") as file:
-            actual = hashlib.file_digest(file, kind.removeprefix("gunzip-")).hexdigest()
+        actual = _checksum(path, kind)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         return "is a damaged .gz file"
-    return "" if actual == expected.lower() else f"has the {kind} {actual}, not {expected.lower()}"
+    if actual != expected:
+        return f"has the {kind} {actual}, not {expected}"
+    return ""
+
+
+def _checksum(path: Path, kind: str) -> str:
+    """Return a checksum in hexadecimal. kind: "md5", or "gunzip-md5" of the content of a .gz."""
+    if kind.startswith("gunzip-"):
+        with gzip.open(path) as content:
+            return hashlib.file_digest(content, kind.removeprefix("gunzip-")).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()

@@ -1,4 +1,4 @@
-"""Commands as processes, several at a time: what each took of the machine, and an orderly end when one is asked for."""
+"""Run commands as processes, several at a time, and measure the resources that each one uses."""
 
 from __future__ import annotations
 
@@ -6,35 +6,36 @@ import contextlib
 import ctypes
 import functools
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 from umemma.errors import UserError
-
-STOPPED: dict[int, int] = {
-    signal.SIGTERM: 75,
-    signal.SIGINT: 130,
-}  # exit status; 75 is EX_TEMPFAIL, "try again"
+from umemma.system.signals import catch_stop_signals, make_stop_error
 
 
 class Command(NamedTuple):
-    """What it prints is added to the file `log`."""
+    """A command line. What it prints is appended to the file `log`."""
 
     words: Sequence[str]
     log: Path
 
 
 class Ended(NamedTuple):
-    """status: as the shell knows it, below 0 the signal that ended it; wall and processor time in s; peak: GiB of main memory
-    of the largest of its processes."""
+    """How a command ended.
+
+    status: its exit status; a negative number is the signal that ended it.
+    seconds: wall time in s.
+    cpu: processor time in s.
+    peak: GiB of main memory of the largest of its processes.
+    """
 
     status: int
     seconds: float
@@ -42,7 +43,8 @@ class Ended(NamedTuple):
     peak: float
 
 
-# What is to be done one after another: each command it yields is run, and how that ended comes back.
+# Commands to run one after another: each one that the generator yields is run, and it is sent how
+# that command ended.
 Job = Generator[Command, Ended, None]
 
 
@@ -52,73 +54,98 @@ class _Child:
     job: Job
     slot: int
     process: subprocess.Popen[bytes]
-    begun: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.perf_counter)
 
 
 def run(
-    jobs: Mapping[str, Job], width: int, devices: Sequence[str] = ()
+    jobs: Mapping[str, Job],
+    width: int,
+    devices: Sequence[str] = (),
 ) -> Iterator[tuple[str, UserError | None]]:
-    """Carry out `width` jobs at a time, each with its share of the cores and, in turn, one of the GPUs `devices`. Gives their
-    names as they end, with the error that ended one; the others go on.
+    """Run `width` jobs at a time, and yield (name, error or None) as each one ends.
 
-    On SIGTERM and Ctrl-C no further command begins, those under way get SIGTERM and are waited for, and UserError says
-    so. Where this process dies without a word, they get SIGTERM too (on Linux). The process must have no other children.
+    A job that fails does not stop the others. After SIGTERM or Ctrl-C no further command starts;
+    the running ones get SIGTERM and are waited for, and UserError says so. If this process dies,
+    they get SIGTERM as well (on Linux). The process must have no other children.
+
+    devices: the GPUs. The jobs get an equal share of the cores, and in turn one of the GPUs.
     """
-    waiting, free = deque(jobs.items()), deque(range(width))
+    waiting = deque(jobs.items())
+    free_slots = deque(range(width))
     running: dict[int, _Child] = {}
-    with _asked_to_stop(running) as stops:
+
+    def forward(signals: Sequence[int]) -> None:
+        _terminate_all(running)
+
+    with _end_with_block(running), catch_stop_signals(forward) as stops:
         while running or (waiting and not stops):
-            # 1. A new job where there is room for one, else the next to end.
-            if waiting and free and not stops:
-                (name, job), slot = waiting.popleft(), free.popleft()
-                then = _next(job, None)
+            # 1. Start a new job where a slot is free, or wait for a command to end.
+            if waiting and free_slots and not stops:
+                name, job = waiting.popleft()
+                slot = free_slots.popleft()
+                step = _advance(job, None)
             else:
-                pid, status, used = os.wait4(-1, 0)
-                if not (child := running.pop(pid, None)):
+                pid, status, usage = os.wait4(-1, 0)
+                child = running.pop(pid, None)
+                if child is None:
                     continue
-                name, job, slot = child.name, child.job, child.slot
-                child.process.returncode = os.waitstatus_to_exitcode(status)
-                peak = used.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-                seconds, cpu = time.perf_counter() - child.begun, used.ru_utime + used.ru_stime
-                then = _next(job, Ended(child.process.returncode, seconds, cpu, peak))
-            # 2. What it wants next.
-            if isinstance(then, Command) and not stops:
-                process = _start(then, width, devices[slot % len(devices)] if devices else None)
+                name = child.name
+                job = child.job
+                slot = child.slot
+                step = _advance(job, _measure(child, status, usage))
+            # 2. Run the next command of the job.
+            if isinstance(step, Command) and not stops:
+                device = None
+                if devices:
+                    device = devices[slot % len(devices)]
+                process = _start(step, width, device)
                 running[process.pid] = _Child(name, job, slot, process)
-                if stops:  # the signal came before it was among those that are told
-                    _end(process.pid)
+                if stops:  # the signal came before this process was in `running`
+                    _terminate(process.pid)
                 continue
-            free.append(slot)
-            if then is None or (
-                isinstance(then, UserError) and not stops
-            ):  # one that was stopped hasn't failed
-                yield name, then
+            # 3. The job is over. One that was stopped has not failed.
+            free_slots.append(slot)
+            if step is None:
+                yield name, None
+            elif isinstance(step, UserError) and not stops:
+                yield name, step
     if stops:
-        what = f"stopped by {signal.Signals(stops[0]).name}"
-        raise UserError(
-            what, hint="Run the same command to go on from there.", status=STOPPED[stops[0]]
-        )
+        raise make_stop_error(stops[0])
 
 
-def _next(job: Job, ended: Ended | None) -> Command | UserError | None:
+def _advance(job: Job, ended: Ended | None) -> Command | UserError | None:
+    """Return the next command of a job, the error that ended it, or None after the last command."""
     try:
-        return next(job) if ended is None else job.send(ended)
+        if ended is None:
+            return next(job)
+        return job.send(ended)
     except StopIteration:
         return None
     except UserError as error:
         return error
 
 
+def _measure(child: _Child, status: int, usage: resource.struct_rusage) -> Ended:
+    exit_status = os.waitstatus_to_exitcode(status)
+    child.process.returncode = exit_status
+    seconds = time.perf_counter() - child.started
+    cpu = usage.ru_utime + usage.ru_stime
+    units_per_gib = 2**20  # KiB
+    if sys.platform == "darwin":
+        units_per_gib = 2**30  # bytes
+    return Ended(exit_status, seconds, cpu, usage.ru_maxrss / units_per_gib)
+
+
 def _start(command: Command, width: int, device: str | None) -> subprocess.Popen[bytes]:
-    """In a group of its own: Ctrl-C reaches this process alone, which then sees to the others."""
+    """Start a command in a process group of its own.
+
+    So Ctrl-C reaches only this process, which then stops the others.
+    """
     environment = dict(os.environ)
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // width)))
+    threads = max(1, len(os.sched_getaffinity(0)) // width)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
-    die_together = None
-    if sys.platform == "linux":
-        set_death_signal = 1  # see prctl(2)
-        die_together = functools.partial(ctypes.CDLL(None).prctl, set_death_signal, signal.SIGTERM)
     command.log.parent.mkdir(parents=True, exist_ok=True)
     with command.log.open("ab") as log:
         return subprocess.Popen(
@@ -128,32 +155,36 @@ def _start(command: Command, width: int, device: str | None) -> subprocess.Popen
             stderr=subprocess.STDOUT,
             env=environment,
             process_group=0,
-            preexec_fn=die_together,
+            preexec_fn=_die_with_parent(),
         )
 
 
+def _die_with_parent() -> Callable[[], int] | None:
+    """Return a function that makes a new process get SIGTERM when its parent dies (on Linux)."""
+    if sys.platform != "linux":
+        return None
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, see prctl(2)
+    prctl = ctypes.CDLL(None).prctl
+    return functools.partial(prctl, set_parent_death_signal, signal.SIGTERM)
+
+
 @contextlib.contextmanager
-def _asked_to_stop(running: Mapping[int, _Child]) -> Iterator[list[int]]:
-    """The signals to stop that have come; each is passed on as SIGTERM. However the block ends, no child goes on."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        for pid in list(running):
-            _end(pid)
-
-    before = {number: signal.signal(number, note) for number in STOPPED}
+def _end_with_block(running: Mapping[int, _Child]) -> Iterator[None]:
+    """End all running processes however the block ends."""
     try:
-        yield caught
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for pid, child in running.items():
-            _end(pid)
+        _terminate_all(running)
+        for child in running.values():
             child.process.wait()
 
 
-def _end(pid: int) -> None:
-    """Not Popen.terminate, which would take the status of one that has ended."""
+def _terminate_all(running: Mapping[int, _Child]) -> None:
+    for pid in list(running):
+        _terminate(pid)
+
+
+def _terminate(pid: int) -> None:
+    """Send SIGTERM. Popen.terminate would collect the status of a process that has ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)

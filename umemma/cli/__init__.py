@@ -1,0 +1,100 @@
+"""The command line.
+
+Each command is a thin function over a stage: it reads the settings, calls `stages/`, and prints the
+result. torch is imported inside the stages, so that `--help` answers at once. This module assembles the
+commands; `data`, `train` and `use` hold them, `options` what they share.
+
+Exit status: 0 = done; 2 = the command line or the settings are wrong; 75 or 130 = stopped by SIGTERM or
+Ctrl-C; 1 = any other error that the user can correct.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from umemma._version import __version__
+from umemma.cli import data, train, use
+from umemma.errors import UserError
+from umemma.system import distributed
+
+DATA = "Data"
+TRAIN = "Train and evaluate"
+USE = "Use"
+LOOK = "Look"
+
+app = typer.Typer(
+    name="umemma",
+    help=(
+        "Train multi-modal classifiers that keep working when a modality is missing (UME-MMA, "
+        "arXiv 2310.06383).\n\n"
+        "Every stage reads params.yaml in the current directory; --params names another file. "
+        "`dvc repro` runs all stages."
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _add(name: str, panel: str, command: Callable[..., None], text: str = "") -> None:
+    """Add a command. Its help is `text` or its docstring, without the line breaks in paragraphs."""
+    paragraphs = (text or inspect.getdoc(command) or "").split("\n\n")
+    unwrapped = [" ".join(paragraph.split()) for paragraph in paragraphs]
+    app.command(name, rich_help_panel=panel, help="\n\n".join(unwrapped))(command)
+
+
+_add("download", DATA, data.download)
+_add("doctor", DATA, data.doctor)
+_add("preprocess", DATA, data.preprocess)
+_add("verify", DATA, data.verify)
+_add("pretrain-unimodal", TRAIN, train.pretrain_unimodal)
+_add("finetune-ensemble", TRAIN, train.finetune_ensemble)
+_add("evaluate-missing", TRAIN, train.evaluate_missing)
+_add(
+    "evaluate",
+    TRAIN,
+    train.evaluate_missing,
+    "Measure accuracy with modalities missing: short name of evaluate-missing.",
+)
+_add("compare", TRAIN, train.compare)
+_add("predict", USE, use.predict)
+_add("export", USE, use.export)
+_add("datasets", LOOK, data.list_datasets)
+_add("encoders", LOOK, use.list_encoders)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. A UserError becomes one message on stderr and its exit status."""
+    try:
+        app(arguments)
+    except UserError as error:
+        if distributed.is_first_to_report(str(error)):
+            print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    finally:
+        distributed.shutdown()
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"umemma {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Show the version.",
+        ),
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,191 @@
+"""The commands that bring data in: datasets, download, doctor, preprocess, verify."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from umemma.cli.options import PARAMS, AsJson, DatasetName, ParamsFile, Sets, start
+from umemma.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from umemma.stages.preprocess import Executor
+
+EXECUTORS = ("local", "ray")
+
+
+def list_datasets() -> None:
+    """List the datasets with their modalities and the number of their classes.
+
+    `umemma doctor NAME` shows more about one, its licence and citation too.
+    """
+    from rich.table import Column, Table
+
+    from umemma import datasets
+    from umemma.system.log import output
+
+    table = Table(
+        Column("name", no_wrap=True),
+        Column("classes", justify="right", no_wrap=True),
+        "what it is",
+    )
+    for name in datasets.NAMES:
+        spec = datasets.get_module(name).SPEC
+        classes = str(len(spec.classes) or "yours")
+        table.add_row(name, classes, f"{' + '.join(spec.modalities)}: {spec.summary}")
+    output.print(table)
+
+
+def download(
+    name: DatasetName = "",
+    from_: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="PATH_OR_URL",
+            help=(
+                "Take the files from here: a file, a folder that is searched for them, or an "
+                "http(s) address."
+            ),
+            show_default=False,
+        ),
+    ] = "",
+    params: ParamsFile = PARAMS,
+    set_: Sets = None,
+) -> None:
+    """Download and verify the raw files of a dataset. Files that are already there stay.
+
+    Where a file needs an account or a manual step, the command prints the steps and the expected
+    folder tree. After these steps, run the same command: it resumes, and verifies the files that were
+    placed by hand.
+
+    Creates: data/raw/<dataset>/ and, last, its download.json.
+    """
+    settings = start("download", params, set_, name)
+    from umemma.stages import download as stage
+
+    folder = stage.run(settings.dataset, settings.preprocess.options, from_)
+    print(f"Raw files are in {folder}")
+
+
+def doctor(
+    name: DatasetName = "",
+    as_json: AsJson = False,
+    params: ParamsFile = PARAMS,
+    set_: Sets = None,
+) -> None:
+    """Examine the raw files of a dataset and report problems. Changes nothing.
+
+    The report has the number of samples per split and class beside the expected one, missing and
+    corrupt files, clips without sound, absent modalities, groups in two splits, duplicates, and the
+    licence.
+
+    Exit status 1 where something has to be corrected.
+    """
+    settings = start("doctor", params, set_, name)
+    from umemma.stages import doctor as stage
+
+    sys.exit(stage.run(settings, as_json))
+
+
+def preprocess(
+    workers: Annotated[
+        int,
+        typer.Option(min=0, help="Worker processes; 0 = one per core."),
+    ] = 0,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Pack the samples again that failed or have a broken medium.",
+        ),
+    ] = False,
+    num_tasks: Annotated[
+        int,
+        typer.Option(min=1, help="Divide the shards among this many tasks (a Slurm array)."),
+    ] = 1,
+    task_index: Annotated[
+        int,
+        typer.Option(min=0, help="The index of this task, from 0."),
+    ] = 0,
+    executor: Annotated[
+        str,
+        typer.Option(help="Where the workers run: local, or ray."),
+    ] = "local",
+    ray_address: Annotated[
+        str,
+        typer.Option(
+            help="The address of a Ray cluster. By default a new one on this machine.",
+            show_default=False,
+        ),
+    ] = "",
+    params: ParamsFile = PARAMS,
+    set_: Sets = None,
+) -> None:
+    """Pack the raw files into WebDataset shards.
+
+    The bytes of the shards do not depend on the number of workers or tasks. Shards that are current
+    stay, so the same command resumes after an interruption. The task that ends last writes the index.
+
+    Exit status 1 while any shard is missing, also one of another task, and where more samples fail
+    than preprocess.max_failures allows.
+
+    Creates: data/shards/<dataset>/ *.tar, *.parquet (a row per sample, failures too), *.json and,
+    last, index.json.
+    """
+    settings = start("preprocess", params, set_)
+    from umemma.stages import preprocess as stage
+    from umemma.system import executors
+
+    if executor not in EXECUTORS:
+        raise unknown_name("executor", executor, EXECUTORS, "--executor")
+    if ray_address and executor != "ray":
+        raise UserError(
+            "is only used with --executor ray",
+            "--ray-address",
+            "Add --executor ray, or leave --ray-address out.",
+            usage=True,
+        )
+    if task_index >= num_tasks:
+        raise UserError(
+            f"{task_index} is not below {num_tasks}",
+            "--task-index",
+            "Tasks are counted from 0.",
+            usage=True,
+        )
+    run_jobs: Executor = executors.run_locally
+    if executor == "ray":
+        run_jobs = executors.run_on_ray(ray_address)
+    index = stage.run(
+        settings,
+        workers,
+        retry_failed=retry_failed,
+        share=stage.Share(num_tasks, task_index),
+        executor=run_jobs,
+    )
+    counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
+    print(f"Shards are in {settings.paths.shards}: {counts} samples")
+    broken = index.broken()
+    if broken:
+        print(f"With a medium that can't be read, which counts as absent: {broken}")
+    failures = index.failures()
+    if failures:
+        print(f"Failed: {failures}")
+
+
+def verify(params: ParamsFile = PARAMS, set_: Sets = None) -> None:
+    """Check the shards against their index: every checksum, and every sample by reading it.
+
+    Changes nothing.
+
+    Exit status 1 where a shard differs from the index.
+    """
+    settings = start("verify", params, set_)
+    from umemma.stages import verify as stage
+
+    index = stage.run(settings)
+    shards = sum(len(files) for files in index.splits.values())
+    samples = sum(index.samples(split) for split in index.splits)
+    print(f"{settings.paths.shards}: {shards} shards, {samples} samples, all as indexed")

@@ -1,0 +1,112 @@
+"""What the commands share: options, and the start of a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from umemma.system import distributed
+
+if TYPE_CHECKING:
+    from umemma.config import Params
+
+PARAMS = Path("params.yaml")
+
+DatasetName = Annotated[
+    str,
+    typer.Argument(
+        help="The dataset. By default the one that params.yaml names.",
+        show_default=False,
+    ),
+]
+ParamsFile = Annotated[
+    Path,
+    typer.Option("--params", metavar="FILE", help="The settings file."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="A.B=VALUE",
+        help="Change a setting for this run. Repeatable.",
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Train again, even if the model exists."),
+]
+Again = Annotated[
+    bool,
+    typer.Option("--again", hidden=True, help="The former name of --force."),
+]
+TensorBoard = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Also write events for TensorBoard to runs/."),
+]
+ModelFolder = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="FOLDER",
+        help="A trained model. By default the ensemble of params.yaml.",
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Allow the model to run the code that its `import:` encoders name.",
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON on stdout, and nothing else."),
+]
+
+
+def start(command: str, file: Path, sets: list[str] | None, dataset: str = "") -> Params:
+    """Start the log of a command and return its settings.
+
+    dataset: a dataset other than that of the file has its own default settings. It needs no file.
+    """
+    from umemma import datasets
+    from umemma.system import log
+
+    if dataset:
+        datasets.check(dataset)
+    params = _load(file, sets or [], dataset)
+    datasets.check(params.dataset)
+    log.start_logging(command)
+    return params
+
+
+def _load(file: Path, sets: list[str], dataset: str) -> Params:
+    from umemma import config
+
+    if dataset and file == PARAMS and not file.exists():
+        return config.default_params(dataset, sets)
+    params = config.load_params(file, sets)
+    if dataset in ("", params.dataset):
+        return params
+    return config.default_params(dataset, sets)
+
+
+def start_with_model(command: str, folder: str, file: Path, sets: list[str] | None) -> Path:
+    """Start the log of a command and return the folder of its model.
+
+    The settings are read only where no folder is named.
+    """
+    from umemma.system import log
+
+    if not folder:
+        return start(command, file, sets).paths.ensemble
+    log.start_logging(command)
+    return Path(folder)
+
+
+def print_once(text: str) -> None:
+    """Print a result on rank 0 only."""
+    if distributed.is_main():
+        print(text)

@@ -1,0 +1,228 @@
+"""The commands that train and evaluate: pretrain, finetune, evaluate, compare."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from umemma.cli.options import (
+    PARAMS,
+    Again,
+    AsJson,
+    Force,
+    ParamsFile,
+    Sets,
+    TensorBoard,
+    print_once,
+    start,
+)
+from umemma.errors import UserError
+from umemma.presets import PRESETS
+from umemma.system import distributed
+
+if TYPE_CHECKING:
+    from umemma.config import Paths
+
+PRESET_NAMES = ", ".join(PRESETS)
+
+
+def pretrain_unimodal(
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train only this modality. Repeatable. By default all of params.yaml.",
+        ),
+    ] = None,
+    force: Force = False,
+    again: Again = False,
+    tensorboard: TensorBoard = False,
+    params: ParamsFile = PARAMS,
+    set_: Sets = None,
+) -> None:
+    """Train one classifier per modality.
+
+    The ensemble starts from these models, and they show what each modality can do alone. The same
+    command resumes a training that was stopped. Several processes: `torchrun --nproc-per-node N -m
+    umemma pretrain-unimodal`, or `srun umemma pretrain-unimodal`.
+
+    Exit status 75 after SIGTERM, when a checkpoint was saved: run the same command to resume.
+
+    Creates: models/<dataset>/pretrain/<modality>/ (model.safetensors, model.json, metrics.csv); runs/
+    during the training.
+    """
+    settings = start("pretrain-unimodal", params, set_)
+    from umemma.stages import pretrain as stage
+
+    for name in modality or settings.modalities:
+        score = stage.run(settings, name, force or again, tensorboard)
+        print_once(f"{name}: validation score {score:.1%}, in {settings.paths.pretrain(name)}")
+
+
+def finetune_ensemble(
+    preset: Annotated[
+        str,
+        typer.Option(
+            help=f"The method, instead of finetune.preset: {PRESET_NAMES}.",
+            show_default=False,
+        ),
+    ] = "",
+    force: Force = False,
+    again: Again = False,
+    tensorboard: TensorBoard = False,
+    params: ParamsFile = PARAMS,
+    set_: Sets = None,
+) -> None:
+    """Fine-tune the ensemble and show it every way in which modalities can be missing.
+
+    The presets are UME-MMA (`ume-mma`) and its baselines. The same command resumes a training that
+    was stopped. Several processes: as with pretrain-unimodal.
+
+    Exit status 75 after SIGTERM, when a checkpoint was saved: run the same command to resume.
+
+    Creates: models/<dataset>/ensemble/ (model.safetensors, model.json, metrics.csv); runs/ during the
+    training.
+    """
+    sets = list(set_ or [])
+    if preset:
+        sets.append(f"finetune.preset={preset}")
+    settings = start("finetune-ensemble", params, sets)
+    from umemma.stages import finetune as stage
+
+    score = stage.run(settings, force or again, tensorboard)
+    print_once(f"ensemble: validation score {score:.1%}, in {settings.paths.ensemble}")
+
+
+def evaluate_missing(
+    missing: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B or 'A|B'",
+            help="Remove A and B at once, or one of the two. By default every set in turn.",
+            show_default=False,
+        ),
+    ] = "",
+    ratio: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="The missing ratio: the share of samples that lose them, 0 to 1. Repeatable.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    params: ParamsFile = PARAMS,
+    set_: Sets = None,
+) -> None:
+    """Measure accuracy with modalities missing.
+
+    Without --missing and --ratio: evaluate the whole grid and write the report. With either: answer
+    this one question from the predictions of the last evaluation, and write nothing.
+
+    Creates: results/<dataset>/ report.html, report.md, metrics.json, information.json, grid.parquet,
+    predictions.parquet, information.csv, robustness.csv, robustness.png, per_class.csv, confusion.csv.
+    """
+    settings = start("evaluate-missing", params, set_)
+    from umemma.reports import evaluation
+    from umemma.stages import evaluate as stage
+    from umemma.system.log import output
+
+    is_question = bool(missing or ratio)
+    if is_question:
+        outcome = stage.ask(settings, missing, ratio or [])
+    else:
+        outcome = stage.run(settings)
+    if not distributed.is_main():
+        return
+    if as_json:
+        print(json.dumps(stage.as_json(outcome), indent=2, sort_keys=True, allow_nan=False))
+        return
+    if is_question:
+        output.print(evaluation.ratio_table(outcome))
+    output.print(evaluation.subset_table(outcome))
+    for line in evaluation.remarks(outcome):
+        output.print(line, highlight=False, markup=False)
+    if not is_question:
+        _print_report_files(settings.paths)
+
+
+def _print_report_files(paths: Paths) -> None:
+    print(f"page: {paths.results / 'report.html'}")
+    print(f"report: {paths.results / 'report.md'}")
+    print(f"figure: {paths.results / 'robustness.png'}")
+
+
+def compare(
+    preset: Annotated[
+        str,
+        typer.Option(help="Only the runs of this preset.", show_default=False),
+    ] = "",
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Only the runs of this seed.", show_default=False),
+    ] = None,
+    train: Annotated[
+        str,
+        typer.Option(help="Only the runs of this entry of compare.train.", show_default=False),
+    ] = "",
+    modality: Annotated[
+        str,
+        typer.Option(
+            help="Only the uni-modal models of this modality, which the presets share.",
+            show_default=False,
+        ),
+    ] = "",
+    table: Annotated[
+        bool,
+        typer.Option("--table", help="Train nothing; make the table of the finished runs."),
+    ] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Runs at a time, each with an equal share of the cores and one GPU.",
+        ),
+    ] = 1,
+    params: ParamsFile = PARAMS,
+    set_: Sets = None,
+) -> None:
+    """Train and evaluate every preset with every seed, and compare them in one table.
+
+    The section `compare` of params.yaml lists the presets, the seeds and what training misses.
+    Finished runs stay, so the same command resumes after an interruption. With --preset, --seed,
+    --train or --modality it makes only those runs, and no table.
+
+    Exit status 1 where a run fails; the others are made nevertheless. Exit status 75 after SIGTERM:
+    run the same command to resume.
+
+    Creates: results/<dataset>/compare/ compare.md, compare.html, compare.csv, compare.json,
+    differences.csv, robustness.csv, robustness.png; the runs in models/ and
+    results/<dataset>/compare/<train>/<seed>/<preset>/; runs/<dataset>/compare/costs.csv.
+    """
+    is_partial = bool(preset or train or modality or seed is not None)
+    if (table and is_partial) or (preset and modality):
+        raise UserError(
+            "these options cannot be combined",
+            "umemma compare",
+            "Use --table alone, as it shows all runs, and --modality without --preset, as the "
+            "presets share the uni-modal models.",
+            usage=True,
+        )
+    settings = start("compare", params, set_)
+    from umemma.reports.comparison_costs import format_costs
+    from umemma.reports.comparison_tables import WIDTH, format_terminal
+    from umemma.stages import compare as stage
+    from umemma.stages import compare_table
+    from umemma.system.log import output
+
+    if not table:
+        stage.run(settings, jobs, preset, seed, train, modality)
+    if is_partial:
+        return
+    report = compare_table.run(settings)
+    for block in format_terminal(report, max(output.width, WIDTH)):
+        output.print(block)
+    output.print(*report.notes, sep="\n", highlight=False)
+    costs = format_costs(settings)
+    if costs:
+        output.print(costs)
+    print(f"report: {settings.paths.results / 'compare' / 'compare.md'}")

@@ -1,0 +1,201 @@
+"""The commands that use what is there: predict, export, encoders."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from umemma.cli.options import (
+    PARAMS,
+    AsJson,
+    ModelFolder,
+    ParamsFile,
+    Sets,
+    Trust,
+    start_with_model,
+)
+from umemma.errors import UserError
+
+
+def predict(
+    audio: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="The sound: an audio file, or a video with sound.",
+            show_default=False,
+        ),
+    ] = "",
+    image: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="The image.", show_default=False),
+    ] = "",
+    spectrogram: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="A spectrogram, as an image.", show_default=False),
+    ] = "",
+    text: Annotated[
+        str,
+        typer.Option(
+            metavar="WORDS",
+            help="The text itself; with --text-files the path of a file.",
+            show_default=False,
+        ),
+    ] = "",
+    video: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="The video.", show_default=False),
+    ] = "",
+    manifest: Annotated[
+        str,
+        typer.Option(
+            metavar="TABLE",
+            help="Predict a table of samples instead: .csv, .tsv, .parquet or .jsonl.",
+            show_default=False,
+        ),
+    ] = "",
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="The .parquet file for the predictions of a table.",
+            show_default=False,
+        ),
+    ] = "",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODALITY=COLUMN",
+            help="The column of a modality. Repeatable. By default it has the modality's name.",
+        ),
+    ] = None,
+    text_files: Annotated[
+        bool,
+        typer.Option("--text-files", help="Texts are paths of UTF-8 files."),
+    ] = False,
+    top: Annotated[
+        int,
+        typer.Option(min=1, help="How many classes to show."),
+    ] = 5,
+    batch_size: Annotated[
+        int,
+        typer.Option(min=1, help="How many samples of a table to predict at a time."),
+    ] = 64,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that decode the media of a table. By default chosen automatically.",
+        ),
+    ] = None,
+    broken: Annotated[
+        Literal["absent", "fail"],
+        typer.Option(
+            help="A medium that cannot be read is absent, or its sample gets no prediction.",
+        ),
+    ] = "absent",
+    model: ModelFolder = "",
+    trust: Trust = False,
+    as_json: AsJson = False,
+    params: ParamsFile = PARAMS,
+    set_: Sets = None,
+) -> None:
+    """Predict the class of a sample, or of each sample of a table, from the modalities that it has.
+
+    A medium that cannot be read counts as absent. The command warns about it, or writes the reason
+    into the table. A row without a prediction says why. Paths are relative to the table.
+
+    Exit status 1 where no row of the table has a prediction.
+
+    Creates: with --manifest the file --out: key, label, probability, probabilities, present, reason.
+    """
+    folder = start_with_model("predict", model, params, set_)
+    options = {
+        "audio": audio,
+        "image": image,
+        "spectrogram": spectrogram,
+        "text": text,
+        "video": video,
+    }
+    media = {modality: value for modality, value in options.items() if value}
+    if bool(manifest) != bool(out) or (manifest and media):
+        raise UserError(
+            "these options cannot be combined",
+            "umemma predict",
+            "Use --manifest TABLE --out FILE, or name one sample, such as --image FILE.",
+            usage=True,
+        )
+    from umemma.stages import predict as stage
+    from umemma.system.log import output
+
+    if not manifest:
+        prediction = stage.run(folder, media, text_files, trust, broken)
+        if as_json:
+            print(stage.as_json(prediction))
+        else:
+            output.print(stage.make_class_table(prediction, top), highlight=False)
+        return
+    counts = stage.run_table(
+        folder,
+        Path(manifest),
+        Path(out),
+        columns or [],
+        text_files,
+        workers,
+        batch_size,
+        trust,
+        broken,
+    )
+    if as_json:
+        print(stage.as_json(counts))
+    else:
+        print(f"{out}: {counts}")
+    if not counts.answered:
+        sys.exit(1)
+
+
+def export(
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            help="The folder for the ONNX models. By default onnx/ beside the model.",
+            show_default=False,
+        ),
+    ] = "",
+    model: ModelFolder = "",
+    trust: Trust = False,
+    params: ParamsFile = PARAMS,
+    set_: Sets = None,
+) -> None:
+    """Write a trained model as ONNX, and check it against PyTorch for every subset of modalities.
+
+    Creates: models/<dataset>/onnx/ encoder-<modality>.onnx, fusion.onnx and export.json, which
+    describes their inputs.
+    """
+    folder = start_with_model("export", model, params, set_)
+    from umemma.stages import export as stage
+
+    target = folder.parent / "onnx"
+    if out:
+        target = Path(out)
+    print(f"ONNX models are in {target}, {stage.run(folder, target, trust)}")
+
+
+def list_encoders(
+    pattern: Annotated[
+        str,
+        typer.Argument(help='The names to show, such as "timm:resnet*".', show_default=False),
+    ] = "",
+    modality: Annotated[
+        str,
+        typer.Option(help="Show only encoders for this modality.", show_default=False),
+    ] = "",
+) -> None:
+    """List the encoders: their input, their feature width and which weights are available."""
+    from umemma.stages import encoders as stage
+
+    stage.run(pattern, modality)

@@ -1,0 +1,152 @@
+"""The whole of params.yaml, and the settings that each stage's output depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from umemma.config.paths import Paths
+from umemma.config.sections import (
+    Compare,
+    Encoder,
+    Evaluate,
+    Machine,
+    MissingRatios,
+    Names,
+    Preprocess,
+)
+from umemma.config.training import Finetune, Pretrain
+from umemma.errors import UserError, unknown_name
+from umemma.types import Plain, parse_alternatives
+from umemma.validation import fingerprint
+
+
+class Params(Plain):
+    """The whole of params.yaml.
+
+    modalities: the modalities to use, some or all of those of the dataset.
+    shards: a folder, or a URL such as s3://bucket/shards.
+    augment: {modality: its options}, which the modality validates.
+    place: set by `umemma compare` for each of its runs, see `Paths`.
+    """
+
+    dataset: str
+    modalities: Names
+    seed: int = 0
+    shards: str = "data/shards"
+    preprocess: Preprocess = Preprocess()
+    encoders: dict[str, Encoder] = {}
+    augment: dict[str, dict[str, Any]] = {}
+    missing: MissingRatios = MissingRatios()
+    pretrain: Pretrain = Pretrain()
+    finetune: Finetune = Finetune()
+    evaluate: Evaluate = Evaluate()
+    compare: Compare = Compare()
+    machine: Machine = Machine()
+    place: Annotated[str, Field(pattern=r"^(compare/[^/]+/-?\d+)?$")] = ""
+
+    @property
+    def paths(self) -> Paths:
+        """Where the files of the dataset are."""
+        return Paths(self.dataset, self.shards, self.place, self.finetune.preset)
+
+    def encoder(self, modality: str) -> Encoder:
+        """Return the settings of a modality's encoder."""
+        return self.encoders.get(modality, Encoder())
+
+    def check_modalities(self, known: Sequence[str]) -> None:
+        """Raise UserError unless `modalities` names each one once and all names are `known`."""
+        for where, names in self._modalities_named():
+            for name in names:
+                if name not in known:
+                    raise unknown_name("modality", name, known, where)
+        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
+            raise UserError(
+                f"{list(self.modalities)} has to name each modality once",
+                "modalities",
+                usage=True,
+            )
+
+    def _modalities_named(self) -> Iterator[tuple[str, Iterable[str]]]:
+        """Yield (setting, the modalities that it names)."""
+        yield "modalities", self.modalities
+        yield "encoders", self.encoders
+        yield "augment", self.augment
+        yield "missing.train", _removed_modalities(self.missing.train)
+        yield "missing.val", _removed_modalities(self.missing.val or {})
+        yield "pretrain.modalities", self.pretrain.modalities
+        yield "finetune.modalities", self.finetune.modalities
+
+    # The settings that each stage's output depends on. An output made with others is refused.
+
+    def shard_settings(self) -> dict[str, Any]:
+        """Return the settings that the shards depend on."""
+        preprocess = self.preprocess.model_dump(mode="json", exclude={"max_failures"})
+        return {"dataset": self.dataset, "preprocess": preprocess}
+
+    def unimodal_settings(self, modality: str, shards: str) -> dict[str, Any]:
+        """Return the settings that a uni-modal model depends on; `shards` is their fingerprint."""
+        return {
+            "kind": "unimodal",
+            "dataset": self.dataset,
+            "shards": shards,
+            "modalities": [modality],
+            "encoders": {modality: self.encoder(modality).model_dump(mode="json")},
+            **self._sample_settings([modality]),
+            "seed": self.seed,
+            "pretrain": self.pretrain.of(modality).model_dump(mode="json"),
+        }
+
+    def ensemble_settings(self, shards: str) -> dict[str, Any]:
+        """Return the settings that the ensemble depends on; `shards` is their fingerprint."""
+        names = sorted(self.modalities)
+        switches = self.finetune.switches()
+        unimodal = {}
+        if switches["init"] == "unimodal" or switches["balance"] == "umt":
+            for m in names:
+                unimodal[m] = fingerprint(self.unimodal_settings(m, shards))
+        return {
+            "kind": "ensemble",
+            "dataset": self.dataset,
+            "shards": shards,
+            "modalities": names,
+            "encoders": {m: self.encoder(m).model_dump(mode="json") for m in names},
+            **self._sample_settings(names),
+            "seed": self.seed,
+            "finetune": self.finetune.model_dump(mode="json") | switches,
+            "starts_from": unimodal,
+        }
+
+    def _sample_settings(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return what changes the samples that training and validation see of these modalities."""
+        train = self.missing.train
+        val = self.missing.val
+        if val is None:
+            val = train
+        return {
+            "augment": {m: self.augment[m] for m in names if self.augment.get(m)},
+            "missing": {
+                "train": _select_ratios(train, names),
+                "val": _select_ratios(val, names),
+            },
+        }
+
+
+def _removed_modalities(ratios: Iterable[str]) -> list[str]:
+    """Return the modalities that the keys of missing ratios name, such as "audio|image"."""
+    modalities: list[str] = []
+    for text in ratios:
+        for removed in parse_alternatives(text):
+            modalities.extend(removed)
+    return modalities
+
+
+def _select_ratios(ratios: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """Return the missing ratios above 0 that concern one of the modalities `names`."""
+    selected = {}
+    for text, ratio in ratios.items():
+        if ratio and not set(names).isdisjoint(_removed_modalities([text])):
+            selected[text] = ratio
+    return selected

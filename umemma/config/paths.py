@@ -1,0 +1,40 @@
+"""Where the files of a dataset are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class Paths:
+    """The files of a dataset, relative to the project root, which is the current directory.
+
+    place: a subfolder of models/ and results/, in which `umemma compare` keeps one of its runs. The
+    presets of a place share the uni-modal models there, so an ensemble is named after its preset.
+    """
+
+    # The files in the folder of a trained model.
+    WEIGHTS = "model.safetensors"
+    ABOUT = "model.json"
+    METRICS = "metrics.csv"
+
+    def __init__(
+        self,
+        dataset: str,
+        shards: str = "data/shards",
+        place: str = "",
+        preset: str = "",
+    ) -> None:
+        self.raw = Path("data/raw") / dataset
+        self.shards = f"{shards.rstrip('/')}/{dataset}"
+        self.runs = Path("runs") / dataset
+        self.models = Path("models") / dataset / place
+        self.results = Path("results") / dataset / place
+        if place:
+            self.ensemble = self.models / preset
+            self.results = self.results / preset
+        else:
+            self.ensemble = self.models / "ensemble"
+
+    def pretrain(self, modality: str) -> Path:
+        """Return the folder of a uni-modal model."""
+        return self.models / "pretrain" / modality

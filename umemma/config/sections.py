@@ -1,0 +1,168 @@
+"""The sections of params.yaml other than the two trainings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from umemma.errors import UserError
+from umemma.presets import PRESETS
+from umemma.types import BrokenPolicy, InputSpec, Packing, Plain, PositiveFloat, PositiveInt
+from umemma.validation import validate
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Preprocess(Plain):
+    """How records become shards.
+
+    shard_size: samples per shard.
+    max_failures: the share of samples that may fail, or have a broken medium, before the stage
+        fails.
+    broken: what happens to a medium that cannot be read: its modality is absent, or its sample
+        fails.
+    media: what of the raw media goes into the shards.
+    options: the options of the dataset, which validates them itself.
+    """
+
+    shard_size: PositiveInt = 1000
+    max_failures: Fraction = 0.0
+    broken: BrokenPolicy = "absent"
+    media: Packing = Packing()
+    options: dict[str, Any] = {}
+
+
+class Lora(Plain):
+    """Low-rank adapters. Reference: Hu et al., LoRA, arXiv 2106.09685.
+
+    The output of an adapter is scaled by alpha / rank.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Encoder(Plain):
+    """The encoder of one modality: its name, its input, its weights and how it is trained.
+
+    name: such as `cnn:small` or `timm:resnet18`; a plain string stands for a section with only
+        this key.
+    input: changes to the input that the encoder asks for.
+    weights: `none`, `pretrained`, or the path of a file. null is the family's default: pretrained
+        where the family is known for its weights, otherwise none.
+    tune: `full`, `frozen` (the weights stay as they are, in evaluation mode) or `lora`.
+    pool: how the features of the frames of a video become one.
+    """
+
+    name: str = "cnn:small"
+    input: dict[str, Any] = {}
+    weights: str | None = None
+    tune: Literal["full", "frozen", "lora"] = "full"
+    lora: Lora = Lora()
+    pool: Literal["mean", "attention"] = "mean"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        return value
+
+    def adapt(self, spec: InputSpec, modality: str) -> InputSpec:
+        """Return the encoder's InputSpec with the changes of `input`.
+
+        Raises UserError for a key that this kind of input does not have.
+        """
+        changed = spec.model_dump() | self.input
+        return validate(type(spec), changed, "settings", f"encoders.{modality}.input")
+
+
+class Evaluate(Plain):
+    """The evaluation grid.
+
+    split: the split that is evaluated.
+    ratios: the missing ratios, shares of the samples that lose a modality.
+    draws: the number of seeded draws in addition to the expectation over all draws.
+    bootstrap: the number of bootstrap resamples behind an interval.
+    metrics: the first one leads tables and curves; null selects the usual metrics of the task.
+    calibrate: use the temperature and bias of each subset that were fitted on the validation split,
+        where they help.
+    smallest_effect: the smallest difference of the leading metric that the report gives advice on;
+        0.01 is one point.
+    """
+
+    split: Literal["train", "val", "test"] = "test"
+    ratios: Annotated[tuple[Fraction, ...], Field(strict=False)] = tuple(i / 10 for i in range(11))
+    draws: NonNegativeInt = 5
+    bootstrap: PositiveInt = 1000
+    batch_size: PositiveInt = 256
+    metrics: Names | None = None
+    calibrate: bool = True
+    smallest_effect: Fraction = 0.01
+
+    def check_split(self) -> None:
+        """Raise UserError where a calibration would be judged by the samples it was fitted on."""
+        if self.split == "val" and self.calibrate:
+            raise UserError(
+                "the calibration was fitted on val, so results on val would look too good",
+                "evaluate.split",
+                "Set evaluate.calibrate=false, or evaluate another split.",
+                usage=True,
+            )
+
+
+class Compare(Plain):
+    """Which methods `umemma compare` trains and compares.
+
+    presets: the presets to train.
+    baseline: the preset that the method is tested against; null tests it against all others.
+    seeds: one run per preset and seed.
+    learning_rates: the rates tried for each run, of which validation selects the best; an empty
+        list uses the learning rate of `finetune`.
+    train: the conditions of training, each in place of missing.train: `complete`, `audio=0.7`, or
+        `audio=0.7,image=0.3` for several missing ratios at once.
+    """
+
+    presets: Names = tuple(PRESETS)
+    baseline: str | None = None
+    seeds: Annotated[tuple[int, ...], Field(strict=False)] = (0, 1, 2)
+    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(strict=False)] = ()
+    train: Names = ("complete",)
+
+
+class MissingRatios(Plain):
+    """The modalities that are removed on purpose, and from which share of the samples.
+
+    train: {modality: share of the training samples that lose it}. The key "audio|image" removes
+        one of the two from each of these samples, "audio+image" removes both.
+    val: the same for the validation samples, which select the epoch and fit the calibration. null
+        means as in `train`, {} means that nothing is removed.
+    """
+
+    train: dict[str, Fraction] = {}
+    val: dict[str, Fraction] | None = None
+
+
+class Machine(Plain):
+    """What depends on the machine. It changes no result, so no stage's output depends on it.
+
+    memory: GiB of decoded samples of a split that a process may cache. The samples of a larger
+        split are decoded for each batch.
+    workers: processes that decode, per training process; null chooses the number automatically.
+    checkpoint: seconds between checkpoints.
+    keep: how many checkpoints to keep.
+    deterministic: true uses only kernels that repeat to the bit; warn also uses others, with a
+        warning; false uses any. With warn and false, runs on the same machine may differ in
+        rounding.
+    """
+
+    memory: NonNegativeFloat = 4.0
+    workers: NonNegativeInt | None = None
+    checkpoint: NonNegativeFloat = 60.0
+    keep: PositiveInt = 2
+    deterministic: bool | Literal["warn"] = True

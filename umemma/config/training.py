@@ -1,0 +1,220 @@
+"""The sections `pretrain` and `finetune`: what one run of the training loop needs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from umemma.config.sections import Fraction, NonNegativeFloat
+from umemma.errors import UserError, unknown_name
+from umemma.presets import PRESETS, Balance, Init, Mma, Train
+from umemma.types import Plain, PositiveFloat, PositiveInt
+from umemma.validation import validate
+
+
+class LearningRate(Plain):
+    """The learning rate of a part of a model. null uses that of the enclosing section."""
+
+    learning_rate: PositiveFloat | None = None
+
+
+class Rates(LearningRate):
+    """The learning rate and weight decay of a part. null uses those of the enclosing section."""
+
+    weight_decay: NonNegativeFloat | None = None
+
+
+class PartRates(Plain):
+    """The rates of the parts of a model.
+
+    encoder: the encoders.
+    adapters: the low-rank adapters in them (`tune: lora`).
+    head: the classifiers.
+    absence: the learned vectors that replace absent modalities. They have no weight decay.
+    """
+
+    encoder: Rates = Rates()
+    adapters: Rates = Rates()
+    head: Rates = Rates()
+    absence: LearningRate = LearningRate()
+
+
+class ModalityRates(Rates, PartRates):
+    """The rates of one modality in fine-tuning: for its whole model, or for one part of it."""
+
+
+class Training(PartRates):
+    """What one run of the training loop needs.
+
+    batch_size: samples of a step, over all processes.
+    learning_rate: the peak learning rate of AdamW, reached after the warm-up.
+    weight_decay: applies to matrices only; biases, norms and absence vectors have none.
+    warmup: the share of all steps in which the learning rate rises.
+    patience: early stopping: epochs without a better validation score before training stops.
+    micro_batch: gradient accumulation: samples that a process takes at a time; null takes all.
+    ema: the decay per step of an exponential moving average of the weights; 0 keeps none.
+    precision: the number format that the encoders compute in.
+    """
+
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.05
+    warmup: Fraction = 0.1
+    patience: PositiveInt = 10
+    clip_norm: PositiveFloat = 1.0
+    micro_batch: PositiveInt | None = None
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+
+    def rate(self, part: str, modality: str) -> tuple[float, float]:
+        """Return (learning rate, weight decay) of a part of a modality's model.
+
+        The nearest setting wins: the part of the modality, the modality, the part, the section.
+        """
+        places: list[Any] = [getattr(self, part), self]
+        modality_rates = self._modality_rates(modality)
+        if modality_rates is not None:
+            places = [getattr(modality_rates, part), modality_rates, *places]
+        learning_rate = _first_set(places, "learning_rate")
+        if part == "absence":
+            return learning_rate, 0.0
+        return learning_rate, _first_set(places, "weight_decay")
+
+    def _modality_rates(self, modality: str) -> ModalityRates | None:
+        return None
+
+
+def _first_set(places: list[Any], name: str) -> float:
+    """Return the value of the first place that has one. The last place, the section, always has."""
+    for place in places:
+        value: float | None = getattr(place, name, None)
+        if value is not None:
+            return value
+    raise ValueError(f"no {name} is set")
+
+
+class Pretrain(Training):
+    """Uni-modal training: one classifier per modality.
+
+    modalities: {modality: settings of this section that differ for it}.
+    """
+
+    modalities: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Pretrain:
+        for modality in self.modalities:
+            self.of(modality)
+        return self
+
+    def of(self, modality: str) -> Training:
+        """Return the settings of one modality. Raises UserError for an unknown setting."""
+        data = self.model_dump(exclude={"modalities"})
+        for name, value in self.modalities.get(modality, {}).items():
+            if isinstance(value, dict) and name in data:
+                data[name] = data[name] | value
+            else:
+                data[name] = value
+        return validate(Training, data, "settings", f"pretrain.modalities.{modality}")
+
+
+class Ogm(Plain):
+    """On-the-fly gradient modulation. Reference: Peng et al., CVPR 2022, arXiv 2203.15332.
+
+    alpha: how strongly the modality that learns faster is slowed down.
+    noise: add noise of the size of the gradient (the GE of OGM-GE). It is off by default, because
+        validation on `digits` was better without it; see docs/numbers.md.
+    """
+
+    alpha: PositiveFloat = 0.5
+    noise: bool = False
+
+
+class Umt(Plain):
+    """Uni-modal teachers. Reference: Du et al., ICML 2023, arXiv 2305.01233.
+
+    weight: the weight of the squared distance to the features of the teachers.
+    """
+
+    weight: PositiveFloat = 1.0
+
+
+class ScratchBudget(Plain):
+    """The epochs and the learning rate of a fine-tuning that starts from scratch."""
+
+    epochs: PositiveInt = 20
+    learning_rate: PositiveFloat = 1e-3
+
+
+class Finetune(Training):
+    """Training of the ensemble.
+
+    preset: a named method. It sets the four switches `init`, `mma`, `train` and `balance` that are
+        null; a switch that is set takes precedence.
+    modalities: {modality: the rates of its model}.
+    pattern_weights: {pattern: weight in the loss}, such as {"audio+image": 2}; null weighs all
+        patterns alike.
+    absent: what an absent modality becomes, see umemma/missing.py.
+    scratch: epochs and learning rate with `init: scratch`.
+    """
+
+    modalities: dict[str, ModalityRates] = {}
+    preset: str = "ume-mma"
+    init: Init | None = None
+    mma: Mma | None = None
+    train: Train | None = None
+    balance: Balance | None = None
+    ogm: Ogm = Ogm()
+    umt: Umt = Umt()
+    pattern_weights: dict[str, NonNegativeFloat] | None = None
+    absent: Literal["zero", "blank", "learned"] = "learned"
+    scratch: ScratchBudget = ScratchBudget()
+
+    def _modality_rates(self, modality: str) -> ModalityRates | None:
+        return self.modalities.get(modality)
+
+    def switches(self) -> dict[str, str]:
+        """Return {"preset", "init", "mma", "train", "balance"} as they apply.
+
+        "preset" is the preset that has these four switches, or "custom" where none has. Raises
+        UserError for an unknown preset and for switches that contradict each other.
+        """
+        if self.preset not in PRESETS:
+            raise unknown_name("preset", self.preset, PRESETS, "finetune.preset")
+        preset_init, preset_mma, preset_train, preset_balance = PRESETS[self.preset]
+        init = self.init or preset_init
+        mma = self.mma or preset_mma
+        train = self.train or preset_train
+        balance = self.balance or preset_balance
+        if init == "scratch" and train != "all":
+            raise UserError(
+                f"init: scratch with train: {train} leaves the encoders untrained",
+                "finetune",
+                "Set finetune.train to all, or finetune.init to unimodal.",
+                usage=True,
+            )
+        if balance != "none" and train != "all":
+            raise UserError(
+                f"balance: {balance} with train: {train} has no encoder to balance",
+                "finetune",
+                "Set finetune.train to all, or finetune.balance to none.",
+                usage=True,
+            )
+        return {
+            "preset": _name_of_preset((init, mma, train, balance)),
+            "init": init,
+            "mma": mma,
+            "train": train,
+            "balance": balance,
+        }
+
+
+def _name_of_preset(switches: tuple[Init, Mma, Train, Balance]) -> str:
+    for name, preset in PRESETS.items():
+        if preset == switches:
+            return name
+    return "custom"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ def is_dynamic_import(node: ast.AST) -> bool:
     return name in {"import_module", "__import__", "find_spec"}
 
 
+@functools.cache
 def imported_names(file: Path, root: Path) -> set[str]:
     """Return the modules that a file names.
 
@@ -86,6 +88,7 @@ def imported_names(file: Path, root: Path) -> set[str]:
     return names
 
 
+@functools.cache
 def imports(file: Path, root: Path = ROOT) -> set[Path]:
     """Return the files of the package that `file` imports."""
     files: set[Path] = set()

@@ -13,6 +13,8 @@ from ruamel.yaml import YAML
 from toys.commands import run, stages_run
 from toys.project import QUICK, ROOT
 
+pytestmark = pytest.mark.slow  # all tests share one run of the pipeline
+
 PLOTS = ("robustness", "training", "information", "classes")
 TRACKED = [".dvc/config", ".dvc/.gitignore", *(f".dvc/plots/{name}.json" for name in PLOTS)]
 TRACKED += [".dvcignore", ".gitignore", "dvc.yaml"]

@@ -511,6 +511,7 @@ def real(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real files are not here")
 def test_real_files(real):
     for source in list(parts.sources(media=False))[:4]:

@@ -87,6 +87,7 @@ def test_energy_is_kept_as_asked_and_fitted_on_train_only():
     assert 0.2 < kept < 0.4  # the fewest components that reach a quarter
 
 
+@pytest.mark.slow
 def test_what_is_not_train_does_not_matter_to_the_pictures_of_train(records, raw, tmp_path):
     """Validation's and test's pictures made black: those of train are made as before."""
     train = {int(record.key[:4]) for record in records if record.split == "train"}

@@ -333,6 +333,7 @@ def test_the_recipe_is_valid():
             validate(food101.Options, wrong, "recipe")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real split isn't at hand")
 def test_the_real_split(tmp_path):
     """Titles for every name of the real lists, which then hold what the official files do."""

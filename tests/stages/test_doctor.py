@@ -656,6 +656,7 @@ def test_pictures_with_odd_metadata_leave_no_warning(toy, capsys):
 # Real ones. -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_digits_are_well(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     download.run("digits", {"utterances": 1})

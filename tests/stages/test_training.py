@@ -48,6 +48,7 @@ def read_tree_without_logs(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in tree.items() if not name.startswith("logs")}
 
 
+@pytest.mark.slow
 def test_the_whole_way_and_its_files(project):
     assert umemma("finetune-ensemble") == 0
     assert umemma("evaluate") == 0
@@ -166,6 +167,7 @@ def test_every_rule_of_absence_reaches_the_results(project, absent, capsys):
     assert set(pq.read_table("results/digits/grid.parquet")["absent"].to_pylist()) == {absent}
 
 
+@pytest.mark.slow
 def test_asking_answers_from_stored_predictions_and_changes_nothing(project, capsys):
     assert umemma("finetune-ensemble") == 0
     assert umemma("evaluate") == 0
@@ -189,6 +191,7 @@ def test_asking_answers_from_stored_predictions_and_changes_nothing(project, cap
     assert read_tree_without_logs(project) == before
 
 
+@pytest.mark.slow
 def test_asking_without_json_says_it_in_words(project, capsys):
     umemma("finetune-ensemble")
     umemma("evaluate")
@@ -199,6 +202,7 @@ def test_asking_without_json_says_it_in_words(project, capsys):
         assert word in text
 
 
+@pytest.mark.slow
 def test_one_of_two_lies_between(project, capsys):
     assert umemma("finetune-ensemble") == 0
     capsys.readouterr()
@@ -286,6 +290,7 @@ def test_a_stage_before_its_inputs_names_the_command(tmp_path, monkeypatch, caps
     assert not shards.exists() or not list(shards.iterdir())
 
 
+@pytest.mark.slow
 def test_altered_files_are_refused(project):
     params = quick()
     finetune.run(params)

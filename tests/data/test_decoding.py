@@ -19,6 +19,7 @@ from umemma.errors import UserError
 from umemma.types import Record, Span
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sample_that_cannot_be_decoded_is_named(tmp_path, stay, workers):
     (tmp_path / "file").write_bytes(b"not a picture")

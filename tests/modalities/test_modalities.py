@@ -499,6 +499,7 @@ def test_text_is_utf8(tmp_path):
         text.pack("x" * (2**20 + 1), P)
 
 
+@pytest.mark.slow
 def test_text_becomes_tokens():
     tokens = text.decode(b"A photo of a cat", TextInput(length=8))  # as in CLIP's own examples
     assert tokens.tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 0]

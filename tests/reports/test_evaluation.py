@@ -304,6 +304,7 @@ def test_a_drawing_takes_its_colours_from_the_page():
     assert not other & set(re.findall(r' id="([^"]*)"', svg))  # they stand in one page
 
 
+@pytest.mark.slow
 def test_many_classes_and_subsets_are_cut_and_said(tmp_path):
     predictions = made_up("abcd", 40, 300)
     found = outcome(predictions)
@@ -381,6 +382,7 @@ def test_the_terminal(capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_in_a_browser_it_fits_a_phone_and_nothing_goes_wrong(written, tmp_path):
     """In frames of a phone's width, so that what is around them can read how wide they became."""

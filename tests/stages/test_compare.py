@@ -32,7 +32,7 @@ from umemma.stages import compare_table
         (("--preset", "um"), 2, "Did you mean 'umt'?"),
         (("--seed", "7"), 2, "unknown seed '7'"),
         (("--train", "audio=0.5"), 2, "unknown train"),
-        (("--table", "--seed", "0"), 2, "don't go together"),
+        (("--table", "--seed", "0"), 2, "these options cannot be combined"),
         (("--table",), 1, "experiments aren't complete with these settings"),
     ],
 )
@@ -113,6 +113,7 @@ def test_a_process_that_fails_is_reported_in_its_own_words_and_counted(tmp_path,
     assert format_costs(other_settings) is None
 
 
+@pytest.mark.slow
 def test_the_table_is_of_the_experiments_by_group_and_against_the_baseline_of_the_settings(project):
     """umt is right on one more sample of four, which is in one of two groups."""
     sets = ["compare.presets=[late-fusion, umt, ume-mma]", "compare.seeds=[0]"]

@@ -118,6 +118,7 @@ def srun(processes: int, *words: str) -> None:
     assert [task.wait(120) for task in tasks] == [0] * processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "launcher"), [(2, "slurm"), (3, "torchrun")])
 def test_several_processes_get_what_one_gets(tmp_path, alone, processes, launcher):
     words = (str(TESTS / "toys" / "side_by_side.py"), str(tmp_path))
@@ -151,6 +152,7 @@ def flat(values: list) -> list[float]:
     )
 
 
+@pytest.mark.slow
 def test_stages_in_two_and_three_processes_score_as_in_one(project):
     """Each sample once, whatever the number: predictions in the same order, accuracies the same to the digit."""
     finetune.run(quick())
@@ -169,6 +171,7 @@ def test_stages_in_two_and_three_processes_score_as_in_one(project):
     assert len(set(keys[0])) == len(keys[0]) == 450
 
 
+@pytest.mark.slow
 def test_a_mistake_is_said_once(project):
     command = torchrun(
         2, "-m", "umemma", "pretrain-unimodal", *SETS, "--set", "pretrain.batch_size=1"
@@ -202,6 +205,7 @@ def stop(
         return process.wait(60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
     [
@@ -233,6 +237,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(project, stage):
     assert "is trained with these settings already" in run(command)
 
 
+@pytest.mark.slow
 def test_a_killed_process_of_two_and_the_training_goes_on(project):
     command = torchrun(
         2, "-m", "umemma", "finetune-ensemble", *SETS, "--set", "machine.checkpoint=0"

@@ -44,6 +44,7 @@ def test_every_job_has_its_result(tmp_path, workers):
     assert len(list(tmp_path.iterdir())) == 9
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_reported_and_its_job_done_again(tmp_path, messages):
     found = executors.run_locally(
         square, [Job(n, tmp_path, deaths=int(n == 3)) for n in range(6)], 2
@@ -52,6 +53,7 @@ def test_a_killed_worker_is_reported_and_its_job_done_again(tmp_path, messages):
     assert "A worker process died" in messages[0]
 
 
+@pytest.mark.slow
 def test_a_job_that_always_kills_is_named_and_the_rest_done(tmp_path, messages):
     found = executors.run_locally(
         square, [Job(n, tmp_path, deaths=9 * (n == 1)) for n in range(6)], 2
@@ -110,6 +112,7 @@ def test_no_ray_where_it_is_said_to_be(tmp_path):
         list(executors.run_on_ray("127.0.0.1:1")(square, [Job(1, tmp_path)], 1))
 
 
+@pytest.mark.slow
 def test_ray_has_every_result_and_does_a_killed_worker_s_job_again(tmp_path, messages, monkeypatch):
     monkeypatch.setenv(
         "PYTHONPATH", f"{ROOT}{os.pathsep}{TESTS}"

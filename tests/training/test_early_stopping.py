@@ -67,6 +67,7 @@ def train_eight_epochs(folder: Path, data: DataSource) -> tuple[list[float], flo
     return val_scores, scores["val_score"]
 
 
+@pytest.mark.slow
 def test_validation_chooses_and_not_training(tmp_path):
     """With the labels of validation flipped, the better it learns, the worse it scores."""
     plain, plain_best = train_eight_epochs(tmp_path / "run a", toy_data(tmp_path / "a"))

@@ -204,6 +204,7 @@ def test_what_a_preset_starts_from_shows_and_how_long_it_trains(project, fit_cal
     check_balancing(call.step.balancing, balance, unimodal)
 
 
+@pytest.mark.slow
 def test_rates_of_parts_reach_the_optimizer(project, fit_calls):
     finetune.run(quick("finetune.encoder={learning_rate: 1e-5}", "finetune.weight_decay=0.2"))
     learning_rate = quick().finetune.learning_rate

@@ -65,6 +65,8 @@ def test_help_answers_at_once(tmp_path, command):
         before = processor_seconds()
         done = run(*words, folder=tmp_path)
         times.append(processor_seconds() - before)
+        if times[-1] < 0.5:
+            break
     assert done.returncode == 0
     assert "Usage" in done.stdout
     assert min(times) < 0.5

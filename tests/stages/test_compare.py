@@ -32,7 +32,7 @@ from umemma.stages import compare_table
         (("--preset", "um"), 2, "Did you mean 'umt'?"),
         (("--seed", "7"), 2, "unknown seed '7'"),
         (("--train", "audio=0.5"), 2, "unknown train"),
-        (("--table", "--seed", "0"), 2, "these options cannot be combined"),
+        (("--table", "--seed", "0"), 2, "cannot be combined"),
         (("--table",), 1, "experiments aren't complete with these settings"),
     ],
 )

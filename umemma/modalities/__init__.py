@@ -70,9 +70,8 @@ def pack_readable(
     if isinstance(audio, Clip) and isinstance(video, Clip) and audio == video:
         from umemma.modalities import av_decoder
 
-        with contextlib.suppress(
-            ValueError
-        ):  # one of the two may be whole: below each is read by itself
+        # One of the two may be whole: below, each is read by itself.
+        with contextlib.suppress(ValueError):
             stretch = av_decoder.read(audio, packing, pictures=True, sound=True)
             given |= {"audio": stretch.sound, "video": stretch.frames}
     for name, medium in sorted(given.items()):

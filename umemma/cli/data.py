@@ -90,37 +90,45 @@ def doctor(
     sys.exit(stage.run(settings, as_json))
 
 
+PackingWorkers = Annotated[
+    int,
+    typer.Option(min=0, help="Worker processes; 0 = one per core."),
+]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed",
+        help="Pack the samples again that failed or have a broken medium.",
+    ),
+]
+NumTasks = Annotated[
+    int,
+    typer.Option(min=1, help="Divide the shards among this many tasks (a Slurm array)."),
+]
+TaskIndex = Annotated[
+    int,
+    typer.Option(min=0, help="The index of this task, from 0."),
+]
+ExecutorName = Annotated[
+    str,
+    typer.Option(help="Where the workers run: local, or ray."),
+]
+RayAddress = Annotated[
+    str,
+    typer.Option(
+        help="The address of a Ray cluster. By default a new one on this machine.",
+        show_default=False,
+    ),
+]
+
+
 def preprocess(
-    workers: Annotated[
-        int,
-        typer.Option(min=0, help="Worker processes; 0 = one per core."),
-    ] = 0,
-    retry_failed: Annotated[
-        bool,
-        typer.Option(
-            "--retry-failed",
-            help="Pack the samples again that failed or have a broken medium.",
-        ),
-    ] = False,
-    num_tasks: Annotated[
-        int,
-        typer.Option(min=1, help="Divide the shards among this many tasks (a Slurm array)."),
-    ] = 1,
-    task_index: Annotated[
-        int,
-        typer.Option(min=0, help="The index of this task, from 0."),
-    ] = 0,
-    executor: Annotated[
-        str,
-        typer.Option(help="Where the workers run: local, or ray."),
-    ] = "local",
-    ray_address: Annotated[
-        str,
-        typer.Option(
-            help="The address of a Ray cluster. By default a new one on this machine.",
-            show_default=False,
-        ),
-    ] = "",
+    workers: PackingWorkers = 0,
+    retry_failed: RetryFailed = False,
+    num_tasks: NumTasks = 1,
+    task_index: TaskIndex = 0,
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = "",
     params: ParamsFile = PARAMS,
     set_: Sets = None,
 ) -> None:
@@ -137,17 +145,8 @@ def preprocess(
     """
     settings = start("preprocess", params, set_)
     from umemma.stages import preprocess as stage
-    from umemma.system import executors
 
-    if executor not in EXECUTORS:
-        raise unknown_name("executor", executor, EXECUTORS, "--executor")
-    if ray_address and executor != "ray":
-        raise UserError(
-            "is only used with --executor ray",
-            "--ray-address",
-            "Add --executor ray, or leave --ray-address out.",
-            usage=True,
-        )
+    run_jobs = _make_executor(executor, ray_address)
     if task_index >= num_tasks:
         raise UserError(
             f"{task_index} is not below {num_tasks}",
@@ -155,9 +154,6 @@ def preprocess(
             "Tasks are counted from 0.",
             usage=True,
         )
-    run_jobs: Executor = executors.run_locally
-    if executor == "ray":
-        run_jobs = executors.run_on_ray(ray_address)
     index = stage.run(
         settings,
         workers,
@@ -173,6 +169,23 @@ def preprocess(
     failures = index.failures()
     if failures:
         print(f"Failed: {failures}")
+
+
+def _make_executor(name: str, ray_address: str) -> Executor:
+    from umemma.system import executors
+
+    if name not in EXECUTORS:
+        raise unknown_name("executor", name, EXECUTORS, "--executor")
+    if name == "ray":
+        return executors.run_on_ray(ray_address)
+    if ray_address:
+        raise UserError(
+            "is only used with --executor ray",
+            "--ray-address",
+            "Add --executor ray, or leave --ray-address out.",
+            usage=True,
+        )
+    return executors.run_locally
 
 
 def verify(params: ParamsFile = PARAMS, set_: Sets = None) -> None:

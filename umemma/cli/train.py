@@ -23,7 +23,7 @@ from umemma.presets import PRESETS
 from umemma.system import distributed
 
 if TYPE_CHECKING:
-    from umemma.config import Paths
+    from umemma.config import Params, Paths
 
 PRESET_NAMES = ", ".join(PRESETS)
 
@@ -151,37 +151,45 @@ def _print_report_files(paths: Paths) -> None:
     print(f"figure: {paths.results / 'robustness.png'}")
 
 
+OnlyPreset = Annotated[
+    str,
+    typer.Option(help="Only the runs of this preset.", show_default=False),
+]
+OnlySeed = Annotated[
+    int | None,
+    typer.Option(help="Only the runs of this seed.", show_default=False),
+]
+OnlyTrain = Annotated[
+    str,
+    typer.Option(help="Only the runs of this entry of compare.train.", show_default=False),
+]
+OnlyModality = Annotated[
+    str,
+    typer.Option(
+        help="Only the uni-modal models of this modality, which the presets share.",
+        show_default=False,
+    ),
+]
+OnlyTable = Annotated[
+    bool,
+    typer.Option("--table", help="Train nothing; make the table of the finished runs."),
+]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Runs at a time, each with an equal share of the cores and one GPU.",
+    ),
+]
+
+
 def compare(
-    preset: Annotated[
-        str,
-        typer.Option(help="Only the runs of this preset.", show_default=False),
-    ] = "",
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Only the runs of this seed.", show_default=False),
-    ] = None,
-    train: Annotated[
-        str,
-        typer.Option(help="Only the runs of this entry of compare.train.", show_default=False),
-    ] = "",
-    modality: Annotated[
-        str,
-        typer.Option(
-            help="Only the uni-modal models of this modality, which the presets share.",
-            show_default=False,
-        ),
-    ] = "",
-    table: Annotated[
-        bool,
-        typer.Option("--table", help="Train nothing; make the table of the finished runs."),
-    ] = False,
-    jobs: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Runs at a time, each with an equal share of the cores and one GPU.",
-        ),
-    ] = 1,
+    preset: OnlyPreset = "",
+    seed: OnlySeed = None,
+    train: OnlyTrain = "",
+    modality: OnlyModality = "",
+    table: OnlyTable = False,
+    jobs: Jobs = 1,
     params: ParamsFile = PARAMS,
     set_: Sets = None,
 ) -> None:
@@ -208,16 +216,20 @@ def compare(
             usage=True,
         )
     settings = start("compare", params, set_)
-    from umemma.reports.comparison_costs import format_costs
-    from umemma.reports.comparison_tables import WIDTH, format_terminal
     from umemma.stages import compare as stage
-    from umemma.stages import compare_table
-    from umemma.system.log import output
 
     if not table:
         stage.run(settings, jobs, preset, seed, train, modality)
-    if is_partial:
-        return
+    if not is_partial:
+        _print_comparison(settings)
+
+
+def _print_comparison(settings: Params) -> None:
+    from umemma.reports.comparison_costs import format_costs
+    from umemma.reports.comparison_tables import WIDTH, format_terminal
+    from umemma.stages import compare_table
+    from umemma.system.log import output
+
     report = compare_table.run(settings)
     for block in format_terminal(report, max(output.width, WIDTH)):
         output.print(block)

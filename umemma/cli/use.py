@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,84 +20,102 @@ from umemma.cli.options import (
 )
 from umemma.errors import UserError
 
+if TYPE_CHECKING:
+    from umemma.models.predictor import Prediction
+
+
+Audio = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="The sound: an audio file, or a video with sound.",
+        show_default=False,
+    ),
+]
+Image = Annotated[
+    str,
+    typer.Option(metavar="FILE", help="The image.", show_default=False),
+]
+Spectrogram = Annotated[
+    str,
+    typer.Option(metavar="FILE", help="A spectrogram, as an image.", show_default=False),
+]
+Text = Annotated[
+    str,
+    typer.Option(
+        metavar="WORDS",
+        help="The text itself; with --text-files the path of a file.",
+        show_default=False,
+    ),
+]
+Video = Annotated[
+    str,
+    typer.Option(metavar="FILE", help="The video.", show_default=False),
+]
+Manifest = Annotated[
+    str,
+    typer.Option(
+        metavar="TABLE",
+        help="Predict a table of samples instead: .csv, .tsv, .parquet or .jsonl.",
+        show_default=False,
+    ),
+]
+PredictionsFile = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="The .parquet file for the predictions of a table.",
+        show_default=False,
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODALITY=COLUMN",
+        help="The column of a modality. Repeatable. By default it has the modality's name.",
+    ),
+]
+TextFiles = Annotated[
+    bool,
+    typer.Option("--text-files", help="Texts are paths of UTF-8 files."),
+]
+Top = Annotated[
+    int,
+    typer.Option(min=1, help="How many classes to show."),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(min=1, help="How many samples of a table to predict at a time."),
+]
+DecodingWorkers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that decode the media of a table. By default chosen automatically.",
+    ),
+]
+Broken = Annotated[
+    Literal["absent", "fail"],
+    typer.Option(
+        help="A medium that cannot be read is absent, or its sample gets no prediction.",
+    ),
+]
+
 
 def predict(
-    audio: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            help="The sound: an audio file, or a video with sound.",
-            show_default=False,
-        ),
-    ] = "",
-    image: Annotated[
-        str,
-        typer.Option(metavar="FILE", help="The image.", show_default=False),
-    ] = "",
-    spectrogram: Annotated[
-        str,
-        typer.Option(metavar="FILE", help="A spectrogram, as an image.", show_default=False),
-    ] = "",
-    text: Annotated[
-        str,
-        typer.Option(
-            metavar="WORDS",
-            help="The text itself; with --text-files the path of a file.",
-            show_default=False,
-        ),
-    ] = "",
-    video: Annotated[
-        str,
-        typer.Option(metavar="FILE", help="The video.", show_default=False),
-    ] = "",
-    manifest: Annotated[
-        str,
-        typer.Option(
-            metavar="TABLE",
-            help="Predict a table of samples instead: .csv, .tsv, .parquet or .jsonl.",
-            show_default=False,
-        ),
-    ] = "",
-    out: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            help="The .parquet file for the predictions of a table.",
-            show_default=False,
-        ),
-    ] = "",
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODALITY=COLUMN",
-            help="The column of a modality. Repeatable. By default it has the modality's name.",
-        ),
-    ] = None,
-    text_files: Annotated[
-        bool,
-        typer.Option("--text-files", help="Texts are paths of UTF-8 files."),
-    ] = False,
-    top: Annotated[
-        int,
-        typer.Option(min=1, help="How many classes to show."),
-    ] = 5,
-    batch_size: Annotated[
-        int,
-        typer.Option(min=1, help="How many samples of a table to predict at a time."),
-    ] = 64,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Processes that decode the media of a table. By default chosen automatically.",
-        ),
-    ] = None,
-    broken: Annotated[
-        Literal["absent", "fail"],
-        typer.Option(
-            help="A medium that cannot be read is absent, or its sample gets no prediction.",
-        ),
-    ] = "absent",
+    audio: Audio = "",
+    image: Image = "",
+    spectrogram: Spectrogram = "",
+    text: Text = "",
+    video: Video = "",
+    manifest: Manifest = "",
+    out: PredictionsFile = "",
+    columns: Columns = None,
+    text_files: TextFiles = False,
+    top: Top = 5,
+    batch_size: BatchSize = 64,
+    workers: DecodingWorkers = None,
+    broken: Broken = "absent",
     model: ModelFolder = "",
     trust: Trust = False,
     as_json: AsJson = False,
@@ -121,22 +140,15 @@ def predict(
         "video": video,
     }
     media = {modality: value for modality, value in options.items() if value}
-    if bool(manifest) != bool(out) or (manifest and media):
-        raise UserError(
-            "these options cannot be combined",
-            "umemma predict",
-            "Use --manifest TABLE --out FILE, or name one sample, such as --image FILE.",
-            usage=True,
-        )
+    _check_sources(manifest, out, media)
     from umemma.stages import predict as stage
-    from umemma.system.log import output
 
     if not manifest:
         prediction = stage.run(folder, media, text_files, trust, broken)
         if as_json:
             print(stage.as_json(prediction))
         else:
-            output.print(stage.make_class_table(prediction, top), highlight=False)
+            _print_prediction(prediction, top)
         return
     counts = stage.run_table(
         folder,
@@ -155,6 +167,24 @@ def predict(
         print(f"{out}: {counts}")
     if not counts.answered:
         sys.exit(1)
+
+
+def _check_sources(manifest: str, out: str, media: Mapping[str, str]) -> None:
+    """Raise UserError unless the options name either a table and its output, or one sample."""
+    if bool(manifest) != bool(out) or (manifest and media):
+        raise UserError(
+            "these options cannot be combined",
+            "umemma predict",
+            "Use --manifest TABLE --out FILE, or name one sample, such as --image FILE.",
+            usage=True,
+        )
+
+
+def _print_prediction(prediction: Prediction, top: int) -> None:
+    from umemma.stages import predict as stage
+    from umemma.system.log import output
+
+    output.print(stage.make_class_table(prediction, top), highlight=False)
 
 
 def export(

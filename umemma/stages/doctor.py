@@ -1,6 +1,7 @@
-"""doctor: what there is of a dataset, what is wrong with it and what to do about it. Reads everything, changes nothing.
+"""doctor: which samples a dataset has, what is wrong with them and what to do about it.
 
-Media are looked at, not decoded (umemma/modalities/probe.py): a clip that is damaged inside is found by preprocess only.
+The stage reads everything and changes nothing. Media are examined, not decoded (see
+umemma/modalities/probe.py): only preprocess finds a clip that is damaged inside.
 """
 
 from __future__ import annotations
@@ -8,24 +9,25 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import math
 import operator
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from umemma import datasets, modalities
 from umemma.config import Params, Preprocess
 from umemma.data import raw_folder
 from umemma.data.archives import find_target
+from umemma.data.raw_folder import RawFile
 from umemma.data.shard_plan import count_records, mark_problems
 from umemma.errors import UserError
 from umemma.modalities.probe import SOUNDLESS, Probe, probe
-from umemma.reports.doctor import Report, Some, SplitReport, show
+from umemma.reports.doctor.advice import add_advice
+from umemma.reports.doctor.report import DoctorReport, Examples, MissingSource, SplitCounts
+from umemma.reports.doctor.terminal import print_report
 from umemma.system.files import file_size, find_mismatch, sha256
 from umemma.system.log import make_progress
 from umemma.types import BrokenPolicy, Clip, DatasetSpec, Media, Plain, Record, Source
@@ -35,322 +37,361 @@ UNLISTED = "none listed"
 
 
 def run(params: Params, as_json: bool) -> int:
-    """Print the report. The exit status: 1 when something needs the user, else 0. UserError for wrong settings."""
+    """Print the report. Returns the exit status: 1 where the user has to correct something, else 0.
+
+    Raises UserError for wrong settings.
+    """
     report = examine(params)
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:
-        show(report, datasets.get_module(params.dataset).SPEC)
-    return 1 if report.needs else 0
+        print_report(report, datasets.get_module(params.dataset).SPEC)
+    if report.needs:
+        return 1
+    return 0
 
 
-def examine(params: Params) -> Report:
-    """UserError for wrong settings only; any other becomes one of the needs."""
-    module, section, raw = datasets.get_module(params.dataset), params.preprocess, params.paths.raw
+def examine(params: Params) -> DoctorReport:
+    """Return the report. Raises UserError for wrong settings; any other error becomes a need."""
+    module = datasets.get_module(params.dataset)
+    section = params.preprocess
+    raw = params.paths.raw
     options = validate(module.Options, section.options, "settings", "preprocess.options")
     spec: DatasetSpec = module.SPEC
-    report = Report(spec.name, spec.variant, spec.licence, spec.citation, str(raw))
-    get = f"umemma download {params.dataset}"
-    digests = _check_raw(report, raw, get)
-    report.to_get = _to_get(module, raw, options)
+    report = DoctorReport(spec.name, spec.variant, spec.licence, spec.citation, str(raw))
+    command = f"umemma download {params.dataset}"
+    digests = _check_raw_files(report, raw, command)
+    report.to_get = _list_missing_sources(module, raw, options)
     if report.to_get and not report.needs:
-        report.needs.append(f"Get the raw files that are not in place. Run: {get}")
+        report.needs.append(f"Raw files are missing. Run: {command}")
     try:
         spec = module.spec(raw, options)
         report.variant = spec.variant
-        named = _check_samples(report, module, spec, raw, options, section)
+        splits_of_files = _examine_samples(report, module, spec, raw, options, section)
     except UserError as error:
         if error.usage:
             raise
-        if not report.to_get:  # else it follows from what isn't in place
+        if not report.to_get:  # otherwise the error follows from the missing files
             report.needs.append(str(error))
         return report
-    _check_content(report, raw, named, digests)
-    _conclude(report, spec, section.max_failures, options)
+    _find_equal_files(report, raw, splits_of_files, digests)
+    add_advice(report, spec, section.max_failures, options)
     return report
 
 
-# The raw files. -------------------------------------------------------------------------------------------------------
+# The raw files. -----------------------------------------------------------------------------------
 
 
-def _check_raw(report: Report, raw: Path, get: str) -> dict[str, str]:
-    """The raw files against download.json. {name: sha256} of those that are as it says."""
+def _check_raw_files(report: DoctorReport, raw: Path, command: str) -> dict[str, str]:
+    """Compare the raw files with download.json. Returns {name: sha256} of those that agree."""
     try:
-        files = raw_folder.read_raw_files(raw, f"Run: {get}")
+        files = raw_folder.read_raw_files(raw, f"Run: {command}")
     except UserError as error:
         report.files = len(raw_folder.list_files(raw))
-        there = (raw / "download.json").exists()
-        report.needs.append(
-            str(error)
-            if there
-            else f"Put the raw files in place, or have them verified. Run: {get}"
-        )
+        need = f"The raw files are missing or not verified yet. Run: {command}"
+        if (raw / "download.json").exists():
+            need = str(error)
+        report.needs.append(need)
         return {}
-    report.described, report.files, report.size = (
-        True,
-        len(files),
-        sum(file.size for file in files.values()),
-    )
-    digests = {}
-
-    def digest(name: str) -> str | None:
-        if (size := file_size(raw / name)) is None:
-            return None
-        return _digest(raw / name) if size == files[name].size else ""
-
-    with make_progress() as bars:
-        bar = bars.add_task("doctor: checksums", total=len(files), note="")
-        for name, found in zip(files, raw_folder.map_in_threads(digest, files), strict=True):
-            if found is None:
-                report.missing.add(name)
-            elif found != files[name].sha256:
-                report.altered.add(name)
-            else:
-                digests[name] = found
-            bars.advance(bar)
+    report.described = True
+    report.files = len(files)
+    report.size = sum(file.size for file in files.values())
+    digests = _compare_checksums(report, raw, files)
     if report.missing.count:
         report.needs.append(
-            f"Raw files that are gone: {report.missing.count:,} ({report.missing}). Run: {get}"
+            f"Raw files that are missing: {report.missing.count:,} ({report.missing}). "
+            f"Run: {command}"
         )
     if report.altered.count:
         report.needs.append(
-            f"Raw files that differ from download.json: {report.altered.count:,} ({report.altered}). Delete those that "
-            f"are damaged. Then, or if the changes are your own, run: {get}"
+            f"Raw files that differ from download.json: {report.altered.count:,} "
+            f"({report.altered}). Delete the damaged ones, keep those that you changed yourself, "
+            f"and run: {command}"
         )
     return digests
 
 
-def _digest(path: Path) -> str:
-    """sha256, "" for what can't be read."""
+def _compare_checksums(
+    report: DoctorReport,
+    raw: Path,
+    files: Mapping[str, RawFile],
+) -> dict[str, str]:
+    """Compare size and checksum of every file, and return {name: sha256} of those that agree."""
+    digests: dict[str, str] = {}
+
+    def compute(name: str) -> str | None:
+        """Return the checksum, "" for a file of another size, None for a missing one."""
+        size = file_size(raw / name)
+        if size is None:
+            return None
+        if size != files[name].size:
+            return ""
+        return _try_sha256(raw / name)
+
+    with make_progress() as bars:
+        bar = bars.add_task("doctor: checksums", total=len(files), note="")
+        checksums = raw_folder.map_in_threads(compute, files)
+        for name, checksum in zip(files, checksums, strict=True):
+            if checksum is None:
+                report.missing.add(name)
+            elif checksum != files[name].sha256:
+                report.altered.add(name)
+            else:
+                digests[name] = checksum
+            bars.advance(bar)
+    return digests
+
+
+def _try_sha256(path: Path) -> str:
+    """Return the checksum, or "" for a file that cannot be read."""
     try:
         return sha256(path)
     except OSError:
         return ""
 
 
-def _to_get(module: ModuleType, raw: Path, options: Plain) -> list[dict[str, Any]]:
-    """The sources that are not in place, as far as they can be told."""
+def _list_missing_sources(module: ModuleType, raw: Path, options: Plain) -> list[MissingSource]:
+    """Return the sources whose files are not in the raw folder, as far as the dataset knows
+    them."""
     sources: list[Source] = []
     try:
         for source in module.sources(raw, options):
             sources.append(source)
     except (UserError, OSError):
-        pass  # the next ones follow from a file that isn't there; what came before it counts
-    own = {source.path for source in sources if not source.unpack}
-    names = [name for name in raw_folder.list_files(raw) if name not in own]
-    held: dict[
-        Callable[[str], str | None], int
-    ] = {}  # files in place by where they come from: many tars share a rule
+        pass  # the next sources depend on a missing file; those before it count
+    plain_files = {source.path for source in sources if not source.unpack}
+    names = [name for name in raw_folder.list_files(raw) if name not in plain_files]
 
-    def in_place(source: Source) -> bool:
+    @functools.cache  # many archives share one function
+    def count_unpacked(unpack: Callable[[str], str | None]) -> int:
+        return sum(find_target(unpack, name) == name for name in names)
+
+    def is_in_place(source: Source) -> bool:
         if not source.unpack:
             return not find_mismatch(raw / source.path, source)
-        if source.unpack not in held:
-            held[source.unpack] = sum(find_target(source.unpack, name) == name for name in names)
-        return held[source.unpack] >= (1 if source.media else max(source.files, 1))
+        needed = 1
+        if not source.media:
+            needed = max(source.files, 1)
+        return count_unpacked(source.unpack) >= needed
 
-    return [
-        {
-            "path": one.path,
-            "size": one.size,
-            "urls": list(one.urls),
-            "made": bool(one.make),
-            "steps": one.steps,
-        }
-        for one in sources
-        if not in_place(one)
-    ]
+    missing = []
+    for source in sources:
+        if not is_in_place(source):
+            urls = list(source.urls)
+            made = bool(source.make)
+            missing.append(MissingSource(source.path, source.size, urls, made, source.steps))
+    return missing
 
 
-# The samples. ---------------------------------------------------------------------------------------------------------
+# The samples. -------------------------------------------------------------------------------------
 
 
-def _check_samples(
-    report: Report,
+def _examine_samples(
+    report: DoctorReport,
     module: ModuleType,
     spec: DatasetSpec,
     raw: Path,
     options: Plain,
     section: Preprocess,
 ) -> dict[Path, int]:
-    """Every record, and a look at its media. {media file: the splits whose samples name it, bit i for the i-th}."""
+    """Count every record, and examine its media.
+
+    Returns {media file: the splits whose samples name it, bit i for the i-th split}.
+    """
     counts, repeated = count_records(module.records(raw, options))
-    report.splits = {split: SplitReport(spec.expected.get(split)) for split in spec.splits}
-    report.classes = {name: {split: [0, 0] for split in spec.splits} for name in spec.classes}
-    bits = {split: 1 << number for number, split in enumerate(spec.splits)}
-    named: dict[Path, int] = {}
-    homes: dict[tuple[str, str], int] = {}  # of a (grouping, group), likewise
-    soundless: set[Path | str] = set()
+    tally = _SampleTally(report, spec, section.broken)
 
     def look(record: Record) -> tuple[Record, Probe | None]:
-        return record, None if record.problem or record.left_out else probe(
-            record.media, section.media
-        )
+        if record.problem or record.left_out:
+            return record, None
+        return record, probe(record.media, section.media)
 
+    records = mark_problems(module.records(raw, options), spec, repeated)
     with warnings.catch_warnings(), make_progress() as bars:
         warnings.simplefilter("ignore")
         bar = bars.add_task("doctor: samples", total=counts.total(), note="")
-        for record, found in raw_folder.map_in_threads(
-            look, mark_problems(module.records(raw, options), spec, repeated)
-        ):
-            _count(report, spec, record, found, section.broken, soundless)
-            if found:
-                for group in (record.groups or {"group": record.key}).items():
-                    homes[group] = homes.get(group, 0) | bits[record.split]
-                for path in filter(None, map(_path, record.media.values())):
-                    named[path] = named.get(path, 0) | bits[record.split]
+        for record, media_probe in raw_folder.map_in_threads(look, records):
+            tally.add(record, media_probe)
             bars.advance(bar)
-    report.soundless_files = len(soundless)
-    for pair in itertools.combinations(spec.splits, 2):
-        both = bits[pair[0]] | bits[pair[1]]
-        for (name, member), home in homes.items():
-            if home & both == both:
-                grouping = f" ({name})" if name != "group" else ""
-                report.leaks.setdefault(" and ".join(pair) + grouping, Some()).add(member)
-    return named
+    report.soundless_files = len(tally.soundless)
+    tally.find_leaks()
+    return tally.splits_of_files
 
 
-def _count(
-    report: Report,
-    spec: DatasetSpec,
-    record: Record,
-    found: Probe | None,
-    policy: BrokenPolicy,
-    soundless: set[Path | str],
+class _SampleTally:
+    """Counts samples into the report. Bit i of a set of splits stands for the i-th split."""
+
+    def __init__(self, report: DoctorReport, spec: DatasetSpec, policy: BrokenPolicy) -> None:
+        self.report = report
+        self.spec = spec
+        self.policy = policy
+        self.bits = {split: 1 << number for number, split in enumerate(spec.splits)}
+        self.splits_of_files: dict[Path, int] = {}
+        self.splits_of_groups: dict[tuple[str, str], int] = {}  # of (grouping, group)
+        self.soundless: set[Path | str] = set()
+        for split in spec.splits:
+            report.splits[split] = SplitCounts(spec.expected.get(split))
+        for class_name in spec.classes:
+            report.classes[class_name] = {split: [0, 0] for split in spec.splits}
+
+    def add(self, record: Record, media_probe: Probe | None) -> None:
+        """Count a sample. media_probe: None where its media were not examined."""
+        if record.split not in self.report.splits:
+            raise UserError(
+                f"the split {record.split!r} is not one of the dataset's", self.spec.name
+            )
+        if record.problem == "duplicate id":
+            self.report.duplicate_ids.add(record.key)
+        problem = record.problem
+        reason = ""
+        if media_probe:
+            reason = "; ".join(modalities.format_reasons(media_probe.broken))
+            problem = problem or self._find_problem(record, media_probe, reason)
+        self._count(record, is_usable=media_probe is not None and not problem)
+        split = self.report.splits[record.split]
+        example = _describe_sample(record, media_probe)
+        if problem:
+            split.unusable += 1
+            _count_reason(self.report.unusable, problem, example)
+        elif media_probe is None:
+            split.left_out += 1
+            _count_reason(self.report.left_out, record.left_out, example)
+        else:
+            if reason:
+                _count_reason(self.report.broken, reason, example)
+            self._add_absent(record, media_probe)
+        if media_probe:
+            self._add_places(record)
+
+    def _find_problem(self, record: Record, media_probe: Probe, reason: str) -> str:
+        """Return why preprocess will fail on the sample, "" where it will not."""
+        lacking = media_probe.absent.keys() | media_probe.broken.keys()
+        has_modality = bool(record.media.keys() - lacking)
+        if has_modality and not (reason and self.policy == "fail"):
+            return ""
+        return reason or "no modality at all"
+
+    def _count(self, record: Record, is_usable: bool) -> None:
+        split = self.report.splits[record.split]
+        split.listed += 1
+        split.usable += is_usable
+        labels = record.label
+        if not isinstance(labels, tuple):
+            labels = (-1 if labels is None else labels,)
+        for number in labels:
+            if 0 <= number < len(self.spec.classes):
+                counts = self.report.classes[self.spec.classes[number]][record.split]
+                counts[0] += 1
+                counts[1] += is_usable
+
+    def _add_absent(self, record: Record, media_probe: Probe) -> None:
+        self.report.not_looked_into += bool(media_probe.unseen)
+        lacking = media_probe.absent | media_probe.broken
+        for name in self.spec.modalities:
+            reason = lacking.get(name, "")
+            if name not in record.media:
+                reason = UNLISTED
+            if not reason:
+                continue
+            by_split = self.report.absent.setdefault(name, {})
+            counts = by_split.setdefault(reason, dict.fromkeys(self.spec.splits, 0))
+            counts[record.split] += 1
+            if reason == SOUNDLESS:
+                self.soundless.add(_path_of(record.media[name]) or record.key)
+
+    def _add_places(self, record: Record) -> None:
+        """Note in which split the groups and the files of a sample are."""
+        bit = self.bits[record.split]
+        groups = record.groups or {"group": record.key}
+        for group in groups.items():
+            self.splits_of_groups[group] = self.splits_of_groups.get(group, 0) | bit
+        for path in _paths_of(record.media.values()):
+            self.splits_of_files[path] = self.splits_of_files.get(path, 0) | bit
+
+    def find_leaks(self) -> None:
+        """Report the groups that have samples in two splits."""
+        for first, second in itertools.combinations(self.spec.splits, 2):
+            both = self.bits[first] | self.bits[second]
+            for (grouping, group), splits in self.splits_of_groups.items():
+                if splits & both != both:
+                    continue
+                pair = f"{first} and {second}"
+                if grouping != "group":
+                    pair = f"{pair} ({grouping})"
+                _count_reason(self.report.leaks, pair, group)
+
+
+def _count_reason(counts: dict[str, Examples], reason: str, example: str) -> None:
+    counts.setdefault(reason, Examples()).add(example)
+
+
+def _describe_sample(record: Record, media_probe: Probe | None) -> str:
+    """Return the key of a sample, with the files that cannot be read."""
+    if not media_probe:
+        return record.key
+    broken = [record.media[name] for name in media_probe.broken]
+    paths = dict.fromkeys(str(path) for path in _paths_of(broken))
+    if not paths:
+        return record.key
+    return f"{record.key} ({', '.join(paths)})"
+
+
+def _paths_of(media: Iterable[Media]) -> list[Path]:
+    paths = [_path_of(medium) for medium in media]
+    return [path for path in paths if path]
+
+
+def _path_of(medium: Media) -> Path | None:
+    if isinstance(medium, Clip):
+        return medium.path
+    if isinstance(medium, Path):
+        return medium
+    return None
+
+
+# Files with equal content. ------------------------------------------------------------------------
+
+
+def _find_equal_files(
+    report: DoctorReport,
+    raw: Path,
+    splits_of_files: Mapping[Path, int],
+    digests: Mapping[str, str],
 ) -> None:
-    """Put one sample into the tallies. found: None where it isn't looked at."""
-    if record.split not in report.splits:
-        raise UserError(f"the split {record.split!r} is not one of the dataset's", spec.name)
-    split, example, problem = report.splits[record.split], record.key, record.problem
-    if problem == "duplicate id":
-        report.duplicate_ids.add(record.key)
-    reason = ""
-    if found:
-        reason = "; ".join(modalities.format_reasons(found.broken))
-        paths = dict.fromkeys(
-            str(path) for path in map(_path, map(record.media.__getitem__, found.broken)) if path
-        )
-        example += f" ({', '.join(paths)})" if paths else ""
-        left = record.media.keys() - found.absent.keys() - found.broken.keys()
-        if not left or (reason and policy == "fail"):
-            problem = reason or "no modality at all"
-    usable = found is not None and not problem
-    split.listed += 1
-    split.usable += usable
-    for number in record.label if isinstance(record.label, tuple) else (record.label,):
-        if number is not None and 0 <= number < len(spec.classes):
-            tally = report.classes[spec.classes[number]][record.split]
-            tally[0] += 1
-            tally[1] += usable
-    if problem:
-        split.unusable += 1
-        report.unusable.setdefault(problem, Some()).add(example)
-    elif not found:
-        split.left_out += 1
-        report.left_out.setdefault(record.left_out, Some()).add(example)
-    else:
-        if reason:
-            report.broken.setdefault(reason, Some()).add(example)
-        report.not_looked_into += bool(found.unseen)
-        lacking = dict.fromkeys(spec.modalities, UNLISTED) | dict.fromkeys(record.media, "")
-        lacking |= found.absent | found.broken
-        for name in spec.modalities:
-            if why := lacking[name]:
-                reasons = report.absent.setdefault(name, {})
-                reasons.setdefault(why, dict.fromkeys(spec.splits, 0))[record.split] += 1
-            if why == SOUNDLESS:
-                soundless.add(_path(record.media[name]) or record.key)
+    """Report media files with equal bytes.
 
-
-def _path(one: Media) -> Path | None:
-    return one.path if isinstance(one, Clip) else one if isinstance(one, Path) else None
-
-
-def _check_content(
-    report: Report, raw: Path, named: Mapping[Path, int], digests: Mapping[str, str]
-) -> None:
-    """Media files with the same bytes. Only files of the same size are compared; what `digests` has isn't read again."""
+    Only files of equal size are compared. A file whose checksum is in `digests` is not read again.
+    """
     by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in named:
-        if size := file_size(path):
+    for path in splits_of_files:
+        size = file_size(path)
+        if size:
             by_size[size].append(path)
-    twins = [path for paths in by_size.values() if len(paths) > 1 for path in paths]
-    if not twins:
+    candidates: list[Path] = []
+    for paths in by_size.values():
+        if len(paths) > 1:
+            candidates.extend(paths)
+    if not candidates:
         return
 
-    def digest(path: Path) -> str:
-        known = digests.get(path.relative_to(raw).as_posix()) if path.is_relative_to(raw) else None
-        return known or _digest(path)
+    def compute(path: Path) -> str:
+        name = ""
+        if path.is_relative_to(raw):
+            name = path.relative_to(raw).as_posix()
+        return digests.get(name) or _try_sha256(path)
 
-    same: dict[str, list[Path]] = defaultdict(list)
+    by_digest: dict[str, list[Path]] = defaultdict(list)
     with make_progress() as bars:
-        bar = bars.add_task("doctor: duplicates", total=len(twins), note="")
-        for path, found in zip(twins, raw_folder.map_in_threads(digest, twins), strict=True):
-            same[found].append(path)
+        bar = bars.add_task("doctor: duplicates", total=len(candidates), note="")
+        checksums = raw_folder.map_in_threads(compute, candidates)
+        for path, checksum in zip(candidates, checksums, strict=True):
+            by_digest[checksum].append(path)
             bars.advance(bar)
-    for found, paths in same.items():
-        if found and len(paths) > 1:
-            report.same_content.add(" = ".join(map(str, paths)))
-            if functools.reduce(operator.or_, (named[path] for path in paths)).bit_count() > 1:
-                report.across_splits.add(" = ".join(map(str, paths)))
-
-
-# What follows from it. ------------------------------------------------------------------------------------------------
-
-
-def _conclude(report: Report, spec: DatasetSpec, max_failures: float, options: Plain) -> None:
-    notes, needs = report.notes, report.needs
-    for name, split in report.splits.items():
-        if split.expected not in (None, split.listed):
-            notes.append(
-                f"{name}: {split.listed:,} samples are listed; the official number is {split.expected:,}."
-            )
-    if lacking := [name for name, split in report.splits.items() if not split.usable]:
-        needs.append(
-            f"No usable sample in {', '.join(lacking)}: preprocess needs some in each split."
-        )
-    for name in spec.splits:
-        empty = Some()
-        for one, splits in report.classes.items():
-            if report.splits[name].usable and not splits[name][1]:
-                empty.add(one)
-        if empty.count:
-            notes.append(f"{name}: classes without a usable sample: {empty.count:,} ({empty}).")
-    hint = (
-        " To leave them out: preprocess.options.leaks: drop"
-        if getattr(options, "leaks", "") == "keep"
-        else ""
-    )
-    for pair, groups in report.leaks.items():
-        notes.append(f"Groups with samples in {pair}: {groups.count:,} ({groups}).{hint}")
-    if (same := report.same_content).count:
-        shown = report.across_splits if report.across_splits.count else same
-        across = f"{report.across_splits.count:,} of them across splits"
-        notes.append(
-            f"Sets of media files with the same content: {same.count:,}, {across} ({shown})."
-        )
-    if report.soundless_files:
-        notes.append(f"Files without sound, where sound was asked for: {report.soundless_files:,}.")
-    if report.not_looked_into:
-        notes.append(
-            f"Samples with media that only preprocess makes, not looked into: {report.not_looked_into:,}."
-        )
-    failed = sum(split.unusable for split in report.splits.values())
-    broken = sum(some.count for some in report.broken.values())
-    total = failed + sum(split.usable for split in report.splits.values())
-    if failed + broken > max_failures * total:
-        share = math.ceil(1000 * (failed + broken) / total) / 1000
-        accept = f", or accept it with preprocess.max_failures: {share:g}" if failed < total else ""
-        if broken:
-            accept += (
-                " (the media count as absent then; preprocess.broken: fail drops their samples)"
-            )
-        besides = f" and {broken:,} have a medium that can't be read" if broken else ""
-        needs.append(
-            f"{failed:,} of {total:,} samples can't be used{besides}, more than preprocess.max_failures: {max_failures:g} "
-            f"allows. The reasons are above: mend them{accept}."
-        )
-    if report.duplicate_ids.count:
-        needs.append(
-            f"Samples whose id another one has: {report.duplicate_ids.count:,} ({report.duplicate_ids})."
-        )
+    for checksum, paths in by_digest.items():
+        if not checksum or len(paths) < 2:
+            continue
+        text = " = ".join(str(path) for path in paths)
+        report.same_content.add(text)
+        splits = functools.reduce(operator.or_, (splits_of_files[path] for path in paths))
+        if splits.bit_count() > 1:
+            report.across_splits.add(text)

@@ -1,4 +1,4 @@
-"""params.yaml at the door."""
+"""Settings are read, validated, and named by a hash."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ import pytest
 from toys.project import ROOT
 
 from umemma import config, validation
-from umemma.config import PRESETS
+from umemma.datasets.manifest import Options
 from umemma.errors import UserError
+from umemma.presets import PRESETS, Switches
 
 PARAMS = ROOT / "params.yaml"
+
+
+def load_switches(*sets: str) -> Switches:
+    return config.load_params(PARAMS, sets).finetune.switches()
 
 
 def test_the_shipped_file_is_read_and_its_numbers_are_numbers():
     params = config.load_params(PARAMS)
     assert params.dataset == "digits"
     assert params.pretrain.learning_rate == 2e-3  # YAML 1.1 would read a string here
-    switches = {
-        "preset": "ume-mma",
-        "init": "unimodal",
-        "mma": "all",
-        "train": "all",
-        "balance": "none",
-    }
-    assert params.finetune.switches() == switches
+    assert params.finetune.switches() == Switches("unimodal", "all", "all", "none")
+    assert params.finetune.switches().preset == "ume-mma"
 
 
 def test_set_changes_one_value():
@@ -39,23 +38,33 @@ def test_set_changes_one_value():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_switches(preset):
-    switches = config.load_params(PARAMS, [f"finetune.preset={preset}"]).finetune.switches()
-    assert switches == dict(
-        zip(("preset", "init", "mma", "train", "balance"), (preset, *PRESETS[preset]), strict=True)
-    )
+    switches = load_switches(f"finetune.preset={preset}")
+    assert switches == PRESETS[preset]
+    assert switches.preset == preset
 
 
 def test_a_switch_wins_over_the_preset_and_the_name_follows():
-    assert (
-        config.load_params(PARAMS, ["finetune.mma=none"]).finetune.switches()["preset"]
-        == "ume-finetune"
-    )
-    assert (
-        config.load_params(PARAMS, ["finetune.mma=drop"]).finetune.switches()["preset"]
-        == "ume-dropout"
-    )
-    unnamed = ["finetune.mma=drop", "finetune.train=head"]
-    assert config.load_params(PARAMS, unnamed).finetune.switches()["preset"] == "custom"
+    assert load_switches("finetune.mma=none").preset == "ume-finetune"
+    assert load_switches("finetune.mma=drop").preset == "ume-dropout"
+    assert load_switches("finetune.mma=drop", "finetune.train=head").preset == "custom"
+
+
+def test_the_settings_of_an_ensemble_have_its_switches():
+    settings = config.load_params(PARAMS, ["finetune.mma=none"]).ensemble_settings("shards")
+    switches = {name: settings["finetune"][name] for name in ("preset", *Switches._fields)}
+    assert switches == {
+        "preset": "ume-finetune",
+        "init": "unimodal",
+        "mma": "none",
+        "train": "all",
+        "balance": "none",
+    }
+
+
+@pytest.mark.parametrize("file", [PARAMS, *sorted((ROOT / "recipes").glob("*.yaml"))])
+def test_a_comment_lists_every_preset(file):
+    text = " ".join(file.read_text().replace("#", " ").split())
+    assert f"preset: ume-mma {', '.join(PRESETS)}" in text
 
 
 @pytest.mark.parametrize(
@@ -81,13 +90,17 @@ def test_a_switch_wins_over_the_preset_and_the_name_follows():
         ("seed=1.5", "seed: input should be a valid integer"),
         ("dataset=3", "dataset: input should be a valid string"),
         ("seed", "cannot read 'seed'"),
-        ("seed.x=1", "'seed' holds a value, not a section"),
+        ("seed.x=1", "'seed' holds a value, not a section\nSet the whole section: --set 'seed={"),
+        (
+            "encoders.image=cnn:small encoders.image.name=cnn:small",
+            "'image' holds a value, not a section\nSet the whole section: --set 'encoders.image={",
+        ),
         ("seed=[", "is not a YAML value"),
     ],
 )
 def test_wrong_settings_are_one_message_and_usage(change, message):
     with pytest.raises(UserError) as error:
-        config.load_params(PARAMS, [change])
+        config.load_params(PARAMS, change.split())
     assert message in str(error.value)
     assert error.value.exit_status == 2
 
@@ -109,11 +122,9 @@ def test_no_file():
 
 def test_presets_that_make_no_sense():
     with pytest.raises(UserError, match="Did you mean 'ume-mma'"):
-        config.load_params(PARAMS, ["finetune.preset=umemma"]).finetune.switches()
+        load_switches("finetune.preset=umemma")
     with pytest.raises(UserError, match="leaves the encoders untrained"):
-        config.load_params(
-            PARAMS, ["finetune.init=scratch", "finetune.train=head"]
-        ).finetune.switches()
+        load_switches("finetune.init=scratch", "finetune.train=head")
 
 
 def test_modalities_are_checked_against_the_dataset():
@@ -127,10 +138,19 @@ def test_modalities_are_checked_against_the_dataset():
             config.load_params(PARAMS, [change]).check_modalities(["audio", "image"])
 
 
+def test_a_wrong_key_of_a_mapping_is_named():
+    options = {"columns": {"front": "image"}, "label": "label"}
+    with pytest.raises(UserError) as error:
+        validation.validate(Options, options, "settings", "preprocess.options")
+    assert "preprocess.options.columns: the key should be 'audio'" in error.value.what
+    assert "but it is 'front'" in error.value.what
+    assert "[key]" not in error.value.what
+
+
 def test_difference_names_the_path():
-    assert validation.list_differences(
-        {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}
-    ) == [
+    there = {"a": {"b": 1, "c": 2}}
+    here = {"a": {"b": 1, "c": 3}, "d": 4}
+    assert validation.list_differences(there, here) == [
         "a.c: 2 there, 3 here",
         "d: None there, 4 here",
     ]

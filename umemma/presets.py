@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Init = Literal["scratch", "unimodal"]
 Mma = Literal["none", "drop", "all"]
 Train = Literal["all", "head", "none"]
 Balance = Literal["none", "ogm-ge", "umt"]
 
-# (init, mma, train, balance) of each preset:
-#   init     where the encoders start
-#   mma      how training shows missing modalities
-#   train    which parameters are trained
-#   balance  what keeps one modality from learning at the cost of the others
+CUSTOM = "custom"
+
+
+class Switches(NamedTuple):
+    """What distinguishes the methods.
+
+    init: where the encoders start.
+    mma: how training shows missing modalities: not at all, one pattern drawn per sample, or all.
+    train: which parameters are trained.
+    balance: what keeps one modality from learning at the cost of the others.
+    """
+
+    init: Init
+    mma: Mma
+    train: Train
+    balance: Balance
+
+    @property
+    def preset(self) -> str:
+        """The name of the preset with these switches, or "custom" where none has them."""
+        for name, switches in PRESETS.items():
+            if switches == self:
+                return name
+        return CUSTOM
+
+
 # All six combinations of (scratch, unimodal) x (none, drop, all) have a name, so that two methods
 # can differ by one switch.
-PRESETS: dict[str, tuple[Init, Mma, Train, Balance]] = {
-    "late-fusion": ("scratch", "none", "all", "none"),
-    "modality-dropout": ("scratch", "drop", "all", "none"),
-    "late-fusion-mma": ("scratch", "all", "all", "none"),
-    "ogm-ge": ("scratch", "none", "all", "ogm-ge"),
-    "umt": ("scratch", "none", "all", "umt"),
-    "ume": ("unimodal", "none", "none", "none"),
-    "ume-finetune": ("unimodal", "none", "all", "none"),
-    "ume-dropout": ("unimodal", "drop", "all", "none"),
-    "frozen-complete": ("unimodal", "none", "head", "none"),
-    "frozen": ("unimodal", "all", "head", "none"),
-    "ume-mma": ("unimodal", "all", "all", "none"),
+PRESETS: dict[str, Switches] = {
+    "late-fusion": Switches("scratch", "none", "all", "none"),
+    "modality-dropout": Switches("scratch", "drop", "all", "none"),
+    "late-fusion-mma": Switches("scratch", "all", "all", "none"),
+    "ogm-ge": Switches("scratch", "none", "all", "ogm-ge"),
+    "umt": Switches("scratch", "none", "all", "umt"),
+    "ume": Switches("unimodal", "none", "none", "none"),
+    "ume-finetune": Switches("unimodal", "none", "all", "none"),
+    "ume-dropout": Switches("unimodal", "drop", "all", "none"),
+    "frozen-complete": Switches("unimodal", "none", "head", "none"),
+    "frozen": Switches("unimodal", "all", "head", "none"),
+    "ume-mma": Switches("unimodal", "all", "all", "none"),
 }

@@ -294,14 +294,14 @@ class Batch(NamedTuple):
     inputs: {modality: (B, ...)}; an absent input is filled with the blank input.
     present: (B, M) bool. It is always on the CPU, as it decides which rows enter an encoder.
     target: (B,) classes, or (B, C) sets of labels.
-    chance: (B,) uint64 numbers that belong to the seed, the epoch and the sample. Training draws
-        from them. None outside of training.
+    sample_seeds: (B,) uint64 numbers that belong to the seed, the epoch and the sample. Training
+        draws from them. None outside of training.
     """
 
     inputs: dict[str, Tensor]
     present: Tensor
     target: Tensor
-    chance: np.ndarray | None = None
+    sample_seeds: np.ndarray | None = None
 
 
 # 5. ResultRow: one number of an evaluation. -------------------------------------------------------

@@ -105,7 +105,7 @@ def test_streamed_batches_are_those_of_kept_samples(tmp_path, stay, how, workers
             assert all(torch.equal(one.inputs[m], other.inputs[m]) for m in MANY)
             assert torch.equal(one.present, other.present)
             assert torch.equal(one.target, other.target)
-            assert np.array_equal(one.chance, other.chance)
+            assert np.array_equal(one.sample_seeds, other.sample_seeds)
 
 
 @pytest.mark.slow
@@ -120,11 +120,12 @@ def test_chance_belongs_to_the_sample_and_the_epoch(tmp_path, stay):
     (whole,) = split.batches([np.arange(40)], CPU, seed=5)
     turned = list(split.batches(cut_batches(np.arange(40)[::-1], 3), CPU, seed=5))
     assert (
-        np.concatenate([batch.chance for batch in turned])[::-1].tolist() == whole.chance.tolist()
+        np.concatenate([batch.sample_seeds for batch in turned])[::-1].tolist()
+        == whole.sample_seeds.tolist()
     )
     (other,) = split.batches([np.arange(40)], CPU, seed=6)
-    assert not set(other.chance) & set(whole.chance)
-    assert next(split.batches([np.arange(40)], CPU)).chance is None
+    assert not set(other.sample_seeds) & set(whole.sample_seeds)
+    assert next(split.batches([np.arange(40)], CPU)).sample_seeds is None
 
 
 def test_augmentation_is_for_training_only_and_the_same_in_any_batch(tmp_path, stay):

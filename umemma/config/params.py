@@ -104,7 +104,7 @@ class Params(Plain):
         names = sorted(self.modalities)
         switches = self.finetune.switches()
         unimodal = {}
-        if switches["init"] == "unimodal" or switches["balance"] == "umt":
+        if switches.init == "unimodal" or switches.balance == "umt":
             for m in names:
                 unimodal[m] = fingerprint(self.unimodal_settings(m, shards))
         return {
@@ -115,7 +115,11 @@ class Params(Plain):
             "encoders": {m: self.encoder(m).model_dump(mode="json") for m in names},
             **self._sample_settings(names),
             "seed": self.seed,
-            "finetune": self.finetune.model_dump(mode="json") | switches,
+            "finetune": {
+                **self.finetune.model_dump(mode="json"),
+                "preset": switches.preset,
+                **switches._asdict(),
+            },
             "starts_from": unimodal,
         }
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from umemma.config.sections import Fraction, NonNegativeFloat
 from umemma.errors import UserError, unknown_name
-from umemma.presets import PRESETS, Balance, Init, Mma, Train
+from umemma.presets import PRESETS, Balance, Init, Mma, Switches, Train
 from umemma.types import Plain, PositiveFloat, PositiveInt
 from umemma.validation import validate
 
@@ -177,44 +177,32 @@ class Finetune(Training):
     def _modality_rates(self, modality: str) -> ModalityRates | None:
         return self.modalities.get(modality)
 
-    def switches(self) -> dict[str, str]:
-        """Return {"preset", "init", "mma", "train", "balance"} as they apply.
+    def switches(self) -> Switches:
+        """Return the switches of the preset, with those of this section in place of its own.
 
-        "preset" is the preset that has these four switches, or "custom" where none has. Raises
-        UserError for an unknown preset and for switches that contradict each other.
+        Raises UserError for an unknown preset and for switches that contradict each other.
         """
         if self.preset not in PRESETS:
             raise unknown_name("preset", self.preset, PRESETS, "finetune.preset")
-        preset_init, preset_mma, preset_train, preset_balance = PRESETS[self.preset]
-        init = self.init or preset_init
-        mma = self.mma or preset_mma
-        train = self.train or preset_train
-        balance = self.balance or preset_balance
-        if init == "scratch" and train != "all":
+        preset = PRESETS[self.preset]
+        switches = Switches(
+            self.init or preset.init,
+            self.mma or preset.mma,
+            self.train or preset.train,
+            self.balance or preset.balance,
+        )
+        if switches.init == "scratch" and switches.train != "all":
             raise UserError(
-                f"init: scratch with train: {train} leaves the encoders untrained",
+                f"init: scratch with train: {switches.train} leaves the encoders untrained",
                 "finetune",
                 "Set finetune.train to all, or finetune.init to unimodal.",
                 usage=True,
             )
-        if balance != "none" and train != "all":
+        if switches.balance != "none" and switches.train != "all":
             raise UserError(
-                f"balance: {balance} with train: {train} has no encoder to balance",
+                f"balance: {switches.balance} with train: {switches.train} has no encoder to balance",
                 "finetune",
                 "Set finetune.train to all, or finetune.balance to none.",
                 usage=True,
             )
-        return {
-            "preset": _name_of_preset((init, mma, train, balance)),
-            "init": init,
-            "mma": mma,
-            "train": train,
-            "balance": balance,
-        }
-
-
-def _name_of_preset(switches: tuple[Init, Mma, Train, Balance]) -> str:
-    for name, preset in PRESETS.items():
-        if preset == switches:
-            return name
-    return "custom"
+        return switches

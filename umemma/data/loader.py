@@ -103,7 +103,7 @@ class LoadedSplit:
 
     @functools.cached_property
     def hashes(self) -> np.ndarray:
-        """(N,) uint64: the hash of each key, from which chance of the sample is drawn."""
+        """(N,) uint64: the hash of each key, from which the random numbers of the sample are drawn."""
         return hash_keys(self.keys)
 
     def batches(
@@ -114,8 +114,8 @@ class LoadedSplit:
     ) -> Iterator[Batch]:
         """Yield a batch for each array of sample numbers in `plan`.
 
-        With a seed, which belongs to an epoch, samples are augmented and have numbers to draw
-        further chance from.
+        With a seed, which belongs to an epoch, samples are augmented and the batches have
+        `sample_seeds`.
         """
         streamed: Iterator[dict[str, Tensor]] = itertools.repeat({})
         if self.stream:
@@ -125,26 +125,26 @@ class LoadedSplit:
             inputs = {m: _move(x, device) for m, x in decoded.items()}
             for m, x in self.in_memory.items():
                 inputs[m] = _move(x[rows], device)
-            chance = None
+            sample_seeds = None
             if seed is not None:
-                chance = mix(self.hashes[numbers], seed)
+                sample_seeds = mix(self.hashes[numbers], seed)
             for m, spec in self.specs.items():
-                inputs[m] = self._finish_input(m, spec, inputs[m], chance)
+                inputs[m] = self._finish_input(m, spec, inputs[m], sample_seeds)
             target = _move(self.target[rows], device)
-            yield Batch(inputs, self.present[rows], target, chance)
+            yield Batch(inputs, self.present[rows], target, sample_seeds)
 
     def _finish_input(
         self,
         name: str,
         spec: InputSpec,
         inputs: Tensor,
-        chance: np.ndarray | None,
+        sample_seeds: np.ndarray | None,
     ) -> Tensor:
         """Augment the compact inputs of a modality (in training) and make what its encoder sees."""
         modality = modalities.get_module(name)
-        if chance is not None and name in self.augments:
+        if sample_seeds is not None and name in self.augments:
             augment = self.augments[name]
-            drawn = modality.draw(augment, mix(chance, 0, "augment", name), spec)
+            drawn = modality.draw(augment, mix(sample_seeds, 0, "augment", name), spec)
             inputs = modality.augment(inputs, spec, augment, drawn)
         return modality.finish(inputs, spec)
 

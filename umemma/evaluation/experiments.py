@@ -189,7 +189,7 @@ def experiment_params(params: Params, experiment: Experiment, rate: float | None
     """
     finetune = params.finetune.model_copy(update={"preset": experiment.preset})
     if rate is not None:
-        if finetune.switches()["init"] == "scratch":
+        if finetune.switches().init == "scratch":
             scratch = finetune.scratch.model_copy(update={"learning_rate": rate})
             finetune = finetune.model_copy(update={"scratch": scratch})
         else:
@@ -217,7 +217,7 @@ def learning_rates(params: Params, experiment: Experiment) -> list[float | None]
     Where there are none, or nothing is trained, it is that of the settings (None).
     """
     switches = experiment_params(params, experiment).finetune.switches()
-    if switches["train"] == "none" or not params.compare.learning_rates:
+    if switches.train == "none" or not params.compare.learning_rates:
         return [None]
     return list(params.compare.learning_rates)
 

@@ -2,7 +2,7 @@
 
 The second half of UME-MMA: start from the uni-modal models (their average is UME), then fine-tune
 while showing every way a modality can be absent (MMA), so that a missing modality doesn't disturb
-what is left. The baselines are the same code with other switches (config.PRESETS).
+what is left. The baselines are the same code with other switches (umemma/presets.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from umemma.data.storage import Store
 from umemma.missing import normalize_pattern_weights
 from umemma.models import factory, saved_model
 from umemma.models.late_fusion import LateFusion
+from umemma.presets import Switches
 from umemma.system.files import sha256
 from umemma.training.balancing import Balancing, GradientModulation, Teachers
 from umemma.training.reproducibility import prepare
@@ -53,18 +54,18 @@ def run(params: Params, force: bool = False, tensorboard: bool = False) -> float
     # 3. Train.
     model, training = _build_ensemble(section, switches, encoders, data, start)
     training_run = None
-    if switches["train"] != "none":
+    if switches.train != "none":
         training_run = Run.from_settings(
             params.paths.runs,
-            switches["preset"],
+            switches.preset,
             settings,
             start.checksums,
             params.machine,
             tensorboard,
         )
     model = factory.place_on_device(model, section, device)
-    balancing = _make_balancing(switches["balance"], section, model, start.unimodal, device)
-    draw_one = switches["mma"] == "drop"
+    balancing = _make_balancing(switches.balance, section, model, start.unimodal, device)
+    draw_one = switches.mma == "drop"
     result = train_model(
         PatternStep(model, pattern_weights, draw_one, balancing),
         data,
@@ -72,7 +73,7 @@ def run(params: Params, force: bool = False, tensorboard: bool = False) -> float
         training=training,
         cache_folder=params.paths.runs / "features",
         device=device,
-        title=f"finetune {switches['preset']}",
+        title=f"finetune {switches.preset}",
     )
 
     # 4. Save the model; its checkpoints are no longer needed.
@@ -113,12 +114,12 @@ def _open_data(params: Params) -> tuple[DataSource, dict[str, Any]]:
 
 def _weigh_patterns(
     section: Finetune,
-    switches: Mapping[str, str],
+    switches: Switches,
     modalities: Sequence[str],
 ) -> np.ndarray:
     """Return the (S,) weights of the missing patterns in training and in validation."""
     weights = normalize_pattern_weights(modalities, section.pattern_weights)
-    if switches["mma"] == "none":
+    if switches.mma == "none":
         return np.eye(len(weights))[0]  # the complete pattern only
     return weights
 
@@ -141,15 +142,15 @@ def _find_start(
     params: Params,
     index: shard_reader.Index,
     encoders: Mapping[str, Encoder],
-    switches: Mapping[str, str],
+    switches: Switches,
 ) -> Start:
     """Return what the switches start from. UserError for a uni-modal model that isn't trained."""
     start = Start()
-    is_teacher = switches["init"] != "unimodal"
+    is_teacher = switches.init != "unimodal"
     if is_teacher:
         start.pretrained = factory.find_weights(encoders)
         start.checksums = {m: sha256(path) for m, path in start.pretrained.items()}
-        if switches["balance"] != "umt":
+        if switches.balance != "umt":
             return start
     for m in encoders:
         start.unimodal[m], info = _load_unimodal(params, m, index)
@@ -175,7 +176,7 @@ def _load_unimodal(
 
 def _build_ensemble(
     section: Finetune,
-    switches: Mapping[str, str],
+    switches: Switches,
     encoders: Mapping[str, Encoder],
     data: DataSource,
     start: Start,
@@ -192,11 +193,11 @@ def _build_ensemble(
         section.absent,
         start.pretrained,
     )
-    if switches["init"] == "unimodal":
+    if switches.init == "unimodal":
         model.start_from(start.unimodal)
     else:
         training = section.model_copy(update=section.scratch.model_dump())
-    if switches["train"] == "head":
+    if switches.train == "head":
         model.freeze(encoders)
     return model, training
 

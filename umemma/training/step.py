@@ -68,8 +68,8 @@ class PatternStep(nn.Module):
 
     def _drop_modalities(self, batch: Batch, sample_weights: Tensor) -> Batch:
         """Return the batch with what a drawn pattern leaves of each sample."""
-        assert batch.chance is not None
-        numbers = to_unit(mix(batch.chance, 0, "mma"))
+        assert batch.sample_seeds is not None
+        numbers = to_unit(mix(batch.sample_seeds, 0, "mma"))
         patterns = draw_patterns(sample_weights, torch.from_numpy(numbers))
         return batch._replace(present=batch.present & self.keep_table[patterns])
 

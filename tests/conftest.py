@@ -1,9 +1,10 @@
-"""Toy data: a dataset small enough to train in seconds, and a project folder to run the stages in."""
+"""Fixtures: a dataset that trains in seconds, and a project folder to run the stages in."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,17 @@ from toys.project import ROOT, quick
 
 from umemma.stages import download, preprocess, pretrain
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # of the processes that tests start; several tests run at a time
-)
+# One thread for this process and for those that tests start, as several tests run at a time.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """A project folder with shards and uni-modal models of the digits. Shared: a test that changes it copies it first."""
+    """A project folder with shards and uni-modal models of the digits.
+
+    All tests share it. A test that changes it copies it first.
+    """
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -36,9 +39,7 @@ def trained(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def project(trained, tmp_path, monkeypatch) -> Path:
-    """A copy of `trained` to work in, with params.yaml; the current directory."""
-    import shutil
-
+    """A copy of `trained` with params.yaml, which is the current directory."""
     folder = tmp_path / "project"
     shutil.copytree(trained, folder)
     shutil.copy(ROOT / "recipes" / "digits.yaml", folder / "params.yaml")
@@ -48,16 +49,16 @@ def project(trained, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def messages():
-    """What is logged."""
-    said: list[str] = []
-    number = logger.add(said.append, format="{message}")
-    yield said
+    """The list of log messages of a test."""
+    logged: list[str] = []
+    number = logger.add(logged.append, format="{message}")
+    yield logged
     logger.remove(number)
 
 
 @pytest.fixture
 def bert(tmp_path) -> Path:
-    """The folder of a tiny model with the layout, the old names and the head of those on the hub."""
+    """The folder of a tiny model, with the layout, the old names and the head of published ones."""
     import transformers
 
     folder = tmp_path / "bert"

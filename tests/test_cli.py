@@ -50,7 +50,8 @@ def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 
 def processor_seconds() -> float:
-    """Return the processor time of finished child processes, which a busy machine does not change."""
+    """Return the processor time of finished child processes, which a busy machine does not
+    change."""
     times = os.times()
     return times.children_user + times.children_system
 

@@ -27,17 +27,23 @@ FLOORS: list[set[str]] = [
 ]
 # A stage imports no other stage, whatever their folder.
 APART = {"stages"}
-# These carry settings, files and messages around and can't change a number: no DVC stage depends on
+# These carry settings, files and messages and cannot change a number, so no DVC stage depends on
 # them.
-PLUMBING = {"umemma/__init__.py", "umemma/_version.py", "umemma/errors.py", "umemma/types.py"}
-PLUMBING |= {"umemma/presets.py"}
-PLUMBING |= {"umemma/validation.py", "umemma/data/storage.py"}
+PLUMBING = {
+    "umemma/__init__.py",
+    "umemma/_version.py",
+    "umemma/data/storage.py",
+    "umemma/errors.py",
+    "umemma/presets.py",
+    "umemma/types.py",
+    "umemma/validation.py",
+}
 PLUMBING_FOLDERS = ("umemma/config/", "umemma/system/")
 NOT_PLUMBING = "umemma/system/seeds.py"
 
 
 def room(file: Path, package: Path = PACKAGE) -> str:
-    """Return the folder of a file, or its own name where it lies on top."""
+    """Return the folder of a file, or the name of a file at the top of the package."""
     return file.relative_to(package).with_suffix("").parts[0]
 
 
@@ -51,15 +57,32 @@ def resolve(name: str, level: int, file: Path, root: Path) -> str:
         return name
     package = list(file.relative_to(root).with_suffix("").parts[:-1])
     package = package[: len(package) - level + 1]
-    return ".".join([*package, *([name] if name else [])])
+    if name:
+        package.append(name)
+    return ".".join(package)
 
 
 def is_dynamic_import(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call):
         return False
-    called = node.func
-    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    name = getattr(node.func, "attr", "") or getattr(node.func, "id", "")
     return name in {"import_module", "__import__", "find_spec"}
+
+
+def resolve_dynamic(text: str, file: Path, root: Path) -> set[str]:
+    """Return the modules that the argument `text` of import_module may name.
+
+    The package of a relative name is another argument of the call, so each package above the file
+    is taken.
+    """
+    if not text.startswith("."):
+        return {text}
+    names = set()
+    package: list[str] = []
+    for part in file.relative_to(root).parts[:-1]:
+        package.append(part)
+        names.add(".".join([*package, text.lstrip(".")]))
+    return names
 
 
 @functools.cache
@@ -76,13 +99,7 @@ def imported_names(file: Path, root: Path) -> set[str]:
             module = resolve(node.module or "", node.level, file, root)
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
         elif is_dynamic_import(node) and node.args and isinstance(node.args[0], ast.Constant):
-            text = str(node.args[0].value)
-            above = file.relative_to(root).parts[:-1] if text.startswith(".") else ()
-            # Which package it is relative to is an argument of the call, so each one above the file
-            # is taken.
-            names |= {
-                ".".join([*above[: depth + 1], text.lstrip(".")]) for depth in range(len(above))
-            } or {text}
+            names |= resolve_dynamic(str(node.args[0].value), file, root)
         elif isinstance(node, ast.Constant) and str(node.value).startswith("umemma."):
             names.add(str(node.value))  # the module of a plug-in, in its table
     return names
@@ -96,9 +113,9 @@ def imports(file: Path, root: Path = ROOT) -> set[Path]:
         if name.split(".")[0] != "umemma":
             continue
         path = root / name.replace(".", "/")
-        files |= {
-            place for place in (path.with_suffix(".py"), path / "__init__.py") if place.is_file()
-        }
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.is_file():
+                files.add(candidate)
     return files - {file, root / "umemma" / "__init__.py"}
 
 
@@ -108,7 +125,8 @@ def wrong_imports(root: Path) -> list[str]:
     wrong = []
     for file in sorted(package.rglob("*.py")):
         for other in sorted(imports(file, root)):
-            here, there = room(file, package), room(other, package)
+            here = room(file, package)
+            there = room(other, package)
             of_the_package = "__init__.py" in (file.name, other.name)
             if here == there and (here not in APART or of_the_package):
                 continue
@@ -146,8 +164,8 @@ def test_an_import_that_goes_up_or_sideways_is_seen(file, line, tmp_path, monkey
     path = tmp_path / "umemma" / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(line)
-    (found,) = wrong_imports(tmp_path)
-    assert found.startswith(f"umemma/{file} imports umemma/")
+    (wrong_import,) = wrong_imports(tmp_path)
+    assert wrong_import.startswith(f"umemma/{file} imports umemma/")
 
 
 def test_every_file_has_a_floor():
@@ -155,24 +173,32 @@ def test_every_file_has_a_floor():
 
 
 def test_no_module_imports_itself_round_a_circle():
-    graph = {file: imports(file) for file in PACKAGE.rglob("*.py") if file.name != "__init__.py"}
-    graph = {file: {other for other in others if other in graph} for file, others in graph.items()}
-    while free := {file for file, others in graph.items() if not others}:
-        graph = {file: others - free for file, others in graph.items() if file not in free}
-    assert not graph
+    files = {file for file in PACKAGE.rglob("*.py") if file.name != "__init__.py"}
+    remaining = {file: imports(file) & files for file in files}
+    while True:
+        free = {file for file, others in remaining.items() if not others}
+        if not free:
+            break
+        for file in free:
+            del remaining[file]
+        for others in remaining.values():
+            others -= free
+    assert not remaining
 
 
 def test_the_training_loop_names_no_stage():
     """What differs between pretraining and fine-tuning is handed to the loop."""
     tree = ast.parse((PACKAGE / "training" / "trainer.py").read_text(encoding="utf-8"))
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names = set()
+    for node in ast.walk(tree):
+        for kind in ("id", "arg", "attr"):
+            names.add(getattr(node, kind, ""))
     assert not names & {"stage", "pretrain", "finetune", "pretraining", "finetuning"}
 
 
 def test_at_most_fourteen_modules_in_a_folder():
-    for folder in [PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir())]:
+    folders = [path for path in PACKAGE.rglob("*") if path.is_dir()]
+    for folder in [PACKAGE, *folders]:
         assert len(list(folder.glob("*.py"))) <= 14, folder
 
 
@@ -195,11 +221,11 @@ def names_data(file: Path) -> set[Path]:
     """Return the files beside `file` that are no Python and that it names."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    return {
-        path
-        for path in file.parent.iterdir()
-        if path.name in names and path.suffix not in ("", ".py")
-    }
+    files = set()
+    for path in file.parent.iterdir():
+        if path.name in names and path.suffix not in ("", ".py"):
+            files.add(path)
+    return files
 
 
 def is_plumbing(name: str) -> bool:
@@ -210,7 +236,9 @@ def is_plumbing(name: str) -> bool:
 
 def needed(stages: tuple[str, ...]) -> set[str]:
     """Return the code that `stages` import and that can change a number, as paths."""
-    files = set().union(*(closure(PACKAGE / "stages" / f"{stage}.py") for stage in stages))
+    files: set[Path] = set()
+    for stage in stages:
+        files |= closure(PACKAGE / "stages" / f"{stage}.py")
     for file in list(files):
         files |= names_data(file)
     names = {str(path.relative_to(ROOT)) for path in files}
@@ -232,9 +260,9 @@ STAGES = {
     },
 }
 CASES = [(file, stage) for file, stages in STAGES.items() for stage in stages]
-# What these make is made again within seconds: they depend on whole folders, so that dvc.yaml can
-# be read.
+# These stages run within seconds. They depend on whole folders, so that dvc.yaml is readable.
 CHEAP = {"evaluate-missing", "compare-table"}
+PLUG_INS = {"datasets", "modalities", "encoders"}
 
 
 def files_of(dependency: str) -> set[str]:
@@ -242,10 +270,11 @@ def files_of(dependency: str) -> set[str]:
     path = ROOT / dependency
     if path.is_file():
         return {dependency}
-    inside = {
-        str(file.relative_to(ROOT)) for file in path.rglob("*") if "__pycache__" not in file.parts
-    }
-    return {name for name in inside if (ROOT / name).is_file()}
+    names = set()
+    for file in path.rglob("*"):
+        if file.is_file() and "__pycache__" not in file.parts:
+            names.add(str(file.relative_to(ROOT)))
+    return names
 
 
 @pytest.mark.parametrize(("file", "stage"), CASES)
@@ -258,9 +287,10 @@ def test_a_dvc_stage_depends_on_the_code_that_it_imports(file, stage):
     for dependency in dependencies:
         files = files_of(dependency)
         assert files & needs, f"{dependency} isn't imported"
-        whole = stage in CHEAP or dependency.split("/")[1] in {"datasets", "modalities", "encoders"}
+        is_folder_allowed = stage in CHEAP or dependency.split("/")[1] in PLUG_INS
         unneeded = {name for name in files - needs if Path(name).name != "__init__.py"}
-        assert whole or not unneeded, f"{dependency} would run {stage} again for {sorted(unneeded)}"
+        reason = f"{dependency} would run {stage} again for {sorted(unneeded)}"
+        assert is_folder_allowed or not unneeded, reason
         covered |= files
     assert not needs - covered
 
@@ -273,7 +303,11 @@ def test_help_imports_no_torch():
     light += [f"config/{path.stem}" for path in (PACKAGE / "config").glob("*.py")]
     light += ["system/distributed", "system/files", "system/seeds", "system/log"]
     for name in light:
-        for node in ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8")).body:
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not heavy & {module.split(".")[0] for module in modules}, name
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+        modules = []
+        for node in tree.body:
+            if isinstance(node, ast.Import):
+                modules += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules.append(node.module or "")
+        assert not heavy & {module.split(".")[0] for module in modules}, name

@@ -1,4 +1,4 @@
-"""DVC runs the pipeline of the project, cut to seconds, in a scratch copy of the checkout."""
+"""DVC runs the pipeline of the project, with quick trainings, in a scratch copy of the checkout."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from toys.project import QUICK, ROOT
 pytestmark = pytest.mark.slow  # all tests share one run of the pipeline
 
 PLOTS = ("robustness", "training", "information", "classes")
-TRACKED = [".dvc/config", ".dvc/.gitignore", *(f".dvc/plots/{name}.json" for name in PLOTS)]
-TRACKED += [".dvcignore", ".gitignore", "dvc.yaml"]
+TRACKED = [".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml"]
+TRACKED += [f".dvc/plots/{name}.json" for name in PLOTS]
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,11 @@ def clone(tmp_path_factory) -> Path:
     params = yaml.load(ROOT / "params.yaml")
     for change in QUICK:
         path, value = change.split("=")
-        *parents, last = path.split(".")
+        *sections, key = path.split(".")
         node = params
-        for parent in parents:
-            node = node[parent]
-        node[last] = int(value)
+        for section in sections:
+            node = node[section]
+        node[key] = int(value)
     yaml.dump(params, folder / "params.yaml")
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", ".")
@@ -62,7 +62,7 @@ def test_asking_leaves_the_pipeline_up_to_date(clone):
     assert "Data and pipelines are up to date." in run(clone, "dvc", "repro").stdout
 
 
-def test_nothing_made_by_running_stands_in_git_but_the_lock(clone):
+def test_git_sees_no_output_of_a_run_but_the_lock(clone):
     assert run(clone, "git", "status", "--porcelain").stdout.split() == ["??", "dvc.lock"]
 
 

@@ -169,9 +169,7 @@ def test_broken_media_alone_are_over_the_bound(toy, capsys):
     status, report = examine(capsys)
     assert status == 1
     (need,) = report["needs"]
-    assert need.startswith(
-        "0 of 4 samples cannot be used, and in 1 more a medium cannot be read. "
-    )
+    assert need.startswith("0 of 4 samples cannot be used, and in 1 more a medium cannot be read. ")
     assert "preprocess.max_failures: 0.25 (" in need
     assert examine(capsys, "preprocess.max_failures=0.25")[1]["needs"] == []
 

@@ -1,4 +1,7 @@
-"""Several processes: the same numbers as one, nobody waits for ever, a killed training goes on. torchrun really runs."""
+"""Several processes give the numbers of one, none waits for ever, and a killed training resumes.
+
+torchrun really runs.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -58,19 +62,14 @@ def run(command: list[str]) -> str:
             {"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1"},
             World(9, 16, 1),
         ),
-        (
-            {"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"},
-            World(0, 1, 0),
-        ),  # a batch script, no srun
+        # A batch script without srun.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}, World(0, 1, 0)),
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "SLURM_PROCID": "5"}, World(0, 2, 0)),
     ],
 )
-def test_who_am_i(variables, world, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("SLURM_")] + [
-        "RANK",
-        "WORLD_SIZE",
-        "LOCAL_RANK",
-    ]:
+def test_rank_and_world_size_come_from_the_environment(variables, world, monkeypatch):
+    slurm = [name for name in os.environ if name.startswith("SLURM_")]
+    for name in [*slurm, "RANK", "WORLD_SIZE", "LOCAL_RANK"]:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -104,66 +103,70 @@ def alone(tmp_path_factory):
 
 
 def srun(processes: int, *words: str) -> None:
-    """As Slurm starts the tasks of a step, each with its own environment."""
+    """Start processes as Slurm starts the tasks of a step, each with its own environment."""
     step = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0",
         "SLURM_STEP_NUM_TASKS": str(processes),
         "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_STEP_ID": "0",
     }
-    step["SLURM_JOB_ID"] = str(os.getpid())
-    own = [
-        step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(processes)
-    ]
-    tasks = [subprocess.Popen([sys.executable, *words], env=environment() | one) for one in own]
+    tasks = []
+    for rank in range(processes):
+        task = {**step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        tasks.append(subprocess.Popen([sys.executable, *words], env=environment() | task))
     assert [task.wait(120) for task in tasks] == [0] * processes
+
+
+# What they compute. -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "launcher"), [(2, "slurm"), (3, "torchrun")])
 def test_several_processes_get_what_one_gets(tmp_path, alone, processes, launcher):
     words = (str(TESTS / "toys" / "side_by_side.py"), str(tmp_path))
-    srun(processes, *words) if launcher == "slurm" else run(torchrun(processes, *words))
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found.keys() == alone.keys()
+    if launcher == "slurm":
+        srun(processes, *words)
+    else:
+        run(torchrun(processes, *words))
+    results = json.loads((tmp_path / "found.json").read_text())
+    assert results.keys() == alone.keys()
     for name, expected in alone.items():
-        if name in (
-            "all",
-            "drop",
-            "parts",
-            "holes",
-        ):  # they add up the same numbers in another order
+        if name in ("all", "drop", "parts", "holes"):
+            # They add up the same numbers in another order.
             for key, values in expected.items():
-                assert flat(found[name][key]) == pytest.approx(flat(values), rel=1e-4, abs=1e-6), (
-                    name,
-                    key,
-                )
+                approximate = pytest.approx(flatten(values), rel=1e-4, abs=1e-6)
+                assert flatten(results[name][key]) == approximate, (name, key)
         elif "figures" in name or name == "logits":
-            assert flat(found[name]) == pytest.approx(flat(expected), rel=1e-4), name
+            assert flatten(results[name]) == pytest.approx(flatten(expected), rel=1e-4), name
         else:
-            assert found[name] == expected, name
-    assert found["rows"] == [[i, -i] for i in range(10)]
-    assert found["error of one"] == "file: broken here\nMend it."
-    assert found["NaN"][0].startswith("the loss is not finite at step")
+            assert results[name] == expected, name
+    assert results["rows"] == [[i, -i] for i in range(10)]
+    assert results["error of one"] == "file: broken here\nMend it."
+    assert results["NaN"][0].startswith("the loss is not finite at step")
 
 
-def flat(values: list) -> list[float]:
-    return (
-        [one for value in values for one in flat(value)] if isinstance(values, list) else [values]
-    )
+def flatten(values: Any) -> list[float]:
+    if not isinstance(values, list):
+        return [values]
+    numbers = []
+    for value in values:
+        numbers.extend(flatten(value))
+    return numbers
 
 
 @pytest.mark.slow
 def test_stages_in_two_and_three_processes_score_as_in_one(project):
-    """Each sample once, whatever the number: predictions in the same order, accuracies the same to the digit."""
+    """Each sample is predicted once: the same order of predictions, and the same accuracies."""
     finetune.run(quick())
     results = project / "results" / "digits"
-    scores, keys = [], []
+    scores = []
+    keys = []
     for processes in (1, 2, 3):
         if processes == 1:
             evaluate.run(quick())
         else:
-            said = run(torchrun(processes, "-m", "umemma", "evaluate-missing", *SETS))
-            assert said.count("report: ") == 1  # one of them speaks
+            text = run(torchrun(processes, "-m", "umemma", "evaluate-missing", *SETS))
+            assert text.count("report: ") == 1  # only rank 0 prints results
         scores.append(json.loads((results / "metrics.json").read_text()))
         keys.append(pq.read_table(results / "predictions.parquet")["key"].to_pylist())
     assert scores[0] == scores[1] == scores[2]
@@ -172,32 +175,53 @@ def test_stages_in_two_and_three_processes_score_as_in_one(project):
 
 
 @pytest.mark.slow
-def test_a_mistake_is_said_once(project):
-    command = torchrun(
-        2, "-m", "umemma", "pretrain-unimodal", *SETS, "--set", "pretrain.batch_size=1"
-    )
+def test_an_error_of_all_processes_is_reported_once(project):
+    words = ("-m", "umemma", "pretrain-unimodal", *SETS, "--set", "pretrain.batch_size=1")
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=environment(), check=False
+        torchrun(2, *words),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(),
+        check=False,
     )
     assert done.stderr.count("a batch of 1 leaves some of 2 processes without a sample") == 1
     assert "UserError" not in done.stderr  # the only traceback is torchrun's own
 
 
-def checkpoints(project: Path) -> list[int]:
-    return sorted(
-        int(path.stem.split("-")[1]) for path in project.glob("runs/digits/*/step-*.safetensors")
-    )
+# Killed and resumed. ------------------------------------------------------------------------------
+
+
+def list_checkpoints(project: Path) -> list[int]:
+    """Return the steps of the checkpoints."""
+    paths = project.glob("runs/digits/*/step-*.safetensors")
+    return sorted(int(path.stem.split("-")[1]) for path in paths)
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def empty_folder(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
 
 
 def stop(
-    command: list[str], project: Path, step: int, how: Callable[[subprocess.Popen], None]
+    command: list[str],
+    project: Path,
+    step: int,
+    how: Callable[[subprocess.Popen], None],
 ) -> int:
-    """Start a training, stop it when it has come to `step`; its exit status."""
+    """Start a training, stop it when it has reached `step`, and return its exit status."""
     with subprocess.Popen(
-        command, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        command,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     ) as process:
         deadline = time.monotonic() + 120
-        while max(checkpoints(project), default=0) < step:
+        while max(list_checkpoints(project), default=0) < step:
             assert process.poll() is None, "it ended before it was stopped"
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -207,54 +231,43 @@ def stop(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "stage",
+    ("stage", "model"),
     [
-        "pretrain-unimodal --modality image --set pretrain.epochs=6",
-        "finetune-ensemble --set finetune.epochs=6",
+        ("pretrain-unimodal --modality image --set pretrain.epochs=6", "pretrain/image"),
+        ("finetune-ensemble --set finetune.epochs=6", "ensemble"),
     ],
 )
-def test_killed_at_any_moment_it_goes_on_to_the_same_weights(project, stage):
-    command = [
-        sys.executable,
-        "-m",
-        "umemma",
-        *stage.split(),
-        *SETS,
-        "--set",
-        "machine.checkpoint=0",
-    ]
-    command += stage.split()[-2:]  # the last of two wins
-    out = project / "models/digits" / ("ensemble" if "ensemble" in stage else "pretrain/image")
+def test_a_training_killed_at_any_moment_resumes_to_the_same_weights(project, stage, model):
+    words = stage.split()
+    command = [sys.executable, "-m", "umemma", *words, *SETS, "--set", "machine.checkpoint=0"]
+    command += words[-2:]  # the last of two --set wins
+    out = project / "models/digits" / model
     run(command)
-    whole = {path.name: path.read_bytes() for path in out.iterdir()}
-    for path in out.iterdir():
-        path.unlink()
+    uninterrupted = read_files(out)
+    empty_folder(out)
     assert stop(command, project, 5, lambda process: process.kill()) == -signal.SIGKILL
     assert stop(command, project, 40, lambda process: process.terminate()) == 75
     assert "resumes from step" in run(command)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
-    assert checkpoints(project) == []
+    assert read_files(out) == uninterrupted
+    assert list_checkpoints(project) == []
     assert "is trained with these settings already" in run(command)
 
 
 @pytest.mark.slow
-def test_a_killed_process_of_two_and_the_training_goes_on(project):
-    command = torchrun(
-        2, "-m", "umemma", "finetune-ensemble", *SETS, "--set", "machine.checkpoint=0"
-    )
-    command += ["--set", "finetune.epochs=4"]
+def test_a_training_resumes_after_one_of_two_processes_was_killed(project):
+    sets = [*SETS, "--set", "machine.checkpoint=0", "--set", "finetune.epochs=4"]
+    command = torchrun(2, "-m", "umemma", "finetune-ensemble", *sets)
     out = project / "models/digits/ensemble"
     run(command)
-    whole = {path.name: path.read_bytes() for path in out.iterdir()}
-    for path in out.iterdir():
-        path.unlink()
+    uninterrupted = read_files(out)
+    empty_folder(out)
 
     def kill_one(launcher: subprocess.Popen) -> None:
         children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
 
     assert stop(command, project, 20, kill_one) != 0
-    before = checkpoints(project)
-    assert before
-    assert f"resumes from step {before[-1]}" in run(command)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    steps = list_checkpoints(project)
+    assert steps
+    assert f"resumes from step {steps[-1]}" in run(command)
+    assert read_files(out) == uninterrupted

@@ -1,4 +1,4 @@
-"""Processes that really die: nothing hangs, nothing is lost unseen."""
+"""Worker processes that really die: nothing hangs, and nothing is lost without a message."""
 
 from __future__ import annotations
 
@@ -39,26 +39,28 @@ def refuse(job: Job) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_job_has_its_result(tmp_path, workers):
-    found = executors.run_locally(square, (Job(n, tmp_path) for n in range(9)), workers)
-    assert sorted(found) == [n**2 for n in range(9)]
+    jobs = (Job(n, tmp_path) for n in range(9))
+    results = executors.run_locally(square, jobs, workers)
+    assert sorted(results) == [n**2 for n in range(9)]
     assert len(list(tmp_path.iterdir())) == 9
 
 
+def make_jobs(folder: Path, count: int, deaths: dict[int, int]) -> list[Job]:
+    """Return jobs, of which some kill their worker. deaths: {number of a job: times}."""
+    return [Job(n, folder, deaths.get(n, 0)) for n in range(count)]
+
+
 @pytest.mark.slow
-def test_a_killed_worker_is_reported_and_its_job_done_again(tmp_path, messages):
-    found = executors.run_locally(
-        square, [Job(n, tmp_path, deaths=int(n == 3)) for n in range(6)], 2
-    )
-    assert sorted(found) == [n**2 for n in range(6)]
+def test_a_killed_worker_is_reported_and_its_job_run_again(tmp_path, messages):
+    results = executors.run_locally(square, make_jobs(tmp_path, 6, {3: 1}), 2)
+    assert sorted(results) == [n**2 for n in range(6)]
     assert "A worker process died" in messages[0]
 
 
 @pytest.mark.slow
-def test_a_job_that_always_kills_is_named_and_the_rest_done(tmp_path, messages):
-    found = executors.run_locally(
-        square, [Job(n, tmp_path, deaths=9 * (n == 1)) for n in range(6)], 2
-    )
-    assert sorted(found) == [n**2 for n in range(6) if n != 1]
+def test_a_job_that_always_kills_is_named_and_the_others_run(tmp_path, messages):
+    results = executors.run_locally(square, make_jobs(tmp_path, 6, {1: 9}), 2)
+    assert sorted(results) == [n**2 for n in range(6) if n != 1]
     assert "number=1" in messages[-1]
     assert "killed its worker process, attempt 2 of 2" in messages[-1]
 
@@ -90,12 +92,12 @@ def test_workers_end_with_their_parent(tmp_path):
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
     try:
         until = time.monotonic() + 30
-        while (
-            len(workers := psutil.Process(parent.pid).children(recursive=True)) < 3
-        ):  # two, and a resource tracker
+        workers = []
+        while len(workers) < 3:  # two, and a resource tracker
             assert time.monotonic() < until
             time.sleep(0.1)
-        time.sleep(1)  # past their start
+            workers = psutil.Process(parent.pid).children(recursive=True)
+        time.sleep(1)  # until they have started
     finally:
         parent.kill()
         parent.wait()
@@ -107,19 +109,21 @@ def sleep_for_ever() -> None:
     list(executors.run_locally(time.sleep, [1000, 1000], 2))
 
 
-def test_no_ray_where_it_is_said_to_be(tmp_path):
-    with pytest.raises(UserError, match="no Ray cluster"):
-        list(executors.run_on_ray("127.0.0.1:1")(square, [Job(1, tmp_path)], 1))
+def test_an_address_without_a_ray_cluster(tmp_path):
+    run = executors.run_on_ray("127.0.0.1:1")
+    with pytest.raises(UserError, match="no Ray cluster") as error:
+        list(run(square, [Job(1, tmp_path)], 1))
+    assert error.value.where == "--ray-address 127.0.0.1:1"
 
 
 @pytest.mark.slow
-def test_ray_has_every_result_and_does_a_killed_worker_s_job_again(tmp_path, messages, monkeypatch):
-    monkeypatch.setenv(
-        "PYTHONPATH", f"{ROOT}{os.pathsep}{TESTS}"
-    )  # Ray's workers import this module
+def test_ray_has_every_result_and_runs_a_killed_worker_s_job_again(tmp_path, messages, monkeypatch):
+    path = f"{ROOT}{os.pathsep}{TESTS}"
+    monkeypatch.setenv("PYTHONPATH", path)  # the workers of Ray import this module
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    jobs = [Job(n, tmp_path, deaths=(n == 3) + 9 * (n == 5)) for n in range(8)]
-    assert sorted(executors.run_on_ray("")(square, jobs, 2)) == [n**2 for n in range(8) if n != 5]
+    jobs = make_jobs(tmp_path, 8, {3: 1, 5: 9})
+    results = executors.run_on_ray("")(square, jobs, 2)
+    assert sorted(results) == [n**2 for n in range(8) if n != 5]
     assert len(list(tmp_path.glob("3-*"))) == 2
     assert "number=5" in messages[-1]
     assert "lost its worker (WorkerCrashedError), attempt 3 of 3" in messages[-1]

@@ -1,4 +1,4 @@
-"""Files are whole or not there."""
+"""A file is complete or absent, whatever happens while it is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path):
+def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "deep" / "file"
     with new_file(path) as aside:
         aside.write_text("new")
@@ -72,7 +72,7 @@ def test_new_files_leave_the_others(tmp_path):
     assert names(tmp_path) == ["folder"]
 
 
-def test_json_there_and_not(tmp_path):
+def test_json_that_exists_and_that_does_not(tmp_path):
     write_json(tmp_path / "a.json", {"b": 1, "a": 2})
     assert read_json(tmp_path / "a.json", "") == {"a": 2, "b": 1}
     with pytest.raises(UserError, match="not there yet") as error:

@@ -12,7 +12,7 @@ from umemma.system import http
 from umemma.system.http import NotServed
 from umemma.types import Source
 
-# A server. ------------------------------------------------------------------------------------------------------------
+# A server. ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -22,15 +22,16 @@ def site():
 
 
 def get(site, target, source, **arguments):
+    """Download a file, and return the ranges that were requested."""
     http.fetch_http(f"{site.url}/data.bin", target, source, pause=0.001, **arguments)
-    return [wanted for _, wanted in site.asked]
+    return [requested for _, requested in site.asked]
 
 
 def left(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# http -----------------------------------------------------------------------------------------------------------------
+# http ---------------------------------------------------------------------------------------------
 
 
 def test_a_file_comes_whole_with_its_progress(site, tmp_path):
@@ -64,7 +65,7 @@ def test_what_came_before_a_failure_is_there_for_the_next_run(site, tmp_path):
     assert (tmp_path / "data.bin").read_bytes() == DATA
 
 
-def test_another_version_or_address_is_begun_anew(site, tmp_path):
+def test_another_version_or_address_starts_from_the_beginning(site, tmp_path):
     other = b"another version, and shorter"
     for change in ("version", "address"):
         site.files["/data.bin"], site.cuts, site.etag = DATA, [2000, 0], '"one"'
@@ -91,7 +92,7 @@ def test_without_a_validator_the_length_tells_another_version(site, tmp_path):
     assert (tmp_path / "data.bin").read_bytes() == b"x" * 3000
 
 
-def test_a_server_without_ranges_is_begun_anew(site, tmp_path):
+def test_a_server_without_ranges_starts_from_the_beginning(site, tmp_path):
     site.cuts, site.ranges = [1000], False
     assert get(site, tmp_path / "data.bin", Source("data.bin", checksum=MD5)) == ["", "bytes=1000-"]
     assert (tmp_path / "data.bin").read_bytes() == DATA
@@ -121,7 +122,7 @@ def test_a_part_of_something_else_is_dropped(site, tmp_path, part):
     assert (tmp_path / "data.bin").read_bytes() == DATA
 
 
-def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(site, tmp_path):
+def test_a_busy_server_is_tried_again_and_a_missing_file_is_not(site, tmp_path):
     site.busy = 3
     assert len(get(site, tmp_path / "data.bin", Source("data.bin"))) == 4
     site.busy = 3
@@ -165,7 +166,7 @@ def test_a_web_page_is_not_the_file(site, tmp_path):
         get(site, tmp_path / "data.bin", Source("data.bin"))
 
 
-def test_a_host_that_is_not_there_is_given_up_soon(tmp_path):
+def test_a_host_that_does_not_answer_is_given_up_soon(tmp_path):
     with serving({}) as site:
         url = site.url
     with pytest.raises(http.Unreachable, match="can't be reached"):
@@ -174,13 +175,23 @@ def test_a_host_that_is_not_there_is_given_up_soon(tmp_path):
         http.fetch_http("http://", tmp_path / "data.bin", Source("data.bin"), pause=0.001)
 
 
-# gdown and kagglehub: toy doubles with the arguments of gdown 6.5 and kagglehub 1.0. -----------------------------------
+# gdown and kagglehub: toy doubles with the arguments of gdown 6.5 and kagglehub 1.0. --------------
 
 GDOWN = """
 class DownloadError(Exception):
     pass
 
-def download(url=None, output=None, quiet=False, *, id=None, resume=False, timeout=None, retries=0, progress=None):
+def download(
+    url=None,
+    output=None,
+    quiet=False,
+    *,
+    id=None,
+    resume=False,
+    timeout=None,
+    retries=0,
+    progress=None,
+):
     if id == "private":
         raise DownloadError("Cannot retrieve\\nthe link.")
     assert quiet and resume and retries and timeout

@@ -1,4 +1,4 @@
-"""The shipped settings, cut to what a test needs."""
+"""The shipped settings, reduced to what a test needs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 from umemma import config
 
 ROOT = Path(__file__).parents[2]
-TESTS = ROOT / "tests"  # on the path of processes that tests start
+TESTS = ROOT / "tests"
 
-
-# The shipped settings, with training cut to what a test needs.
+# Changes of the shipped settings for trainings of one epoch.
 QUICK = (
     "preprocess.options.utterances=1",
     "pretrain.epochs=1",
@@ -24,4 +23,5 @@ QUICK = (
 
 
 def quick(*sets: str) -> config.Params:
+    """Return the settings of the digits for a quick training, with further changes `sets`."""
     return config.load_params(ROOT / "recipes" / "digits.yaml", [*QUICK, *sets])

@@ -1,11 +1,11 @@
 """The command line.
 
-Each command is a thin function over a stage: it reads the settings, calls `stages/`, and prints the
-result. torch is imported inside the stages, so that `--help` answers at once. This module assembles the
-commands; `data`, `train` and `use` hold them, `options` what they share.
+Each command is a thin function over a stage: it reads the settings, calls `stages/`, and prints
+the result. torch is imported inside the stages, so that `--help` answers at once. This module
+assembles the commands; `data`, `train` and `use` hold them, `options` what they share.
 
-Exit status: 0 = done; 2 = the command line or the settings are wrong; 75 or 130 = stopped by SIGTERM or
-Ctrl-C; 1 = any other error that the user can correct.
+Exit status: 0 = done; 2 = the command line or the settings are wrong; 75 or 130 = stopped by
+SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ def download(
     """Download and verify the raw files of a dataset. Files that are already there stay.
 
     Where a file needs an account or a manual step, the command prints the steps and the expected
-    folder tree. After these steps, run the same command: it resumes, and verifies the files that were
-    placed by hand.
+    folder tree. After these steps, run the same command: it resumes, and verifies the files that
+    were placed by hand.
 
     Creates: data/raw/<dataset>/ and, last, its download.json.
     """
@@ -134,8 +134,9 @@ def preprocess(
 ) -> None:
     """Pack the raw files into WebDataset shards.
 
-    The bytes of the shards do not depend on the number of workers or tasks. Shards that are current
-    stay, so the same command resumes after an interruption. The task that ends last writes the index.
+    The bytes of the shards do not depend on the number of workers or tasks. Shards that are
+    current stay, so the same command resumes after an interruption. The task that ends last writes
+    the index.
 
     Exit status 1 while any shard is missing, also one of another task, and where more samples fail
     than preprocess.max_failures allows.

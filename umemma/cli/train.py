@@ -49,8 +49,8 @@ def pretrain_unimodal(
 
     Exit status 75 after SIGTERM, when a checkpoint was saved: run the same command to resume.
 
-    Creates: models/<dataset>/pretrain/<modality>/ (model.safetensors, model.json, metrics.csv); runs/
-    during the training.
+    Creates: models/<dataset>/pretrain/<modality>/ (model.safetensors, model.json, metrics.csv);
+    runs/ during the training.
     """
     settings = start("pretrain-unimodal", params, set_)
     from umemma.stages import pretrain as stage
@@ -81,8 +81,8 @@ def finetune_ensemble(
 
     Exit status 75 after SIGTERM, when a checkpoint was saved: run the same command to resume.
 
-    Creates: models/<dataset>/ensemble/ (model.safetensors, model.json, metrics.csv); runs/ during the
-    training.
+    Creates: models/<dataset>/ensemble/ (model.safetensors, model.json, metrics.csv); runs/ during
+    the training.
     """
     sets = list(set_ or [])
     if preset:
@@ -118,8 +118,9 @@ def evaluate_missing(
     Without --missing and --ratio: evaluate the whole grid and write the report. With either: answer
     this one question from the predictions of the last evaluation, and write nothing.
 
-    Creates: results/<dataset>/ report.html, report.md, metrics.json, information.json, grid.parquet,
-    predictions.parquet, information.csv, robustness.csv, robustness.png, per_class.csv, confusion.csv.
+    Creates: results/<dataset>/ report.html, report.md, metrics.json, information.json,
+    grid.parquet, predictions.parquet, information.csv, robustness.csv, robustness.png,
+    per_class.csv, confusion.csv.
     """
     settings = start("evaluate-missing", params, set_)
     from umemma.reports import evaluation

@@ -129,7 +129,8 @@ def predict(
 
     Exit status 1 where no row of the table has a prediction.
 
-    Creates: with --manifest the file --out: key, label, probability, probabilities, present, reason.
+    Creates: with --manifest the file --out: key, label, probability, probabilities, present,
+    reason.
     """
     folder = start_with_model("predict", model, params, set_)
     options = {

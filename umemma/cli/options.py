@@ -69,7 +69,8 @@ AsJson = Annotated[
 def start(command: str, file: Path, sets: list[str] | None, dataset: str = "") -> Params:
     """Start the log of a command and return its settings.
 
-    dataset: a dataset other than that of the file has its own default settings. It needs no file.
+    dataset: the name of a dataset, or "". One that the file is not about has default settings, and
+        needs no file.
     """
     from umemma import datasets
     from umemma.system import log

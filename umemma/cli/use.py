@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from umemma.models.predictor import Prediction
 
 
+MODALITIES = ("audio", "image", "spectrogram", "text", "video")
+
 Audio = Annotated[
     str,
     typer.Option(
@@ -133,14 +135,8 @@ def predict(
     reason.
     """
     folder = start_with_model("predict", model, params, set_)
-    options = {
-        "audio": audio,
-        "image": image,
-        "spectrogram": spectrogram,
-        "text": text,
-        "video": video,
-    }
-    media = {modality: value for modality, value in options.items() if value}
+    values = (audio, image, spectrogram, text, video)
+    media = {name: value for name, value in zip(MODALITIES, values, strict=True) if value}
     _check_sources(manifest, out, media)
     from umemma.stages import predict as stage
 

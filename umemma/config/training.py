@@ -178,7 +178,7 @@ class Finetune(Training):
         return self.modalities.get(modality)
 
     def switches(self) -> Switches:
-        """Return the switches of the preset, with those of this section in place of its own.
+        """Return the four switches: those set in this section, and the others as in the preset.
 
         Raises UserError for an unknown preset and for switches that contradict each other.
         """
@@ -200,7 +200,8 @@ class Finetune(Training):
             )
         if switches.balance != "none" and switches.train != "all":
             raise UserError(
-                f"balance: {switches.balance} with train: {switches.train} has no encoder to balance",
+                f"balance: {switches.balance} with train: {switches.train} "
+                "has no encoder to balance",
                 "finetune",
                 "Set finetune.train to all, or finetune.balance to none.",
                 usage=True,

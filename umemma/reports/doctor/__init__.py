@@ -1,2 +1,1 @@
-"""The report of `umemma doctor`: what was found (`report`), what follows (`advice`), how it is
-printed."""
+"""The report of `umemma doctor`: its data, the advice that follows, and the terminal."""

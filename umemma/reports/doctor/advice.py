@@ -117,16 +117,16 @@ def _failures(report: DoctorReport, max_failures: float) -> Iterator[str]:
     total = failed + sum(split.usable for split in report.splits.values())
     if failed + broken <= max_failures * total:
         return
-    found = f"{failed:,} of {total:,} samples cannot be used"
+    counts = f"{failed:,} of {total:,} samples cannot be used"
     if broken:
-        found += f", and in {broken:,} more a medium cannot be read"
+        counts += f", and in {broken:,} more a medium cannot be read"
     cure = "Correct the causes that are listed above"
     if failed < total:
         share = math.ceil(1000 * (failed + broken) / total) / 1000
         cure += f", or accept them with preprocess.max_failures: {share:g}"
     if broken:
         cure += " (the media then count as absent; preprocess.broken: fail drops their samples)"
-    yield f"{found}. preprocess.max_failures: {max_failures:g} does not allow this. {cure}."
+    yield f"{counts}. preprocess.max_failures: {max_failures:g} does not allow this. {cure}."
 
 
 def _total(counts: Mapping[str, Examples]) -> int:

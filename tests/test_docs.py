@@ -185,6 +185,37 @@ def test_the_training_guide_lists_every_preset():
         assert f"| `{preset}` | {' | '.join(switches)} |" in page
 
 
+CODE_FILE = re.compile(r"`(umemma/[\w/]+\.py)`")
+CELL_END = re.compile(r"(?<!\\)\|")  # in a cell, a bar is written \|
+
+
+def _paper_rows():
+    """The file, the code names and the test names of each row of the tables of paper-to-code."""
+    for line in documents.read("docs/paper-to-code.md").splitlines():
+        cells = [cell.strip() for cell in CELL_END.split(line)]
+        for position, cell in enumerate(cells):
+            file = CODE_FILE.fullmatch(cell)
+            if file:
+                names = re.findall(r"`(\w+)`", cells[position + 1])
+                tests = re.findall(r"`(test_\w+)`", cells[position + 2])
+                yield file[1], names, tests
+
+
+def test_the_way_from_the_paper_leads_to_code_and_tests_that_exist():
+    rows = list(_paper_rows())
+    assert len(rows) > 40
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    existing = set(re.findall(r"^ *def (test_\w+)\(", "\n".join(sources), re.MULTILINE))
+    for file, names, tests in rows:
+        source = (ROOT / file).read_text()
+        assert names, f"{file}: a row without a function"
+        assert tests, f"{file}: a row without a test"
+        for name in names:
+            defined = rf"^ *(?:def|class) {name}\b|^{name}\b"
+            assert re.search(defined, source, re.MULTILINE), f"{file} has no {name}"
+        assert set(tests) <= existing, f"no such test: {sorted(set(tests) - existing)}"
+
+
 def test_the_shipped_settings_are_those_of_the_digits():
     assert config.load_params(ROOT / "params.yaml") == config.load_params(
         ROOT / "recipes" / "digits.yaml"

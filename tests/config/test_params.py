@@ -1,0 +1,35 @@
+"""The settings as a whole: what fits together, and what a stage depends on."""
+
+from __future__ import annotations
+
+import pytest
+from toys.project import ROOT
+
+from umemma import config
+from umemma.errors import UserError
+from umemma.presets import Switches
+
+PARAMS = ROOT / "params.yaml"
+
+
+def test_the_settings_of_an_ensemble_have_its_switches():
+    settings = config.load_params(PARAMS, ["finetune.mma=none"]).ensemble_settings("shards")
+    switches = {name: settings["finetune"][name] for name in ("preset", *Switches._fields)}
+    assert switches == {
+        "preset": "ume-finetune",
+        "init": "unimodal",
+        "mma": "none",
+        "train": "all",
+        "balance": "none",
+    }
+
+
+def test_modalities_are_checked_against_the_dataset():
+    for change, message in (
+        ("modalities=[audio, imge]", "Did you mean 'image'"),
+        ("modalities=[audio, audio]", "name each modality once"),
+        ("modalities=[]", "name each modality once"),
+        ("encoders.video=cnn:small", "unknown modality 'video'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config.load_params(PARAMS, [change]).check_modalities(["audio", "image"])

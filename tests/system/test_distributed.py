@@ -233,8 +233,8 @@ def stop(
 @pytest.mark.parametrize(
     ("stage", "model"),
     [
-        ("pretrain-unimodal --modality image --set pretrain.epochs=6", "pretrain/image"),
-        ("finetune-ensemble --set finetune.epochs=6", "ensemble"),
+        ("pretrain-unimodal --modality image --set pretrain.epochs=3", "pretrain/image"),
+        ("finetune-ensemble --set finetune.epochs=3", "ensemble"),
     ],
 )
 def test_a_training_killed_at_any_moment_resumes_to_the_same_weights(project, stage, model):
@@ -255,7 +255,7 @@ def test_a_training_killed_at_any_moment_resumes_to_the_same_weights(project, st
 
 @pytest.mark.slow
 def test_a_training_resumes_after_one_of_two_processes_was_killed(project):
-    sets = [*SETS, "--set", "machine.checkpoint=0", "--set", "finetune.epochs=4"]
+    sets = [*SETS, "--set", "machine.checkpoint=0", "--set", "finetune.epochs=2"]
     command = torchrun(2, "-m", "umemma", "finetune-ensemble", *sets)
     out = project / "models/digits/ensemble"
     run(command)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +25,7 @@ from umemma.presets import PRESETS
 from umemma.system import distributed
 
 if TYPE_CHECKING:
-    from umemma.config import Params, Paths
+    from umemma.config import Params
 
 PRESET_NAMES = ", ".join(PRESETS)
 
@@ -123,7 +125,7 @@ def evaluate_missing(
     per_class.csv, confusion.csv.
     """
     settings = start("evaluate-missing", params, set_)
-    from umemma.reports import evaluation
+    from umemma.reports import terminal
     from umemma.stages import evaluate as stage
     from umemma.system.log import output
 
@@ -136,20 +138,18 @@ def evaluate_missing(
         return
     if as_json:
         print(json.dumps(stage.as_json(outcome), indent=2, sort_keys=True, allow_nan=False))
-        return
-    if is_question:
-        output.print(evaluation.ratio_table(outcome))
-    output.print(evaluation.subset_table(outcome))
-    for line in evaluation.remarks(outcome):
-        output.print(line, highlight=False, markup=False)
-    if not is_question:
-        _print_report_files(settings.paths)
+    elif is_question:
+        terminal.print_answer(output, outcome)
+    else:
+        terminal.print_evaluation(output, outcome)
+        terminal.print_next_step(output, settings.paths.results, _params_option(params))
 
 
-def _print_report_files(paths: Paths) -> None:
-    print(f"page: {paths.results / 'report.html'}")
-    print(f"report: {paths.results / 'report.md'}")
-    print(f"figure: {paths.results / 'robustness.png'}")
+def _params_option(params: Path) -> str:
+    """Return the option that names the settings file, "" for the default one."""
+    if params == PARAMS:
+        return ""
+    return f" --params {shlex.quote(str(params))}"
 
 
 OnlyPreset = Annotated[

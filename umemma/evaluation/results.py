@@ -1,208 +1,253 @@
-"""What an evaluation found, and the numbers that tables, pages and machines share. No torch."""
+"""The outcome of an evaluation, and the numbers that tables, pages and machines share. No torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from umemma.evaluation.information_report import Information
 from umemma.evaluation.metrics import USUAL, Metric, get
 from umemma.types import ResultRow
 
-CURVES = 6  # beside the complete set: each modality alone missing, then the sets that hurt most
+# Figures show the complete set and at most this many others: first each set that lacks one
+# modality, then those with the lowest values.
+MAX_CURVES = 6
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What the numbers of an evaluation belong to.
+
+    preset, init, mma, train, balance and absent are those of `finetune`. metric: the name of the
+    metric that leads; samples: the number in the split; train_missing: {missing set: ratio} of
+    training; calibrated: whether logits are calibrated before they are scored.
+    """
+
+    preset: str
+    init: str
+    mma: str
+    train: str
+    balance: str
+    absent: str
+    dataset: str
+    variant: str
+    metric: str
+    split: str
+    samples: int
+    seed: int
+    train_missing: Mapping[str, float]
+    calibrated: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as they stand in metrics.json."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """subsets: a row per metric, modality subset and model, and the worst case; ratios: per metric, what goes missing, ratio
-    and draw; metrics: the first leads; about: settings; information: where it was asked for."""
+    """The outcome of an evaluation.
+
+    subsets: a row per metric, modality subset and model, and the worst case; ratios: a row per
+    metric, missing set, ratio and draw; metrics: the first leads the tables; information: None
+    where it was not computed.
+    """
 
     subsets: list[ResultRow]
     ratios: list[ResultRow]
     metrics: list[Metric]
-    about: dict[str, Any]
+    settings: EvaluationSettings
     information: Information | None = None
 
     @property
     def title(self) -> str:
-        """The dataset with its variant, the split, the method."""
-        variant = f" ({self.about['variant']})" if self.about["variant"] else ""
-        return f"{self.about['dataset']}{variant} {self.about['split']}, {self.about['preset']}"
+        """The dataset with its variant, the split and the method."""
+        settings = self.settings
+        dataset = settings.dataset
+        if settings.variant:
+            dataset = f"{dataset} ({settings.variant})"
+        return f"{dataset} {settings.split}, {settings.preset}"
 
     @property
     def trained(self) -> str:
-        """How many trainings the numbers are of."""
-        return f"one training, seed {self.about['seed']}"
+        """How many trainings the numbers come from."""
+        return f"one training, seed {self.settings.seed}"
 
     @property
     def worst(self) -> ResultRow:
-        """The worst of all subsets, sample by sample."""
+        """The worst case: each sample is scored under the subset that is worst for it."""
         return next(row for row in self.subsets if row.missing == "any")
 
+    @property
+    def complete(self) -> ResultRow:
+        """The leading metric of the ensemble with all modalities present."""
+        complete, *_ = self.lead().values()
+        return complete
+
     def lead(self, model: str = "ensemble") -> dict[str, ResultRow]:
-        """{modalities that are left: row} of the leading metric."""
-        name = self.metrics[0].name
-        return {
-            r.left: r
-            for r in self.subsets
-            if (r.model, r.metric) == (model, name) and r.missing != "any"
-        }
+        """Return {modalities present: row} of the leading metric; the complete set is first."""
+        metric = self.metrics[0].name
+        rows = {}
+        for row in self.subsets:
+            if row.model == model and row.metric == metric and row.missing != "any":
+                rows[row.left] = row
+        return rows
+
+    def unimodal_values(self) -> dict[str, float]:
+        """Return {modality: value} of the uni-modal models, in the leading metric."""
+        return {modality: row.value for modality, row in self.lead("unimodal").items()}
 
     def curves(self, model: str = "ensemble") -> dict[str, list[ResultRow]]:
-        """{what goes missing: its expectation by ratio} of the leading metric."""
-        found: dict[str, list[ResultRow]] = {}
+        """Return {missing set: its expectation at every ratio} of the leading metric."""
+        metric = self.metrics[0].name
+        curves: dict[str, list[ResultRow]] = {}
         for row in self.ratios:
-            if (row.model, row.metric) == (model, self.metrics[0].name) and row.draw < 0:
-                found.setdefault(row.missing, []).append(row)
-        return {missing: sorted(rows, key=lambda row: row.ratio) for missing, rows in found.items()}
+            if row.model == model and row.metric == metric and row.draw < 0:
+                curves.setdefault(row.missing, []).append(row)
+        for rows in curves.values():
+            rows.sort(key=lambda row: row.ratio)
+        return curves
 
     @property
     def shown(self) -> list[str]:
-        """The subsets that figures have room for: the complete one, then `CURVES` lesser ones."""
+        """The subsets that figures have room for: the complete one, then `MAX_CURVES` others."""
         rows = self.lead()
-        return sorted(rows, key=lambda left: _rank(rows[left]))[: 1 + CURVES]
+        subsets = sorted(rows, key=lambda left: _rank_row(rows[left]))
+        return subsets[: 1 + MAX_CURVES]
 
 
 def select_shown_sets(curves: Mapping[str, Sequence[ResultRow]]) -> list[str]:
-    """The missing sets that figures have room for: one of all first, then likewise."""
-    return sorted(curves, key=lambda missing: ("|" not in missing, *_rank(curves[missing][-1])))[
-        :CURVES
-    ]
+    """Return the missing sets that figures have room for.
+
+    Alternatives ("a|b") come first, then single modalities, then the sets with the lowest values.
+    """
+
+    def rank(missing: str) -> tuple[bool, int, float]:
+        return ("|" not in missing, *_rank_row(curves[missing][-1]))
+
+    return sorted(curves, key=rank)[:MAX_CURVES]
 
 
-def _rank(row: ResultRow) -> tuple[int, float]:
-    size = len(row.missing.split("+")) if row.missing else 0
-    return min(size, 2), row.value if size > 1 else 0.0
+def _rank_row(row: ResultRow) -> tuple[int, float]:
+    """Rank a subset among those shown: by the number missing (2 or more are alike), then value."""
+    if not row.missing:
+        return 0, 0.0
+    if "+" not in row.missing:
+        return 1, 0.0
+    return 2, row.value
+
+
+def find_lowest_subset(outcome: Outcome) -> ResultRow | None:
+    """Return the incomplete subset with the lowest value; None if there is one modality."""
+    _, *incomplete = outcome.lead().values()
+    return min(incomplete, key=lambda row: row.value, default=None)
+
+
+def find_best_model(outcome: Outcome, left: str) -> ResultRow:
+    """Return the row of the best uni-modal model of the modalities that are left.
+
+    It is the model that the row "gap" of this subset compares with.
+    """
+    models = outcome.lead("unimodal")
+    rows = [models[modality] for modality in left.split("+")]
+    scored = [row for row in rows if not math.isnan(row.value)]
+    return max(scored or rows, key=lambda row: row.value)
 
 
 def summarize(outcome: Outcome) -> dict[str, Any]:
-    """{metric, say "accuracy": {subset: value}, "unimodal": {modality: value}, "gap_to_ceiling": {modality: difference},
-    "gaps": {subset: that difference with its interval}}, the worst case with its interval, the subset that hurts most, and
-    the bits that each subset tells."""
-    found: dict[str, Any] = {}
+    """Return what metrics.json holds besides the settings.
+
+    {metric, say "accuracy": {subset: value}, "unimodal" and "average": {modalities: value},
+    "gap_to_ceiling": {modality: difference}, "gaps": {subset: the difference with its interval},
+    "worst_case": its value with its interval, "hurts_most": the subset with the lowest value,
+    "information": {subset: bits}}.
+    """
+    summary: dict[str, Any] = {}
     for row in outcome.subsets:
         if row.model == "ensemble" and row.missing != "any":
-            found.setdefault(row.metric, {})[row.left] = row.value
+            summary.setdefault(row.metric, {})[row.left] = row.value
     for model in ("unimodal", "average"):
-        found[model] = {left: row.value for left, row in outcome.lead(model).items()}
-    complete, *lesser = outcome.lead().values()
-    values = found[complete.metric]
-    found["gap_to_ceiling"] = {m: values[m] - alone for m, alone in found["unimodal"].items()}
-    gaps = outcome.lead("gap")
-    found["gaps"] = {
-        left: {"value": row.value, "low": row.low, "high": row.high} for left, row in gaps.items()
-    }
-    worst = outcome.worst
-    found["worst_case"] = {"value": worst.value, "low": worst.low, "high": worst.high}
-    found["hurts_most"] = (
-        min(lesser, key=lambda row: row.value, default=complete).left if lesser else ""
-    )
+        summary[model] = {left: row.value for left, row in outcome.lead(model).items()}
+    values = summary[outcome.complete.metric]
+    summary["gap_to_ceiling"] = {}
+    for modality, value in summary["unimodal"].items():
+        summary["gap_to_ceiling"][modality] = values[modality] - value
+    summary["gaps"] = {}
+    for left, row in outcome.lead("gap").items():
+        summary["gaps"][left] = _with_interval(row)
+    summary["worst_case"] = _with_interval(outcome.worst)
+    summary["hurts_most"] = ""
+    lowest = find_lowest_subset(outcome)
+    if lowest:
+        summary["hurts_most"] = lowest.left
     if outcome.information:
-        bounds = outcome.information.bounds
-        found["information"] = {
-            row.modalities: row.bits for row in bounds if row.model == "ensemble"
-        }
-        found["information"]["entropy"] = outcome.information.entropy_bits
-    return found
+        bits = {}
+        for bound in outcome.information.bounds:
+            if bound.model == "ensemble":
+                bits[bound.modalities] = bound.bits
+        bits["entropy"] = outcome.information.entropy_bits
+        summary["information"] = bits
+    return summary
+
+
+def _with_interval(row: ResultRow) -> dict[str, float]:
+    return {"value": row.value, "low": row.low, "high": row.high}
 
 
 def find_ceiling(left: str, unimodal: Mapping[str, float], higher: bool = True) -> float:
-    """The best uni-modal model of the modalities that are left, of "a|b" the mean. higher: whether that is better."""
-    best = [
-        (max if higher else min)(unimodal[m] for m in one.split("+")) for one in left.split("|")
-    ]
-    return sum(best) / len(best)
+    """Return the value of the best uni-modal model of the modalities that are left.
 
-
-def describe_left_out(outcome: Outcome) -> str:
-    """What figures don't show, "" for nothing."""
-    shown, every = len(outcome.shown), len(outcome.lead())
-    return (
-        f"Shown are {shown} of {every} subsets: each modality missing, and those that hurt most."
-        * (shown < every)
-    )
-
-
-def format_headline(outcome: Outcome) -> str:
-    """The result in two sentences."""
-    metric, worst = outcome.metrics[0], outcome.worst
-    complete, *lesser = outcome.lead().values()
-    said = f"With {complete.left} {metric.label} is {metric.shown(complete.value)} ({format_interval(complete)})"
-    if not lesser:
-        return f"{said}."
-    least = min(lesser, key=lambda row: row.value)
-    said += f"; with {least.left} alone, the subset that hurts most, {metric.shown(least.value)} ({format_interval(least)}). "
-    value = f"{100 * worst.value:.1f} % ({format_interval(worst)})"
-    if worst.metric == "accuracy":
-        return f"{said}Of the samples {value} are answered correctly whatever is missing."
-    return (
-        f"{said}Where each sample loses what hurts it most, {name_worst_case(outcome)} is {value}."
-    )
+    Of alternatives ("a|b") it is the mean. higher: whether a higher value is better.
+    """
+    best = min
+    if higher:
+        best = max
+    ceilings = []
+    for subset in left.split("|"):
+        ceilings.append(best(unimodal[modality] for modality in subset.split("+")))
+    return sum(ceilings) / len(ceilings)
 
 
 def name_worst_case(outcome: Outcome) -> str:
-    """What the worst case is measured in, which needn't be the leading metric."""
+    """Return the metric of the worst case, in words; it may differ from the leading metric."""
     name = outcome.worst.metric
-    return get(name, next(task for task, usual in USUAL.items() if usual[0] == name), 0).label
-
-
-def format_interval(row: ResultRow, percent: bool = True) -> str:
-    """Its 95 % interval, "" where none is drawn."""
-    if math.isnan(row.low):
-        return ""
-    return (
-        f"{100 * row.low:.1f} - {100 * row.high:.1f}"
-        if percent
-        else f"{row.low:.3f} - {row.high:.3f}"
-    )
-
-
-def format_gap(row: ResultRow) -> str:
-    """A difference in points."""
-    return f"{100 * row.value:+.1f}"
-
-
-def format_percent(value: float | None) -> str:
-    """Without its sign, "" for none."""
-    return "" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def format_range(low: float, high: float, digits: int = 3) -> str:
-    """An interval of numbers of any sign, "" where none is drawn."""
-    return "" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
-
-
-def describe_absence(missing: str) -> str:
-    """In words: "without audio", "without one of audio, image"."""
-    return (
-        f"without one of {missing.replace('|', ', ')}" if "|" in missing else f"without {missing}"
-    )
+    tasks = [task for task, usual in USUAL.items() if usual[0] == name]
+    return get(name, tasks[0], 0).label
 
 
 def group_by_condition(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, list[ResultRow]]]:
-    """Each setting's expectation with its seeded draws."""
+    """Return the expectation of each (metric, missing set, ratio) with its seeded draws."""
     draws: dict[tuple[str, str, float], list[ResultRow]] = {}
     for row in rows:
         if row.draw >= 0:
-            draws.setdefault((row.metric, row.missing, row.ratio), []).append(row)
-    expected = [row for row in rows if row.draw < 0 and row.model == "ensemble"]
-    return [(row, draws.get((row.metric, row.missing, row.ratio), [])) for row in expected]
+            draws.setdefault(_condition(row), []).append(row)
+    groups = []
+    for row in rows:
+        if row.draw < 0 and row.model == "ensemble":
+            groups.append((row, draws.get(_condition(row), [])))
+    return groups
+
+
+def _condition(row: ResultRow) -> tuple[str, str, float]:
+    return row.metric, row.missing, row.ratio
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 for fewer than two)."""
+    """Return the mean and the sample standard deviation (0 for fewer than two values)."""
     if not values:
         return 0.0, 0.0
     mean = sum(values) / len(values)
-    return mean, (sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)) ** 0.5
+    variance = sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+    return mean, variance**0.5
 
 
 def replace_nan(data: Any) -> Any:
-    """For JSON, which has no NaN: null."""
+    """Return the data with null in place of NaN and infinity, which JSON lacks."""
     if isinstance(data, Mapping):
         return {key: replace_nan(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
         return [replace_nan(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data

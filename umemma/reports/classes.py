@@ -1,82 +1,137 @@
-"""What happens to each class: how much of it is found, and what it is taken for."""
+"""What happens to each class: its score under each subset, and what it is mistaken for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from umemma.evaluation import error_analysis
+from umemma.evaluation.error_analysis import ClassScore
 from umemma.evaluation.predictions import Predictions
-from umemma.evaluation.results import Outcome, describe_absence, describe_left_out, format_percent
+from umemma.evaluation.results import Outcome
 from umemma.reports import figures
 from umemma.reports.html import Block, Figure, Heat, Table, Text
+from umemma.reports.wording import (
+    capitalize,
+    describe_absence,
+    describe_shown_subsets,
+    format_percent,
+)
 
-CLASSES = 20  # listed, of those that lose most
-HEAT = 32  # classes that a heat map has room for
+MAX_CLASSES = 20  # that are listed, those that lose most
+MAX_HEAT = 32  # classes that a heat map has room for
+CONFUSIONS = 3  # that are listed of each subset, beside a heat map
+CONFUSIONS_WITHOUT_HEAT = 5
+
+Scores = Mapping[tuple[str, str], ClassScore]  # by (class, modalities present)
 
 
 def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
-    """What each class loses with a modality; the other subsets are in per_class.csv."""
-    kind = "recall" if predictions.task == "multiclass" else "F1"
-    named = {
-        left: describe_absence(row.missing)
-        for left, row in outcome.lead().items()
-        if row.missing and "+" not in row.missing
-    }
-    complete, *_ = outcome.lead()
-    scores = {(row.name, row.modalities): row for row in error_analysis.score_classes(predictions)}
+    """Yield what each class loses with a modality. The other subsets are in per_class.csv."""
+    kind = "F1"
+    if predictions.task == "multiclass":
+        kind = "recall"
+    complete = outcome.complete.left
+    absences = {}
+    for left, row in outcome.lead().items():
+        if row.missing and "+" not in row.missing:
+            absences[left] = describe_absence(row.missing)
+    scores = {}
+    for score in error_analysis.score_classes(predictions):
+        scores[score.name, score.modalities] = score
 
-    def loss(name: str) -> float:
-        """The largest, over the subsets under which any sample of the class is scored; NaN where none is."""
-        whole, *lesser = (scores[name, left].score for left in (complete, *named))
-        losses = [whole - score for score in lesser if whole is not None and score is not None]
-        return max(losses, default=float("nan"))
-
-    there = [name for name in dict.fromkeys(predictions.classes) if not math.isnan(loss(name))]
-    if not there or not named:
+    losses = {}
+    for name in dict.fromkeys(predictions.classes):
+        loss = _find_largest_loss(scores, name, complete, [*absences])
+        if not math.isnan(loss):
+            losses[name] = loss
+    if not losses or not absences:
         return
-    names = sorted(there, key=loss, reverse=True)[:CLASSES]
-    columns = {complete: "everything", **named}
-    values = {
-        title: [scores[name, left].score for name in names] for left, title in columns.items()
-    }
+    names = sorted(losses, key=lambda name: losses[name], reverse=True)[:MAX_CLASSES]
+    columns = {complete: "everything", **absences}
+    values = {}
+    for left, title in columns.items():
+        values[title] = [scores[name, left].score for name in names]
+
     drawing = partial(figures.dots, names=names, columns=values, xlabel=kind)
-    svg = figures.svg("classes", drawing, 4, 1.1 + 0.2 * len(names) + 0.09 * len(columns))
-    which = "Classes by what they lose with a modality, most first"
-    if len(there) > len(names):
-        which = f"Of {len(there)} classes the {len(names)} that lose most with a modality"
-    about = f"{names[0]} loses most: {100 * loss(names[0]):.0f} points."
-    yield Figure(svg, f"{which}: {kind}", about)
-    rows = [
-        [
-            name,
-            str(scores[name, complete].n),
-            *(format_percent(scores[name, left].score) for left in columns),
-            format_percent(loss(name)),
-        ]
-        for name in names
-    ]
-    caption = f"{which}: {kind} in %; per_class.csv has all classes under all subsets"
-    yield Table(caption, ["class", "samples", *columns.values(), "largest loss"], rows)
+    height = 1.1 + 0.22 * len(names) + 0.14 * len(columns)
+    svg = figures.svg("classes", drawing, 4, height)
+    caption = f"{kind} of each class, the largest loss with a modality first"
+    if len(losses) > len(names):
+        caption = f"{kind} of the {len(names)} of {len(losses)} classes that lose most"
+    about = f"{names[0]} loses most: {100 * losses[names[0]]:.0f} points."
+    yield Figure(svg, capitalize(caption), about)
+    rows = []
+    for name in names:
+        row = [name, str(scores[name, complete].n)]
+        for left in columns:
+            row.append(format_percent(scores[name, left].score))
+        row.append(format_percent(losses[name]))
+        rows.append(row)
+    yield Table(
+        f"The same in %; per_class.csv has the {kind} of all classes under all subsets",
+        ["class", "samples", *columns.values(), "largest loss"],
+        rows,
+    )
+
+
+def _find_largest_loss(
+    scores: Scores,
+    name: str,
+    complete: str,
+    subsets: Sequence[str],
+) -> float:
+    """Return the largest loss of a class, over the subsets under which a sample of it is scored.
+
+    NaN where there is none.
+    """
+    whole = scores[name, complete].score
+    losses = []
+    for left in subsets:
+        score = scores[name, left].score
+        if whole is not None and score is not None:
+            losses.append(whole - score)
+    return max(losses, default=float("nan"))
 
 
 def confusions(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
-    """What classes are taken for, under each subset that figures show."""
-    if some := describe_left_out(outcome):
-        yield Text(some)
-    few, rows = len(predictions.classes) <= HEAT, []
+    """Yield what classes are mistaken for, under each subset that figures show."""
+    has_room = len(predictions.classes) <= MAX_HEAT
+    if has_room:
+        yield Text(
+            "Of the samples of each class (a row), the share in % that gets each answer (the "
+            "columns). The diagonal is right."
+        )
+    not_shown = describe_shown_subsets(outcome)
+    if not_shown:
+        yield Text(not_shown)
+    most = CONFUSIONS_WITHOUT_HEAT
+    if has_room:
+        most = CONFUSIONS
+    rows = []
     for left in outcome.shown:
         matrix = error_analysis.confusion_matrix(predictions.ensemble[left], predictions.target)
-        if few:
-            shares = (matrix / np.maximum(matrix.sum(1, keepdims=True), 1)).tolist()
-            classes = [" ".join(name.split()) for name in predictions.classes]
-            yield Heat(
-                f"{left}: answers (columns) in % of each class (rows)", "", classes, classes, shares
-            )
-        for one in error_analysis.list_confusions(matrix, predictions.classes, 3 if few else 5):
-            rows.append([left, one.right, one.answered, str(one.n), format_percent(one.share)])
-    headings = ["modalities present", "class", "answered", "samples", "% of the class"]
+        if has_room:
+            yield _make_heat(left, predictions.classes, matrix)
+        for confusion in error_analysis.list_confusions(matrix, predictions.classes, most):
+            share = format_percent(confusion.share)
+            rows.append([left, confusion.right, confusion.answered, str(confusion.n), share])
+    headings = ["modalities present", "class", "answer", "samples", "% of the class"]
     yield Table("The most frequent confusions", headings, rows, 3)
+
+
+def _make_heat(left: str, classes: Sequence[str], matrix: np.ndarray) -> Heat:
+    totals = matrix.sum(1, keepdims=True)
+    shares = matrix / np.maximum(totals, 1)
+    names = [" ".join(name.split()) for name in classes]
+    return Heat(
+        left,
+        "class",
+        "answer",
+        names,
+        names,
+        shares.tolist(),
+    )

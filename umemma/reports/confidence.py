@@ -1,8 +1,8 @@
-"""What the probabilities are worth: bits of information, calibration, and answering only when sure."""
+"""What the probabilities are worth: bits of information, calibration, selective prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,215 +10,321 @@ import numpy as np
 
 from umemma.evaluation import error_analysis
 from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.error_analysis import SelectiveScore
+from umemma.evaluation.information_report import Information, InformationBound, ModelDifference
 from umemma.evaluation.metrics import get, task_of
 from umemma.evaluation.predictions import Predictions
-from umemma.evaluation.results import Outcome, describe_left_out, format_percent, format_range
+from umemma.evaluation.results import Outcome
 from umemma.reports import figures
 from umemma.reports.figures import Bar, Curve
-from umemma.reports.html import Block, Figure, Table, Text, sentence
+from umemma.reports.html import Block, Figure, Table, Text
+from umemma.reports.wording import (
+    capitalize,
+    describe_shown_subsets,
+    format_percent,
+    format_range,
+)
+
+PROBE = (
+    "Where the ensemble with one modality alone is below the uni-modal model of it, a probe tells "
+    "why: a linear classifier on the ensemble's own features of this modality, fitted on the "
+    "training split's features with its strength chosen on validation. A probe below the uni-modal "
+    "model means that the ensemble's encoder learned less; the ensemble below the probe means that "
+    "the fusion loses what the encoder knows. The two differences add up to the whole gap."
+)
+COVERAGES = (0.25, 0.5, 0.75, 1.0)  # shares of the samples that are answered, in the table
+
+Points = list[tuple[float, float]]
+
+
+# Information. -------------------------------------------------------------------------------------
 
 
 def information(outcome: Outcome) -> Iterator[Block]:
-    """Bounds in bits, and what they differ by."""
-    found = outcome.information
-    if found is None:
+    """Yield the bits of every model, and what models differ by."""
+    report = outcome.information
+    if report is None:
         return
-    summed = ", summed over the labels" if found.task == "multilabel" else ""
+    over_labels = ""
+    if report.task == "multilabel":
+        over_labels = ", summed over the labels"
     yield Text(
-        f"Bits about the label that a model's answers prove to be in the modalities, at least{summed}: the uncertainty "
-        "H(Y) before, less the cross entropy after. 0 is as good as knowing the classes' shares alone."
+        "How many bits about the label the answers of a model show that the modalities contain"
+        f"{over_labels}: the uncertainty H(Y) before, minus the cross entropy after. The "
+        "modalities may contain more. At 0 bits or below, the answers show no information: they "
+        "are no better than the shares of the classes."
     )
-    ours = [row for row in found.bounds if row.model == "ensemble"]
-    alone = {row.modalities: row.bits for row in found.bounds if row.model == "unimodal"}
-    drawn = [
-        Bar(r.modalities, r.bits, r.low, r.high, r.entropy, alone.get(r.modalities)) for r in ours
-    ]
+    yield _draw_bounds(report.bounds)
+    if report.complementary:
+        yield _draw_complementary(report.complementary)
+    yield _make_bounds_table(report.bounds)
+    yield from _make_difference_tables(report)
+
+
+def _draw_bounds(bounds: Sequence[InformationBound]) -> Figure:
+    unimodal = {row.modalities: row.bits for row in bounds if row.model == "unimodal"}
+    ours = [row for row in bounds if row.model == "ensemble"]
+    bars = []
+    for row in ours:
+        bar = Bar(
+            row.modalities,
+            row.bits,
+            row.low,
+            row.high,
+            full=row.entropy,
+            other=unimodal.get(row.modalities),
+        )
+        bars.append(bar)
     drawing = partial(
         figures.bars,
-        rows=drawn,
+        rows=bars,
         xlabel="bits",
         full="H(Y), all there is to know",
         other="uni-modal model",
     )
-    svg = figures.svg("information", drawing, 4, 1.2 + 0.28 * len(drawn))
+    svg = figures.svg("information", drawing, 4, 1.3 + 0.28 * len(bars))
     best = max(ours, key=lambda row: row.bits)
-    about = f"Most is in {best.modalities}: {best.bits:.2f} of {best.entropy:.2f} bits."
-    yield Figure(svg, "Bits about the label, at least", about)
-    if found.complementary:
-        adds = [
-            Bar(row.modality, row.bits, row.bits_low, row.bits_high) for row in found.complementary
-        ]
-        drawing = partial(figures.bars, rows=adds, xlabel="bits")
-        svg = figures.svg("complementary", drawing, 4, 0.9 + 0.28 * len(adds))
-        most = max(adds, key=lambda bar: bar.value)
-        about = f"Most: {most.label}, {most.value:.2f} bits."
-        yield Figure(svg, "What a modality adds to all others, estimated", about)
+    about = "No subset shows any information."
+    if best.bits > 0:
+        about = (
+            f"{best.modalities} shows most: at least {best.bits:.2f} of {best.entropy:.2f} bits."
+        )
+    return Figure(svg, "Bits about the label that the ensemble shows, with each subset", about)
+
+
+def _draw_complementary(differences: Sequence[ModelDifference]) -> Figure:
+    bars = []
+    for row in differences:
+        bars.append(Bar(row.modality, row.bits, row.bits_low, row.bits_high))
+    drawing = partial(figures.bars, rows=bars, xlabel="bits")
+    svg = figures.svg("complementary", drawing, 4, 0.9 + 0.28 * len(bars))
+    most = max(bars, key=lambda bar: bar.value)
+    about = f"{most.label} adds most: {most.value:.2f} bits."
+    return Figure(svg, "Bits that a modality adds to all others, estimated", about)
+
+
+def _make_bounds_table(bounds: Sequence[InformationBound]) -> Table:
     headings = [
         "model",
         "modalities",
         "H(Y)",
         "cross entropy",
-        "bits, at least",
+        "bits shown",
         "95 % interval",
         "samples",
     ]
-    rows = [
-        [
-            r.model.replace("unimodal", "uni-modal"),
-            r.modalities,
-            *(f"{v:.3f}" for v in (r.entropy, r.cross_entropy, r.bits)),
-            format_range(r.low, r.high),
-            str(r.n),
-        ]
-        for r in found.bounds
-    ]
-    yield Table("Bits per model", headings, rows, 2)
-    if found.fusion_gaps:
-        yield Text(
-            "Where the ensemble with one modality is below that modality's own model, a probe tells why: a linear classifier "
-            "on the ensemble's own features of it, fitted on the training split's features with its strength chosen on "
-            "validation. A probe below the uni-modal model means that the ensemble's encoder learnt less; the ensemble below "
-            "the probe means that the fusion loses what the encoder knows. The two differences add up to the whole gap."
-        )
-    name = found.metric.label
-    for caption, differences in (
-        (
-            "What a modality adds, estimated: all modalities, less all but this one",
-            found.complementary,
-        ),
-        ("The ensemble with only this modality, less its uni-modal model", found.gaps),
-        ("The encoder: the probe, less the uni-modal model", found.encoder_gaps),
-        ("The fusion: the ensemble with only this modality, less the probe", found.fusion_gaps),
-    ):
+    rows = []
+    for row in bounds:
         cells = [
-            [
-                d.modality,
-                f"{100 * d.score:+.1f}",
-                format_range(100 * d.score_low, 100 * d.score_high, 1),
-                f"{d.bits:+.3f}",
-                format_range(d.bits_low, d.bits_high),
-                str(d.n),
-            ]
-            for d in differences
+            row.model.replace("unimodal", "uni-modal"),
+            row.modalities,
+            f"{row.entropy:.3f}",
+            f"{row.cross_entropy:.3f}",
+            f"{row.bits:.3f}",
+            format_range(row.low, row.high),
+            str(row.n),
         ]
-        headings = [
-            "modality",
-            f"{name}, points",
-            "95 % interval",
-            "bits",
-            "95 % interval",
-            "samples",
+        rows.append(cells)
+    return Table("Bits per model: H(Y) minus cross entropy", headings, rows, 2)
+
+
+def _make_difference_tables(report: Information) -> Iterator[Block]:
+    if report.fusion_gaps:
+        yield Text(PROBE)
+    tables = [
+        ("All modalities minus all but this one", report.complementary),
+        ("The ensemble with this modality alone, minus its uni-modal model", report.gaps),
+        ("The encoder: the probe minus the uni-modal model", report.encoder_gaps),
+        (
+            "The fusion: the ensemble with this modality alone, minus the probe",
+            report.fusion_gaps,
+        ),
+    ]
+    for caption, differences in tables:
+        if differences:
+            yield _make_difference_table(caption, report.metric.label, differences)
+
+
+def _make_difference_table(
+    caption: str,
+    metric: str,
+    differences: Sequence[ModelDifference],
+) -> Table:
+    headings = [
+        "modality",
+        f"{metric}, points",
+        "95 % interval",
+        "bits",
+        "95 % interval",
+        "samples",
+    ]
+    rows = []
+    for row in differences:
+        cells = [
+            row.modality,
+            f"{100 * row.score:+.1f}",
+            format_range(100 * row.score_low, 100 * row.score_high, 1),
+            f"{row.bits:+.3f}",
+            format_range(row.bits_low, row.bits_high),
+            str(row.n),
         ]
-        if cells:
-            yield Table(caption, headings, cells)
+        rows.append(cells)
+    return Table(caption, headings, rows)
+
+
+# Calibration. -------------------------------------------------------------------------------------
 
 
 def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
-    """Before, which is what the calibration undone gives, and after."""
-    fitted = {
-        left: predictions.calibration.get(f"ensemble/{left}") for left in predictions.ensemble
-    }
-    raw = {left: predictions.uncalibrated(left) for left in fitted}
-    before = replace(predictions, ensemble=raw)
-    changed = any(one and (one.temperature != 1 or one.bias) for one in fitted.values())
-    shown = outcome.shown
-    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for label, one in (("as scored", predictions), ("uncalibrated", before))[: 1 + changed]:
-        for row in error_analysis.reliability_bins(
-            replace(one, ensemble={left: one.ensemble[left] for left in shown})
-        ):
-            lines.setdefault(row.modalities, {}).setdefault(label, []).append(
-                (row.confidence, row.right)
-            )
-    words = (
-        ("confidence", "share right")
-        if predictions.task == "multiclass"
-        else ("probability", "share there")
+    """Yield how calibrated the answers are, before and after calibration."""
+    fitted: dict[str, Calibration] = {}
+    raw = {}
+    for left in predictions.ensemble:
+        fitted[left] = predictions.calibration.get(f"ensemble/{left}", Calibration())
+        raw[left] = predictions.uncalibrated(left)
+    tables = {"as scored": predictions.ensemble}
+    if any(numbers != Calibration() for numbers in fitted.values()):
+        tables["uncalibrated"] = raw
+    curves: dict[str, dict[str, Points]] = {left: {} for left in outcome.shown}
+    for label, logits in tables.items():
+        shown = replace(predictions, ensemble={left: logits[left] for left in outcome.shown})
+        for row in error_analysis.reliability_bins(shown):
+            points = curves[row.modalities].setdefault(label, [])
+            points.append((row.confidence, row.right))
+    for left, lines in curves.items():
+        if lines:
+            yield _draw_reliability(predictions, left, lines)
+    not_shown = describe_shown_subsets(outcome)
+    if not_shown:
+        yield Text(not_shown)
+    yield _make_calibration_table(predictions, raw, fitted)
+    if not outcome.settings.calibrated:
+        yield Text("Calibration is off in the settings (evaluate.calibrate).")
+
+
+def _draw_reliability(
+    predictions: Predictions,
+    left: str,
+    lines: Mapping[str, Points],
+) -> Figure:
+    """lines: {label: (confidence, share that is right) of each bin}."""
+    xlabel, ylabel = "probability", "share present"
+    if predictions.task == "multiclass":
+        xlabel, ylabel = "confidence", "share right"
+    curves = []
+    for label, points in lines.items():
+        confidences, rights = zip(*sorted(points), strict=True)
+        curves.append(Curve(label, confidences, rights))
+    drawing = partial(
+        figures.diagram,
+        lines=curves,
+        title=left,
+        xlabel=xlabel,
+        ylabel=ylabel,
     )
-    for left, curves in lines.items():
-        drawn = [
-            Curve(label, *zip(*sorted(points), strict=True)) for label, points in curves.items()
-        ]
-        drawing = partial(
-            figures.diagram, lines=drawn, title=left, xlabel=words[0], ylabel=words[1]
-        )
-        error = _measured("ece", predictions.ensemble[left], predictions.target)
-        about = f"On the diagonal a probability means what it says; the mean distance from it is {100 * error:.1f} %."
-        yield Figure(
-            figures.svg(f"reliability {left}", drawing, 4, 3.4), f"Reliability with {left}", about
-        )
-    if some := describe_left_out(outcome):
-        yield Text(some)
-    rows = []
-    for left, logits in predictions.ensemble.items():
-        cells = [left]
-        for name, digits, scale in (("log_loss", 3, 1), ("ece", 1, 100)):
-            pair = [_measured(name, one, predictions.target) * scale for one in (raw[left], logits)]
-            cells += [f"{value:.{digits}f}" for value in pair]
-        used = fitted[left] or Calibration()
-        rows.append([*cells, f"{used.temperature:.2f}", "yes" if used.bias else "no"])
+    error = _measure("ece", predictions.ensemble[left], predictions.target)
+    about = (
+        "On the diagonal a probability means what it says; the mean distance from it is "
+        f"{100 * error:.1f} %."
+    )
+    svg = figures.svg(f"reliability {left}", drawing, 4, 3.5)
+    return Figure(svg, f"Reliability with {left}", about)
+
+
+def _make_calibration_table(
+    predictions: Predictions,
+    raw: Mapping[str, np.ndarray],
+    fitted: Mapping[str, Calibration],
+) -> Table:
     headings = [
         "modalities present",
         "log-loss before",
         "after",
         "calibration error before, %",
         "after, %",
+        "temperature",
+        "bias per class",
     ]
-    yield Table("Before and after calibration", [*headings, "temperature", "bias per class"], rows)
-    if not outcome.about["calibrated"]:
-        yield Text("Calibration is off in the settings (evaluate.calibrate).")
+    rows = []
+    for left, logits in predictions.ensemble.items():
+        cells = [left]
+        for name, digits, scale in (("log_loss", 3, 1), ("ece", 1, 100)):
+            for table in (raw[left], logits):
+                value = scale * _measure(name, table, predictions.target)
+                cells.append(f"{value:.{digits}f}")
+        cells.append(f"{fitted[left].temperature:.2f}")
+        cells.append(_describe_bias(fitted[left]))
+        rows.append(cells)
+    return Table("Before and after calibration", headings, rows)
 
 
-def _measured(name: str, logits: np.ndarray, target: np.ndarray) -> float:
-    """A metric over the samples that have logits."""
-    metric, there = get(name, task_of(target), logits.shape[1]), ~np.isnan(logits[:, 0])
+def _describe_bias(calibration: Calibration) -> str:
+    if calibration.bias:
+        return "yes"
+    return "no"
+
+
+def _measure(name: str, logits: np.ndarray, target: np.ndarray) -> float:
+    """Return a metric over the samples that have logits."""
+    metric = get(name, task_of(target), logits.shape[1])
+    scored = ~np.isnan(logits[:, 0])
     assert metric.stats
     assert metric.value
-    return float(
-        metric.value(metric.stats(logits[there], target[there]).total(np.ones(there.sum())))
-    )
+    sums = metric.stats(logits[scored], target[scored]).total(np.ones(scored.sum()))
+    return float(metric.value(sums))
+
+
+# Selective prediction. ----------------------------------------------------------------------------
 
 
 def selective(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
-    """The score against the share that is answered."""
-    shown = outcome.shown
-    label = "accuracy" if predictions.task == "multiclass" else "F1 (samples)"
-    asked = replace(predictions, ensemble={left: predictions.ensemble[left] for left in shown})
-    points: dict[str, list[error_analysis.SelectiveScore]] = {left: [] for left in shown}
-    for row in error_analysis.selective_scores(asked):
-        points[row.modalities].append(row)
-    drawn = [
-        Curve(left, [p.coverage for p in line], [p.score for p in line])
-        for left, line in points.items()
-        if line
-    ]
+    """Yield the score against the share of the samples that is answered."""
+    label = "F1 (samples)"
+    if predictions.task == "multiclass":
+        label = "accuracy"
+    ensemble = {left: predictions.ensemble[left] for left in outcome.shown}
+    lines: dict[str, list[SelectiveScore]] = {}
+    for score in error_analysis.selective_scores(replace(predictions, ensemble=ensemble)):
+        lines.setdefault(score.modalities, []).append(score)
+    yield _draw_selective(label, lines)
+    not_shown = describe_shown_subsets(outcome)
+    if not_shown:
+        yield Text(not_shown)
+    rows = []
+    for left, line in lines.items():
+        cells = [left]
+        for coverage in COVERAGES:
+            cells.append(format_percent(_find_nearest(line, coverage).score))
+        area = error_analysis.aurc(predictions.ensemble[left], predictions.target)
+        cells.append(f"{area:.3f}")
+        rows.append(cells)
+    headings = ["modalities present"]
+    for coverage in COVERAGES[:-1]:
+        headings.append(f"most confident {100 * coverage:.0f} %")
+    headings += ["all", "AURC"]
+    yield Table(f"{capitalize(label)} in %, by the share that is answered", headings, rows)
+
+
+def _draw_selective(label: str, lines: Mapping[str, Sequence[SelectiveScore]]) -> Figure:
+    curves = []
+    halves = []
+    for left, line in lines.items():
+        half = _find_nearest(line, 0.5)
+        halves.append(f"{left}: {format_percent(half.score)} % where half is answered")
+        shares = [score.coverage for score in line]
+        scores = [score.score for score in line]
+        curves.append(Curve(left, shares, scores))
     drawing = partial(
         figures.curves,
-        lines=drawn,
-        xlabel="share answered, the surest first",
+        lines=curves,
+        xlabel="share answered, the most confident first",
         ylabel=label,
         xlim=(0, 1.02),
     )
-    half = {left: min(line, key=lambda p: abs(p.coverage - 0.5)) for left, line in points.items()}
-    about = "; ".join(
-        f"{left}: {format_percent(p.score)} % where half is answered" for left, p in half.items()
-    )
-    svg = figures.svg("selective", drawing, 4, 3 + 0.1 * len(shown))
-    yield Figure(svg, f"{sentence(label)} where only the surest answers are given", about + ".")
-    if some := describe_left_out(outcome):
-        yield Text(some)
-    rows = []
-    for left, line in points.items():
-        at = {
-            share: min(line, key=lambda p: abs(p.coverage - share)).score
-            for share in (0.25, 0.5, 0.75, 1.0)
-        }
-        area = error_analysis.aurc(predictions.ensemble[left], predictions.target)
-        rows.append([left, *(format_percent(score) for score in at.values()), f"{area:.3f}"])
-    headings = [
-        "modalities present",
-        *(f"surest {share} %" for share in (25, 50, 75)),
-        "all",
-        "AURC",
-    ]
-    yield Table(f"{sentence(label)} in %, by the share that is answered", headings, rows)
+    svg = figures.svg("selective", drawing, 4, 3 + 0.15 * len(lines))
+    caption = f"{capitalize(label)} if only the most confident answers are given"
+    return Figure(svg, caption, f"{'; '.join(halves)}.")
+
+
+def _find_nearest(line: Sequence[SelectiveScore], coverage: float) -> SelectiveScore:
+    return min(line, key=lambda score: abs(score.coverage - coverage))

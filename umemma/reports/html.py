@@ -1,6 +1,7 @@
-"""What there is to read, once: sections made of a few kinds of block -> one HTML file that needs nothing else, or Markdown.
+"""A report as one HTML file that needs nothing else, and as Markdown.
 
-What comes from data (names of classes, say) is escaped in both. The page has no script and forbids every request.
+It consists of sections, and these of a few kinds of block. Text that comes from data (names of
+classes, say) is escaped in both formats. The page has no script and forbids every request.
 """
 
 from __future__ import annotations
@@ -8,9 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from jinja2 import Environment, StrictUndefined
+
+from umemma.reports.verdict import Verdict
+from umemma.reports.wording import ARROWS, Tone, keep_together, with_interval
+
+FEW_COLUMNS = 12  # of a heat map; one with more takes the whole width of the page
 
 
 class Text(NamedTuple):
@@ -25,28 +31,50 @@ class Points(NamedTuple):
     points: Sequence[str]
 
 
+class JudgedCell(NamedTuple):
+    """A cell whose difference is better or worse than chance: coloured, with an arrow."""
+
+    text: str
+    tone: Tone
+
+
+Cell: TypeAlias = str | JudgedCell
+
+
 class Table(NamedTuple):
     """rows: a cell per heading; the first `names` columns are words, the others numbers."""
 
     caption: str
     headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[Cell]]
     names: int = 1
 
 
 class Heat(NamedTuple):
-    """Shares 0..1 of each row, shaded; `rows` and `columns` are its names. Only in a page."""
+    """Shares 0..1 of each row, shaded. Only in a page.
+
+    rows, columns: their names; row_axis, column_axis: what the rows and the columns are.
+    """
 
     caption: str
-    corner: str
+    row_axis: str
+    column_axis: str
     rows: Sequence[str]
     columns: Sequence[str]
     shares: Sequence[Sequence[float]]
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it takes the whole width of the page."""
+        return len(self.columns) > FEW_COLUMNS
+
 
 class Figure(NamedTuple):
-    """svg: as `figures.svg` gives it; about: what one sees in it, for those who don't see it. file: a picture beside the
-    Markdown that shows the same."""
+    """A drawing.
+
+    svg: as `figures.svg` returns it; about: what one sees in it, for people who do not see it;
+    file: a picture beside the Markdown that shows the same, "" for none.
+    """
 
     svg: str
     caption: str
@@ -70,65 +98,129 @@ Block = Text | Points | Table | Heat | Figure | Code | Terms
 
 
 class Section(NamedTuple):
+    """A heading with its blocks."""
+
     title: str
     blocks: Sequence[Block]
 
 
-def render(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """One self-contained HTML file. lead: what it says, in a sentence or two."""
+def render(
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    verdict: Verdict | None = None,
+) -> str:
+    """Return one self-contained HTML file.
+
+    lead: a sentence or two below the title; verdict: stands between the title and the lead.
+    """
     shell = resources.files("umemma.reports").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.filters["kind"] = lambda block: type(block).__name__
-    environment.filters["together"] = _together
-    return environment.from_string(shell).render(title=title, lead=lead, sections=sections) + "\n"
+    environment.filters["together"] = keep_together
+    environment.filters["side_by_side"] = _group_blocks
+    environment.globals["arrows"] = ARROWS
+    template = environment.from_string(shell)
+    return template.render(title=title, lead=lead, sections=sections, verdict=verdict) + "\n"
 
 
-def markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The same for terminals and pull requests. Of the figures it shows those that have a `file`."""
-    parts = [f"# {_plain(title)}", _plain(lead)]
+def markdown(
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    verdict: Verdict | None = None,
+) -> str:
+    """Return the same as Markdown, for terminals and pull requests.
+
+    Of the figures it shows those that have a `file`.
+    """
+    parts = [f"# {_plain(title)}"]
+    if verdict:
+        parts += _verdict_as_markdown(verdict)
+    parts.append(_plain(lead))
     for section in sections:
-        written = [text for block in section.blocks if (text := _written(block))]
-        parts += [f"## {_plain(section.title)}", *written] if written else []
+        texts = [_block_as_markdown(block) for block in section.blocks]
+        texts = [text for text in texts if text]
+        if texts:
+            parts += [f"## {_plain(section.title)}", *texts]
     return "\n\n".join(parts) + "\n"
 
 
-def sentence(text: str) -> str:
-    """With a capital."""
-    return text[:1].upper() + text[1:]
+def _group_blocks(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Return the blocks with neighbouring figures, and neighbouring heat maps, in one group."""
+    groups: list[list[Block]] = []
+    for block in blocks:
+        is_drawn = isinstance(block, Figure | Heat)
+        if is_drawn and groups and type(groups[-1][-1]) is type(block):
+            groups[-1].append(block)
+        else:
+            groups.append([block])
+    return groups
 
 
-def _written(block: Block) -> str:
+def _verdict_as_markdown(verdict: Verdict) -> list[str]:
+    numbers = []
+    for number in verdict.numbers:
+        value = with_interval(f"**{number.value}**", number.interval)
+        numbers.append(keep_together(f"- {number.label}: {value}, {_plain(number.name)}"))
+    findings = []
+    for finding in verdict.findings:
+        findings.append(f"- {ARROWS[finding.tone]}{_plain(finding.text)}")
+    return ["\n".join(numbers), "\n".join(findings)]
+
+
+def _block_as_markdown(block: Block) -> str:
+    """Return a block as Markdown, "" for one that Markdown cannot show."""
     match block:
         case Text(text):
             return _plain(text)
         case Points(points):
             return "\n".join(f"- {_plain(point)}" for point in points)
         case Terms(terms):
-            return "\n".join(
-                f"- **{_plain(term)}**: {_plain(meaning)}" for term, meaning in terms.items()
-            )
+            lines = []
+            for term, meaning in terms.items():
+                lines.append(f"- **{_plain(term)}**: {_plain(meaning)}")
+            return "\n".join(lines)
         case Code(code):
             return f"```sh\n{code}\n```"
         case Figure(file=file) if file:
             return f"![{_plain(block.caption)}]({file})"
         case Table():
-            rule = ["---"] * block.names + ["--:"] * (len(block.headings) - block.names)
-            lines = [
-                f"| {' | '.join(map(_plain, cells))} |" for cells in (block.headings, *block.rows)
-            ]
-            return "\n".join(
-                [f"{_plain(block.caption)}:", "", lines[0], f"|{'|'.join(rule)}|", *lines[1:]]
-            )
+            return _table_as_markdown(block)
     return ""
 
 
-def _together(text: str) -> str:
-    """Without a line's end between a number and its sign, nor within an interval."""
-    return re.sub(r"(?<=\d) (?=[%-])|(?<=\d -) (?=\d)", "\N{NO-BREAK SPACE}", text)
+def _table_as_markdown(table: Table) -> str:
+    rule = ["---"] * table.names + ["--:"] * (len(table.headings) - table.names)
+    lines = [
+        f"{_plain(table.caption)}:",
+        "",
+        _row_as_markdown(table.headings),
+        f"|{'|'.join(rule)}|",
+    ]
+    for row in table.rows:
+        lines.append(_row_as_markdown(row))
+    return "\n".join(lines)
+
+
+def _row_as_markdown(row: Sequence[Cell]) -> str:
+    cells = []
+    for cell in row:
+        if isinstance(cell, JudgedCell):
+            cells.append(_escape(f"{ARROWS[cell.tone]}{cell.text}"))
+        else:
+            cells.append(_escape(cell))
+    return f"| {' | '.join(cells)} |"
 
 
 def _plain(text: str) -> str:
-    """On one line, and meaning nothing to Markdown."""
-    return re.sub(r"([\\`*\[\]<|])", r"\\\1", " ".join(text.split()))
+    """Return escaped text whose lines do not end between a number and its unit."""
+    return keep_together(_escape(text))
+
+
+def _escape(text: str) -> str:
+    """Return text on one line, without any meaning to Markdown."""
+    line = " ".join(text.split())
+    return re.sub(r"([\\`*\[\]<|])", r"\\\1", line)

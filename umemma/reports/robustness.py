@@ -1,54 +1,73 @@
-"""What the leading metric becomes when modalities are missing: by subset, and by the share of samples that lose them."""
+"""The leading metric with modalities missing: by subset, and by the share of samples affected."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-import numpy as np
-
+from umemma.evaluation.metrics import Metric
 from umemma.evaluation.results import (
     Outcome,
-    describe_absence,
+    find_best_model,
     find_ceiling,
+    find_lowest_subset,
+    select_shown_sets,
+)
+from umemma.reports import figures
+from umemma.reports.figures import Curve, Level
+from umemma.reports.html import Block, Cell, Figure, JudgedCell, Table, Text
+from umemma.reports.wording import (
+    capitalize,
+    describe_absence,
+    describe_subset,
+    describe_worst_case,
     format_gap,
     format_interval,
     format_percent,
-    format_range,
-    name_worst_case,
-    select_shown_sets,
-    summarize,
+    format_points_range,
+    judge_gap,
+    with_interval,
 )
-from umemma.reports import figures
-from umemma.reports.figures import Curve
-from umemma.reports.html import Block, Figure, Table, Text, sentence
 from umemma.types import ResultRow
+
+HOW_TO_READ = (
+    "The ceiling is the best uni-modal model of the modalities present; of several, the best is "
+    "chosen on these same numbers, which favours it slightly. The gap is the ensemble minus the "
+    "ceiling, in points, both resampled together: ▲ marks one that is above 0, ▼ one that is below "
+    "0, by more than chance. Intervals resample groups of dependent samples; they do not cover "
+    "another training."
+)
 
 
 def results(outcome: Outcome) -> Iterator[Block]:
-    """A line per subset."""
-    metric, alone, average = outcome.metrics[0], outcome.lead("unimodal"), outcome.lead("average")
+    """Yield the table with a line per subset, how to read it, and the other metrics."""
+    averages = outcome.lead("average")
+    yield _make_subset_table(outcome, averages)
+    sentences = [describe_worst_case(outcome)]
+    lowest = find_lowest_subset(outcome)
+    if lowest:
+        sentences.append(f"The worst subset is the ensemble with {describe_subset(lowest.left)}.")
+    sentences.append(HOW_TO_READ)
+    yield Text(" ".join(sentences))
+    for left, row in averages.items():
+        if len(averages) == 1:
+            metric = outcome.metrics[0]
+            value = with_interval(metric.shown(row.value), format_interval(row, metric.percent))
+            yield Text(
+                f"A baseline without fusion: the average of the logits of the uni-modal models has "
+                f"{metric.label} {value} with {left}."
+            )
+    others = outcome.metrics[1:]
+    if others:
+        yield _make_metric_table(outcome, others)
+
+
+def _make_subset_table(outcome: Outcome, averages: Mapping[str, ResultRow]) -> Table:
+    """The column of the averages is only there if more than one subset has one."""
+    metric = outcome.metrics[0]
     gaps = outcome.lead("gap")
-    ceilings = {m: row.value for m, row in alone.items()}
-    rows = []
-    for row in outcome.lead().values():
-        best = find_ceiling(row.left, ceilings)
-        mean = metric.shown(average[row.left].value) if row.left in average else ""
-        apart = [
-            format_gap(gaps[row.left]),
-            format_range(100 * gaps[row.left].low, 100 * gaps[row.left].high, 1),
-        ]
-        rows.append(
-            [
-                row.left,
-                metric.shown(row.value),
-                format_interval(row),
-                metric.shown(best),
-                *apart,
-                mean,
-                str(row.n),
-            ]
-        )
+    unimodal = outcome.unimodal_values()
     headings = [
         "modalities present",
         metric.label,
@@ -56,84 +75,139 @@ def results(outcome: Outcome) -> Iterator[Block]:
         "ceiling",
         "gap",
         "95 % interval",
-        "average",
     ]
-    caption = sentence(f"{metric.label} by the modalities present ({outcome.trained})")
-    yield Table(caption, [*headings, "samples"], rows)
-    worst = outcome.worst
-    hurts = summarize(outcome)["hurts_most"]
-    yield Text(
-        f"Worst case, sample by sample, in {name_worst_case(outcome)}: {100 * worst.value:.1f} % ({format_interval(worst)}). "
-        + (f"The subset that hurts most: {hurts}. " if hurts else "")
-        + "The ceiling is the best uni-modal model of what is left, and the gap is the ensemble less it, in points, both "
-        "resampled together. Where several modalities are left, the best is chosen on these same numbers, which flatters "
-        "it a little. The average is that of the uni-modal models' logits. Intervals resample groups of dependent samples; "
-        "they don't cover another training."
-    )
-    if others := outcome.metrics[1:]:
-        found = {(row.left, row.metric): row for row in outcome.subsets if row.model == "ensemble"}
-        cells = [
-            [left, *(one.shown(found[left, one.name].value) for one in others)]
-            for left in outcome.lead()
+    if len(averages) > 1:
+        headings.append("average of the uni-modal models")
+    headings.append("samples")
+    rows = []
+    for left, row in outcome.lead().items():
+        gap = gaps[left]
+        cells: list[Cell] = [
+            left,
+            metric.shown(row.value),
+            format_interval(row),
+            metric.shown(find_ceiling(left, unimodal)),
+            JudgedCell(format_gap(gap), judge_gap(gap)),
+            format_points_range(gap),
         ]
-        yield Table("Other metrics", ["modalities present", *(one.label for one in others)], cells)
+        if len(averages) > 1:
+            cells.append(_show_average(metric, averages.get(left)))
+        cells.append(str(row.n))
+        rows.append(cells)
+    caption = f"{metric.label} by the modalities present ({outcome.trained})"
+    return Table(capitalize(caption), headings, rows)
+
+
+def _show_average(metric: Metric, row: ResultRow | None) -> str:
+    if row is None:
+        return ""
+    return metric.shown(row.value)
+
+
+def _make_metric_table(outcome: Outcome, metrics: Sequence[Metric]) -> Table:
+    values = {}
+    for row in outcome.subsets:
+        if row.model == "ensemble":
+            values[row.left, row.metric] = row.value
+    rows = []
+    for left in outcome.lead():
+        row_values = [metric.shown(values[left, metric.name]) for metric in metrics]
+        rows.append([left, *row_values])
+    labels = [metric.label for metric in metrics]
+    return Table("Other metrics", ["modalities present", *labels], rows)
 
 
 def ratios(outcome: Outcome) -> Iterator[Block]:
-    """The leading metric by what goes missing and from how many samples."""
-    metric, curves, averages = outcome.metrics[0], outcome.curves(), outcome.curves("average")
+    """Yield the leading metric by what goes missing and from how many samples."""
+    metric = outcome.metrics[0]
+    curves = outcome.curves()
+    averages = outcome.curves("average")
     if not curves:
         yield Text("There is one modality: nothing can be taken away.")
         return
-    shown, ceilings = (
-        select_shown_sets(curves),
-        {m: row.value for m, row in outcome.lead("unimodal").items()},
-    )
-    for i, (missing, draw) in enumerate(panels(outcome).items()):
-        svg = figures.svg(f"robustness {missing}", draw, 4, 3.3)
-        start, end = curves[missing][0], curves[missing][-1]
-        course = (
-            f"{metric.label} goes from {metric.shown(start.value)} to {metric.shown(end.value)}"
+    unimodal = outcome.unimodal_values()
+    file = "robustness.png"  # stands for all figures in Markdown
+    drawings = panels(outcome)
+    for missing, draw in drawings.items():
+        svg = figures.svg(f"robustness {missing}", draw, 4, 3.6)
+        start = curves[missing][0]
+        end = curves[missing][-1]
+        caption = (
+            f"{describe_absence(missing)}: {metric.label} goes from {metric.shown(start.value)} to "
+            f"{metric.shown(end.value)}"
         )
-        caption = f"{describe_absence(missing)}: {course}"
-        about = f"Against the share of samples; the uni-modal ceiling is {metric.shown(find_ceiling(end.left, ceilings))}."
-        yield Figure(svg, sentence(caption), about, "" if i else "robustness.png")
-    if len(curves) > len(shown):
-        yield Text(f"Figures show {len(shown)} of {len(curves)} missing sets; the table has all.")
-    shares = [f"{100 * row.ratio:g} %" for row in next(iter(curves.values()))]
-    rows = [
-        [m, *(format_percent(row.value) for row in (*line, averages[m][-1]))]
-        for m, line in curves.items()
-    ]
-    headings = ["missing", *shares, f"average, {shares[-1]}"]
-    caption = f"{metric.label} in %, by the share of samples that lose the missing set; last the uni-modal models' average"
-    yield Table(sentence(caption), headings, rows)
+        ceiling = metric.shown(find_ceiling(end.left, unimodal))
+        about = f"Against the share of samples; the uni-modal ceiling is {ceiling}."
+        yield Figure(svg, capitalize(caption), about, file)
+        file = ""
+    if len(curves) > len(drawings):
+        yield Text(
+            f"Figures show {len(drawings)} of {len(curves)} missing sets; the table has all."
+        )
+    first, *_ = curves.values()
+    shares = [f"{100 * row.ratio:g} %" for row in first]
+    rows = []
+    for missing, line in curves.items():
+        values = [format_percent(row.value) for row in [*line, averages[missing][-1]]]
+        rows.append([missing, *values])
+    caption = (
+        f"{metric.label} in %, by the share of samples that lose the missing set; the last column "
+        "is the average of the uni-modal models"
+    )
+    yield Table(capitalize(caption), ["missing", *shares, f"average, {shares[-1]}"], rows)
 
 
 def panels(outcome: Outcome) -> dict[str, figures.Draw]:
-    """{missing set: drawing of the leading metric against the ratio}, on one scale."""
-    metric, curves, averages = outcome.metrics[0], outcome.curves(), outcome.curves("average")
-    ceilings = {m: row.value for m, row in outcome.lead("unimodal").items()}
-    shown = select_shown_sets(curves)
-    lines = [row for one in shown for row in [*curves[one], *averages[one]]]
-    values = [v for row in lines for v in (row.value, row.low, row.high) if not np.isnan(v)]
-    values += [find_ceiling(curves[one][0].left, ceilings) for one in shown]
-    margin = 0.04 * (max(values, default=1) - min(values, default=0)) + 0.005
-    limits = (max(0.0, min(values, default=0) - margin), min(1.0, max(values, default=1) + margin))
-    return {
-        one: partial(
+    """Return {missing set: drawing of the leading metric against the ratio}, on one scale."""
+    metric = outcome.metrics[0]
+    curves = outcome.curves()
+    averages = outcome.curves("average")
+    levels = {}
+    values = []
+    for missing in select_shown_sets(curves):
+        levels[missing] = _make_level(outcome, curves[missing][0].left)
+        values.append(levels[missing].y)
+        for row in [*curves[missing], *averages[missing]]:
+            values += [row.value, row.low, row.high]
+    values = [value for value in values if not math.isnan(value)]
+    limits = _find_limits(values)
+    drawings: dict[str, figures.Draw] = {}
+    for missing, level in levels.items():
+        drawings[missing] = partial(
             figures.robustness,
-            ours=_curve("ensemble, 95 % interval", curves[one]),
-            average=_curve("average of the uni-modal models", averages[one]),
-            ceiling=find_ceiling(curves[one][0].left, ceilings),
+            ours=_make_curve("ensemble, 95 % interval", curves[missing]),
+            average=_make_curve("average of the uni-modal models", averages[missing]),
+            ceiling=level,
             ylabel=metric.label,
             ylim=limits,
-            title=describe_absence(one),
+            title=describe_absence(missing),
         )
-        for one in shown
-    }
+    return drawings
 
 
-def _curve(label: str, rows: Sequence[ResultRow]) -> Curve:
-    x, y, low, high = zip(*((row.ratio, row.value, row.low, row.high) for row in rows), strict=True)
-    return Curve(label, x, y, low, high)
+def _find_limits(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of the axis of a share, with a margin around the values."""
+    lowest = min(values, default=0)
+    highest = max(values, default=1)
+    margin = 0.04 * (highest - lowest) + 0.005
+    return max(0.0, lowest - margin), min(1.0, highest + margin)
+
+
+def _make_level(outcome: Outcome, left: str) -> Level:
+    """Return the line of the best uni-modal models of the modalities that are left."""
+    models = []
+    for subset in left.split("|"):
+        models.append(find_best_model(outcome, subset).left)
+    names = " | ".join(dict.fromkeys(models))
+    y = find_ceiling(left, outcome.unimodal_values())
+    return Level("best uni-modal model of what is left", f"{names} model", y)
+
+
+def _make_curve(label: str, rows: Sequence[ResultRow]) -> Curve:
+    return Curve(
+        label,
+        [row.ratio for row in rows],
+        [row.value for row in rows],
+        [row.low for row in rows],
+        [row.high for row in rows],
+    )

@@ -25,6 +25,7 @@ from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.grid import Grid, write_rows
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import (
+    EvaluationSettings,
     Outcome,
     find_ceiling,
     group_by_condition,
@@ -49,7 +50,7 @@ class _Inputs:
     """What an evaluation reads, checked against the settings before anything is computed."""
 
     index: shard_reader.Index
-    about: dict[str, Any]
+    settings: EvaluationSettings
     calibration: dict[str, Calibration]
     made_by: str
 
@@ -59,18 +60,21 @@ def run(params: Params) -> Outcome:
     inputs = _inputs(params)
     predictions = _predict(params, inputs)
     if not distributed.is_main():
-        return Outcome([], [], [], inputs.about)
+        return Outcome([], [], [], inputs.settings)
     grid = _grid(params, predictions)
     rows = grid.rows(list_conditions(params.modalities), params.evaluate.ratios)
     section = params.evaluate
     bits = information.estimate_information(
         predictions, grid.bootstrap, grid.metrics[0], section.smallest_effect
     )
-    outcome = Outcome(*rows, grid.metrics, inputs.about, bits)
+    outcome = Outcome(*rows, grid.metrics, inputs.settings, bits)
     with new_files(params.paths.results) as folder:
         predictions.save(folder / KEPT, inputs.made_by)
         constants = {
-            name: str(inputs.about[name]) for name in ("dataset", "variant", "split", "absent")
+            "dataset": inputs.settings.dataset,
+            "variant": inputs.settings.variant,
+            "split": inputs.settings.split,
+            "absent": inputs.settings.absent,
         }
         write_rows(folder / "grid.parquet", outcome.subsets + outcome.ratios, constants)
         evaluation.write(folder, outcome, predictions, _command(params))
@@ -106,7 +110,7 @@ def ask(params: Params, missing: str, ratios: Sequence[float]) -> Outcome:
         predictions = _predict(params, inputs)
     grid = _grid(params, predictions)
     rows = grid.rows(sets, ratios or params.evaluate.ratios)
-    return Outcome(*rows, grid.metrics, inputs.about)
+    return Outcome(*rows, grid.metrics, inputs.settings)
 
 
 def _grid(params: Params, predictions: Predictions) -> Grid:
@@ -115,29 +119,39 @@ def _grid(params: Params, predictions: Predictions) -> Grid:
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """An outcome for machines: the summary of metrics.json, and an entry per (missing set, ratio)."""
-    numbers = summarize(outcome)
-    higher = {metric.name: metric.higher for metric in outcome.metrics}
-    complete = {
-        row.metric: row.value
-        for row in outcome.subsets
-        if row.model == "ensemble" and not row.missing
-    }
-    alone: dict[str, dict[str, float]] = {name: {} for name in higher}
+    """Return an outcome for machines.
+
+    It has the numbers of metrics.json, and in `results` an entry per metric, missing set and ratio.
+    """
+    complete = {}
+    unimodal: dict[str, dict[str, float]] = {metric.name: {} for metric in outcome.metrics}
     for row in outcome.subsets:
+        if row.model == "ensemble" and not row.missing:
+            complete[row.metric] = row.value
         if row.model == "unimodal":
-            alone[row.metric][row.left] = row.value
+            unimodal[row.metric][row.left] = row.value
+    higher = {metric.name: metric.higher for metric in outcome.metrics}
     results = []
-    for row, drawn in group_by_condition(outcome.ratios):
-        mean, std = mean_and_std([one.value for one in drawn])
+    for row, draws in group_by_condition(outcome.ratios):
+        mean, std = mean_and_std([draw.value for draw in draws])
+        ceiling = find_ceiling(row.left, unimodal[row.metric], higher[row.metric])
         entry = {
-            name: getattr(row, name)
-            for name in ("missing", "left", "ratio", "metric", "value", "low", "high")
+            "missing": row.missing,
+            "left": row.left,
+            "ratio": row.ratio,
+            "metric": row.metric,
+            "value": row.value,
+            "low": row.low,
+            "high": row.high,
+            "samples": row.n,
+            "refused": row.refused,
+            "complete": complete[row.metric],
+            "unimodal_ceiling": ceiling,
+            "draws": {"mean": mean, "std": std, "count": len(draws)},
         }
-        entry |= {"samples": row.n, "refused": row.refused, "complete": complete[row.metric]}
-        entry |= {"unimodal_ceiling": find_ceiling(row.left, alone[row.metric], higher[row.metric])}
-        results.append(entry | {"draws": {"mean": mean, "std": std, "count": len(drawn)}})
-    return replace_nan({**numbers, **outcome.about, "results": results})
+        results.append(entry)
+    answer = {**summarize(outcome), **outcome.settings.to_dict(), "results": results}
+    return dict(replace_nan(answer))
 
 
 def _command(params: Params) -> str:
@@ -169,17 +183,28 @@ def _inputs(params: Params) -> _Inputs:
         alone = saved_model.check(params.paths.pretrain(m), expected, _pretrain(m))
         weights[m] = [alone.weights_sha256, fingerprint(expected)]
         fitted |= {f"unimodal/{subset}": one for subset, one in alone.calibration.items()}
-    finetune, split = own["finetune"], params.evaluate.split
-    about = {
-        name: finetune[name] for name in ("preset", "init", "mma", "train", "balance", "absent")
-    }
-    about |= {"dataset": params.dataset, "variant": index.variant, "metric": lead.name}
-    about |= {"split": split, "samples": index.samples(split), "seed": params.seed}
-    about |= {"train_missing": own["missing"]["train"], "calibrated": params.evaluate.calibrate}
+    split = params.evaluate.split
+    finetune = own["finetune"]
+    settings = EvaluationSettings(
+        preset=finetune["preset"],
+        init=finetune["init"],
+        mma=finetune["mma"],
+        train=finetune["train"],
+        balance=finetune["balance"],
+        absent=finetune["absent"],
+        dataset=params.dataset,
+        variant=index.variant,
+        metric=lead.name,
+        split=split,
+        samples=index.samples(split),
+        seed=params.seed,
+        train_missing=own["missing"]["train"],
+        calibrated=params.evaluate.calibrate,
+    )
     applied = {name: one for name, one in fitted.items() if params.evaluate.calibrate}
     made_from = {"shards": index.fingerprint, "split": split, "weights": weights}
     made_from |= {"calibration": {name: one.as_json() for name, one in applied.items()}}
-    return _Inputs(index, about, applied, fingerprint(made_from))
+    return _Inputs(index, settings, applied, fingerprint(made_from))
 
 
 def _predict(params: Params, inputs: _Inputs) -> Predictions:

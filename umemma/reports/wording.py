@@ -1,0 +1,125 @@
+"""Numbers, intervals and subsets of an evaluation as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal, TypeAlias
+
+from umemma.evaluation.results import Outcome, name_worst_case
+from umemma.types import ResultRow
+
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
+WORD_JOINER = "\N{WORD JOINER}"  # forbids a line break, and has no width
+EN_DASH = "\N{EN DASH}"
+
+ABSENCE = {
+    "zero": "an absent modality is a feature vector of zeros",
+    "blank": "an absent modality is the feature of a blank input (a black picture, silence)",
+    "learned": "an absent modality is a learned feature vector",
+}
+
+# A difference, judged by its 95 % interval: above 0, below 0, or with 0 in it.
+Tone: TypeAlias = Literal["better", "worse", "unclear"]
+ARROWS: dict[Tone, str] = {"better": "▲ ", "worse": "▼ ", "unclear": ""}
+
+# A line may not end between a number and its unit, nor within an interval.
+UNITS = r"(?:%|points?\b|bits?\b|± |to [-+]?\d)"
+BREAKS = re.compile(rf"(?<=\d) (?={UNITS})|(?<=\d to) (?=[-+]?\d)|(?<=±) (?=\d)")
+DASHES = re.compile(rf"(?<=\d){EN_DASH}(?=\d)")
+
+
+def keep_together(text: str) -> str:
+    """Return the text with no-break spaces between numbers and units, and within intervals."""
+    text = BREAKS.sub(NO_BREAK_SPACE, text)
+    return DASHES.sub(f"{EN_DASH}{WORD_JOINER}", text)
+
+
+def capitalize(text: str) -> str:
+    """Return the text with a capital first letter; the other letters stay as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def format_interval(row: ResultRow, percent: bool = True) -> str:
+    """Return the 95 % interval of a row, say "85.5–92.3"; "" where it has none."""
+    if math.isnan(row.low):
+        return ""
+    if percent:
+        return f"{100 * row.low:.1f}{EN_DASH}{100 * row.high:.1f}"
+    return f"{row.low:.3f}{EN_DASH}{row.high:.3f}"
+
+
+def format_range(low: float, high: float, digits: int = 3) -> str:
+    """Return an interval of numbers of any sign, say "-0.1 to 0.2"; "" where there is none."""
+    if math.isnan(low):
+        return ""
+    return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def format_points_range(row: ResultRow) -> str:
+    """Return the interval of a difference in points; "" where there is none."""
+    return format_range(100 * row.low, 100 * row.high, 1)
+
+
+def format_gap(row: ResultRow) -> str:
+    """Return a difference in points with its sign."""
+    return f"{100 * row.value:+.1f}"
+
+
+def judge_gap(row: ResultRow) -> Tone:
+    """Return "better" or "worse" where the interval of a difference excludes 0, else "unclear"."""
+    if row.low > 0:
+        return "better"
+    if row.high < 0:
+        return "worse"
+    return "unclear"
+
+
+def format_percent(value: float | None) -> str:
+    """Return a share in percent without the sign, "" for none."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{100 * value:.1f}"
+
+
+def with_interval(value: str, interval: str) -> str:
+    """Return "value (interval)", or only the value where there is no interval."""
+    if not interval:
+        return value
+    return f"{value} ({interval})"
+
+
+def describe_subset(left: str) -> str:
+    """Return what the ensemble is given: "image alone", "audio+image"."""
+    if "+" in left:
+        return left
+    return f"{left} alone"
+
+
+def describe_absence(missing: str) -> str:
+    """Return what is missing in words: "without audio", "without one of audio, image"."""
+    if "|" in missing:
+        return f"without one of {missing.replace('|', ', ')}"
+    return f"without {missing}"
+
+
+def describe_worst_case(outcome: Outcome) -> str:
+    """Return a sentence on the worst case, where each sample has its own worst subset."""
+    worst = outcome.worst
+    value = with_interval(f"{100 * worst.value:.1f} %", format_interval(worst))
+    if worst.metric == "accuracy":
+        return f"Worst case: {value} of the samples are classified correctly under every subset."
+    metric = name_worst_case(outcome)
+    return f"Worst case: if each sample has the subset that is worst for it, {metric} is {value}."
+
+
+def describe_shown_subsets(outcome: Outcome) -> str:
+    """Return a sentence on the subsets that figures leave out, "" if they show all."""
+    shown = len(outcome.shown)
+    total = len(outcome.lead())
+    if shown == total:
+        return ""
+    return (
+        f"Shown are {shown} of {total} subsets: all modalities, each modality missing, and the "
+        "subsets with the lowest values."
+    )

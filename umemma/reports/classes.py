@@ -18,6 +18,7 @@ from umemma.reports.wording import (
     capitalize,
     describe_absence,
     describe_shown_subsets,
+    describe_subset,
     format_percent,
 )
 
@@ -59,7 +60,7 @@ def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     drawing = partial(figures.dots, names=names, columns=values, xlabel=kind)
     height = 1.1 + 0.22 * len(names) + 0.14 * len(columns)
     svg = figures.svg("classes", drawing, 4, height)
-    caption = f"{kind} of each class, the largest loss with a modality first"
+    caption = f"{kind} of each class, with everything and without each modality"
     if len(losses) > len(names):
         caption = f"{kind} of the {len(names)} of {len(losses)} classes that lose most"
     about = f"{names[0]} loses most: {100 * losses[names[0]]:.0f} points."
@@ -72,7 +73,7 @@ def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
         row.append(format_percent(losses[name]))
         rows.append(row)
     yield Table(
-        f"The same in %; per_class.csv has the {kind} of all classes under all subsets",
+        f"{capitalize(kind)} in %, the largest loss first; per_class.csv has all classes and subsets",
         ["class", "samples", *columns.values(), "largest loss"],
         rows,
     )
@@ -103,7 +104,8 @@ def confusions(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     if has_room:
         yield Text(
             "Of the samples of each class (a row), the share in % that gets each answer (the "
-            "columns). The diagonal is right."
+            "columns). The diagonal is right.",
+            only_in_page=True,
         )
     not_shown = describe_shown_subsets(outcome)
     if not_shown:
@@ -128,7 +130,7 @@ def _make_heat(left: str, classes: Sequence[str], matrix: np.ndarray) -> Heat:
     shares = matrix / np.maximum(totals, 1)
     names = [" ".join(name.split()) for name in classes]
     return Heat(
-        left,
+        f"With {describe_subset(left)}",
         "class",
         "answer",
         names,

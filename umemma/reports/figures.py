@@ -29,7 +29,7 @@ INK = "#010101"  # text and axes: `currentColor` in a page
 COLOURS = (INK, "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = "os^Dv<>"
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
-FONT_SIZE = 10.5  # points; in a page of three figures side by side about 12 pixels
+FONT_SIZE = 11  # points; in a page of three figures side by side about 12 pixels
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names come from data
@@ -194,13 +194,13 @@ def robustness(
         label=ceiling.label,
     )
     axes.annotate(
-        _shorten(ceiling.name, 28),
-        (1, ceiling.y),
+        _shorten(ceiling.name, 32),
+        (0, ceiling.y),
         xycoords=("axes fraction", "data"),
-        xytext=(0, 2),
+        xytext=(3, -2),
         textcoords="offset points",
-        ha="right",
-        va="bottom",
+        ha="left",
+        va="top",
         color=COLOURS[2],
     )
     axes.set(xlabel="share of samples that lose it", ylabel=ylabel, ylim=ylim)

@@ -14,15 +14,17 @@ from typing import NamedTuple, TypeAlias
 from jinja2 import Environment, StrictUndefined
 
 from umemma.reports.verdict import Verdict
-from umemma.reports.wording import ARROWS, Tone, keep_together, with_interval
+from umemma.reports.wording import ARROWS, EN_DASH, Tone, keep_together, with_interval
 
+WORD_JOINER = "\N{WORD JOINER}"  # forbids a line break, and has no width
 FEW_COLUMNS = 12  # of a heat map; one with more takes the whole width of the page
 
 
 class Text(NamedTuple):
-    """A paragraph."""
+    """A paragraph. only_in_page: Markdown lacks what it is about."""
 
     text: str
+    only_in_page: bool = False
 
 
 class Points(NamedTuple):
@@ -119,7 +121,7 @@ def render(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.filters["kind"] = lambda block: type(block).__name__
-    environment.filters["together"] = keep_together
+    environment.filters["together"] = _forbid_breaks
     environment.filters["side_by_side"] = _group_blocks
     environment.globals["arrows"] = ARROWS
     template = environment.from_string(shell)
@@ -148,6 +150,11 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
+def _forbid_breaks(text: str) -> str:
+    """Return text whose lines end neither after an en dash nor before a unit."""
+    return keep_together(text).replace(EN_DASH, f"{EN_DASH}{WORD_JOINER}")
+
+
 def _group_blocks(blocks: Sequence[Block]) -> list[list[Block]]:
     """Return the blocks with neighbouring figures, and neighbouring heat maps, in one group."""
     groups: list[list[Block]] = []
@@ -174,7 +181,7 @@ def _verdict_as_markdown(verdict: Verdict) -> list[str]:
 def _block_as_markdown(block: Block) -> str:
     """Return a block as Markdown, "" for one that Markdown cannot show."""
     match block:
-        case Text(text):
+        case Text(text, only_in_page) if not only_in_page:
             return _plain(text)
         case Points(points):
             return "\n".join(f"- {_plain(point)}" for point in points)

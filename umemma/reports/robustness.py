@@ -11,22 +11,19 @@ from umemma.evaluation.results import (
     Outcome,
     find_best_model,
     find_ceiling,
-    find_lowest_subset,
     select_shown_sets,
 )
 from umemma.reports import figures
 from umemma.reports.figures import Curve, Level
 from umemma.reports.html import Block, Cell, Figure, JudgedCell, Table, Text
+from umemma.reports.verdict import judge_subset
 from umemma.reports.wording import (
     capitalize,
     describe_absence,
-    describe_subset,
-    describe_worst_case,
     format_gap,
     format_interval,
     format_percent,
     format_points_range,
-    judge_gap,
     with_interval,
 )
 from umemma.types import ResultRow
@@ -34,9 +31,9 @@ from umemma.types import ResultRow
 HOW_TO_READ = (
     "The ceiling is the best uni-modal model of the modalities present; of several, the best is "
     "chosen on these same numbers, which favours it slightly. The gap is the ensemble minus the "
-    "ceiling, in points, both resampled together: ▲ marks one that is above 0, ▼ one that is below "
-    "0, by more than chance. Intervals resample groups of dependent samples; they do not cover "
-    "another training."
+    "ceiling, in points, both resampled together: ▲ better or ▼ worse where the interval excludes 0 "
+    "and no sample lacks the modality of the ceiling. Intervals resample groups of dependent "
+    "samples; they do not cover another training."
 )
 
 
@@ -44,12 +41,7 @@ def results(outcome: Outcome) -> Iterator[Block]:
     """Yield the table with a line per subset, how to read it, and the other metrics."""
     averages = outcome.lead("average")
     yield _make_subset_table(outcome, averages)
-    sentences = [describe_worst_case(outcome)]
-    lowest = find_lowest_subset(outcome)
-    if lowest:
-        sentences.append(f"The worst subset is the ensemble with {describe_subset(lowest.left)}.")
-    sentences.append(HOW_TO_READ)
-    yield Text(" ".join(sentences))
+    yield Text(HOW_TO_READ)
     for left, row in averages.items():
         if len(averages) == 1:
             metric = outcome.metrics[0]
@@ -87,7 +79,7 @@ def _make_subset_table(outcome: Outcome, averages: Mapping[str, ResultRow]) -> T
             metric.shown(row.value),
             format_interval(row),
             metric.shown(find_ceiling(left, unimodal)),
-            JudgedCell(format_gap(gap), judge_gap(gap)),
+            JudgedCell(format_gap(gap), judge_subset(outcome, left)),
             format_points_range(gap),
         ]
         if len(averages) > 1:
@@ -186,11 +178,15 @@ def panels(outcome: Outcome) -> dict[str, figures.Draw]:
 
 
 def _find_limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of the axis of a share, with a margin around the values."""
+    """Return the ends of the axis of a share.
+
+    The margin below the values is the larger, as a line has its name below it.
+    """
     lowest = min(values, default=0)
     highest = max(values, default=1)
-    margin = 0.04 * (highest - lowest) + 0.005
-    return max(0.0, lowest - margin), min(1.0, highest + margin)
+    above = 0.04 * (highest - lowest) + 0.005
+    below = 0.12 * (highest - lowest) + 0.005
+    return max(0.0, lowest - below), min(1.0, highest + above)
 
 
 def _make_level(outcome: Outcome, left: str) -> Level:
@@ -198,9 +194,12 @@ def _make_level(outcome: Outcome, left: str) -> Level:
     models = []
     for subset in left.split("|"):
         models.append(find_best_model(outcome, subset).left)
-    names = " | ".join(dict.fromkeys(models))
+    names = list(dict.fromkeys(models))
+    name = f"{names[0]} model"
+    if len(names) > 1:
+        name = f"mean of {' and '.join(names)} models"
     y = find_ceiling(left, outcome.unimodal_values())
-    return Level("best uni-modal model of what is left", f"{names} model", y)
+    return Level("best uni-modal model of what is left", name, y)
 
 
 def _make_curve(label: str, rows: Sequence[ResultRow]) -> Curve:

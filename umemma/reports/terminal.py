@@ -15,19 +15,17 @@ from umemma.evaluation.information_report import describe_threshold
 from umemma.evaluation.metrics import Metric
 from umemma.evaluation.results import Outcome, find_ceiling, group_by_condition, mean_and_std
 from umemma.reports.evaluation import NOTHING_TO_ADVISE
-from umemma.reports.verdict import KeyNumber, give_verdict
+from umemma.reports.verdict import KeyNumber, give_verdict, judge_subset
 from umemma.reports.wording import (
     ABSENCE,
     ARROWS,
     NO_BREAK_SPACE,
-    WORD_JOINER,
     Tone,
     describe_absence,
     describe_worst_case,
     format_gap,
     format_interval,
     format_points_range,
-    judge_gap,
     keep_together,
     with_interval,
 )
@@ -86,12 +84,13 @@ def print_next_step(console: Console, results: Path, options: str = "") -> None:
     ):
         console.print(f"{name}: {path}", soft_wrap=True, highlight=False, markup=False)
     steps = [
-        f"Next: open {page} in a browser.",
-        f"umemma compare{options} shows whether the method is better than its baselines.",
-        f"umemma predict --manifest TABLE{options} answers for new samples.",
+        f"open {page} in a browser: curves, classes, confusions",
+        f"umemma compare{options}: is the method better than its baselines?",
+        f"umemma predict --manifest TABLE{options}: answers for new samples",
     ]
+    print_paragraph(console, "Next:")
     for step in steps:
-        print_paragraph(console, step)
+        print_paragraph(console, step, bullet="- ")
 
 
 def print_paragraph(console: Console, text: str, style: str = "", bullet: str = "") -> None:
@@ -104,7 +103,7 @@ def print_paragraph(console: Console, text: str, style: str = "", bullet: str = 
         break_on_hyphens=False,
         break_long_words=False,
     )
-    lines = lines.replace(NO_BREAK_SPACE, " ").replace(WORD_JOINER, "")
+    lines = lines.replace(NO_BREAK_SPACE, " ")
     console.print(Text(lines, style=style), soft_wrap=True)
 
 
@@ -142,7 +141,7 @@ def make_subset_table(outcome: Outcome, width: int = 80) -> Table:
     rows = []
     for left, row in outcome.lead().items():
         gap = gaps[left]
-        tone = judge_gap(gap)
+        tone = judge_subset(outcome, left)
         points = with_interval(f"{ARROWS[tone]}{format_gap(gap)}", format_points_range(gap))
         cells = [
             Text(metric.shown(row.value)),
@@ -227,6 +226,6 @@ def list_notes(outcome: Outcome) -> Iterator[str]:
     )
     yield (
         "gap: the ensemble minus the ceiling, in points; ▲ better or ▼ worse where the interval "
-        "excludes 0"
+        "excludes 0 and no sample lacks the modality of the ceiling"
     )
     yield f"absence: {ABSENCE[outcome.settings.absent]}"

@@ -10,7 +10,6 @@ from umemma.evaluation.results import Outcome, name_worst_case
 from umemma.types import ResultRow
 
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
-WORD_JOINER = "\N{WORD JOINER}"  # forbids a line break, and has no width
 EN_DASH = "\N{EN DASH}"
 
 ABSENCE = {
@@ -26,13 +25,11 @@ ARROWS: dict[Tone, str] = {"better": "▲ ", "worse": "▼ ", "unclear": ""}
 # A line may not end between a number and its unit, nor within an interval.
 UNITS = r"(?:%|points?\b|bits?\b|± |to [-+]?\d)"
 BREAKS = re.compile(rf"(?<=\d) (?={UNITS})|(?<=\d to) (?=[-+]?\d)|(?<=±) (?=\d)")
-DASHES = re.compile(rf"(?<=\d){EN_DASH}(?=\d)")
 
 
 def keep_together(text: str) -> str:
     """Return the text with no-break spaces between numbers and units, and within intervals."""
-    text = BREAKS.sub(NO_BREAK_SPACE, text)
-    return DASHES.sub(f"{EN_DASH}{WORD_JOINER}", text)
+    return BREAKS.sub(NO_BREAK_SPACE, text)
 
 
 def capitalize(text: str) -> str:
@@ -41,19 +38,21 @@ def capitalize(text: str) -> str:
 
 
 def format_interval(row: ResultRow, percent: bool = True) -> str:
-    """Return the 95 % interval of a row, say "85.5–92.3"; "" where it has none."""
-    if math.isnan(row.low):
-        return ""
+    """Return the 95 % interval of a row with an en dash; "" where it has none."""
+    scale, digits = 1, 3
     if percent:
-        return f"{100 * row.low:.1f}{EN_DASH}{100 * row.high:.1f}"
-    return f"{row.low:.3f}{EN_DASH}{row.high:.3f}"
+        scale, digits = 100, 1
+    interval = format_range(scale * row.low, scale * row.high, digits)
+    if row.low < 0:
+        return interval
+    return interval.replace(" to ", EN_DASH)
 
 
 def format_range(low: float, high: float, digits: int = 3) -> str:
     """Return an interval of numbers of any sign, say "-0.1 to 0.2"; "" where there is none."""
     if math.isnan(low):
         return ""
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+    return f"{low:z.{digits}f} to {high:z.{digits}f}"
 
 
 def format_points_range(row: ResultRow) -> str:
@@ -63,14 +62,14 @@ def format_points_range(row: ResultRow) -> str:
 
 def format_gap(row: ResultRow) -> str:
     """Return a difference in points with its sign."""
-    return f"{100 * row.value:+.1f}"
+    return f"{100 * row.value:+z.1f}"
 
 
-def judge_gap(row: ResultRow) -> Tone:
+def judge_interval(low: float, high: float) -> Tone:
     """Return "better" or "worse" where the interval of a difference excludes 0, else "unclear"."""
-    if row.low > 0:
+    if low > 0:
         return "better"
-    if row.high < 0:
+    if high < 0:
         return "worse"
     return "unclear"
 

@@ -50,7 +50,7 @@ def test_a_custom_encoder_in_every_stage_with_adapters(project):
     finetune.run(params)
     together = load_file("models/digits/ensemble/model.safetensors")
     assert torch.equal(together["encoders.image.1.base_layer.weight"], start["1.weight"])
-    assert evaluate.run(params).about["preset"] == "ume-mma"
+    assert evaluate.run(params).settings.preset == "ume-mma"
     save_file({"1.weight": start["1.weight"], "other": start["1.bias"]}, "start.safetensors")
     with pytest.raises(UserError, match=r"missing: 1.bias, 3.bias, 3.weight; unexpected: other"):
         pretrain.run(params, "image", force=True)

@@ -225,7 +225,7 @@ def test_what_a_preset_changes(project, preset):
     """Trained and evaluated: encoders and heads are compared with those of the uni-modal models."""
     params = quick(f"finetune.preset={preset}")
     finetune.run(params)
-    assert evaluate.ask(params, "audio", [0.5]).about["preset"] == preset
+    assert evaluate.ask(params, "audio", [0.5]).settings.preset == preset
     _, _, train, _ = PRESETS[preset]
     after = load_encoders("models/digits/ensemble")
     before = load_unimodal_encoders()
@@ -311,4 +311,4 @@ def test_a_calibration_is_not_judged_by_the_samples_that_it_was_fitted_on(projec
     assert error.value.exit_status == 2
     assert "evaluate.calibrate=false" in error.value.hint
     outcome = evaluate.run(quick("evaluate.split=val", "evaluate.calibrate=false"))
-    assert outcome.about["split"] == "val"
+    assert outcome.settings.split == "val"

@@ -67,13 +67,17 @@ def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     yield Figure(svg, capitalize(caption), about)
     rows = []
     for name in names:
-        row = [name, str(scores[name, complete].n)]
+        cells = [name, str(scores[name, complete].n)]
         for left in columns:
-            row.append(format_percent(scores[name, left].score))
-        row.append(format_percent(losses[name]))
-        rows.append(row)
+            cells.append(format_percent(scores[name, left].score))
+        cells.append(format_percent(losses[name]))
+        rows.append(cells)
+    caption = (
+        f"{capitalize(kind)} in %, the largest loss first; per_class.csv has all classes and "
+        "subsets"
+    )
     yield Table(
-        f"{capitalize(kind)} in %, the largest loss first; per_class.csv has all classes and subsets",
+        caption,
         ["class", "samples", *columns.values(), "largest loss"],
         rows,
     )

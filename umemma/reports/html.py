@@ -138,15 +138,15 @@ def markdown(
 
     Of the figures it shows those that have a `file`.
     """
-    parts = [f"# {_plain(title)}"]
+    parts = [f"# {_escape(title)}"]
     if verdict:
         parts += _verdict_as_markdown(verdict)
-    parts.append(_plain(lead))
+    parts.append(_escape(lead))
     for section in sections:
         texts = [_block_as_markdown(block) for block in section.blocks]
         texts = [text for text in texts if text]
         if texts:
-            parts += [f"## {_plain(section.title)}", *texts]
+            parts += [f"## {_escape(section.title)}", *texts]
     return "\n\n".join(parts) + "\n"
 
 
@@ -171,10 +171,10 @@ def _verdict_as_markdown(verdict: Verdict) -> list[str]:
     numbers = []
     for number in verdict.numbers:
         value = with_interval(f"**{number.value}**", number.interval)
-        numbers.append(keep_together(f"- {number.label}: {value}, {_plain(number.name)}"))
+        numbers.append(f"- {number.label}: {value}, {_escape(number.name)}")
     findings = []
     for finding in verdict.findings:
-        findings.append(f"- {ARROWS[finding.tone]}{_plain(finding.text)}")
+        findings.append(f"- {ARROWS[finding.tone]}{_escape(finding.text)}")
     return ["\n".join(numbers), "\n".join(findings)]
 
 
@@ -182,18 +182,18 @@ def _block_as_markdown(block: Block) -> str:
     """Return a block as Markdown, "" for one that Markdown cannot show."""
     match block:
         case Text(text, only_in_page) if not only_in_page:
-            return _plain(text)
+            return _escape(text)
         case Points(points):
-            return "\n".join(f"- {_plain(point)}" for point in points)
+            return "\n".join(f"- {_escape(point)}" for point in points)
         case Terms(terms):
             lines = []
             for term, meaning in terms.items():
-                lines.append(f"- **{_plain(term)}**: {_plain(meaning)}")
+                lines.append(f"- **{_escape(term)}**: {_escape(meaning)}")
             return "\n".join(lines)
         case Code(code):
             return f"```sh\n{code}\n```"
         case Figure(file=file) if file:
-            return f"![{_plain(block.caption)}]({file})"
+            return f"![{_escape(block.caption)}]({file})"
         case Table():
             return _table_as_markdown(block)
     return ""
@@ -202,7 +202,7 @@ def _block_as_markdown(block: Block) -> str:
 def _table_as_markdown(table: Table) -> str:
     rule = ["---"] * table.names + ["--:"] * (len(table.headings) - table.names)
     lines = [
-        f"{_plain(table.caption)}:",
+        f"{_escape(table.caption)}:",
         "",
         _row_as_markdown(table.headings),
         f"|{'|'.join(rule)}|",
@@ -220,11 +220,6 @@ def _row_as_markdown(row: Sequence[Cell]) -> str:
         else:
             cells.append(_escape(cell))
     return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Return escaped text whose lines do not end between a number and its unit."""
-    return keep_together(_escape(text))
 
 
 def _escape(text: str) -> str:

@@ -31,8 +31,8 @@ from umemma.types import ResultRow
 HOW_TO_READ = (
     "The ceiling is the best uni-modal model of the modalities present; of several, the best is "
     "chosen on these same numbers, which favours it slightly. The gap is the ensemble minus the "
-    "ceiling, in points, both resampled together: ▲ better or ▼ worse where the interval excludes 0 "
-    "and no sample lacks the modality of the ceiling. Intervals resample groups of dependent "
+    "ceiling, in points, both resampled together: ▲ better or ▼ worse where the interval excludes "
+    "0 and no sample lacks the modality of the ceiling. Intervals resample groups of dependent "
     "samples; they do not cover another training."
 )
 

@@ -1,7 +1,7 @@
 """evaluate-missing: what is left when modalities go missing -> results/<dataset>/.
 
-`run` makes one encoder pass over the split and writes everything; `ask` answers a single question from the kept
-predictions, without torch, and writes nothing.
+`run` makes one encoder pass over the split and writes everything; `ask` answers a single question
+from the kept predictions, without torch, and writes nothing.
 """
 
 from __future__ import annotations
@@ -41,13 +41,17 @@ from umemma.system.files import new_files
 from umemma.types import format_pattern
 from umemma.validation import fingerprint
 
-KEPT = "predictions.parquet"
+PREDICTIONS = "predictions.parquet"
 ENSEMBLE = "Run: umemma finetune-ensemble"
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What an evaluation reads, checked against the settings before anything is computed."""
+    """What an evaluation reads, checked against the settings before anything is computed.
+
+    calibration: of each table of logits, {} if it is not applied; made_by: a hash of everything
+    that the predictions depend on.
+    """
 
     index: shard_reader.Index
     settings: EvaluationSettings
@@ -56,36 +60,43 @@ class _Inputs:
 
 
 def run(params: Params) -> Outcome:
-    """The whole grid, written to results/<dataset>/; of several processes the main one has the outcome."""
-    inputs = _inputs(params)
+    """Evaluate the whole grid, and write it to results/<dataset>/.
+
+    Of several processes, the main one writes and has the outcome; that of the others has no rows.
+    """
+    inputs = _check_inputs(params)
     predictions = _predict(params, inputs)
     if not distributed.is_main():
         return Outcome([], [], [], inputs.settings)
-    grid = _grid(params, predictions)
+    grid = _make_grid(params, predictions)
     rows = grid.rows(list_conditions(params.modalities), params.evaluate.ratios)
-    section = params.evaluate
-    bits = information.estimate_information(
-        predictions, grid.bootstrap, grid.metrics[0], section.smallest_effect
+    report = information.estimate_information(
+        predictions,
+        grid.bootstrap,
+        grid.metrics[0],
+        params.evaluate.smallest_effect,
     )
-    outcome = Outcome(*rows, grid.metrics, inputs.settings, bits)
+    outcome = Outcome(*rows, grid.metrics, inputs.settings, report)
     with new_files(params.paths.results) as folder:
-        predictions.save(folder / KEPT, inputs.made_by)
+        predictions.save(folder / PREDICTIONS, inputs.made_by)
+        settings = inputs.settings
         constants = {
-            "dataset": inputs.settings.dataset,
-            "variant": inputs.settings.variant,
-            "split": inputs.settings.split,
-            "absent": inputs.settings.absent,
+            "dataset": settings.dataset,
+            "variant": settings.variant,
+            "split": settings.split,
+            "absent": settings.absent,
         }
         write_rows(folder / "grid.parquet", outcome.subsets + outcome.ratios, constants)
-        evaluation.write(folder, outcome, predictions, _command(params))
+        evaluation.write(folder, outcome, predictions, _format_command(params))
     return outcome
 
 
 def ask(params: Params, missing: str, ratios: Sequence[float]) -> Outcome:
-    """The rows of what goes `missing` (of everything that can, if it is "") at `ratios` (those of the settings, if empty).
+    """Return the rows of one question.
 
-    "audio,image" is both at once, "audio|image" one of the two. UserError for an unknown modality, for a ratio outside
-    0..1, and where nothing would be left.
+    missing: "audio,image" is both at once, "audio|image" one of the two, "" everything that can go
+    missing; ratios: if empty, those of the settings. UserError for an unknown modality, for a ratio
+    outside 0..1, and where nothing would be left.
     """
     for ratio in ratios:
         if not 0 <= ratio <= 1:
@@ -96,24 +107,23 @@ def ask(params: Params, missing: str, ratios: Sequence[float]) -> Outcome:
                 usage=True,
             )
     names = params.modalities
-    sets = (
-        [parse_missing(missing.replace(",", "+"), names, "--missing")]
-        if missing
-        else list_conditions(names)
-    )
-    inputs = _inputs(params)
-    predictions = Predictions.load(params.paths.results / KEPT, inputs.made_by)
+    missing_sets = list_conditions(names)
+    if missing:
+        missing_sets = [parse_missing(missing.replace(",", "+"), names, "--missing")]
+    inputs = _check_inputs(params)
+    predictions = Predictions.load(params.paths.results / PREDICTIONS, inputs.made_by)
     if predictions is None:
         logger.info(
-            "No kept predictions of these models: encoding the split again (umemma evaluate keeps them)."
+            "No kept predictions of these models: encoding the split again "
+            "(umemma evaluate keeps them)."
         )
         predictions = _predict(params, inputs)
-    grid = _grid(params, predictions)
-    rows = grid.rows(sets, ratios or params.evaluate.ratios)
+    grid = _make_grid(params, predictions)
+    rows = grid.rows(missing_sets, ratios or params.evaluate.ratios)
     return Outcome(*rows, grid.metrics, inputs.settings)
 
 
-def _grid(params: Params, predictions: Predictions) -> Grid:
+def _make_grid(params: Params, predictions: Predictions) -> Grid:
     section = params.evaluate
     return Grid(predictions, params.seed, section.draws, section.bootstrap, section.metrics)
 
@@ -154,37 +164,49 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     return dict(replace_nan(answer))
 
 
-def _command(params: Params) -> str:
-    """The command line that makes the same files: the seed, and what of the evaluation isn't its default."""
-    changed = params.evaluate.model_dump(mode="json", exclude_defaults=True)
-    sets = {"seed": params.seed} | {f"evaluate.{name}": value for name, value in changed.items()}
-    words = (shlex.quote(f"{name}={json.dumps(value)}") for name, value in sets.items())
-    if params.place:  # a cell of a comparison has its settings in a file
-        return f"umemma evaluate-missing --params {params.paths.runs / params.place / params.finetune.preset}/params.json"
-    return " ".join(["umemma evaluate-missing", *(f"--set {word}" for word in words)])
+def _format_command(params: Params) -> str:
+    """Return the command line that makes the same files."""
+    if params.place:  # an experiment of a comparison has its settings in a file
+        run_folder = params.paths.runs / params.place / params.finetune.preset
+        return f"umemma evaluate-missing --params {run_folder}/params.json"
+    changes = {"seed": params.seed}
+    for name, value in params.evaluate.model_dump(mode="json", exclude_defaults=True).items():
+        changes[f"evaluate.{name}"] = value
+    words = ["umemma evaluate-missing"]
+    for name, value in changes.items():
+        words.append(f"--set {shlex.quote(f'{name}={json.dumps(value)}')}")
+    return " ".join(words)
 
 
-def _inputs(params: Params) -> _Inputs:
+def _check_inputs(params: Params) -> _Inputs:
+    """Return what the evaluation reads; UserError if it is missing or of other settings."""
     params.evaluate.check_split()
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities)
-    lead = metrics.select_metrics(params.evaluate.metrics, index.task, len(index.classes))[0]
-    own = params.ensemble_settings(index.fingerprint)
-    ensemble = saved_model.check(params.paths.ensemble, own, ENSEMBLE)
-    weights = {
-        "ensemble": [ensemble.weights_sha256, fingerprint(own)]
-    }  # settings: what absence becomes, say
-    fitted = {
-        name if name.startswith("probe/") else f"ensemble/{name}": one
-        for name, one in ensemble.calibration.items()
-    }
+    class_count = len(index.classes)
+    lead = metrics.select_metrics(params.evaluate.metrics, index.task, class_count)[0]
+
+    # The settings are part of what predictions depend on: of the rule of absence, say.
+    ensemble_settings = params.ensemble_settings(index.fingerprint)
+    ensemble = saved_model.check(params.paths.ensemble, ensemble_settings, ENSEMBLE)
+    weights = {"ensemble": [ensemble.weights_sha256, fingerprint(ensemble_settings)]}
+    calibration = {}
+    for name, fitted in ensemble.calibration.items():
+        if not name.startswith("probe/"):
+            name = f"ensemble/{name}"
+        calibration[name] = fitted
     for m in sorted(params.modalities):
-        expected = params.unimodal_settings(m, index.fingerprint)
-        alone = saved_model.check(params.paths.pretrain(m), expected, _pretrain(m))
-        weights[m] = [alone.weights_sha256, fingerprint(expected)]
-        fitted |= {f"unimodal/{subset}": one for subset, one in alone.calibration.items()}
+        unimodal_settings = params.unimodal_settings(m, index.fingerprint)
+        unimodal = saved_model.check(
+            params.paths.pretrain(m), unimodal_settings, _name_pretraining(m)
+        )
+        weights[m] = [unimodal.weights_sha256, fingerprint(unimodal_settings)]
+        for subset, fitted in unimodal.calibration.items():
+            calibration[f"unimodal/{subset}"] = fitted
+    if not params.evaluate.calibrate:
+        calibration = {}
     split = params.evaluate.split
-    finetune = own["finetune"]
+    finetune = ensemble_settings["finetune"]
     settings = EvaluationSettings(
         preset=finetune["preset"],
         init=finetune["init"],
@@ -198,17 +220,23 @@ def _inputs(params: Params) -> _Inputs:
         split=split,
         samples=index.samples(split),
         seed=params.seed,
-        train_missing=own["missing"]["train"],
+        train_missing=ensemble_settings["missing"]["train"],
         calibrated=params.evaluate.calibrate,
     )
-    applied = {name: one for name, one in fitted.items() if params.evaluate.calibrate}
-    made_from = {"shards": index.fingerprint, "split": split, "weights": weights}
-    made_from |= {"calibration": {name: one.as_json() for name, one in applied.items()}}
-    return _Inputs(index, settings, applied, fingerprint(made_from))
+    made_from = {
+        "shards": index.fingerprint,
+        "split": split,
+        "weights": weights,
+        "calibration": {name: fitted.as_json() for name, fitted in calibration.items()},
+    }
+    return _Inputs(index, settings, calibration, fingerprint(made_from))
 
 
 def _predict(params: Params, inputs: _Inputs) -> Predictions:
-    """One pass over the split for the ensemble and each uni-modal model, shared among the processes."""
+    """Predict the split with the ensemble and each uni-modal model, in one pass.
+
+    Several processes share the samples.
+    """
     import torch
 
     from umemma.data.decoding import watch_workers
@@ -217,54 +245,54 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     from umemma.training.step import predict_logits
     from umemma.training.train import DataSource
 
-    section, index, names = params.evaluate, inputs.index, sorted(params.modalities)
-    chosen = {m: params.encoder(m) for m in names}
-    specs = factory.input_specs(chosen)
+    section = params.evaluate
+    index = inputs.index
+    names = sorted(params.modalities)
+    encoders = {m: params.encoder(m) for m in names}
+    specs = factory.input_specs(encoders)
     device = prepare(params.seed, "evaluate", deterministic=params.machine.deterministic)
-    model = factory.build(chosen, specs, index.classes, params.finetune.absent)
-    saved_model.load(
-        params.paths.ensemble, model, params.ensemble_settings(index.fingerprint), ENSEMBLE
-    )
-    several = [
-        (
-            factory.place_on_device(model, params.finetune, device),
-            torch.from_numpy(make_keep_table(names)),
-        )
-    ]
+
+    # 1. Load the models, each with the patterns that it predicts.
+    model = factory.build(encoders, specs, index.classes, params.finetune.absent)
+    ensemble_settings = params.ensemble_settings(index.fingerprint)
+    saved_model.load(params.paths.ensemble, model, ensemble_settings, ENSEMBLE)
+    model = factory.place_on_device(model, params.finetune, device)
+    models = [(model, torch.from_numpy(make_keep_table(names)))]
     for m in names:
-        model = factory.build({m: chosen[m]}, {m: specs[m]}, index.classes)
-        saved_model.load(
-            params.paths.pretrain(m),
-            model,
-            params.unimodal_settings(m, index.fingerprint),
-            _pretrain(m),
-        )
-        several.append(
-            (
-                factory.place_on_device(model, params.pretrain.of(m), device),
-                torch.ones(1, 1, dtype=torch.bool),
-            )
-        )
+        model = factory.build({m: encoders[m]}, {m: specs[m]}, index.classes)
+        settings = params.unimodal_settings(m, index.fingerprint)
+        saved_model.load(params.paths.pretrain(m), model, settings, _name_pretraining(m))
+        model = factory.place_on_device(model, params.pretrain.of(m), device)
+        models.append((model, torch.ones(1, 1, dtype=torch.bool)))
+
+    # 2. Pass the split through all of them.
     data = DataSource(Store(params.paths.shards), index, specs, params.machine, params.seed)
+    has_probes = len(names) > 1
     with contextlib.ExitStack() as stay, watch_workers(), explain_nondeterminism():
         split = data.load(section.split, stay, "evaluate")
-        probed = len(names) > 1
-        logits, *alone = (
-            one.numpy()
-            for one in predict_logits(several, split, section.batch_size, device, probed)
-        )
+        predicted = predict_logits(models, split, section.batch_size, device, has_probes)
+        ensemble_logits, *unimodal_logits = (logits.numpy() for logits in predicted)
+
+    # 3. Name the tables: (N, S + M, C) of the ensemble's subsets and probes, (N, 1, C) of a model.
     subsets = list_patterns(names)
-    ensemble = {format_pattern(pattern): logits[:, s] for s, pattern in enumerate(subsets)}
-    unimodal = {m: one[:, 0] for m, one in zip(names, alone, strict=True)}
-    probes = {m: logits[:, len(subsets) + i] for i, m in enumerate(names) if probed}
-    probes = {
-        m: one for m, one in probes.items() if not np.isnan(one).all()
-    }  # else there was nothing to fit
-    target, raw = split.target.numpy(), (ensemble, unimodal, probes)
+    ensemble = {format_pattern(pattern): ensemble_logits[:, s] for s, pattern in enumerate(subsets)}
+    unimodal = {m: logits[:, 0] for m, logits in zip(names, unimodal_logits, strict=True)}
+    probes = {}
+    if has_probes:
+        for i, m in enumerate(names):
+            logits = ensemble_logits[:, len(subsets) + i]
+            if not np.isnan(logits).all():  # otherwise there was nothing to fit
+                probes[m] = logits
     return Predictions.calibrated(
-        split.keys, split.groups, target, raw, index.classes, inputs.calibration
+        split.keys,
+        split.groups,
+        split.target.numpy(),
+        (ensemble, unimodal, probes),
+        index.classes,
+        inputs.calibration,
     )
 
 
-def _pretrain(modality: str) -> str:
+def _name_pretraining(modality: str) -> str:
+    """Return what to do where a uni-modal model is missing."""
     return f"Run: umemma pretrain-unimodal --modality {modality}"

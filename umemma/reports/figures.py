@@ -279,11 +279,11 @@ def bars(axes: Axes, rows: Sequence[Bar], xlabel: str, full: str = "", other: st
             marker="|",
             ms=6,
         )
-    marked = [place for place, row in enumerate(rows) if row.other is not None]
-    if marked:
+    others = {place: row.other for place, row in enumerate(rows) if row.other is not None}
+    if others:
         axes.plot(
-            [rows[place].other for place in marked],
-            marked,
+            [*others.values()],
+            [*others],
             ls="",
             marker="D",
             ms=6,

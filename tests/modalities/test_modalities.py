@@ -105,13 +105,13 @@ def test_sound_and_pictures_of_a_clip_are_read_together_and_of_a_broken_one_each
     tmp_path, monkeypatch
 ):
     passes = []
-    read = av_decoder.read
+    read = av_decoder.read_clip
 
     def recorded(clip, packing, *, pictures, sound):
         passes.append((pictures, sound))
         return read(clip, packing, pictures=pictures, sound=sound)
 
-    monkeypatch.setattr(av_decoder, "read", recorded)
+    monkeypatch.setattr(av_decoder, "read_clip", recorded)
     whole = Clip(film(tmp_path / "whole.mp4"))
     members, broken = modalities.pack_readable({"audio": whole, "video": whole}, P)
     assert (sorted(members), broken, passes) == (["audio.flac", "video.mjpeg"], {}, [(True, True)])
@@ -243,7 +243,7 @@ def test_frames_are_chosen_or_black_ones_follow(tmp_path):
     assert four.dtype == torch.uint8
     assert four.flatten(1).any(1).all()
     assert torch.equal(two, four[[1, 3]])
-    assert torch.equal(six, torch.cat([four, video.blank(VideoInput(frames=2, size=8))]))
+    assert torch.equal(six, torch.cat([four, video.make_blank(VideoInput(frames=2, size=8))]))
 
 
 # Images. --------------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_a_picture_stands_upright():
     small = image.pack(encoded(lying, "JPEG", exif=exif), P).data
     large = image.pack(encoded(lying.resize((200, 100)), "JPEG", exif=exif), P).data
     assert Image.open(io.BytesIO(large)).size == (32, 64)
-    assert image._open(small, 8)[0].size == (10, 20)
+    assert image.open_image(small, 8)[0].size == (10, 20)
 
 
 def test_sixteen_bits_become_eight():
@@ -463,7 +463,9 @@ def test_samples_are_cut_or_followed_by_zeros():
     np.testing.assert_array_equal(cut, samples[:400])
     np.testing.assert_array_equal(padded, np.append(samples, np.zeros(800, np.float32)))
     assert cut.dtype == torch.float32
-    assert torch.equal(audio.blank(WaveInput(sample_rate=8000, seconds=0.2)), torch.zeros(1600))
+    assert torch.equal(
+        audio.make_blank(WaveInput(sample_rate=8000, seconds=0.2)), torch.zeros(1600)
+    )
     assert audio.decode(flac(TONE.samples), WaveInput(sample_rate=16000, seconds=0.1)).shape == (
         1600,
     )
@@ -509,8 +511,8 @@ def test_text_becomes_tokens():
         1125,
         49407,
     ]
-    assert text.blank(TextInput(length=4)).tolist() == [49406, 49407, 0, 0]
-    assert text.blank(TextInput(length=4, padding=7)).tolist() == [49406, 49407, 7, 7]
+    assert text.make_blank(TextInput(length=4)).tolist() == [49406, 49407, 0, 0]
+    assert text.make_blank(TextInput(length=4, padding=7)).tolist() == [49406, 49407, 7, 7]
     with pytest.raises(ValueError, match="not UTF-8"):
         text.decode(b"\xff", TextInput())
 
@@ -540,34 +542,34 @@ def test_a_tokenizer_of_transformers_in_a_folder(tmp_path):
     spec = TextInput(length=4, tokenizer=f"hf:{tmp_path}", padding=9)
     assert text.decode(b"a dog a", spec).tolist() == [1, 0, 1, 9]
     assert text.decode(b"a cat a cat a cat", spec).tolist() == [1, 2, 1, 2]
-    assert text.blank(spec).tolist() == [9, 9, 9, 9]
+    assert text.make_blank(spec).tolist() == [9, 9, 9, 9]
 
 
 def test_tokenizers_that_cannot_be_had(tmp_path):
     for name in ("clap", "open_clip:", "hf", "sentencepiece:x"):
         with pytest.raises(UserError, match=f"unknown tokenizer '{name}'"):
-            text.blank(TextInput(tokenizer=name))
+            text.make_blank(TextInput(tokenizer=name))
     pytest.importorskip("transformers")
     for name in (f"hf:{tmp_path}", f"hf:{tmp_path / 'nowhere'}", f"open_clip:local-dir:{tmp_path}"):
-        with pytest.raises(UserError, match="can't be had") as caught:
-            text.blank(TextInput(tokenizer=name))
+        with pytest.raises(UserError, match="is unavailable") as caught:
+            text.make_blank(TextInput(tokenizer=name))
         assert "cache of Hugging Face" in caught.value.hint
 
 
 def test_a_tokenizer_whose_library_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match="transformers") as caught:
-        text.blank(TextInput(tokenizer="hf:never-tried"))
+        text.make_blank(TextInput(tokenizer="hf:never-tried"))
     assert caught.value.hint == "Install transformers."
 
 
 def test_blank_is_black_and_silence():
     black = image.decode(image.pack(np.zeros((8, 8), np.uint8), P).data, PICTURE)
-    assert torch.equal(image.blank(PICTURE), black)
+    assert torch.equal(image.make_blank(PICTURE), black)
     silence = audio.decode(
         audio.pack(Sound(np.zeros(50, np.float32), 8000), Packing(silence=0.0)).data, LOUD
     )
-    assert torch.equal(audio.blank(LOUD), silence)
+    assert torch.equal(audio.make_blank(LOUD), silence)
 
 
 def test_media_may_be_made_where_it_is_packed():

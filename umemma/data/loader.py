@@ -250,7 +250,7 @@ def _fits_memory(
     where: str,
 ) -> bool:
     """Return whether the decoded samples need at most `memory` GiB."""
-    sizes = [modalities.get_module(m).blank(spec).nbytes for m, spec in specs.items()]
+    sizes = [modalities.get_module(m).make_blank(spec).nbytes for m, spec in specs.items()]
     size = sum(sizes) * samples / GIB
     if size > memory:
         logger.info(
@@ -282,7 +282,7 @@ def _decode_share(
     """Return {modality: (n, ...)}, this process's share of the samples."""
     parts: dict[str, list[Tensor]] = {}
     for m, spec in dataset.specs.items():
-        parts[m] = [modalities.get_module(m).blank(spec)[None][:0]]
+        parts[m] = [modalities.get_module(m).make_blank(spec)[None][:0]]
     plan = cut_batches(distributed.rank_indices(len(dataset.keys)), BATCH)
     processes = distributed.world().size
     with contextlib.ExitStack() as stay:

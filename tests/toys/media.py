@@ -23,7 +23,10 @@ def film(
     codec: str = "mpeg4",
     **options: str,
 ) -> Path:
-    """A clip whose frame i is grey with level 10 * i, and whose tone has this amplitude (0 = a silent track, None = none)."""
+    """Write a clip whose frame i is grey with level 10 * i.
+
+    tone: the amplitude of its sound; 0 makes a silent track, None makes no track.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options) as container:
         if pictures:

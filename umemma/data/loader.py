@@ -103,7 +103,10 @@ class LoadedSplit:
 
     @functools.cached_property
     def hashes(self) -> np.ndarray:
-        """(N,) uint64: the hash of each key, from which the random numbers of the sample are drawn."""
+        """The hash of each key, (N,) uint64.
+
+        The random numbers of the sample are drawn from it.
+        """
         return hash_keys(self.keys)
 
     def batches(

@@ -116,7 +116,10 @@ def _check_declared_size(clip: Clip | bytes) -> None:
 
 
 class _Stretch(NamedTuple):
-    """origin: the time of the first sample of the file. begin, end, length: from there. All in s."""
+    """The part of a file that is read, in s.
+
+    origin: the time of the first sample of the file. begin, end, length: counted from there.
+    """
 
     origin: float
     begin: float

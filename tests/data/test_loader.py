@@ -21,8 +21,8 @@ def test_decoding_fills_what_is_absent(tmp_path, stay):
     assert split.in_memory["image"].shape == (3, 3, 8, 8)
     assert split.in_memory["image"].dtype == torch.uint8
     assert split.in_memory["audio"].shape == (3, 1, 8, 11)
-    assert torch.equal(split.in_memory["audio"][1], audio.blank(SPECS["audio"]))
-    assert torch.equal(split.in_memory["image"][2], image.blank(SPECS["image"]))
+    assert torch.equal(split.in_memory["audio"][1], audio.make_blank(SPECS["audio"]))
+    assert torch.equal(split.in_memory["image"][2], image.make_blank(SPECS["image"]))
     assert split.groups == {"group": ["a", "g", "d"]}
     (batch,) = split.batches(cut_batches(range(3), 3), CPU)
     assert torch.equal(

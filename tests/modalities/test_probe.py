@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from toys.doctor import make_jpeg, truncate
-from toys.media import film, flac
+from toys.media import GREY, PACKING, TONE, film, flac
 
 from umemma import modalities
 from umemma.modalities.probe import EMPTY, SOUNDLESS, probe
-from umemma.types import Clip, Packing, Sound, Unreadable
+from umemma.types import Clip, Sound, Unreadable
 
-P = Packing(side=32)
-GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
-TONE = Sound(np.sin(np.arange(800) / 5).astype(np.float32) / 2, 8000)
+# What can be said of the media of a sample: why some cannot be read, and which are absent.
+Verdict = tuple[dict[str, str], set[str]]
+Case = tuple[dict[str, Any], dict[str, str], set[str]]
+
+NOISE = "not readable video or sound: Invalid data found when processing input"
+MISSING = "file is missing"
+NOT_UTF8 = "text that is not UTF-8"
+TRUNCATED = "not a readable image: truncated"
+TOO_LATE = "the event lies after the end of the file"
 
 
-def packed(media) -> tuple[dict[str, str], set[str]]:
-    """What packing says: why media can't be read, and the modalities that turn out to be absent."""
-    members, broken = modalities.pack_readable(media, P)
-    return broken, media.keys() - {name.split(".")[0] for name in members} - broken.keys()
+def judge_by_packing(media: dict[str, Any]) -> Verdict:
+    members, broken = modalities.pack_readable(media, PACKING)
+    packed_names = {member.split(".")[0] for member in members}
+    return broken, media.keys() - packed_names - broken.keys()
 
 
-def looked(media) -> tuple[dict[str, str], set[str]]:
-    result = probe(media, P)
+def judge_by_probe(media: dict[str, Any]) -> Verdict:
+    result = probe(media, PACKING)
     return result.broken, set(result.absent)
 
 
@@ -54,102 +61,111 @@ def test_clips_that_were_cut_off_are_told_as_packing_tells_them(clips, tmp_path,
         clip = Clip(truncate(clips / name, tmp_path / name, share), *stretch)
         for names in (("audio", "video"), ("audio",), ("video",)):
             media = dict.fromkeys(names, clip)
-            assert looked(media) == packed(media), (share, names)
+            assert judge_by_probe(media) == judge_by_packing(media), (share, names)
 
 
-def test_a_look_agrees_with_packing(clips, tmp_path):
-    whole = make_jpeg()
-    (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
-    soundfile.write(tmp_path / "a.wav", TONE.samples, 8000, subtype="PCM_16")
-    (tmp_path / "a.flac").write_bytes(flac(TONE.samples))
-    stereo = flac(np.stack([TONE.samples, TONE.samples], 1))
-    good, mute = clips / "end.mp4", clips / "mute.mp4"
-    noise = "not readable video or sound: Invalid data found when processing input"
-    missing, latin, half = "file is missing", "text that is not UTF-8", whole[: len(whole) // 2]
-    late, deaf = Clip(good, 8.0, 9.0), Clip(clips / "sound.mp4")
-    cases = [
+def list_clip_cases(clips: Path) -> list[Case]:
+    good = clips / "end.mp4"
+    mute = clips / "mute.mp4"
+    late = Clip(good, 8.0, 9.0)
+    no_frames = Clip(clips / "sound.mp4")
+    nowhere = clips / "nowhere.mp4"
+    return [
         ({"audio": Clip(good), "video": Clip(good)}, {}, set()),
         ({"audio": good, "video": good}, {}, set()),
         ({"audio": Clip(mute), "video": Clip(mute)}, {}, {"audio"}),
         ({"audio": mute, "video": mute}, {}, {"audio"}),
         ({"audio": Clip(good, 1.0, 2.0), "video": Clip(good, 2.0, 3.0)}, {}, set()),
-        ({"audio": deaf, "video": Clip(good)}, {}, set()),
-        ({"audio": deaf, "video": deaf}, {"video": "a video with no frames"}, set()),
-        ({"video": clips / "nowhere.mp4"}, {"video": missing}, set()),
-        ({"audio": clips / "nowhere.wav"}, {"audio": missing}, set()),
-        ({"audio": Clip(clips / "nowhere.mp4"), "image": GREY}, {"audio": missing}, set()),
+        ({"audio": no_frames, "video": Clip(good)}, {}, set()),
+        ({"audio": no_frames, "video": no_frames}, {"video": "a video with no frames"}, set()),
+        ({"video": nowhere}, {"video": MISSING}, set()),
+        ({"audio": Clip(nowhere), "image": GREY}, {"audio": MISSING}, set()),
         ({"video": clips}, {"video": "file can't be read: Is a directory"}, set()),
-        ({"video": late}, {"video": "the event lies after the end of the file"}, set()),
-        (
-            {"audio": late, "video": late},
-            dict.fromkeys(("audio", "video"), "the event lies after the end of the file"),
-            set(),
-        ),
-        ({"video": clips / "noise.mp4"}, {"video": noise}, set()),
-        ({"audio": b"RIFF\x04\0\0\0????"}, {"audio": noise}, set()),
-        (
-            {"audio": b"RIFF\xff\0\0\0????"},
-            {"audio": "cut off: it ends before its declared length"},
-            set(),
-        ),
+        ({"video": late}, {"video": TOO_LATE}, set()),
+        ({"audio": late, "video": late}, {"audio": TOO_LATE, "video": TOO_LATE}, set()),
+        ({"video": clips / "noise.mp4"}, {"video": NOISE}, set()),
         ({"video": "a text"}, {"video": "not a video"}, set()),
-        ({"audio": tmp_path / "a.wav"}, {}, set()),
-        ({"audio": tmp_path / "a.flac"}, {}, set()),
+    ]
+
+
+def list_sound_cases(folder: Path) -> list[Case]:
+    soundfile.write(folder / "a.wav", TONE.samples, 8000, subtype="PCM_16")
+    (folder / "a.flac").write_bytes(flac(TONE.samples))
+    stereo = flac(np.stack([TONE.samples, TONE.samples], 1))
+    cut_off = "cut off: it ends before its declared length"
+    silence = Sound(np.zeros(50, np.float32), 8000)
+    no_samples = Sound(np.zeros(0, np.float32), 8000)
+    return [
+        ({"audio": folder / "nowhere.wav"}, {"audio": MISSING}, set()),
+        ({"audio": b"RIFF\x04\0\0\0????"}, {"audio": NOISE}, set()),
+        ({"audio": b"RIFF\xff\0\0\0????"}, {"audio": cut_off}, set()),
+        ({"audio": folder / "a.wav"}, {}, set()),
+        ({"audio": folder / "a.flac"}, {}, set()),
         ({"audio": stereo}, {}, set()),
         ({"audio": flac(np.zeros(50))}, {}, {"audio"}),
         ({"audio": TONE, "image": GREY}, {}, set()),
-        ({"audio": Sound(np.zeros(50, np.float32), 8000)}, {}, {"audio"}),
-        ({"audio": Sound(np.zeros(0, np.float32), 8000)}, {"audio": "no audio samples"}, set()),
+        ({"audio": silence}, {}, {"audio"}),
+        ({"audio": no_samples}, {"audio": "no audio samples"}, set()),
+    ]
+
+
+def list_image_and_text_cases(folder: Path) -> list[Case]:
+    whole = make_jpeg()
+    half = whole[: len(whole) // 2]
+    outside = Unreadable("path outside of root")
+    latin = folder / "latin.txt"
+    latin.write_bytes("Grüße".encode("latin-1"))
+    silence = flac(np.zeros(50))
+    return [
         ({"image": whole, "spectrogram": GREY}, {}, set()),
-        ({"image": half}, {"image": "not a readable image: truncated"}, set()),
+        ({"image": half}, {"image": TRUNCATED}, set()),
         ({"image": b"no picture"}, {"image": "not a readable image: unknown format"}, set()),
-        ({"image": clips / "nowhere.jpg"}, {"image": missing}, set()),
+        ({"image": folder / "nowhere.jpg"}, {"image": MISSING}, set()),
         ({"image": "a text"}, {"image": "not an image"}, set()),
-        (
-            {"image": Unreadable("path outside of root"), "text": "hi"},
-            {"image": "path outside of root"},
-            set(),
-        ),
+        ({"image": outside, "text": "hi"}, {"image": "path outside of root"}, set()),
         ({"text": "  Grüße "}, {}, set()),
         ({"text": " \n"}, {}, {"text"}),
-        ({"text": tmp_path / "latin.txt"}, {"text": latin}, set()),
-        ({"text": b"\xff"}, {"text": latin}, set()),
-        (
-            {"image": half, "text": b"\xff"},
-            {"image": "not a readable image: truncated", "text": latin},
-            set(),
-        ),
-        (
-            {"audio": flac(np.zeros(50)), "image": half},
-            {"image": "not a readable image: truncated"},
-            {"audio"},
-        ),
+        ({"text": latin}, {"text": NOT_UTF8}, set()),
+        ({"text": b"\xff"}, {"text": NOT_UTF8}, set()),
+        ({"image": half, "text": b"\xff"}, {"image": TRUNCATED, "text": NOT_UTF8}, set()),
+        ({"audio": silence, "image": half}, {"image": TRUNCATED}, {"audio"}),
+    ]
+
+
+def test_a_look_agrees_with_packing(clips, tmp_path):
+    cases = [
+        *list_clip_cases(clips),
+        *list_sound_cases(tmp_path),
+        *list_image_and_text_cases(tmp_path),
     ]
     for media, broken, absent in cases:
-        assert packed(media) == (broken, absent), media
-        assert looked(media) == (broken, absent), media
+        assert judge_by_packing(media) == (broken, absent), media
+        assert judge_by_probe(media) == (broken, absent), media
 
 
 def test_what_only_packing_finds(clips, tmp_path):
     data = bytearray((clips / "a.avi").read_bytes())
     start = data.index(b"movi") + 2000
-    for place in range(
-        start, len(data) - 3000, 97
-    ):  # here and there, so that chunks keep their heads
+    # Single bytes, so that chunks keep their heads.
+    for place in range(start, len(data) - 3000, 97):
         data[place] ^= 0xFF
     (tmp_path / "damaged.avi").write_bytes(data)
-    media = {"audio": tmp_path / "damaged.avi"}
-    assert packed(media)[0]["audio"].startswith("not readable video or sound")
-    assert looked(media) == ({}, set())
+    damaged = {"audio": tmp_path / "damaged.avi"}
+    broken, _ = judge_by_packing(damaged)
+    assert broken["audio"].startswith("not readable video or sound")
+    assert judge_by_probe(damaged) == ({}, set())
+
     silent = {"audio": film(tmp_path / "silent.mp4", tone=0.0)}
-    assert (packed(silent), looked(silent)) == (({}, {"audio"}), ({}, set()))
-    made = probe({"image": lambda: b"no picture", "text": "word"}, P)
-    assert (made.broken, made.unseen) == ({}, {"image"})
+    assert judge_by_packing(silent) == ({}, {"audio"})
+    assert judge_by_probe(silent) == ({}, set())
+
+    result = probe({"image": lambda: b"no picture", "text": "word"}, PACKING)
+    assert result.broken == {}
+    assert result.unseen == {"image"}
 
 
 def test_why_a_modality_is_absent(clips):
-    assert probe({"audio": clips / "mute.mp4", "text": " "}, P).absent == {
-        "audio": SOUNDLESS,
-        "text": EMPTY,
-    }
-    assert probe({"audio": flac(np.zeros(50))}, P).absent == {"audio": EMPTY}
+    result = probe({"audio": clips / "mute.mp4", "text": " "}, PACKING)
+    assert result.absent == {"audio": SOUNDLESS, "text": EMPTY}
+    result = probe({"audio": flac(np.zeros(50))}, PACKING)
+    assert result.absent == {"audio": EMPTY}

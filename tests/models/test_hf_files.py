@@ -167,7 +167,7 @@ def test_a_model_in_use_may_be_in_any_current_directory(place):
     save_model(Path("m"), "text", text={"name": "hf:bert", "input": {"length": 8}})
     model = umemma.load("m")
     os.chdir("bert")
-    text._tokenizer.cache_clear()
+    text._get_tokenizer.cache_clear()
     assert model.predict(text=WORDS).present == ("text",)
 
 

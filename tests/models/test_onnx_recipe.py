@@ -177,7 +177,7 @@ def test_the_tokenizer_of_clip_is_that_of_open_clip(tmp_path):
     for spec, some in ((TextInput(length=77), texts), (TextInput(length=9, padding=5), texts[::9])):
         folder = tmp_path / f"{spec.length}"
         assert modalities.get_module("text").write_tokenizer(spec, folder)
-        made = modalities.get_module("text").recipe(spec, None)
+        made = modalities.get_module("text").make_recipe(spec, None)
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         for one in some:
             expected = modalities.get_module("text").decode(one.strip().encode(), spec)
@@ -213,5 +213,5 @@ def test_a_tokenizer_that_only_open_clip_makes_is_named(tmp_path):
     spec = TextInput(tokenizer="open_clip:ViT-B-32", padding=1)
     assert not modalities.get_module("text").write_tokenizer(spec, tmp_path / "t")
     assert not (tmp_path / "t").exists()
-    steps = modalities.get_module("text").recipe(spec, None)["steps"]
+    steps = modalities.get_module("text").make_recipe(spec, None)["steps"]
     assert "open_clip.get_tokenizer('ViT-B-32')(text, context_length=77)" in steps[1]

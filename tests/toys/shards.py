@@ -7,22 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from toys.media import flac
+from toys.media import GREY, TONE, flac
 from umemma.data import shard_index, shard_plan, shard_reader, shard_writer
 from umemma.data.shard_marker import ShardMarker
 from umemma.data.storage import Store
-from umemma.types import DatasetSpec, Packing, Record, Sound
+from umemma.types import DatasetSpec, Packing, Record
 
 SPEC = DatasetSpec("toy", "", ("audio", "image"), ("no", "yes"), "", "", ("train", "test"))
 
 
 SETTINGS = {"dataset": "toy"}
-
-
-GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
-
-
-TONE = Sound(np.sin(np.arange(800) / 5).astype(np.float32) / 2, 8000)
 
 
 def toy_records() -> list[Record]:

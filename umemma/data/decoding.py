@@ -75,7 +75,7 @@ class SampleDataset(Dataset[Any]):
             modality = modalities.get_module(m)
             file, offset, size = self.spans[m][i].tolist()
             if not size:
-                inputs[m] = modality.blank(spec)
+                inputs[m] = modality.make_blank(spec)
                 continue
             with open(self.files[file], "rb") as shard:
                 shard.seek(offset)

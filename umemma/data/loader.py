@@ -103,7 +103,10 @@ class LoadedSplit:
 
     @functools.cached_property
     def hashes(self) -> np.ndarray:
-        """(N,) uint64: the hash of each key, from which the random numbers of the sample are drawn."""
+        """The hash of each key, (N,) uint64.
+
+        The random numbers of the sample are drawn from it.
+        """
         return hash_keys(self.keys)
 
     def batches(
@@ -250,7 +253,7 @@ def _fits_memory(
     where: str,
 ) -> bool:
     """Return whether the decoded samples need at most `memory` GiB."""
-    sizes = [modalities.get_module(m).blank(spec).nbytes for m, spec in specs.items()]
+    sizes = [modalities.get_module(m).make_blank(spec).nbytes for m, spec in specs.items()]
     size = sum(sizes) * samples / GIB
     if size > memory:
         logger.info(
@@ -282,7 +285,7 @@ def _decode_share(
     """Return {modality: (n, ...)}, this process's share of the samples."""
     parts: dict[str, list[Tensor]] = {}
     for m, spec in dataset.specs.items():
-        parts[m] = [modalities.get_module(m).blank(spec)[None][:0]]
+        parts[m] = [modalities.get_module(m).make_blank(spec)[None][:0]]
     plan = cut_batches(distributed.rank_indices(len(dataset.keys)), BATCH)
     processes = distributed.world().size
     with contextlib.ExitStack() as stay:

@@ -1,26 +1,29 @@
-"""What packing makes of one modality, and the bounds that a stranger's file is held to."""
+"""The size limits for media files, and the result of packing one modality."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
-MOST_PIXELS = 2**26  # a small file can hold a picture too large for any memory
-MOST_BYTES = 2**28  # of a file that is read whole
-MOST_SECONDS = 3600.0  # of one sample
+MAX_PIXELS = 2**26  # a small file can hold a picture that is too large for any memory
+MAX_BYTES = 2**28  # of a file that is read whole
+MAX_SECONDS = 3600.0  # of one sample
 
 
 class Packed(NamedTuple):
-    """The bytes of a tar member and its suffix."""
+    """The suffix and the bytes of a tar member."""
 
     suffix: str
     data: bytes
 
 
 def read_file(path: Path) -> bytes:
-    """A file's bytes. ValueError where it is missing, unreadable or over the bound."""
+    """Return the bytes of a file.
+
+    Raises ValueError if it is missing, unreadable or over MAX_BYTES.
+    """
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise ValueError("file over the size bound")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,9 @@
-"""A quick look at the media of one sample: what packing would say of them, at a fraction of its time.
+"""A quick check of the media of one sample: what packing would report, in a fraction of its time.
 
-A clip is read packet by packet, by the rule that packing has for files that were cut off, but not decoded; an image is
-decoded; what is small is packed. Only packing itself finds a packet that is damaged inside, the silence of a clip with a
-sound stream, and what is wrong with media that a function of the dataset makes.
+A clip is read packet by packet, with the rule that packing has for truncated files, but it is not
+decoded; an image is decoded; what is small is packed. Only packing itself finds a packet that is
+damaged inside, the silence of a clip with a sound stream, and problems of media that a function of
+the dataset makes.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from umemma.modalities.limits import read_file
 from umemma.types import Clip, Media, Packing, Unreadable
 
 if TYPE_CHECKING:
-    from umemma.modalities.av_decoder import Stretch
+    from umemma.modalities.av_decoder import DecodedClip
 
 SOUNDLESS = "no sound stream, or none where the event is"
 EMPTY = "nothing in it"
 
 
 class Probe(NamedTuple):
-    """broken: {modality whose medium can't be read: why, as packing would say}; absent: {modality with nothing there:
-    SOUNDLESS or EMPTY}; unseen: modalities whose media a function makes, which isn't called here."""
+    """The result for one sample.
+
+    broken: {modality whose medium cannot be read: the reason that packing would give}. absent:
+    {modality with nothing in it: SOUNDLESS or EMPTY}. unseen: modalities whose media a function
+    makes; it is not called here.
+    """
 
     broken: dict[str, str]
     absent: dict[str, str]
@@ -34,59 +39,100 @@ class Probe(NamedTuple):
 
 
 def probe(media: Mapping[str, Media], packing: Packing) -> Probe:
-    """Look at every medium of a sample.
+    """Check every medium of a sample.
 
-    For threads: reading an image changes the warning filters of the whole process, so start them inside of
-    `warnings.catch_warnings` with everything ignored.
+    In threads: reading an image changes the warning filters of the whole process, so start the
+    threads inside `warnings.catch_warnings` with everything ignored.
     """
-    unseen = frozenset(name for name, one in media.items() if callable(one))
+    unseen = frozenset(name for name, medium in media.items() if callable(medium))
     broken: dict[str, str] = {}
     absent: dict[str, str] = {}
-    both = None
-    audio, video = media.get("audio"), media.get("video")
-    if isinstance(audio, Clip) and isinstance(video, Clip) and audio == video:
-        with contextlib.suppress(ValueError):  # as in packing, each is looked at by itself then
-            both = _look(audio, packing, {"audio", "video"})
+    shared_clip = _scan_shared_clip(media, packing)
     for name in sorted(media.keys() - unseen):
         try:
-            why = _why_absent(name, media[name], packing, both)
+            reason = _find_absence(name, media[name], packing, shared_clip)
         except ValueError as error:
             broken[name] = str(error)
-        else:
-            absent |= {name: why} if why else {}
+            continue
+        if reason:
+            absent[name] = reason
     return Probe(broken, absent, unseen)
 
 
-def _why_absent(name: str, one: Media, packing: Packing, both: Stretch | None) -> str:
-    """SOUNDLESS, EMPTY or, for what is there, "". both: of a clip that sound and pictures share. ValueError as packing's."""
-    kind = modalities.get_module(name)
-    if isinstance(one, Unreadable):
-        raise ValueError(one.reason)
-    if both and name in ("audio", "video"):
-        stretch = both
-    elif name in ("audio", "video") and isinstance(one, Clip):
-        stretch = _look(one, packing, {name})
-    elif name == "video" and isinstance(one, Path):
-        stretch = _look(Clip(one), packing, {name})
-    elif name == "audio" and isinstance(one, (Path, bytes)) and _read(one)[:4] != b"fLaC":
-        stretch = _look(Clip(one) if isinstance(one, Path) else one, packing, {name})
-    elif kind is image and isinstance(one, (Path, bytes)):
-        image._open(_read(one), packing.side)
+def _scan_shared_clip(media: Mapping[str, Media], packing: Packing) -> DecodedClip | None:
+    """Scan a clip that is both audio and video once.
+
+    Returns None if there is none or if it cannot be read: then, as in packing, each of the two is
+    checked separately.
+    """
+    audio = media.get("audio")
+    video = media.get("video")
+    if isinstance(audio, Clip) and isinstance(video, Clip) and audio == video:
+        with contextlib.suppress(ValueError):
+            return _scan_packets(audio, packing, {"audio", "video"})
+    return None
+
+
+def _find_absence(
+    name: str,
+    medium: Media,
+    packing: Packing,
+    shared_clip: DecodedClip | None,
+) -> str:
+    """Return SOUNDLESS or EMPTY, or "" for a modality that is present.
+
+    shared_clip: the scan of a clip that is both audio and video. Raises ValueError as packing does.
+    """
+    module = modalities.get_module(name)
+    if isinstance(medium, Unreadable):
+        raise ValueError(medium.reason)
+    clip: Clip | bytes | None = None
+    if name in ("audio", "video"):
+        clip = _as_clip(name, medium)
+    if shared_clip and name in ("audio", "video"):
+        scan = shared_clip
+    elif clip is not None:
+        scan = _scan_packets(clip, packing, {name})
+    elif module is image and isinstance(medium, (Path, bytes)):
+        image.open_image(_read_bytes(medium), packing.side)
+        return ""
+    elif module.pack(medium, packing):
         return ""
     else:
-        return "" if kind.pack(one, packing) else EMPTY
+        return EMPTY
     if name == "video":
-        return "" if stretch.frames is not None else EMPTY
-    return "" if stretch.sound is not None else SOUNDLESS
+        return EMPTY if scan.frames is None else ""
+    return SOUNDLESS if scan.sound is None else ""
 
 
-def _look(clip: Clip | bytes, packing: Packing, wanted: set[str]) -> Stretch:
+def _as_clip(name: str, medium: Media) -> Clip | bytes | None:
+    """Return what the packet scan reads of an audio or video medium; None if packing is as fast."""
+    if isinstance(medium, Clip):
+        return medium
+    if name == "video" and isinstance(medium, Path):
+        return Clip(medium)
+    if name == "audio" and isinstance(medium, (Path, bytes)):
+        if _read_bytes(medium)[:4] == b"fLaC":
+            return None
+        if isinstance(medium, Path):
+            return Clip(medium)
+        return medium
+    return None
+
+
+def _scan_packets(clip: Clip | bytes, packing: Packing, names: set[str]) -> DecodedClip:
     from umemma.modalities import av_decoder
 
-    return av_decoder.read(
-        clip, packing, pictures="video" in wanted, sound="audio" in wanted, decode=False
+    return av_decoder.read_clip(
+        clip,
+        packing,
+        pictures="video" in names,
+        sound="audio" in names,
+        decode=False,
     )
 
 
-def _read(one: Path | bytes) -> bytes:
-    return read_file(one) if isinstance(one, Path) else one
+def _read_bytes(medium: Path | bytes) -> bytes:
+    if isinstance(medium, Path):
+        return read_file(medium)
+    return medium

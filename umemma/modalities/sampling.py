@@ -1,4 +1,7 @@
-"""Chance for augmentation. All of it comes from one number per sample, so a batch is augmented as its items one by one."""
+"""Random draws for augmentation.
+
+All draws of a sample come from one number, so a batch is augmented as its items are one by one.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,26 @@ if TYPE_CHECKING:
     import torch
 
 Share = Annotated[float, Field(ge=0, le=1)]
-SampleDraws = dict[str, np.ndarray]  # {what for: (B, ...)}, without what is off
+SampleDraws = dict[str, np.ndarray]  # {augmentation: (B, ...)}, without those that are off
 GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the step of SplitMix64
 
 
 def sample_uniform(numbers: np.ndarray, name: str, *shape: int) -> np.ndarray:
-    """(B, *shape) float64 in [0, 1) that belong to `name` and to each of `numbers`, (B,) uint64."""
+    """Return (B, *shape) float64 in [0, 1), determined by `name` and `numbers`, (B,) uint64."""
     steps = np.arange(math.prod(shape), dtype=np.uint64) * GAMMA
-    return to_unit(mix(numbers[:, None] + steps, 0, name)).reshape(len(numbers), *shape)
+    hashes = mix(numbers[:, None] + steps, 0, name)
+    return to_unit(hashes).reshape(len(numbers), *shape)
 
 
 def sample_normal(seeds: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    """Standard normal noise for `like` (B, ...), on its device: drawn on the CPU, so the same for every device."""
+    """Return standard normal noise of the shape of `like`, (B, ...), on its device.
+
+    It is drawn on the CPU, so it is the same on every device.
+    """
     import torch
 
-    streams = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-    return torch.stack([torch.randn(like.shape[1:], generator=stream) for stream in streams]).to(
-        like.device
-    )
+    noise = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(int(seed))
+        noise.append(torch.randn(like.shape[1:], generator=generator))
+    return torch.stack(noise).to(like.device)

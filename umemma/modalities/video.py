@@ -1,4 +1,7 @@
-"""Video: a few JPEG frames one after another in the shards (Motion JPEG), (frames, channels, size, size) when decoded."""
+"""Video: a few JPEG frames, concatenated (Motion JPEG), in the shards.
+
+Decoded: (frames, channels, size, size) uint8.
+"""
 
 from __future__ import annotations
 
@@ -16,85 +19,99 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIXES = ("mjpeg",)
-# The end of one JPEG and the start of the next. Inside the picture data of a JPEG 0xFF is never followed by either.
+# Between the end of one JPEG and the start of the next. Inside the picture data of a JPEG, 0xFF is
+# never followed by either byte.
 BORDER = re.compile(rb"(?<=\xff\xd9)(?=\xff\xd8)")
 
 
 def pack(media: Media, packing: Packing) -> Packed:
-    """`packing.frames` JPEG frames, fewer where `packing.fps` finds fewer in the clip."""
+    """Return `packing.frames` JPEG frames, or fewer if `packing.fps` yields fewer from the clip."""
+    frames: list[bytes] | None = None
     if isinstance(media, (Path, Clip)):
         from umemma.modalities import av_decoder
 
-        clip = media if isinstance(media, Clip) else Clip(media)
-        frames = av_decoder.read(clip, packing, pictures=True, sound=False).frames
-    else:
-        frames = media if isinstance(media, list) else None
+        clip = Clip(media) if isinstance(media, Path) else media
+        frames = av_decoder.read_clip(clip, packing, pictures=True, sound=False).frames
+    elif isinstance(media, list):
+        frames = media
     if not frames:
         raise ValueError("not a video")
     return Packed("mjpeg", b"".join(frames))
 
 
 def decode(data: bytes, spec: VideoInput) -> torch.Tensor:
-    """(frames, channels, size, size) uint8; evenly chosen where there are more, black at the end where fewer."""
+    """Return (frames, channels, size, size) uint8.
+
+    If the data have more frames, an evenly spaced choice; if fewer, black frames follow them.
+    """
     jpegs = BORDER.split(data)
-    count, kept = len(jpegs), min(len(jpegs), spec.frames)
-    clip = blank(spec)
-    for i in range(kept):
-        clip[i] = image.decode(jpegs[int((i + 0.5) * count / kept)], spec.picture)
+    count = min(len(jpegs), spec.frames)
+    clip = make_blank(spec)
+    for i in range(count):
+        jpeg = jpegs[int((i + 0.5) * len(jpegs) / count)]
+        clip[i] = image.decode(jpeg, spec.picture)
     return clip
 
 
-def blank(spec: VideoInput) -> torch.Tensor:
-    """Black frames."""
-    return image.blank(spec.picture).expand(spec.frames, -1, -1, -1).contiguous()
+def make_blank(spec: VideoInput) -> torch.Tensor:
+    """Return black frames."""
+    picture = image.make_blank(spec.picture)
+    return picture.expand(spec.frames, -1, -1, -1).contiguous()
 
 
 class Augment(vision.Augment):
-    """What can be done to a clip, the same to all of its frames."""
+    """The augmentation of a clip, the same for all of its frames."""
 
 
 def check(options: Augment, spec: VideoInput) -> None:
-    """Every option fits."""
+    """Accept every option."""
 
 
 def draw(options: Augment, numbers: np.ndarray, spec: VideoInput) -> SampleDraws:
-    """What `numbers`, (B,) uint64, make of B samples."""
+    """Draw the augmentation of B samples from `numbers`, (B,) uint64."""
     return vision.draw(options, numbers)
 
 
 def augment(
-    x: torch.Tensor, spec: VideoInput, options: Augment, drawn: SampleDraws
+    x: torch.Tensor,
+    spec: VideoInput,
+    options: Augment,
+    drawn: SampleDraws,
 ) -> torch.Tensor:
-    """(B, frames, channels, size, size); black frames stay black."""
+    """Augment (B, frames, channels, size, size); black frames stay black."""
     return vision.augment(x, options, drawn)
 
 
 def finish(x: torch.Tensor, spec: VideoInput) -> torch.Tensor:
-    """(B, frames, channels, size, size) float32, each frame normalised with the spec's mean and std."""
+    """Return (B, frames, channels, size, size) float32, normalised with mean and std of `spec`."""
     return vision.finish(x, spec)
 
 
-def recipe(spec: VideoInput, packing: Packing) -> dict[str, Any]:
-    """How a video file becomes the input without umemma."""
-    numbers: dict[str, Any] = {
+def make_recipe(spec: VideoInput, packing: Packing) -> dict[str, Any]:
+    """Describe how a video file becomes the input without umemma."""
+    times = f"(i + 0.5) / {packing.frames} of its length, for i from 0 to {packing.frames - 1}"
+    if packing.fps:
+        times = (
+            f"(i + 0.5) / {packing.fps} s, as many as fall into its length, "
+            f"at least 1 and at most {packing.frames}"
+        )
+    steps = [
+        f"Take the frames that are on the screen at {times}.",
+        f"Scale each, where its shorter side is over {packing.side} pixels, to {packing.side} "
+        "there (FFmpeg's swscale, as PyAV's reformat does to rgb24), turn it as the file says, "
+        f"and make a JPEG of quality {packing.quality} of it.",
+        f"Of n JPEGs, k = min(n, {spec.frames}), take those with the numbers "
+        "int((i + 0.5) * n / k); then of each:",
+        *image.describe_decoding(spec.picture),
+        f"Where there are fewer than {spec.frames}, black pictures (pixel 0) follow, "
+        "(0 - mean) / std.",
+    ]
+    return {
         "packed_frames": packing.frames,
         "fps": packing.fps,
         "side": packing.side,
-    }
-    numbers |= {
         "quality": packing.quality,
         "draft": image.DRAFT,
         "resampling": image.RESAMPLING.name.lower(),
+        "steps": steps,
     }
-    times = f"(i + 0.5) / {packing.frames} of its length, for i from 0 to {packing.frames - 1}"
-    if packing.fps:
-        times = f"(i + 0.5) / {packing.fps} s, as many as fall into its length, at least 1 and at most {packing.frames}"
-    steps = [
-        f"Take the frames that are on the screen at {times}.",
-        f"Scale each, where its shorter side is over {packing.side} pixels, to {packing.side} there (FFmpeg's swscale, as "
-        f"PyAV's reformat does to rgb24), turn it as the file says, and make a JPEG of quality {packing.quality} of it.",
-        f"Of n JPEGs, k = min(n, {spec.frames}), take those with the numbers int((i + 0.5) * n / k); then of each:",
-        *image.decoding(spec.picture),
-        f"Where there are fewer than {spec.frames}, black pictures (pixel 0) follow, (0 - mean) / std.",
-    ]
-    return numbers | {"steps": steps}

@@ -1,4 +1,7 @@
-"""Pictures in a batch: what an image, a ready-made spectrogram and the frames of a video have in common."""
+"""Augmentation and normalisation of pictures: images, ready-made spectrograms and video frames.
+
+Random resized crop, flip, shift, RandAugment and noise.
+"""
 
 from __future__ import annotations
 
@@ -17,43 +20,20 @@ from umemma.types import ImageInput, PerChannel, Plain, VideoInput
 if TYPE_CHECKING:
     import torch
 
-RATIO = 4 / 3  # of the sides of a cut-out: at most, and at least the inverse
-LIGHT = 0.9  # the most that brightness, colour, contrast and sharpness are changed by
-# RandAugment's, without solarising, which makes light of black: a black picture stays black in each of these. They get
-# torchvision.transforms.v2.functional, (..., channels, size, size) uint8, and the magnitude with its sign, -1..1.
-OPERATIONS: dict[str, Callable[[Any, torch.Tensor, float], torch.Tensor]] = {
-    "identity": lambda f, x, by: x,
-    "shear_x": lambda f, x, by: f.affine(
-        x, 0.0, [0, 0], 1.0, [math.degrees(math.atan(0.3 * by)), 0.0]
-    ),
-    "shear_y": lambda f, x, by: f.affine(
-        x, 0.0, [0, 0], 1.0, [0.0, math.degrees(math.atan(0.3 * by))]
-    ),
-    "translate_x": lambda f, x, by: f.affine(
-        x, 0.0, [round(150 / 331 * by * x.shape[-1]), 0], 1.0, [0.0, 0.0]
-    ),
-    "translate_y": lambda f, x, by: f.affine(
-        x, 0.0, [0, round(150 / 331 * by * x.shape[-1])], 1.0, [0.0, 0.0]
-    ),
-    "rotate": lambda f, x, by: f.rotate(x, 30 * by),
-    "brightness": lambda f, x, by: f.adjust_brightness(x, 1 + LIGHT * by),
-    "color": lambda f, x, by: f.adjust_saturation(x, 1 + LIGHT * by),
-    "contrast": lambda f, x, by: f.adjust_contrast(x, 1 + LIGHT * by),
-    "sharpness": lambda f, x, by: f.adjust_sharpness(x, 1 + LIGHT * by),
-    "posterize": lambda f, x, by: f.posterize(x, 8 - round(4 * abs(by))),
-    "autocontrast": lambda f, x, by: f.autocontrast(x),
-    "equalize": lambda f, x, by: f.equalize(x),
-}
+RATIO = 4 / 3  # the maximum aspect ratio of a crop; the minimum is its inverse
+LIGHT = 0.9  # the maximum change of brightness, colour, contrast and sharpness
 
 
 class Augment(Plain):
-    """How pictures are changed in training, in this order; by default not at all.
+    """The augmentation of pictures in training, in this order. The defaults change nothing.
 
-    crop: a random resized crop, of this share of the area at least. flip: how likely a picture is mirrored, left to right.
-    shift: by whole pixels, at most this share of the side; what comes in is black. randaugment: so many operations, of
-    this magnitude. noise: its standard deviation, as a share of the range of a pixel; a black picture gets none.
-    References: Szegedy et al., Going deeper with convolutions, arXiv 1409.4842 (crop); Cubuk et al., RandAugment,
-    arXiv 1909.13719, with the ranges of torchvision's RandAugment.
+    crop: a random resized crop of at least this share of the area. flip: the probability that a
+    picture is mirrored, left to right. shift: by whole pixels, at most this share of the side;
+    black comes in. randaugment: the number of operations, which have this magnitude. noise: its
+    standard deviation as a share of the range of a pixel; a black picture gets none.
+
+    References: Szegedy et al., Going deeper with convolutions, arXiv 1409.4842 (crop); Cubuk et
+    al., RandAugment, arXiv 1909.13719, with the ranges of torchvision's RandAugment.
     """
 
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -65,105 +45,174 @@ class Augment(Plain):
 
 
 def draw(options: Augment, numbers: np.ndarray) -> SampleDraws:
-    """crop: (B, 4) top, left, height, width as shares of the side; flip: (B,) bool; shift: (B, 2) down and to the right,
-    as shares; operations: (B, n) numbers of OPERATIONS, by: (B, n) their magnitudes with a sign; noise: (B,) seeds."""
+    """Draw the augmentation of B samples from `numbers`, (B,) uint64.
+
+    crop: (B, 4) top, left, height and width as shares of the side. flip: (B,) bool. shift: (B, 2)
+    down and to the right, as shares of the side. operations: (B, n) indices into OPERATIONS. by:
+    (B, n) their magnitudes with a sign. noise: (B,) seeds.
+    """
     drawn: SampleDraws = {}
     if options.crop < 1:
-        area = 1 - (1 - options.crop) * sample_uniform(numbers, "crop.area")
-        steepest = np.log(np.minimum(RATIO, 1 / area))  # so that both sides fit
-        ratio = np.exp(steepest * (2 * sample_uniform(numbers, "crop.ratio") - 1))
-        sides = np.sqrt(np.stack([area / ratio, area * ratio], 1))
-        drawn["crop"] = np.concatenate(
-            [(1 - sides) * sample_uniform(numbers, "crop.place", 2), sides], 1
-        )
+        drawn["crop"] = _draw_crop(options.crop, numbers)
     if options.flip:
         drawn["flip"] = sample_uniform(numbers, "flip") < options.flip
     if options.shift:
-        drawn["shift"] = options.shift * (2 * sample_uniform(numbers, "shift", 2) - 1)
+        direction = 2 * sample_uniform(numbers, "shift", 2) - 1
+        drawn["shift"] = options.shift * direction
     if options.randaugment:
-        chosen = sample_uniform(numbers, "randaugment", options.randaugment) * len(OPERATIONS)
-        drawn["operations"] = chosen.astype(np.int64)
-        signs = np.where(
-            sample_uniform(numbers, "randaugment.sign", options.randaugment) < 0.5, -1, 1
-        )
-        drawn["by"] = options.magnitude * signs
+        count = options.randaugment
+        index = sample_uniform(numbers, "randaugment", count) * len(OPERATIONS)
+        drawn["operations"] = index.astype(np.int64)
+        is_negative = sample_uniform(numbers, "randaugment.sign", count) < 0.5
+        drawn["by"] = options.magnitude * np.where(is_negative, -1, 1)
     if options.noise:
         drawn["noise"] = mix(numbers, 0, "noise")
     return drawn
 
 
+def _draw_crop(min_area: float, numbers: np.ndarray) -> np.ndarray:
+    """Return (B, 4): top, left, height and width as shares of the side."""
+    area = 1 - (1 - min_area) * sample_uniform(numbers, "crop.area")
+    log_max_ratio = np.log(np.minimum(RATIO, 1 / area))  # both sides have to fit
+    ratio = np.exp(log_max_ratio * (2 * sample_uniform(numbers, "crop.ratio") - 1))
+    sides = np.sqrt(np.stack([area / ratio, area * ratio], 1))
+    corner = (1 - sides) * sample_uniform(numbers, "crop.place", 2)
+    return np.concatenate([corner, sides], 1)
+
+
 def augment(x: torch.Tensor, options: Augment, drawn: SampleDraws) -> torch.Tensor:
-    """x: (B, frames, channels, size, size) uint8, all frames of a sample changed alike. The same shape comes out, uint8
-    or, with noise, float32 in 0..255."""
+    """Augment x: (B, frames, channels, size, size) uint8, all frames of a sample alike.
+
+    The result has the same shape; it is uint8 or, with noise, float32 in 0..255.
+    """
     import torch
 
     if drawn.keys() & {"crop", "flip", "shift"}:
-        x = _resampled(x, drawn)
+        x = _crop_flip_shift(x, drawn)
     if "operations" in drawn:
-        chosen = zip(x, drawn["operations"].tolist(), drawn["by"].tolist(), strict=True)
-        x = torch.stack([_operated(*one) for one in chosen])
+        operations = drawn["operations"].tolist()
+        magnitudes = drawn["by"].tolist()
+        samples = []
+        for sample, indices, signed in zip(x, operations, magnitudes, strict=True):
+            samples.append(_apply_operations(sample, indices, signed))
+        x = torch.stack(samples)
     if "noise" in drawn:
-        there = (x != 0).flatten(2).any(2)[..., None, None, None]
-        x = (x + there * (255 * options.noise) * sample_normal(drawn["noise"], x)).clamp(0, 255)
+        not_black = (x != 0).flatten(2).any(2)[..., None, None, None]
+        std = 255 * options.noise
+        x = (x + not_black * std * sample_normal(drawn["noise"], x)).clamp(0, 255)
     return x
 
 
 def finish(x: torch.Tensor, spec: ImageInput | VideoInput) -> torch.Tensor:
-    """(B, ..., channels, size, size) in 0..255 -> float32, (x / 255 - mean) / std."""
-    return (x / 255).sub_(_per_channel(spec.mean, spec, x)).div_(_per_channel(spec.std, spec, x))
+    """Turn (B, ..., channels, size, size) in 0..255 into float32, (x / 255 - mean) / std."""
+    mean = _per_channel(spec.mean, spec, x)
+    std = _per_channel(spec.std, spec, x)
+    return (x / 255).sub_(mean).div_(std)
 
 
 def _per_channel(
     value: PerChannel, spec: ImageInput | VideoInput, x: torch.Tensor
 ) -> float | torch.Tensor:
+    """Return one number, or (channels, 1, 1). Raises UserError for a wrong number of channels."""
     import torch
 
     if not isinstance(value, tuple):
         return value
     if len(value) != spec.channels:
-        what, hint = (
+        raise UserError(
             f"{len(value)} numbers for {spec.channels} channels",
+            "mean and std of an input",
             "Give one number, or one for each channel.",
+            usage=True,
         )
-        raise UserError(what, "mean and std of an input", hint, usage=True)
     return torch.tensor(value, device=x.device).view(-1, 1, 1)
 
 
-def _resampled(x: torch.Tensor, drawn: SampleDraws) -> torch.Tensor:
-    """Crop, flip and shift in one step. Each row and column of the result has a place in x, which bilinear sampling reads;
-    a place that is a whole number gives the very pixel."""
+def _crop_flip_shift(x: torch.Tensor, drawn: SampleDraws) -> torch.Tensor:
+    """Crop, flip and shift in one step.
+
+    Each row and column of the result has a position in x, which is read by bilinear sampling; at a
+    position that is a whole number, that is exactly the pixel.
+    """
     import torch
 
     side = x.shape[-1]
-    place = np.broadcast_to(
-        np.arange(float(side)), (len(x), 2, side)
-    )  # (B, rows and columns, side), in pixels
+    pixels = np.arange(float(side))
+    position = np.broadcast_to(pixels, (len(x), 2, side))  # (B, rows and columns, side)
     if "shift" in drawn:
-        place = place - np.rint(drawn["shift"] * side)[..., None]
-    outside = (place < 0) | (place > side - 1)
+        position = position - np.rint(drawn["shift"] * side)[..., None]
+    is_outside = (position < 0) | (position > side - 1)
     if "flip" in drawn:
-        place = np.where(
-            (drawn["flip"][:, None] & [False, True])[..., None], side - 1 - place, place
-        )
+        is_flipped = drawn["flip"][:, None] & [False, True]
+        position = np.where(is_flipped[..., None], side - 1 - position, position)
     if "crop" in drawn:
-        start, share = drawn["crop"][:, :2, None], drawn["crop"][:, 2:, None]
-        place = (start * side + (place + 0.5) * share - 0.5).clip(0, side - 1)
-    place = np.where(
-        outside, -3.0, (2 * place + 1) / side - 1
-    )  # from -1 to 1; beyond, there is black
-    rows, columns = torch.from_numpy(place.astype(np.float32)).to(x.device).unbind(1)
-    grid = torch.stack(
-        [columns[:, None].expand(-1, side, -1), rows[..., None].expand(-1, -1, side)], -1
+        start = drawn["crop"][:, :2, None]
+        share = drawn["crop"][:, 2:, None]
+        position = (start * side + (position + 0.5) * share - 0.5).clip(0, side - 1)
+    # grid_sample counts from -1 to 1; beyond that it reads black.
+    position = np.where(is_outside, -3.0, (2 * position + 1) / side - 1)
+    rows, columns = torch.from_numpy(position.astype(np.float32)).to(x.device).unbind(1)
+    column_grid = columns[:, None].expand(-1, side, -1)
+    row_grid = rows[..., None].expand(-1, -1, side)
+    grid = torch.stack([column_grid, row_grid], -1)
+    pictures = torch.nn.functional.grid_sample(
+        x.flatten(1, 2).float(),
+        grid,
+        align_corners=False,
     )
-    pictures = torch.nn.functional.grid_sample(x.flatten(1, 2).float(), grid, align_corners=False)
     return pictures.round_().to(torch.uint8).view_as(x)
 
 
-def _operated(x: torch.Tensor, operations: list[int], by: list[float]) -> torch.Tensor:
-    """x: (frames, channels, size, size) uint8."""
+# RandAugment. -------------------------------------------------------------------------------------
+
+
+def _apply_operations(
+    x: torch.Tensor, operations: list[int], magnitudes: list[float]
+) -> torch.Tensor:
+    """Apply RandAugment's operations to one sample, (frames, channels, size, size) uint8."""
     from torchvision.transforms.v2 import functional
 
     table = list(OPERATIONS.values())
-    for number, magnitude in zip(operations, by, strict=True):
-        x = table[number](functional, x, magnitude)
+    for index, magnitude in zip(operations, magnitudes, strict=True):
+        x = table[index](functional, x, magnitude)
     return x
+
+
+def _shear_x(f: Any, x: torch.Tensor, by: float) -> torch.Tensor:
+    angle = math.degrees(math.atan(0.3 * by))
+    return f.affine(x, 0.0, [0, 0], 1.0, [angle, 0.0])
+
+
+def _shear_y(f: Any, x: torch.Tensor, by: float) -> torch.Tensor:
+    angle = math.degrees(math.atan(0.3 * by))
+    return f.affine(x, 0.0, [0, 0], 1.0, [0.0, angle])
+
+
+def _translate_x(f: Any, x: torch.Tensor, by: float) -> torch.Tensor:
+    pixels = round(150 / 331 * by * x.shape[-1])
+    return f.affine(x, 0.0, [pixels, 0], 1.0, [0.0, 0.0])
+
+
+def _translate_y(f: Any, x: torch.Tensor, by: float) -> torch.Tensor:
+    pixels = round(150 / 331 * by * x.shape[-1])
+    return f.affine(x, 0.0, [0, pixels], 1.0, [0.0, 0.0])
+
+
+# RandAugment's operations without solarize, which turns black into white: here a black picture
+# stays black. Each one gets torchvision.transforms.v2.functional, a picture of shape
+# (..., channels, size, size), uint8, and the magnitude with its sign, -1..1.
+OPERATIONS: dict[str, Callable[[Any, torch.Tensor, float], torch.Tensor]] = {
+    "identity": lambda f, x, by: x,
+    "shear_x": _shear_x,
+    "shear_y": _shear_y,
+    "translate_x": _translate_x,
+    "translate_y": _translate_y,
+    "rotate": lambda f, x, by: f.rotate(x, 30 * by),
+    "brightness": lambda f, x, by: f.adjust_brightness(x, 1 + LIGHT * by),
+    "color": lambda f, x, by: f.adjust_saturation(x, 1 + LIGHT * by),
+    "contrast": lambda f, x, by: f.adjust_contrast(x, 1 + LIGHT * by),
+    "sharpness": lambda f, x, by: f.adjust_sharpness(x, 1 + LIGHT * by),
+    "posterize": lambda f, x, by: f.posterize(x, 8 - round(4 * abs(by))),
+    "autocontrast": lambda f, x, by: f.autocontrast(x),
+    "equalize": lambda f, x, by: f.equalize(x),
+}

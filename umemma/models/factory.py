@@ -121,7 +121,7 @@ def build(
 def _make_blank_input(name: str, spec: InputSpec) -> Tensor:
     """(...) what an encoder sees of an absent modality: black, silence, the empty text."""
     modality = modalities.get_module(name)
-    compact_batch = modality.blank(spec)[None]
+    compact_batch = modality.make_blank(spec)[None]
     blank: Tensor = modality.finish(compact_batch, spec)[0]
     return blank
 

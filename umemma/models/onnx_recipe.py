@@ -67,7 +67,7 @@ def _describe_input(
     """
     modality = modalities.get_module(name)
     recipe: dict[str, Any] = {"kind": type(spec).__name__, **spec.model_dump(mode="json")}
-    recipe |= modality.recipe(spec, packing)
+    recipe |= modality.make_recipe(spec, packing)
     if isinstance(spec, TextInput):
         tokenizer_folder = f"tokenizer-{name}"
         if modality.write_tokenizer(spec, folder / tokenizer_folder):

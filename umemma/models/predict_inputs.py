@@ -146,7 +146,7 @@ def decode_sample(
     present = [m in inputs for m in sorted(specs)]
     for m, spec in specs.items():
         if m not in inputs:
-            inputs[m] = modalities.get_module(m).blank(spec)
+            inputs[m] = modalities.get_module(m).make_blank(spec)
     return DecodedSample(inputs, present, reasons)
 
 
@@ -166,7 +166,7 @@ def to_media(modality: str, value: Any, packing: Packing) -> Media:
     if isinstance(value, bytes) and modality == "video":
         from umemma.modalities import av_decoder
 
-        return av_decoder.read(value, packing, pictures=True, sound=False).frames or []
+        return av_decoder.read_clip(value, packing, pictures=True, sound=False).frames or []
     if isinstance(value, Image.Image) and not value.mode.startswith(("I", "F")):
         value = _to_pixels(value)
     if isinstance(value, np.ndarray):

@@ -1,1 +1,4 @@
-"""The stages. Each is one command, one DVC stage, one section of params.yaml, one file; they meet only on disk."""
+"""The stages. Each is one command, one DVC stage, one section of params.yaml and one file.
+
+They exchange data only through files.
+"""

@@ -129,8 +129,8 @@ class Start:
     """The weights that an ensemble starts from.
 
     unimodal: {modality: its uni-modal model}, to start from or to be taught by; pretrained:
-    {modality: the file of its encoder's pretrained weights}; checksums: {what the weights are: their
-    checksum}.
+    {modality: the file of its encoder's pretrained weights}; checksums: {what the weights are:
+    their checksum}.
     """
 
     unimodal: dict[str, LateFusion] = field(default_factory=dict)

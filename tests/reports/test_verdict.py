@@ -7,7 +7,7 @@ import math
 import pytest
 from toys import reports
 
-from umemma.reports.verdict import KeyNumber, give_verdict
+from umemma.reports.verdict import KeyNumber, give_verdict, judge_subset
 
 
 @pytest.fixture
@@ -83,8 +83,41 @@ def test_the_best_uni_modal_model_is_not_judged(outcome):
     assert give_verdict(changed).numbers[2].tone == "unclear"
 
 
-def test_models_of_different_samples_are_not_compared():
+def test_everything_is_compared_on_the_samples_that_the_best_model_has():
+    """A third of the samples lacks b, whose model is the best."""
     outcome = reports.evaluate(reports.noisy_labels("ab", 3, 60))
-    changed = reports.change_rows(outcome, "unimodal", "a", n=50)
-    text = " ".join(finding.text for finding in give_verdict(changed).findings)
-    assert "samples" in text
+    (row,) = [row for row in outcome.information.shortfalls if row.modality == "b"]
+    gap = outcome.lead("gap")["a+b"]
+    assert row.n == outcome.lead("unimodal")["b"].n < gap.n
+    assert gap.value < 0 < row.score
+    verdict = give_verdict(outcome)
+    assert [number.name for number in verdict.numbers] == [
+        "a+b (60 samples)",
+        "a alone (60 samples)",
+        f"b ({row.n} samples)",
+    ]
+    text = verdict.findings[0].text
+    assert text.startswith(f"On the {row.n} samples that have b, the ensemble with all modalities")
+    assert f"differs by {100 * row.score:+.1f} points" in text
+
+
+def test_a_gap_of_different_samples_is_neither_better_nor_worse():
+    outcome = reports.evaluate(reports.noisy_labels("ab", 3, 60))
+    changed = reports.change_rows(outcome, "gap", "a+b", value=-0.2, low=-0.3, high=-0.1)
+    assert judge_subset(changed, "a+b") == "unclear"
+    assert give_verdict(changed).numbers[0].tone != "worse"
+
+
+def test_an_incomplete_subset_of_different_samples_is_not_compared():
+    outcome = reports.evaluate(reports.noisy_labels("abc", 3, 60))
+    unimodal = outcome.unimodal_values()
+    rows = outcome.lead()
+    not_compared = []
+    for left in ("a+b", "a+c", "b+c"):
+        best = max(left.split("+"), key=lambda m: unimodal[m])
+        if outcome.lead("unimodal")[best].n < rows[left].n:
+            not_compared.append(f"with {left}")
+    assert not_compared
+    texts = [finding.text for finding in give_verdict(outcome).findings]
+    names = ", ".join(not_compared)
+    assert f"Not compared, as some samples lack a modality: the ensemble {names}." in texts

@@ -8,12 +8,9 @@ import pytest
 
 from umemma.encoders.catalogue import list_encoders
 from umemma.errors import UserError
-from umemma.stages import encoders as stage
 
 
-def test_the_listing_shows_small_families_in_full_and_large_ones_by_a_line(
-    tmp_path, monkeypatch, capsys
-):
+def test_the_listing_shows_small_families_in_full_and_large_ones_by_a_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, notes = list_encoders()
     assert [row.name for row in rows] == ["cnn:lenet", "cnn:small", "text:cnn", "text:transformer"]
@@ -26,8 +23,6 @@ def test_the_listing_shows_small_families_in_full_and_large_ones_by_a_line(
         "torchaudio",
     }
     assert re.search(r"timm: 1,\d\d\d models, for audio, image", "\n".join(notes))
-    stage.run()
-    assert "text:transformer" in capsys.readouterr().out
 
 
 def test_the_listing_finds_names_and_weights_at_hand(tmp_path, monkeypatch):

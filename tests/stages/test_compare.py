@@ -6,7 +6,6 @@ import csv
 import json
 import os
 
-import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from toys.commands import run, stages_run
@@ -15,15 +14,11 @@ from toys.predictions import OURS, predictions_in_letters
 from toys.project import QUICK, ROOT, quick
 
 from umemma import cli, config
-from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import experiments
 from umemma.evaluation.comparison import ALONE, AVERAGE
 from umemma.evaluation.experiments import Experiment
-from umemma.evaluation.paired_test import run_paired_test, sample_contributions
 from umemma.reports.comparison_costs import format_costs
-from umemma.stages import compare_table
 
 
 @pytest.mark.parametrize(
@@ -111,28 +106,6 @@ def test_a_process_that_fails_is_reported_in_its_own_words_and_counted(tmp_path,
     assert format_costs(params).row_count == 1
     other_settings = quick("finetune.epochs=7")
     assert format_costs(other_settings) is None
-
-
-@pytest.mark.slow
-def test_the_table_is_of_the_experiments_by_group_and_against_the_baseline_of_the_settings(project):
-    """umt is right on one more sample of four, which is in one of two groups."""
-    sets = ["compare.presets=[late-fusion, umt, ume-mma]", "compare.seeds=[0]"]
-    params = quick(*sets, "compare.baseline=umt")
-    index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
-    for experiment in experiments.plan_experiments(params):
-        write_unimodal_models(params, experiment, index.fingerprint)
-        ToyCommands(params, index.fingerprint).drive(experiment)
-    differences = compare_table.run(params).differences
-    assert [(d.method, d.baseline) for d in differences] == [("ume-mma", "umt")] * 5
-    first = differences[0]
-    assert (first.column, first.difference) == ("audio+image", -1 / 4)
-    apart = np.array([[[0.0], [0.0], [0.0], [-1.0]]])
-    contributions = sample_contributions(apart, np.ones((1, 1)))
-    test = run_paired_test(*contributions, {"group": list("aabb")})
-    assert first.low == test.low[0]
-    report = compare_table.run(quick(*sets))
-    assert [d.baseline for d in report.differences] == ["late-fusion"] * 5 + ["umt"] * 5
-    assert report.setup.samples == 4
 
 
 @pytest.mark.parametrize(

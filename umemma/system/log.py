@@ -1,4 +1,7 @@
-"""The terminal and the log. One console draws progress bars and log lines on stderr, so that neither tears the other."""
+"""The terminal and the log.
+
+One console draws progress bars and log lines on stderr, so that neither tears the other.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,29 @@ output = Console()  # results, on stdout
 
 
 def start_logging(command: str, folder: Path = Path("logs")) -> None:
-    """Log to the console, and in full to a new file under `folder`; a folder that can't be written is no reason to stop."""
+    """Log to the console, and in full to a new file under `folder`.
+
+    A folder that cannot be written does not stop the command.
+    """
     rank, size, _ = world()
-    if (
-        size > 1
-    ):  # DDP warns that it looks for unused parameters in vain; read when torch is imported
+    if size > 1:
+        # DDP warns that it looks for unused parameters in vain. Torch reads this when imported.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    level = "WARNING" if rank else "INFO"  # of several processes one speaks
+    level = "INFO"
+    if rank > 0:
+        level = "WARNING"  # only rank 0 logs at INFO
     logger.remove()
     logger.add(
         lambda line: console.print(line, end="", markup=False, highlight=False),
         format="{message}",
         level=level,
     )
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}{f'-{rank}' if size > 1 else ''}.log"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}"
+    if size > 1:
+        name += f"-{rank}"
     try:
         logger.add(
-            folder / name,
+            folder / f"{name}.log",
             format="{time:YYYY-MM-DD HH:mm:ss.SSS} {level} {message}",
             level="DEBUG",
             delay=True,
@@ -47,7 +56,10 @@ def start_logging(command: str, folder: Path = Path("logs")) -> None:
 
 
 def make_progress() -> Progress:
-    """Bars that stay on the screen when they are done; each task may set a `note` (loss, samples per second)."""
+    """Return bars that stay on the screen when they are done.
+
+    Each task may set a `note`, such as the loss or the samples per second.
+    """
     return Progress(
         TextColumn("{task.description:<20}"),
         BarColumn(bar_width=12),
@@ -62,12 +74,13 @@ def make_progress() -> Progress:
 def make_table(
     title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1
 ) -> Table:
-    """For the terminal: the first `names` columns are words, the others numbers."""
-    found = Table(title=title, title_justify="left")
+    """Return a table for the terminal: its first `names` columns are words, the others numbers."""
+    table = Table(title=title, title_justify="left")
     for i, heading in enumerate(headings):
-        found.add_column(
-            heading, justify="left" if i < names else "right", no_wrap=i < names, overflow="fold"
-        )
+        if i < names:
+            table.add_column(heading, justify="left", no_wrap=True, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=False, overflow="fold")
     for row in rows:
-        found.add_row(*row)
-    return found
+        table.add_row(*row)
+    return table

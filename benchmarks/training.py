@@ -305,6 +305,7 @@ def run_fit(
     split: LoadedSplit,
     training: Training,
 ) -> float:
+    from umemma.training.early_stopping import Validation
     from umemma.training.optimizer import Optimizer
     from umemma.training.run_folder import Run
     from umemma.training.trainer import count_steps, fit
@@ -313,7 +314,7 @@ def run_fit(
     optimizer = Optimizer(model, training, total_steps=total_steps)
     clock = EpochClock()
     run = Run(Path(tempfile.mkdtemp()), "bench")
-    fit(step, optimizer, split, clock, run, training=training, seed=0, title="bench")
+    fit(step, optimizer, split, Validation(clock), run, training=training, seed=0, title="bench")
     return clock.median_seconds()
 
 

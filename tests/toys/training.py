@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from umemma.data.loader import LoadedSplit
 from umemma.data.storage import Store
 from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
+from umemma.training.early_stopping import Validation
 from umemma.training.optimizer import Optimizer
 from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import MetricRow, Run
@@ -76,7 +77,7 @@ def fit_toy(
     step: nn.Module,
     model: nn.Module,
     train: LoadedSplit,
-    validate: Callable[[], Mapping[str, float]],
+    validation: Validation,
     run: Run,
     **changes: object,
 ) -> list[MetricRow]:
@@ -88,7 +89,7 @@ def fit_toy(
         step,
         optimizer,
         train,
-        validate,
+        validation,
         run,
         training=training,
         seed=0,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys.training import COMPLETE, fit_toy, toy_data, toy_model, toy_split, train_toy
 
-from umemma.training.early_stopping import EarlyStopping
+from umemma.training.early_stopping import EarlyStopping, Validation
 from umemma.training.run_folder import Run, format_csv
 from umemma.training.step import PatternStep
 from umemma.training.train import DataSource
@@ -27,7 +27,7 @@ def test_the_best_epoch_is_what_remains(tmp_path):
 
     step = PatternStep(model, COMPLETE, draw_one=False)
     run = Run(tmp_path, "toy")
-    rows = fit_toy(step, model, toy_split(), validate, run, epochs=9, patience=2)
+    rows = fit_toy(step, model, toy_split(), Validation(validate), run, epochs=9, patience=2)
     val_scores = [row.value for row in rows if (row.split, row.name) == ("val", "score")]
     assert val_scores == [0.1, 0.9, 0.5, 0.4]  # two epochs without an improvement end it
     assert torch.equal(model.heads["audio"].weight, weights[1])

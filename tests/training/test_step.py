@@ -69,7 +69,7 @@ def test_validation_weighs_the_patterns_as_training_does(tmp_path):
     model, _ = train_toy(tmp_path, data, epochs=1)
     with contextlib.ExitStack() as stay:
         val = data.load("val", stay, "toy")
-        text_scores = make_validation(model, val, only_text, 8, CPU)()
+        text_scores = make_validation(model, val, only_text, 8, CPU).run()
         (batch,) = val.batches(cut_batches(range(20), 20), CPU)
     has_text = torch.tensor([[False, True]]).expand(20, -1)
     with torch.no_grad():
@@ -78,5 +78,5 @@ def test_validation_weighs_the_patterns_as_training_does(tmp_path):
     loss = functional.cross_entropy(logits, batch.target)
     assert text_scores["score"] == pytest.approx(accuracy.item())
     assert text_scores["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    complete_scores = make_validation(model, val, COMPLETE, 8, CPU)()
+    complete_scores = make_validation(model, val, COMPLETE, 8, CPU).run()
     assert complete_scores["loss"] != pytest.approx(text_scores["loss"], rel=1e-3)

@@ -28,6 +28,7 @@ from umemma.missing import normalize_pattern_weights
 from umemma.models.late_fusion import LateFusion
 from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import MetricRow, Run, format_csv
+from umemma.training.early_stopping import Validation
 from umemma.training.step import PatternStep, make_validation
 from umemma.types import Batch
 
@@ -236,5 +237,26 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_learning_rate(tmp_path):
             return model(batch).sum() * np.nan
 
     with pytest.raises(UserError, match=r"the loss is not finite at step 1") as error:
-        fit_toy(Broken(), model, toy_split(), dict, Run(tmp_path, "toy"))
+        fit_toy(Broken(), model, toy_split(), Validation(dict), Run(tmp_path, "toy"))
     assert "learning rate" in error.value.hint
+
+
+def test_each_epoch_says_its_loss_and_what_its_score_is(tmp_path, messages):
+    _, rows = train(tmp_path, epochs=2)
+    losses = select_values(rows, "train", "loss")
+    scores = select_values(rows, "val", "score")
+    lines = [message.strip() for message in messages]
+    assert lines[0] == "toy: the validation accuracy is a mean over 3 subsets"
+    epochs = [line for line in lines if ": epoch " in line and " left" in line]
+    assert len(epochs) == 2
+    for number, line in enumerate(epochs):
+        score = f"validation accuracy {100 * scores[number]:.1f} %"
+        assert line.startswith(f"toy: epoch {number + 1}/2: loss {losses[number]:.3f}, {score}")
+    best = f"{100 * max(scores):.1f} % (mean over 3 subsets)"
+    assert lines[-1].startswith("toy: best of 2 epochs is ")
+    assert lines[-1].endswith(f"validation accuracy {best}")
+
+
+def test_the_score_of_the_complete_pattern_is_no_mean(tmp_path, messages):
+    train_complete(toy_model(), toy_split(), Run(tmp_path, "toy"), epochs=1)
+    assert "mean over" not in "".join(messages)

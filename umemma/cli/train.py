@@ -93,7 +93,10 @@ def finetune_ensemble(
     from umemma.stages import finetune as stage
 
     score = stage.run(settings, force or again, tensorboard)
-    print_once(f"ensemble: validation score {score:.1%}, in {settings.paths.ensemble}")
+    print_once(
+        f"ensemble: validation score {score:.1%} under the subsets of training, "
+        f"in {settings.paths.ensemble}"
+    )
 
 
 def evaluate_missing(

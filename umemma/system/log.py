@@ -13,7 +13,14 @@ from pathlib import Path
 
 from loguru import logger
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from umemma.system.distributed import is_main, world
@@ -69,6 +76,71 @@ def make_progress() -> Progress:
         console=console,
         disable=not is_main(),
     )
+
+
+class TrainingProgress:
+    """How far a training is: a log line per epoch and, on a terminal, a bar with the time left.
+
+    done_steps: of `total_steps`, those that were done before this process resumed the training.
+    """
+
+    def __init__(self, title: str, epochs: int, total_steps: int, done_steps: int) -> None:
+        self.title = title
+        self.epochs = epochs
+        self.epoch = 0
+        self.done_steps = done_steps
+        self.started = time.monotonic()
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=console,
+            disable=not (is_main() and console.is_terminal),
+        )
+        self.task = self.bars.add_task(title, total=total_steps, completed=done_steps)
+
+    def __enter__(self) -> TrainingProgress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bars.stop()
+
+    def start_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.bars.update(self.task, description=self._name_epoch())
+
+    def advance(self) -> None:
+        """Count a step."""
+        self.bars.advance(self.task)
+
+    def end_epoch(self, note: str) -> None:
+        """Log how the epoch ended. note: its loss and score in words."""
+        task = self.bars.tasks[0]
+        assert task.total is not None
+        seconds = time.monotonic() - self.started
+        done = task.completed - self.done_steps
+        left = estimate_remaining(seconds, done, task.total - task.completed)
+        logger.info(f"{self._name_epoch()}: {note}, {format_duration(left)} left")
+
+    def _name_epoch(self) -> str:
+        return f"{self.title}: epoch {self.epoch}/{self.epochs}"
+
+
+def estimate_remaining(seconds: float, done: float, remaining: float) -> float:
+    """Return the seconds that `remaining` steps take at the mean speed of `done` steps."""
+    return seconds / max(done, 1) * remaining
+
+
+def format_duration(seconds: float) -> str:
+    """Return "0:42" or "1:02:10"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{minutes}:{rest:02}"
 
 
 def make_table(

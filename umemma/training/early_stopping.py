@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from torch import nn
 
 from umemma.training.optimizer import Weights, copy_weights
+
+
+class Validation(NamedTuple):
+    """How a model is validated.
+
+    run: returns {"score": ..., "loss": ...} of the model as it is. metric: what the score is, say
+    "accuracy". mean_over: what it is the mean of besides samples, say "mean over 3 subsets"; "" for
+    nothing.
+    """
+
+    run: Callable[[], Mapping[str, float]]
+    metric: str = "score"
+    mean_over: str = ""
 
 
 class EarlyStopping:

@@ -6,19 +6,20 @@ the best epoch weigh the missing patterns as the step does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from umemma.data.loader import LoadedSplit, cut_batches
-from umemma.evaluation.metrics import score
+from umemma.evaluation.metrics import USUAL, get, score, task_of
 from umemma.missing import draw_patterns, make_keep_table, weigh_patterns
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
 from umemma.system.seeds import mix, to_unit
 from umemma.training.balancing import Balancing
+from umemma.training.early_stopping import Validation
 from umemma.training.loss import sample_losses
 from umemma.types import Batch
 
@@ -80,8 +81,8 @@ def make_validation(
     pattern_weights: np.ndarray,
     batch_size: int,
     device: torch.device,
-) -> Callable[[], dict[str, float]]:
-    """Return a function that gives {"score", "loss"} under the weights of the step."""
+) -> Validation:
+    """Return the validation under the weights of the step."""
     keep_table, used_weights = _select_patterns(model, pattern_weights)
     sample_weights = weigh_patterns(split.present, keep_table, used_weights)
 
@@ -96,7 +97,19 @@ def make_validation(
             "loss": float(loss),
         }
 
-    return validate
+    task = task_of(split.target.numpy())
+    metric = get(USUAL[task][0], task, model.classes).label
+    return Validation(validate, metric, _describe_mean(used_weights))
+
+
+def _describe_mean(used_weights: Tensor) -> str:
+    """Return what a score under these weights of patterns is the mean of, "" for one pattern."""
+    positive = used_weights[used_weights > 0]
+    if len(positive) < 2:
+        return ""
+    if bool((positive == positive[0]).all()):
+        return f"mean over {len(positive)} subsets"
+    return f"weighted mean over {len(positive)} subsets"
 
 
 def predict_pattern_logits(

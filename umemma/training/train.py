@@ -27,11 +27,12 @@ from umemma.models.late_fusion import LateFusion
 from umemma.models.saved_model import InferenceMetadata
 from umemma.system.log import make_progress
 from umemma.training import feature_cache, linear_probe
+from umemma.training.early_stopping import Validation
 from umemma.training.optimizer import Optimizer
 from umemma.training.reproducibility import explain_nondeterminism
 from umemma.training.run_folder import MetricRow, Run
 from umemma.training.step import PatternStep, make_validation, predict_logits
-from umemma.training.trainer import Validate, count_steps, fit
+from umemma.training.trainer import count_steps, fit
 from umemma.types import InputSpec, Packing, Plain, format_pattern
 
 
@@ -145,12 +146,12 @@ def train_model(
 
         # 2. Train.
         pattern_weights = step.pattern_weights
-        validate = make_validation(model, splits["val"], pattern_weights, batch_size, device)
+        validation = make_validation(model, splits["val"], pattern_weights, batch_size, device)
         if run:
-            metrics = _fit(step, splits["train"], validate, run, training, data.seed, title)
+            metrics = _fit(step, splits["train"], validation, run, training, data.seed, title)
 
         # 3. Validate the best weights, and fit what is fitted to them.
-        scores = {f"val_{name}": value for name, value in validate().items()}
+        scores = {f"val_{name}": value for name, value in validation.run().items()}
         if has_probes:
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
         calibrations = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
@@ -167,7 +168,7 @@ def train_model(
 def _fit(
     step: PatternStep,
     train: LoadedSplit,
-    validate: Validate,
+    validation: Validation,
     run: Run,
     training: Training,
     seed: int,
@@ -184,7 +185,7 @@ def _fit(
         step,
         optimizer,
         train,
-        validate,
+        validation,
         run,
         training=training,
         seed=seed,

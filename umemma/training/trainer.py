@@ -24,7 +24,7 @@ from umemma.config import Training
 from umemma.data.loader import LoadedSplit, cut_batches
 from umemma.errors import UserError
 from umemma.system import distributed
-from umemma.system.log import make_progress
+from umemma.system.log import TrainingProgress
 from umemma.system.seeds import derive
 from umemma.system.signals import STOP_EXIT_STATUS, catch_stop_signals, make_stop_error
 from umemma.training.data_parallel import (
@@ -35,7 +35,7 @@ from umemma.training.data_parallel import (
     plan_step,
     wrap_step,
 )
-from umemma.training.early_stopping import EarlyStopping
+from umemma.training.early_stopping import EarlyStopping, Validation
 from umemma.training.loss import LossSum
 from umemma.training.optimizer import Optimizer, add_prefix, select_prefix, to_device
 from umemma.training.run_folder import MetricRow, Run, TrainingState
@@ -43,14 +43,12 @@ from umemma.types import Batch
 
 LOG_INTERVAL = 50  # steps between two records of the batch loss within an epoch
 
-Validate = Callable[[], Mapping[str, float]]
-
 
 def fit(
     step: nn.Module,
     optimizer: Optimizer,
     train: LoadedSplit,
-    validate: Validate,
+    validation: Validation,
     run: Run,
     *,
     training: Training,
@@ -60,9 +58,8 @@ def fit(
     """Train the model of `optimizer`, a part of `step`, in place; it ends with its best weights.
 
     The best weights are those of the epoch with the best validation score (ties: lower loss).
-    validate: returns {"score": ..., "loss": ...} of the model as it is. Returns the metrics.
-    UserError when the loss is not finite, for a batch size below the number of processes, and,
-    after a checkpoint, when the process is told to stop (SIGTERM, Ctrl-C).
+    Returns the metrics. UserError when the loss is not finite, for a batch size below the number of
+    processes, and, after a checkpoint, when the process is told to stop (SIGTERM, Ctrl-C).
     """
     check_batch_size(training.batch_size, title)
     trainer = Trainer(step, optimizer, train, run, training, seed, title)
@@ -70,27 +67,24 @@ def fit(
     # 1. Resume from the latest checkpoint, or start from scratch.
     trainer.resume()
     trainer.distribute()
+    if validation.mean_over:
+        logger.info(f"{title}: the validation {validation.metric} is a {validation.mean_over}")
 
-    with make_progress() as bars, catch_stop_signals(_exit_on_second_interrupt) as signals:
+    done = trainer.state.step
+    progress = TrainingProgress(title, training.epochs, optimizer.total_steps, done)
+    with progress, catch_stop_signals(_exit_on_second_interrupt) as signals:
         poll = Poll(run, signals)
-        bar = bars.add_task(
-            title,
-            total=optimizer.total_steps,
-            completed=trainer.state.step,
-            note="",
-        )
         while not trainer.is_finished():
+            progress.start_epoch(trainer.state.epoch)
             # 2. Train: one epoch takes every sample once.
-            speed = trainer.train_epoch(poll, on_step=lambda: bars.advance(bar))
+            speed = trainer.train_epoch(poll, progress.advance)
             # 3. Validate, and keep the weights if they are the best so far.
-            note = trainer.validate_epoch(validate, speed)
-            bars.update(bar, note=note)
-        bars.update(bar, total=trainer.state.step)
+            progress.end_epoch(trainer.validate_epoch(validation, speed))
         # 4. Stop if a signal came during the last validation.
         trainer.act_on(Decision(stop_signal=poll.check_stop_signal()))
 
     # 5. Leave the best weights in the model.
-    return trainer.restore_best_weights()
+    return trainer.restore_best_weights(validation)
 
 
 class Trainer:
@@ -285,39 +279,44 @@ class Trainer:
         tensors |= add_prefix(self.early_stopping.best_weights, "best")
         self.run.save_checkpoint(tensors, state)
 
-    def validate_epoch(self, validate: Validate, speed: Mapping[str, float]) -> str:
+    def validate_epoch(self, validation: Validation, speed: Mapping[str, float]) -> str:
         """End the epoch: validate the (averaged) weights and keep them if they are the best.
 
-        Returns a line about the epoch for the progress bar.
+        Returns the loss and the score in words.
         """
         epoch = self.state.epoch
         with self.optimizer.averaged_weights():
             # The statistics of batch norm differ between processes.
             distributed.broadcast(self.model.buffers())
-            scores = validate()
+            scores = validation.run()
             self.early_stopping.update(epoch, scores, self.model)
         rank_losses = distributed.all_gather_object(self.loss_sum.total)
         loss = sum(rank_losses) / len(self.train)
         self._record("train", {"loss": loss})
         self._record("val", scores, speed)
-        samples_per_second = f"{speed['samples_per_s']:,.0f}/s"
-        note = f"loss {loss:.3f}  val {scores['score']:.1%}  {samples_per_second}"
         logger.debug(
-            f"{self.title}: epoch {epoch}: {note}, "
+            f"{self.title}: epoch {epoch}: {speed['samples_per_s']:,.0f} samples/s, "
             f"{speed['data_wait']:.0%} of the time waiting for data, "
             f"peak {speed['peak_gib']:.2f} GiB"
         )
+        note = f"loss {loss:.3f}, validation {validation.metric} {100 * scores['score']:.1f} %"
+        if self.early_stopping.best_epoch not in (0, epoch):
+            best = self.early_stopping.best[0]
+            note += f" (best {100 * best:.1f} % in epoch {self.early_stopping.best_epoch})"
         self.state.epoch += 1
         self.state.batch = 0
         self.loss_sum = LossSum(self.device)
         return note
 
-    def restore_best_weights(self) -> list[MetricRow]:
+    def restore_best_weights(self, validation: Validation) -> list[MetricRow]:
         """Put the best weights into the model, and return the metrics of the whole training."""
         self.model.load_state_dict(self.early_stopping.best_weights)
+        score = f"{validation.metric} {100 * self.early_stopping.best[0]:.1f} %"
+        if validation.mean_over:
+            score += f" ({validation.mean_over})"
         logger.info(
             f"{self.title}: best of {self.state.epoch - 1} epochs is "
-            f"{self.early_stopping.best_epoch}, val score {self.early_stopping.best[0]:.1%}"
+            f"{self.early_stopping.best_epoch}, validation {score}"
         )
         return self.state.figures
 

@@ -1,4 +1,6 @@
-"""AVE: the official layout with its traps, on made lists; and the real lists where they are at hand."""
+"""AVE: the official layout with its traps, on made lists; and the real lists where they are at
+hand.
+"""
 
 from __future__ import annotations
 

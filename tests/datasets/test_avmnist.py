@@ -1,4 +1,4 @@
-"""The three AV-MNISTs, on a few made-up digits in the official layouts, and on the real files where they are."""
+"""AV-MNIST in our own version, on made-up digits; the recipes of all three; and the real files."""
 
 from __future__ import annotations
 
@@ -13,78 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from toys.avmnist import TEST, TRAIN, listed, make_mnist, make_recordings, write_idx, write_wav
 from toys.project import ROOT
 
 from umemma import config, datasets
 from umemma.datasets import _digits_av as parts
-from umemma.datasets import avmnist, avmnist_multibench, avmnist_smil
+from umemma.datasets import avmnist, avmnist_smil
 from umemma.errors import UserError
 from umemma.types import AudioInput, ImageInput
 from umemma.validation import validate
 
 REAL = ROOT.parent / "shared" / "mirror"
-SPEAKERS, TAKES = ("jackson", "lucas", "nicolas", "theo"), (0, 4, 5, 9, 10, 15, 20)
-TRAIN, TEST = 240, 200  # MNIST's train, of which the last twelfth, 220-239, validates; and its test
-
-
-def write_idx(path: Path, data: np.ndarray) -> None:
-    """uint8 data as MNIST's own files are."""
-    header = bytes([0, 0, 8, data.ndim]) + struct.pack(f">{data.ndim}I", *data.shape)
-    path.write_bytes(gzip.compress(header + data.tobytes()))
-
-
-def make_mnist(folder: Path) -> dict[str, np.ndarray]:
-    """Image i is of the digit i % 10."""
-    chance = np.random.default_rng(0)
-    images = {"train": TRAIN, "test": TEST}
-    for part, count in images.items():
-        images[part] = chance.integers(0, 256, (count, 28, 28)).astype(np.uint8)
-        write_idx(folder / parts.IMAGES[part], images[part])
-        write_idx(folder / parts.LABELS[part], np.arange(count, dtype=np.uint8) % 10)
-    return images
-
-
-def make_recordings(folder: Path) -> None:
-    """Digit d is a tone of 200 + 100 d Hz; take 20 is longer than 0.8 s."""
-    (folder / "recordings").mkdir()
-    for digit in range(10):
-        for speaker in SPEAKERS:
-            for take in TAKES:
-                tone = 0.3 * np.sin(
-                    2 * np.pi * (200 + 100 * digit) / 8000 * np.arange(7000 if take == 20 else 1600)
-                )
-                soundfile.write(
-                    folder / "recordings" / f"{digit}_{speaker}_{take}.wav",
-                    tone,
-                    8000,
-                    subtype="PCM_16",
-                )
-    (folder / "recordings" / "README.md").write_text("no recording")
-
-
-def make_noise(folder: Path) -> None:
-    """A clip of each fold at 16 kHz: 0.25 s of noise, then nothing."""
-    (folder / "esc").mkdir()
-    for fold in range(1, 6):
-        noise = np.zeros(32000)
-        noise[:4000] = 0.2 * np.random.default_rng(fold).standard_normal(4000).clip(-4, 4)
-        soundfile.write(folder / "esc" / f"{fold}-10{fold}-A-0.wav", noise, 16000, subtype="PCM_16")
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("raw")
-    make_mnist(folder)
-    make_recordings(folder)
-    make_noise(folder)
-    return folder
-
-
-def listed(folder: Path, **options) -> list:
-    return list(avmnist.records(folder, avmnist.Options(**options)))
-
-
-# avmnist ---------------------------------------------------------------------------------------------------------------
 
 
 def test_image_and_recording_are_of_one_digit_and_one_split(raw):
@@ -226,10 +165,6 @@ def test_the_variant_says_what_was_made(raw, tmp_path):
     assert "esc10" in avmnist.spec(tmp_path, avmnist.Options(noise="esc")).variant
 
 
-def write_wav(path: Path, samples: np.ndarray, rate: int = 8000) -> None:
-    soundfile.write(path, samples, rate, subtype="PCM_16")
-
-
 def test_a_recording_that_cannot_be_used_is_one_phrase(tmp_path):
     (tmp_path / "recordings").mkdir()
     write_wav(tmp_path / "recordings" / "silent.wav", np.zeros(800))
@@ -309,174 +244,7 @@ def test_what_has_to_be_there(tmp_path):
         listed(tmp_path)
 
 
-# avmnist-smil ----------------------------------------------------------------------------------------------------------
-
-
-def test_smil_takes_each_recording_of_three_speakers_once(raw):
-    options = avmnist_smil.Options()
-    records = list(avmnist_smil.records(raw, options))
-    # 10 digits, 3 speakers, takes 0 4 5 9 10 below 15, and 15 and 20: 6 training recordings of a digit, 1 validates.
-    assert Counter(r.split for r in records) == {"train": 50, "val": 10, "test": 150}
-    assert Counter(r.label for r in records if r.split == "val") == dict.fromkeys(range(10), 1)
-    images = set()
-    for record in records:
-        digit, speaker, take = record.key.split("_")
-        assert speaker != "lucas"
-        assert (int(take) < 15) == (record.split == "test")
-        assert record.media["audio"] == raw / "recordings" / f"{record.key}.wav"
-        _, part, number = record.media["image"].args
-        assert part == ("test" if record.split == "test" else "train")
-        assert record.label == int(digit) == number % 10
-        images.add((part, number))
-    assert len(images) == len(records)  # no image twice
-    assert len({r.label for r in records[:20]}) > 5  # mixed
-    np.testing.assert_array_equal(
-        pickle.loads(pickle.dumps(records[0].media["image"]))(),  # noqa: S301
-        parts.images(raw, records[0].media["image"].args[1])[records[0].media["image"].args[2]],
-    )
-
-
-def test_smil_val_share_moves_no_pair(raw):
-    few, many = (
-        list(avmnist_smil.records(raw, avmnist_smil.Options(val_share=share)))
-        for share in (0.1, 0.5)
-    )
-    assert Counter(r.split for r in many) == {"train": 30, "val": 30, "test": 150}
-    assert [(r.key, r.media["image"].args) for r in few] == [
-        (r.key, r.media["image"].args) for r in many
-    ]
-    assert {r.key for r in few if r.split == "val"} < {r.key for r in many if r.split == "val"}
-    assert avmnist_smil.spec(raw, avmnist_smil.Options()).expected == avmnist_smil.SPEC.expected
-    expected = avmnist_smil.spec(raw, avmnist_smil.Options(val_share=0.2)).expected
-    assert expected == {"train": 840, "val": 210, "test": 450}
-
-
-def test_smil_needs_an_image_for_each_recording(tmp_path):
-    make_mnist(tmp_path)
-    make_recordings(tmp_path)
-    write_idx(tmp_path / parts.LABELS["test"], np.zeros(TEST, np.uint8))
-    with pytest.raises(UserError, match="15 recordings and 0 images of the digit 1 for test"):
-        list(avmnist_smil.records(tmp_path, avmnist_smil.Options()))
-
-
-# avmnist-multibench ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def multibench(tmp_path) -> Path:
-    """24 + 5 samples: every value of image i is i + 0.4, of spectrogram i it is 2 i; the label is i % 10."""
-    for name, shape, values in (("image", (784,), np.float32), ("audio", (112, 112), np.uint8)):
-        (tmp_path / name).mkdir()
-        for part, count in (("train", 24), ("test", 5)):
-            data = np.ones((count, *shape)) * np.arange(count).reshape(-1, *[1] * len(shape))
-            data = data + 0.4 if name == "image" else data * 2
-            np.save(tmp_path / name / f"{part}_data.npy", data.astype(values))
-            np.save(tmp_path / f"{part}_labels.npy", np.arange(count) % 10)
-    return tmp_path
-
-
-def test_multibench_rows(multibench):
-    records = list(avmnist_multibench.records(multibench, avmnist_multibench.Options()))
-    assert Counter(r.split for r in records) == {"train": 22, "val": 2, "test": 5}
-    assert {r.key for r in records if r.split == "val"} == {"val-00022", "val-00023"}
-    assert [r.key for r in records] != sorted(r.key for r in records)
-    for record in records:
-        number = int(record.key.split("-")[1])
-        assert record.label == number % 10
-        media = pickle.loads(pickle.dumps(record.media))  # noqa: S301
-        image, sound = media["image"](), media["spectrogram"]()
-        assert (image.shape, sound.shape, image.dtype, sound.dtype) == (
-            (28, 28),
-            (112, 112),
-            np.uint8,
-            np.uint8,
-        )
-        assert (image == number).all()
-        assert (sound == 2 * number).all()
-
-
-def test_multibench_values_that_are_no_grey_levels(tmp_path):
-    values = np.zeros((4, 784))
-    values[0, 3], values[1, 3], values[2, 3], values[3, 3] = np.nan, 256, -1, 255.4
-    np.save(tmp_path / "x.npy", values)
-    for number, phrase in ((0, "not finite"), (1, "outside 0..255"), (2, "outside 0..255")):
-        with pytest.raises(ValueError, match=phrase):
-            avmnist_multibench._picture(tmp_path / "x.npy", "image", number, "refuse")
-    assert avmnist_multibench._picture(tmp_path / "x.npy", "image", 3, "refuse")[0, 3] == 255
-    assert avmnist_multibench._picture(tmp_path / "x.npy", "image", 1, "clip")[0, 3] == 255
-    assert avmnist_multibench._picture(tmp_path / "x.npy", "image", 2, "clip")[0, 3] == 0
-    with pytest.raises(ValueError, match="not finite"):
-        avmnist_multibench._picture(tmp_path / "x.npy", "image", 0, "clip")
-
-
-def test_multibench_label_that_is_no_digit_is_that_samples_problem(multibench):
-    np.save(multibench / "test_labels.npy", np.array([0, 1, np.nan, 10, 4.0]))
-    records = {
-        r.key: r for r in avmnist_multibench.records(multibench, avmnist_multibench.Options())
-    }
-    for key in ("test-00002", "test-00003"):
-        assert (records[key].label, records[key].problem) == (None, "a label that is no digit")
-    assert records["test-00004"].label == 4
-    assert sum(bool(r.problem) for r in records.values()) == 2
-
-
-class Bait:
-    """Unpickling it would raise."""
-
-    def __reduce__(self):
-        return (eval, ("1 / 0",))
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        (
-            "image/train_data.npy",
-            np.zeros((24, 28, 28)),
-            r"float64 \(24, 28, 28\), not of N x 784 numbers",
-        ),
-        ("audio/test_data.npy", np.zeros((5, 112, 111)), "not of N x 112 x 112 numbers"),
-        ("audio/test_data.npy", np.zeros((5, 112, 112), complex), "not of N x 112 x 112 numbers"),
-        ("audio/test_data.npy", np.zeros((4, 112, 112)), "4 samples for 5 labels"),
-        ("train_labels.npy", np.zeros((24, 1), int), "not of N numbers"),
-        ("train_labels.npy", np.array(7), "not of N numbers"),
-        ("train_labels.npy", np.array([Bait()] * 24, object), "damaged"),
-        ("train_labels.npy", b"no array", "damaged"),
-        ("train_labels.npy", b"", "damaged"),
-        ("train_labels.npy", None, "not there yet"),
-    ],
-)
-def test_multibench_files_that_are_not_as_distributed(multibench, name, data, message):
-    if isinstance(data, np.ndarray):
-        np.save(multibench / name, data)
-    else:
-        (multibench / name).unlink()
-        if data is not None:
-            (multibench / name).write_bytes(data)
-    with pytest.raises(UserError, match=message) as error:
-        list(avmnist_multibench.records(multibench, avmnist_multibench.Options()))
-    assert error.value.where == str(multibench / name)
-    assert "umemma download avmnist-multibench" in error.value.hint
-
-
-def test_multibench_file_cut_off(multibench):
-    path = multibench / "image" / "train_data.npy"
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(UserError, match="damaged"):
-        list(avmnist_multibench.records(multibench, avmnist_multibench.Options()))
-
-
-def test_multibench_source():
-    (source,) = avmnist_multibench.sources(Path(), avmnist_multibench.Options())
-    names = [f"{name}/{part}_data.npy" for name in ("image", "audio") for part in ("train", "test")]
-    names += ["train_labels.npy", "test_labels.npy"]
-    assert [source.unpack(f"avmnist/{name}") for name in names] == names
-    assert [source.unpack(name) for name in names] == names
-    assert source.unpack("avmnist/images/train_data.npy") is None  # CentralNet's own files
-    assert source.files == len(names)
-
-
-# The recipes, and the real files. --------------------------------------------------------------------------------------
+# The recipes, and the real files. -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["avmnist", "avmnist-smil", "avmnist-multibench"])

@@ -1,4 +1,6 @@
-"""UPMC Food-101: a small tree in the official layout, every trap, and the real split where it is at hand."""
+"""UPMC Food-101: a small tree in the official layout, every trap, and the real split where it is at
+hand.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,9 @@ def test_quotes_commas_and_other_characters(raw, key, title):
 
 
 def test_a_quote_that_is_never_closed_swallows_nothing(raw):
-    """As the real train_titles.csv has it: the rows that a CSV reader would swallow name .txt files."""
+    """As the real train_titles.csv has it: the rows that a CSV reader would swallow name .txt
+    files.
+    """
     found = listed(raw)
     assert [found[f"apple_pie_{number}"].media["text"] for number in (19, 20, 21)] == [
         "The only title\\'\\'",

@@ -1,4 +1,6 @@
-"""Kinetics-Sounds: both protocols on made lists in the official layouts; and OGM-GE's real lists where they are at hand."""
+"""Kinetics-Sounds: both protocols on made lists in the official layouts; and OGM-GE's real lists
+where they are at hand.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from umemma.validation import validate
 
 REAL = ROOT.parent / "shared" / "mirror" / "kinetics-sounds"
 KINETICS = "https://s3.amazonaws.com/kinetics/400"
-# Ids that begin with "-", ids with "_", one format in train and another in test, as in OGM-GE's files.
+# Ids that begin with "-", ids with "_", one format in train and another in test, as in OGM-GE's
+# files.
 TRAIN = """\
 --4-0ihtnBU_000058_000068,10,4
 -XWjsz_0_OE_000031_000041,10,5

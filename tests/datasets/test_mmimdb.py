@@ -1,4 +1,6 @@
-"""MM-IMDb: a small tree in the official layout, every trap, and the real split where it is at hand."""
+"""MM-IMDb: a small tree in the official layout, every trap, and the real split where it is at
+hand.
+"""
 
 from __future__ import annotations
 

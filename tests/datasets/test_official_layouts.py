@@ -1,4 +1,6 @@
-"""Four datasets from media in their official layout to shards: clips with sound, without, cut off, lost; broken posters."""
+"""Four datasets from media in their official layout to shards: clips with sound, without, cut off,
+lost; broken posters.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from umemma.data.shard_reader import read_index, read_split
 from umemma.data.storage import Store
 from umemma.stages import doctor, download, preprocess
 
-CUT = r"1 x audio: (cut off|not readable video or sound).*; video: cut off"  # as the cut falls between two packets or into one
+# The cut falls between two packets or into one.
+CUT = r"1 x audio: (cut off|not readable video or sound).*; video: cut off"
 SETTINGS = """
 dataset: {name}
 modalities: {modalities}
@@ -28,7 +31,9 @@ preprocess:
 
 
 def clips(folder: Path, names: list[str]) -> None:
-    """Of four clips the first is whole, the second silent, the third without a sound track, the fourth cut off."""
+    """Of four clips the first is whole, the second silent, the third without a sound track, the
+    fourth cut off.
+    """
     tones = (0.3, 0.0, None, 0.3)
     for name, tone in zip(names, tones, strict=True):
         film(folder / f"{name}.mp4", seconds=4.0, tone=tone, movflags="faststart")
@@ -39,7 +44,9 @@ def clips(folder: Path, names: list[str]) -> None:
 def packed(
     name: str, options: str, origin: Path, modalities: str = "[audio, video]"
 ) -> tuple[dict[str, list[str]], str, config.Params]:
-    """({key: the modalities that its sample has}, the reasons of failures and of broken media, the settings) of a run."""
+    """({key: the modalities that its sample has}, the reasons of failures and of broken media, the
+    settings) of a run.
+    """
     Path("params.yaml").write_text(
         SETTINGS.format(name=name, options=options, modalities=modalities)
     )

@@ -26,9 +26,9 @@ from umemma.data.loader import LoadedSplit
 from umemma.errors import UserError
 from umemma.missing import normalize_pattern_weights
 from umemma.models.late_fusion import LateFusion
+from umemma.training.early_stopping import Validation
 from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import MetricRow, Run, format_csv
-from umemma.training.early_stopping import Validation
 from umemma.training.step import PatternStep, make_validation
 from umemma.types import Batch
 

@@ -1,14 +1,17 @@
 """The data sets. Each is a module with
 
-    SPEC: DatasetSpec                                       what is known before any file is read
-    Options                                                 its own settings (`preprocess.options` in params.yaml)
-    sources(folder, options) -> Iterator[Source]            the raw files; a later one may depend on files of earlier ones
-    spec(folder, options) -> DatasetSpec                    SPEC, completed from the raw files and the options
-    records(folder, options) -> Iterator[Record]            the samples, in an order that mixes the classes
+    SPEC: DatasetSpec             what is known before any file is read
+    Options                       its own settings (`preprocess.options` in params.yaml)
+    sources(folder, options)      -> Iterator[Source]: the raw files; a later one may depend on
+                                  files of earlier ones
+    spec(folder, options)         -> DatasetSpec: SPEC, completed from the raw files and the options
+    records(folder, options)      -> Iterator[Record]: the samples, in an order that mixes the
+                                  classes
 
-`folder` is the raw folder, data/raw/<name>/. A module decodes no media and never imports torch; listing is cheap and may
-be done twice. What is wrong with one medium is found by packing, or an Unreadable stands in its place; what is wrong with
-one sample is that Record's `problem`; what is wrong with the whole is a UserError.
+`folder` is the raw folder, data/raw/<name>/. A module decodes no media and never imports torch;
+listing is cheap and may be done twice. What is wrong with one medium is found by packing, or an
+Unreadable stands in its place; what is wrong with one sample is that Record's `problem`; what is
+wrong with the whole is a UserError.
 """
 
 from __future__ import annotations

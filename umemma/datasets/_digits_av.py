@@ -1,8 +1,10 @@
-"""What the data sets of written and spoken digits share: MNIST's files, the Free Spoken Digit Dataset's, and noise.
+"""What the data sets of written and spoken digits share: MNIST's files, the Free Spoken Digit
+Dataset's, and noise.
 
-MNIST (LeCun et al., 1998), four gzipped idx files: a big-endian header (two zero bytes, the type 8 = uint8, the number
-of axes, each length as uint32), then the bytes. FSDD 1.0.10 (github.com/Jakobovski/free-spoken-digit-dataset):
-recordings/{digit}_{speaker}_{index}.wav, 6 speakers, 8 kHz mono; indices 0-4 of each digit and speaker are its test set.
+MNIST (LeCun et al., 1998), four gzipped idx files: a big-endian header (two zero bytes, the type 8
+= uint8, the number of axes, each length as uint32), then the bytes. FSDD 1.0.10
+(github.com/Jakobovski/free-spoken-digit-dataset): recordings/{digit}_{speaker}_{index}.wav, 6
+speakers, 8 kHz mono; indices 0-4 of each digit and speaker are its test set.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ AGAIN = "Get it again: umemma download"
 
 
 class Recording(NamedTuple):
-    """A spoken digit: file name without .wav, digit 0-9, speaker, and which of the speaker's 50 takes."""
+    """A spoken digit: file name without .wav, digit 0-9, speaker, and which of the speaker's 50
+    takes.
+    """
 
     name: str
     digit: int
@@ -64,13 +68,18 @@ def sources(*, media: bool) -> Iterator[Source]:
 
 
 def place(member: str) -> str | None:
-    """`free-spoken-digit-dataset-1.0.10/recordings/0_theo_1.wav` -> `recordings/0_theo_1.wav`; None for the rest."""
+    """`free-spoken-digit-dataset-1.0.10/recordings/0_theo_1.wav` -> `recordings/0_theo_1.wav`; None
+    for the rest.
+    """
     found = RECORDING.fullmatch(member)
     return f"recordings/{found[1]}.wav" if found else None
 
 
 def recordings(folder: Path) -> list[Recording]:
-    """What lies in `recordings/`, in the order of the names. UserError where that folder isn't there."""
+    """What lies in `recordings/`, in the order of the names.
+
+    UserError where that folder isn't there.
+    """
     try:
         names = sorted(path.name for path in (folder / "recordings").iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -82,7 +91,10 @@ def recordings(folder: Path) -> list[Recording]:
 
 
 def labels(folder: Path, part: str) -> np.ndarray:
-    """(N,) uint8, 0-9, of MNIST's "train" or "test". UserError where they are damaged or there are more or fewer images."""
+    """(N,) uint8, 0-9, of MNIST's "train" or "test".
+
+    UserError where they are damaged or there are more or fewer images.
+    """
     path = folder / LABELS[part]
     with _idx(path, 1) as (file, (count,)):
         digits = np.frombuffer(_all(file, count), np.uint8)
@@ -96,14 +108,19 @@ def labels(folder: Path, part: str) -> np.ndarray:
 
 @functools.cache
 def images(folder: Path, part: str) -> np.ndarray:
-    """(N, 28, 28) uint8, read-only, of MNIST's "train" or "test"; kept, as a worker asks for many."""
+    """(N, 28, 28) uint8, read-only, of MNIST's "train" or "test"; kept, as a worker asks for
+    many.
+    """
     with _idx(folder / IMAGES[part], 3) as (file, shape):
         return np.frombuffer(_all(file, math.prod(shape)), np.uint8).reshape(shape)
 
 
 @contextlib.contextmanager
 def _idx(path: Path, axes: int) -> Iterator[tuple[gzip.GzipFile, tuple[int, ...]]]:
-    """An idx file of uint8 after its header, and its shape. UserError where it is missing or damaged."""
+    """An idx file of uint8 after its header, and its shape.
+
+    UserError where it is missing or damaged.
+    """
     try:
         with gzip.open(path, "rb") as file:
             header = _all(file, 4 + 4 * axes, more=True)
@@ -135,8 +152,9 @@ def add_noise(
 ) -> np.ndarray:
     """(length,) float32 in -peak..peak: the clip at a drawn place in noise.
 
-    noise: (T,) samples from which a drawn stretch is taken, over its end to its start again; None = white.
-    SNR: mean power of the clip over that of the noise, dB. A clip longer than `length` is cut off there.
+    noise: (T,) samples from which a drawn stretch is taken, over its end to its start again; None =
+    white. SNR: mean power of the clip over that of the noise, dB. A clip longer than `length` is
+    cut off there.
     """
     chance = np.random.default_rng(seed)
     clip = clip[:length]

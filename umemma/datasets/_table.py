@@ -1,11 +1,13 @@
-"""The tables of `manifest`: rows of CSV, TSV (RFC 4180 quotes), Parquet and JSON lines as text cells.
+"""The tables of `manifest`: rows of CSV, TSV (RFC 4180 quotes), Parquet and JSON lines as text
+cells.
 
-In UTF-8, a byte order mark or not. Cells are taken without the white space around them; all formats give the same rows.
-The text of a CSV cell is what is written there. In JSON and Parquet a whole number is 1, be it stored as 1, 1.0 or
-1.00, true and false are these words, dates and times are ISO 8601 (2024-01-02T12:30:00), bytes are UTF-8.
+In UTF-8, a byte order mark or not. Cells are taken without the white space around them; all formats
+give the same rows. The text of a CSV cell is what is written there. In JSON and Parquet a whole
+number is 1, be it stored as 1, 1.0 or 1.00, true and false are these words, dates and times are ISO
+8601 (2024-01-02T12:30:00), bytes are UTF-8.
 
-A quote that isn't closed makes its physical line an unreadable row, and the lines after it are read as if it weren't
-there. A CSV row may span MOST_LINES.
+A quote that isn't closed makes its physical line an unreadable row, and the lines after it are read
+as if it weren't there. A CSV row may span MOST_LINES.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ QUOTES = "unreadable row: quotes don't match or a cell is too long"
 CELLS = "unreadable row: wrong number of cells"
 MOST_LINES = 1000
 
-# A reader gives a row as {column: cell}, or the phrase that says why it is unreadable. It passes the names of the
-# table's columns to the function, which gives those that are needed.
+# A reader gives a row as {column: cell}, or the phrase that says why it is unreadable. It passes
+# the names of the table's columns to the function, which gives those that are needed.
 Columns = Callable[[Collection[str]], list[str]]
 Reader = Callable[[Path, Columns], Iterator["dict[str, Any] | str"]]
 
@@ -45,7 +47,9 @@ class Problem(Exception):
 
 
 class Row(NamedTuple):
-    """number: from 1; cells: {what it is for: text}, without empty ones; problem: why it is unreadable."""
+    """number: from 1; cells: {what it is for: text}, without empty ones; problem: why it is
+    unreadable.
+    """
 
     number: int
     cells: dict[str, str]
@@ -61,7 +65,9 @@ class Row(NamedTuple):
         )
 
     def group(self, files: Sequence[str]) -> str:
-        """The (first) group cell, else the first of `files`, since rows that share one are not independent; "" for neither."""
+        """The (first) group cell, else the first of `files`, since rows that share one are not
+        independent; "" for neither.
+        """
         paths = (posixpath.normpath(self.cells[name]) for name in files if name in self.cells)
         return self.cells.get("group") or next(paths, "")
 
@@ -69,8 +75,8 @@ class Row(NamedTuple):
 def rows(
     path: Path, roles: Mapping[str, str], modalities: Collection[str], separator: str
 ) -> Iterator[Row]:
-    """The rows of a table in their order. roles: {"label", "key", a modality, ...: its column}; "group", "group/2", ... are
-    columns of one option.
+    """The rows of a table in their order. roles: {"label", "key", a modality, ...: its column};
+    "group", "group/2", ... are columns of one option.
 
     UserError where the table is damaged, has no rows, or lacks a column or has it twice.
     """
@@ -78,7 +84,10 @@ def rows(
     def needed(header: Collection[str]) -> list[str]:
         for role, column in roles.items():
             if column not in header:
-                where = f"preprocess.options.{'columns.' if role in modalities else ''}{role.partition('/')[0]}"
+                option = role.partition("/")[0]
+                if role in modalities:
+                    option = f"columns.{role}"
+                where = f"preprocess.options.{option}"
                 raise unknown_name("column", column, header, where)
             if list(header).count(column) > 1:
                 raise UserError(
@@ -145,7 +154,7 @@ def _text(cell: Any) -> str:
     return text
 
 
-# The formats. ---------------------------------------------------------------------------------------------------------
+# The formats. -------------------------------------------------------------------------------------
 
 
 def _csv(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[dict[str, Any] | str]:
@@ -171,7 +180,9 @@ def _csv(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[dict[st
 
 
 def _cells(file: Iterator[str], delimiter: str) -> Iterator[list[str] | str]:
-    """The header, which is the first line that isn't empty; then each row as cells or as why it is unreadable."""
+    """The header, which is the first line that isn't empty; then each row as cells or as why it is
+    unreadable.
+    """
     lines = _Lines(file)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     width = 0
@@ -196,7 +207,10 @@ def _cells(file: Iterator[str], delimiter: str) -> Iterator[list[str] | str]:
 
 
 class _Lines:
-    """The physical lines of a file. Those of the row under way, but its first, can be given back and come again."""
+    """The physical lines of a file.
+
+    Those of the row under way, but its first, can be given back and come again.
+    """
 
     def __init__(self, file: Iterator[str]) -> None:
         self.file = file
@@ -208,7 +222,8 @@ class _Lines:
 
     def __next__(self) -> str:
         if len(self.row) == MOST_LINES:
-            raise StopIteration  # which csv.reader takes for the end of the file, and goes on all the same
+            # csv.reader takes it for the end of the file, and can still be continued.
+            raise StopIteration
         line = self.ahead.popleft() if self.ahead else next(self.file)
         self.row.append(line)
         return line
@@ -248,7 +263,9 @@ def _parquet(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
 
 
 def _dicts(batch: pa.RecordBatch) -> list[dict[str, Any] | str]:
-    """The rows of a batch; where one can't be turned into Python's values, they are tried one by one."""
+    """The rows of a batch; where one can't be turned into Python's values, they are tried one by
+    one.
+    """
     try:
         return batch.to_pylist()
     except (ValueError, OverflowError) as error:  # a date after the year 9999 overflows

@@ -1,15 +1,18 @@
-"""`ave`: Audio-Visual Events, 10 s clips of AudioSet with an event that is both heard and seen; 28 classes.
+"""`ave`: Audio-Visual Events, 10 s clips of AudioSet with an event that is both heard and seen; 28
+classes.
 
-Tian et al., Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018 (github.com/YapengTian/AVE-ECCV18).
-A line of the lists is `category&youtube id&quality&start s&end s`; each split's list says its labels. One sample is the
-event of one line, so audio and video are the same stretch of the same file. What the lists hide:
+Tian et al., Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018
+(github.com/YapengTian/AVE-ECCV18). A line of the lists is `category&youtube id&quality&start s&end
+s`; each split's list says its labels. One sample is the event of one line, so audio and video are
+the same stretch of the same file. What the lists hide:
 
 - Names of classes contain commas, and many ids begin with "-".
-- Copies of Annotations.txt with and without a header are in use, so a header is passed over in any list. That file isn't
-  needed: its lines are those of the three lists.
+- Copies of Annotations.txt with and without a header are in use, so a header is passed over in any
+  list. That file isn't needed: its lines are those of the three lists.
 - 45 videos carry two labels, one of them three, so a key names the class too, by its number.
 - One event ends where it starts. Nothing can be cut out of that clip: it is a failure.
-- 18 videos stand in train and again in val or test, 19 lines of train. `leaks: drop` leaves those lines out.
+- 18 videos stand in train and again in val or test, 19 lines of train. `leaks: drop` leaves those
+  lines out.
 """
 
 from __future__ import annotations
@@ -61,7 +64,8 @@ SPEC = DatasetSpec(
     modalities=("audio", "video"),
     classes=CLASSES,
     licence="none stated; the clips are YouTube's users'",
-    citation="Tian et al., Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018, arXiv:1803.08842",
+    citation="Tian et al., Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018, "
+    "arXiv:1803.08842",
     expected={"train": 3339, "val": 402, "test": 402},
     size=5_700_000_000,
     disk=11_500_000_000,
@@ -80,7 +84,8 @@ where FOLDER holds the zip, or what is in it:
     ..."""
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 LINE = re.compile(
-    r"(?P<category>.+)&(?P<id>[\w-]+)&(?P<quality>[^&]*)&(?P<start>\d+(?:\.\d+)?)&(?P<end>\d+(?:\.\d+)?)",
+    r"(?P<category>.+)&(?P<id>[\w-]+)&(?P<quality>[^&]*)"
+    r"&(?P<start>\d+(?:\.\d+)?)&(?P<end>\d+(?:\.\d+)?)",
     re.ASCII,
 )
 VIDEO = re.compile(r"(?:.*/)?(AVE/[\w-]+\.mp4)", re.ASCII)
@@ -93,7 +98,9 @@ class Options(Plain):
 
 
 def sources(folder: Path, options: Options) -> Iterator[Source]:
-    """The archive of everything, then the lists: they are there once it is unpacked, and can be had by themselves."""
+    """The archive of everything, then the lists: they are there once it is unpacked, and can be had
+    by themselves.
+    """
     yield Source("AVE_Dataset.zip", (f"gdrive:{DRIVE}",), unpack=place, media=True, steps=STEPS)
     for name in LISTS.values():
         yield Source(name, steps=STEPS)
@@ -112,7 +119,10 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
-    """The events, in the order of their keys' hashes: the lists go class by class. UserError for a list not there."""
+    """The events, in the order of their keys' hashes: the lists go class by class.
+
+    UserError for a list not there.
+    """
     lists = {split: list(read(folder / name)) for split, name in LISTS.items()}
     held_out = {line["id"] for split in ("val", "test") for _, line in lists[split] if line}
     leaks = held_out if options.leaks == "drop" else set()
@@ -144,7 +154,8 @@ def _record(
 
 
 def read(path: Path) -> Iterator[tuple[int, re.Match[str] | None]]:
-    """The number and the fields (category, id, quality, start s, end s) of each line of a list; None if malformed.
+    """The number and the fields (category, id, quality, start s, end s) of each line of a list;
+    None if malformed.
 
     UserError where the list isn't there or isn't text.
     """

@@ -1,20 +1,25 @@
-"""`avmnist`: AV-MNIST in our own version, made anew from MNIST and the Free Spoken Digit Dataset (FSDD).
+"""`avmnist`: AV-MNIST in our own version, made anew from MNIST and the Free Spoken Digit Dataset
+(FSDD).
 
-The recipe is that of CentralNet (Vielzeuf et al., 2018, arXiv:1808.07275): images keep a quarter of their energy and
-recordings lie in noise, so that both together are clearly better than each alone. Neither the original files nor its
-TIDIGITS recordings are public, so numbers on other versions of AV-MNIST don't compare with numbers on this one.
+The recipe is that of CentralNet (Vielzeuf et al., 2018, arXiv:1808.07275): images keep a quarter of
+their energy and recordings lie in noise, so that both together are clearly better than each alone.
+Neither the original files nor its TIDIGITS recordings are public, so numbers on other versions of
+AV-MNIST don't compare with numbers on this one.
 
-- Images: MNIST, 28 x 28. The fewest principal components that keep `image_energy` of the variance, mean added back;
-  fitted on the 55,000 training images (4 components at 0.25). Validation is the last twelfth of MNIST's train, 5,000.
-- Sounds: for each image a recording of its digit, drawn from the recordings of its split: FSDD's own test (index 0-4),
-  ours for validation (5-9), the rest for training. Speakers are the same in all splits, as they are in FSDD.
-  0.8 s at 8 kHz, where 98 % of the recordings fit whole; the others are cut off there.
-- Noise: white, or clips of ESC (Piczak, 2015), folds 1-3 for training, 4 for validation, 5 for test; clips of one source
-  share a fold. ESC-50 has 2,000 clips (.wav); ESC-10 is its part of 10 classes, 400 clips (.ogg), and serves as well, but
-  makes another dataset, so the variant says which it was.
+- Images: MNIST, 28 x 28. The fewest principal components that keep `image_energy` of the variance,
+  mean added back; fitted on the 55,000 training images (4 components at 0.25). Validation is the
+  last twelfth of MNIST's train, 5,000.
+- Sounds: for each image a recording of its digit, drawn from the recordings of its split: FSDD's
+  own test (index 0-4), ours for validation (5-9), the rest for training. Speakers are the same in
+  all splits, as they are in FSDD. 0.8 s at 8 kHz, where 98 % of the recordings fit whole; the
+  others are cut off there.
+- Noise: white, or clips of ESC (Piczak, 2015), folds 1-3 for training, 4 for validation, 5 for
+  test; clips of one source share a fold. ESC-50 has 2,000 clips (.wav); ESC-10 is its part of 10
+  classes, 400 clips (.ogg), and serves as well, but makes another dataset, so the variant says
+  which it was.
 
-An image stands in one sample, a recording in many, which are therefore one group. (A grouping by image would have a group
-per sample, all within groups of recordings, and so change nothing.)
+An image stands in one sample, a recording in many, which are therefore one group. (A grouping by
+image would have a group per sample, all within groups of recordings, and so change nothing.)
 """
 
 from __future__ import annotations
@@ -40,7 +45,8 @@ SPEC = DatasetSpec(
     modalities=("audio", "image"),
     classes=tuple("0123456789"),
     licence=parts.LICENCE,
-    citation="Vielzeuf et al., CentralNet, 2018, arXiv:1808.07275; LeCun et al., MNIST, 1998; Jackson et al., FSDD 1.0.10",
+    citation="Vielzeuf et al., CentralNet, 2018, arXiv:1808.07275; "
+    "LeCun et al., MNIST, 1998; Jackson et al., FSDD 1.0.10",
     expected={"train": 55_000, "val": 5_000, "test": 10_000},
     size=parts.SIZE,
     disk=60_000_000,
@@ -54,12 +60,14 @@ FOLDS = {"train": "123", "val": "4", "test": "5"}
 ESC_STEPS = """\
 With preprocess.options.noise: esc, get ESC-50 (600 MB) from https://github.com/karolpiczak/ESC-50
 and run: umemma download avmnist --from FOLDER
-where FOLDER holds, at any depth, the clips {fold}-{clip}-{take}-{class}.wav of ESC-50, or {fold}-{clip}-{take}.ogg of
-ESC-10, which makes another variant."""
+where FOLDER holds, at any depth, the clips {fold}-{clip}-{take}-{class}.wav of ESC-50, or
+{fold}-{clip}-{take}.ogg of ESC-10, which makes another variant."""
 
 
 class Options(Plain):
-    """How imperfect each modality is. snr_db: -9.5 is noise three times as strong as the recording (its RMS)."""
+    """How imperfect each modality is. snr_db: -9.5 is noise three times as strong as the recording
+    (its RMS).
+    """
 
     image_energy: Annotated[float, Field(gt=0, le=1)] = 0.25  # 1 = the images as they are
     snr_db: float = -9.5
@@ -75,7 +83,9 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 
 
 def place_noise(member: str) -> str | None:
-    """`ESC-50-master/audio/1-100032-A-0.wav` -> `esc/1-100032-A-0.wav`; None for what is no clip of ESC."""
+    """`ESC-50-master/audio/1-100032-A-0.wav` -> `esc/1-100032-A-0.wav`; None for what is no clip of
+    ESC.
+    """
     found = ESC.fullmatch(member)
     return f"esc/{found[1]}" if found else None
 
@@ -95,9 +105,12 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
-    """The images in MNIST's order, which mixes the digits. Keys are the split and the number in MNIST's file.
+    """The images in MNIST's order, which mixes the digits.
 
-    UserError where MNIST's files are damaged, or where a split has no recording of a digit or no noise.
+    Keys are the split and the number in MNIST's file.
+
+    UserError where MNIST's files are damaged, or where a split has no recording of a digit or no
+    noise.
     """
     spoken = _by_split_and_digit(parts.recordings(folder))
     clips = _noise_clips(folder) if options.noise == "esc" else {}
@@ -146,11 +159,14 @@ def _noise_clips(folder: Path) -> dict[str, list[str]]:
     }
 
 
-# Called where a sample is packed; what several samples need is kept. ---------------------------------------------------
+# Called where a sample is packed; what several samples need is kept. ------------------------------
 
 
 def _image(folder: Path, part: str, energy: float, number: int) -> np.ndarray:
-    """(28, 28) uint8: what the components keep of an image. In whole numbers, so the same to the bit on any machine."""
+    """(28, 28) uint8: what the components keep of an image.
+
+    In whole numbers, so the same to the bit on any machine.
+    """
     image = parts.images(folder, part)[number]
     if energy == 1:
         return image
@@ -166,8 +182,9 @@ def _image(folder: Path, part: str, energy: float, number: int) -> np.ndarray:
 def components(folder: Path, energy: float) -> tuple[np.ndarray, np.ndarray]:
     """mean (784,) and basis (K, 784) of the training images as int64 in units of 1 / UNIT.
 
-    The sums of products are whole numbers below 2**53, so float64 holds them exactly in whatever order BLAS adds them up
-    with however many threads. What the eigenvectors differ in between machines (1e-15) is far below 1 / UNIT.
+    The sums of products are whole numbers below 2**53, so float64 holds them exactly in whatever
+    order BLAS adds them up with however many threads. What the eigenvectors differ in between
+    machines (1e-15) is far below 1 / UNIT.
     """
     images = parts.images(folder, "train")
     images = images[: len(images) - len(images) // 12].reshape(-1, 784)
@@ -184,7 +201,10 @@ def components(folder: Path, energy: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sound(folder: Path, said: str, noise: str, snr_db: float, key: str) -> Sound:
-    """The recording at a drawn place in 0.8 s of noise. ValueError, a fixed phrase, where one can't be read."""
+    """The recording at a drawn place in 0.8 s of noise.
+
+    ValueError, a fixed phrase, where one can't be read.
+    """
     clip = _recording(folder / "recordings" / f"{said}.wav") / 32768
     if not clip.any():
         raise ValueError("a silent recording")
@@ -195,7 +215,9 @@ def _sound(folder: Path, said: str, noise: str, snr_db: float, key: str) -> Soun
 
 @functools.cache
 def _recording(path: Path) -> np.ndarray:
-    """(T,) int16; squares of whole numbers add up exactly, so the noise has the same strength on any machine."""
+    """(T,) int16; squares of whole numbers add up exactly, so the noise has the same strength on
+    any machine.
+    """
     samples, rate = _read(path, "int16")
     if rate != RATE or samples.ndim != 1:
         raise ValueError("a recording that is not 8 kHz mono")
@@ -204,7 +226,9 @@ def _recording(path: Path) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1024)
 def _noise(path: Path) -> np.ndarray:
-    """(T,) float64 at RATE: an ESC clip without the silence it is filled up with (10 ms more than 40 dB below it)."""
+    """(T,) float64 at RATE: an ESC clip without the silence it is filled up with (10 ms more than
+    40 dB below it).
+    """
     samples, rate = _read(path, "float64")
     if samples.ndim != 1 or rate < RATE:
         raise ValueError("a noise clip that is not mono at 8 kHz or more")

@@ -1,10 +1,12 @@
-"""`avmnist-multibench`: AV-MNIST as MultiBench distributes it (Liang et al., NeurIPS 2021, arXiv:2107.07502).
+"""`avmnist-multibench`: AV-MNIST as MultiBench distributes it (Liang et al., NeurIPS 2021,
+arXiv:2107.07502).
 
-Six .npy files: images of 784 numbers, spectrograms of 112 x 112, labels; 60,000 for training and 10,000 for test, of
-which the last 5,000 (a twelfth) of train validate, as in MultiBench's loader. That divides both modalities by 255, so
-both are grey values: here they become pictures of whole grey levels. The sound is a ready-made spectrogram from which
-no waveform can be had, so the modality is `spectrogram` and not `audio`. Made with FSDD and without ESC-50's noise, it
-is neither CentralNet's AV-MNIST nor our `avmnist`.
+Six .npy files: images of 784 numbers, spectrograms of 112 x 112, labels; 60,000 for training and
+10,000 for test, of which the last 5,000 (a twelfth) of train validate, as in MultiBench's loader.
+That divides both modalities by 255, so both are grey values: here they become pictures of whole
+grey levels. The sound is a ready-made spectrogram from which no waveform can be had, so the
+modality is `spectrogram` and not `audio`. Made with FSDD and without ESC-50's noise, it is neither
+CentralNet's AV-MNIST nor our `avmnist`.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ AGAIN = "Get it again: umemma download avmnist-multibench"
 
 
 class Options(Plain):
-    """outside: what becomes of values outside 0..255: the picture counts as one that can't be read, or they are clipped."""
+    """outside: what becomes of values outside 0..255: the picture counts as one that can't be read,
+    or they are clipped.
+    """
 
     outside: Literal["refuse", "clip"] = "refuse"
 
@@ -74,7 +78,8 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
-    """The rows in the order of their keys' hashes; keys are the split and the number of the row in its files.
+    """The rows in the order of their keys' hashes; keys are the split and the number of the row in
+    its files.
 
     UserError for a file that is missing, no array of numbers, or of another shape.
     """
@@ -121,7 +126,7 @@ def load(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-# Called where a sample is packed. -------------------------------------------------------------------------------------
+# Called where a sample is packed. -----------------------------------------------------------------
 
 
 @functools.cache
@@ -130,7 +135,10 @@ def _kept(path: Path, name: str) -> np.ndarray:
 
 
 def _picture(path: Path, name: str, number: int, outside: str) -> np.ndarray:
-    """(28, 28) or (112, 112) uint8. ValueError, a fixed phrase, for values that are no grey levels."""
+    """(28, 28) or (112, 112) uint8.
+
+    ValueError, a fixed phrase, for values that are no grey levels.
+    """
     side = {"image": 28, "audio": 112}[name]
     values = np.rint(_kept(path, name)[number].astype(np.float64)).reshape(side, side)
     if not np.isfinite(values).all():

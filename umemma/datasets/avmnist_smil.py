@@ -1,13 +1,15 @@
-"""`avmnist-smil`: the small AV-MNIST of SMIL (Ma et al., AAAI 2021, arXiv:2103.05677): 1,500 clean pairs.
+"""`avmnist-smil`: the small AV-MNIST of SMIL (Ma et al., AAAI 2021, arXiv:2103.05677): 1,500 clean
+pairs.
 
-Recordings of three speakers of the Free Spoken Digit Dataset, each once: index < 15 is the test set (450), the rest is
-for training (1,050). Images: MNIST as it is, from its train and its test. What the protocol leaves open is ours:
+Recordings of three speakers of the Free Spoken Digit Dataset, each once: index < 15 is the test set
+(450), the rest is for training (1,050). Images: MNIST as it is, from its train and its test. What
+the protocol leaves open is ours:
 
 - which image goes with which recording: by hashes, no image twice;
 - validation: `val_share` of the training recordings of each digit, by hashes (100 of 1,050).
 
-Peers keep every third sample of a recording and take 20 x 20 MFCCs of that. That is an encoder's business: the shards
-hold the recordings as they are, 8 kHz.
+Peers keep every third sample of a recording and take 20 x 20 MFCCs of that. That is an encoder's
+business: the shards hold the recordings as they are, 8 kHz.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ SPEC = DatasetSpec(
     modalities=("audio", "image"),
     classes=tuple("0123456789"),
     licence=parts.LICENCE,
-    citation="Ma et al., SMIL: Multimodal Learning with Severely Missing Modality, AAAI 2021, arXiv:2103.05677",
+    citation="Ma et al., SMIL: Multimodal Learning with Severely Missing Modality, AAAI 2021, "
+    "arXiv:2103.05677",
     expected={"train": 950, "val": 100, "test": 450},
     size=parts.SIZE,
     disk=60_000_000,
@@ -62,7 +65,8 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
 def records(folder: Path, options: Options) -> Iterator[Record]:
     """The recordings in the order of their hashes; a key is a recording's name.
 
-    UserError where MNIST's files are damaged, or where a digit has no recording or fewer images than recordings.
+    UserError where MNIST's files are damaged, or where a digit has no recording or fewer images
+    than recordings.
     """
     spoken = [one for one in parts.recordings(folder) if one.speaker in SPEAKERS]
     rows = []
@@ -76,7 +80,8 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
             ]
             written = np.flatnonzero(digits == digit).tolist()
             if not 0 < len(said) <= len(written):
-                what = f"{len(said)} recordings and {len(written)} images of the digit {digit} for {part}"
+                counts = f"{len(said)} recordings and {len(written)} images"
+                what = f"{counts} of the digit {digit} for {part}"
                 raise UserError(what, str(folder), parts.AGAIN)
             said.sort(key=functools.partial(uniform, 0, SPEC.name, "recording"))
             written.sort(key=functools.partial(uniform, 0, SPEC.name, "image", part))

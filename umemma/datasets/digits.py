@@ -1,12 +1,15 @@
-"""`digits`: the embedded default. A written digit (image) and the same digit spoken (audio); needs no network.
+"""`digits`: the embedded default.
 
-Images: the UCI handwritten digits that scikit-learn carries (Alpaydin & Kaynak, 1998; 8 x 8, 17 grey levels).
-Audio: espeak-ng voices (scripts/make_digits_speech.py), 8 kHz mono.
-As in AV-MNIST (Vielzeuf et al., CentralNet, 2018) each modality is made imperfect on purpose, so that both together are
-clearly better than each alone: the images keep part of their energy (PCA fitted on the training images, mean added
-back), and the recordings get white noise at a stated signal-to-noise ratio. Images and voices are disjoint between
-splits; voices of one family (iven, iven2, ...) stay on one side. An image stands in `utterances` samples and a voice in
-many, so samples are grouped by image and by voice. A group of voices is a family, as its members aren't independent.
+A written digit (image) and the same digit spoken (audio); needs no network.
+
+Images: the UCI handwritten digits that scikit-learn carries (Alpaydin & Kaynak, 1998; 8 x 8, 17
+grey levels). Audio: espeak-ng voices (scripts/make_digits_speech.py), 8 kHz mono. As in AV-MNIST
+(Vielzeuf et al., CentralNet, 2018) each modality is made imperfect on purpose, so that both
+together are clearly better than each alone: the images keep part of their energy (PCA fitted on the
+training images, mean added back), and the recordings get white noise at a stated signal-to-noise
+ratio. Images and voices are disjoint between splits; voices of one family (iven, iven2, ...) stay
+on one side. An image stands in `utterances` samples and a voice in many, so samples are grouped by
+image and by voice. A group of voices is a family, as its members aren't independent.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ SPEC = DatasetSpec(
     modalities=("audio", "image"),
     classes=tuple("0123456789"),
     licence="images CC BY 4.0 (UCI), recordings Apache-2.0 as this project",
-    citation="Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, doi:10.24432/C50P49",
+    citation="Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, "
+    "doi:10.24432/C50P49",
 )
 SHARES = {"train": 0.60, "val": 0.15, "test": 0.25}
 RATE = 8000  # Hz
@@ -143,7 +147,9 @@ def _cut_families(families: list[str]) -> list[str]:
 
 
 def _keep_energy(images: np.ndarray, fit_on: np.ndarray, energy: float) -> np.ndarray:
-    """(N, 8, 8) uint8: the fewest principal components of `images[fit_on]` that keep `energy` of the variance."""
+    """(N, 8, 8) uint8: the fewest principal components of `images[fit_on]` that keep `energy` of
+    the variance.
+    """
     mean = images[fit_on].mean(0)
     _, scales, components = np.linalg.svd(images[fit_on] - mean, full_matrices=False)
     kept = np.cumsum(scales**2) / np.sum(scales**2)

@@ -1,18 +1,22 @@
 """`food101`: UPMC Food-101, web images of 101 dishes and the titles of the pages they stood on.
 
-Wang et al., Recipe Recognition with Large Multimodal Food Dataset, ICME workshop 2015. The official links are dead; the
-copy in use is Kaggle's gianmarco96/upmcfood101. A sample is the image `images/{train,test}/{class}/{class}_{n}.jpg`
-and its row `{class}_{n}.jpg,title,{class}` in `texts/{train,test}_titles.csv`, which has no header; whichever of the two
-there is makes a sample, an image without a title lacks its text. What the files hide:
+Wang et al., Recipe Recognition with Large Multimodal Food Dataset, ICME workshop 2015. The official
+links are dead; the copy in use is Kaggle's gianmarco96/upmcfood101. A sample is the image
+`images/{train,test}/{class}/{class}_{n}.jpg` and its row `{class}_{n}.jpg,title,{class}` in
+`texts/{train,test}_titles.csv`, which has no header; whichever of the two there is makes a sample,
+an image without a title lacks its text. What the files hide:
 
-- A quote that is opened in the row of breakfast_burrito_730 is never closed, and the 16 rows after it name `.txt` files.
-  A CSV reader makes one title of them all and finds 67,972 rows for 67,988 images, which is why papers speak of 16
-  images without text. Here a row is a line, whatever its quotes, and all have their title.
-- Fifteen animated images were exploded into 139 frames, `{class}_{n}-{frame}.jpg`, on both sides of the test split.
-  The frames of one are a group; `leaks: drop` leaves those in train out whose group is in val or test too.
-- There is no official validation split. `val: hash` draws one from train by a hash of the group, `val: list` reads the
-  `split.json` of Lee et al., Missing-Aware Prompts, CVPR 2023.
-- Titles hold HTML entities, "&#8217;", which the tokenizer resolves, and bits of Python, "[[", which nothing does.
+- A quote that is opened in the row of breakfast_burrito_730 is never closed, and the 16 rows after
+  it name `.txt` files. A CSV reader makes one title of them all and finds 67,972 rows for 67,988
+  images, which is why papers speak of 16 images without text. Here a row is a line, whatever its
+  quotes, and all have their title.
+- Fifteen animated images were exploded into 139 frames, `{class}_{n}-{frame}.jpg`, on both sides of
+  the test split. The frames of one are a group; `leaks: drop` leaves those in train out whose group
+  is in val or test too.
+- There is no official validation split. `val: hash` draws one from train by a hash of the group,
+  `val: list` reads the `split.json` of Lee et al., Missing-Aware Prompts, CVPR 2023.
+- Titles hold HTML entities, "&#8217;", which the tokenizer resolves, and bits of Python, "[[",
+  which nothing does.
 """
 
 from __future__ import annotations
@@ -33,17 +37,19 @@ from umemma.system.seeds import uniform
 from umemma.types import DatasetSpec, Media, Plain, Record, Source
 
 DISHES = """
-apple_pie baby_back_ribs baklava beef_carpaccio beef_tartare beet_salad beignets bibimbap bread_pudding
-breakfast_burrito bruschetta caesar_salad cannoli caprese_salad carrot_cake ceviche cheese_plate cheesecake
-chicken_curry chicken_quesadilla chicken_wings chocolate_cake chocolate_mousse churros clam_chowder club_sandwich
-crab_cakes creme_brulee croque_madame cup_cakes deviled_eggs donuts dumplings edamame eggs_benedict escargots falafel
-filet_mignon fish_and_chips foie_gras french_fries french_onion_soup french_toast fried_calamari fried_rice
-frozen_yogurt garlic_bread gnocchi greek_salad grilled_cheese_sandwich grilled_salmon guacamole gyoza hamburger
-hot_and_sour_soup hot_dog huevos_rancheros hummus ice_cream lasagna lobster_bisque lobster_roll_sandwich
-macaroni_and_cheese macarons miso_soup mussels nachos omelette onion_rings oysters pad_thai paella pancakes
-panna_cotta peking_duck pho pizza pork_chop poutine prime_rib pulled_pork_sandwich ramen ravioli red_velvet_cake
-risotto samosa sashimi scallops seaweed_salad shrimp_and_grits spaghetti_bolognese spaghetti_carbonara spring_rolls
-steak strawberry_shortcake sushi tacos takoyaki tiramisu tuna_tartare waffles
+apple_pie baby_back_ribs baklava beef_carpaccio beef_tartare beet_salad beignets bibimbap
+bread_pudding breakfast_burrito bruschetta caesar_salad cannoli caprese_salad carrot_cake ceviche
+cheese_plate cheesecake chicken_curry chicken_quesadilla chicken_wings chocolate_cake
+chocolate_mousse churros clam_chowder club_sandwich crab_cakes creme_brulee croque_madame cup_cakes
+deviled_eggs donuts dumplings edamame eggs_benedict escargots falafel filet_mignon fish_and_chips
+foie_gras french_fries french_onion_soup french_toast fried_calamari fried_rice frozen_yogurt
+garlic_bread gnocchi greek_salad grilled_cheese_sandwich grilled_salmon guacamole gyoza hamburger
+hot_and_sour_soup hot_dog huevos_rancheros hummus ice_cream lasagna lobster_bisque
+lobster_roll_sandwich macaroni_and_cheese macarons miso_soup mussels nachos omelette onion_rings
+oysters pad_thai paella pancakes panna_cotta peking_duck pho pizza pork_chop poutine prime_rib
+pulled_pork_sandwich ramen ravioli red_velvet_cake risotto samosa sashimi scallops seaweed_salad
+shrimp_and_grits spaghetti_bolognese spaghetti_carbonara spring_rolls steak strawberry_shortcake
+sushi tacos takoyaki tiramisu tuna_tartare waffles
 """
 # Sorted. Peers' class_idx.json numbers them in another order, which changes no metric.
 CLASSES = tuple(DISHES.split())
@@ -56,15 +62,16 @@ SPEC = DatasetSpec(
     modalities=("image", "text"),
     classes=CLASSES,
     licence="none stated; the images are those of the web pages they come from",
-    citation="Wang et al., Recipe Recognition with Large Multimodal Food Dataset, ICME workshop 2015, "
-    "doi:10.1109/ICMEW.2015.7169757",
+    citation="Wang et al., Recipe Recognition with Large Multimodal Food Dataset, ICME workshop "
+    "2015, doi:10.1109/ICMEW.2015.7169757",
     variant="val by hash 0.1",
     expected=BY_HASH,
     size=6_000_000_000,  # about: an estimate, as is the next
     disk=12_500_000_000,
 )
 KAGGLE = "gianmarco96/upmcfood101"
-LISTS = "https://raw.githubusercontent.com/YiLunLee/missing_aware_prompts/4da8cc71ca2e24e1ed2409194978cdde61cd5b38"
+COMMIT = "4da8cc71ca2e24e1ed2409194978cdde61cd5b38"
+LISTS = f"https://raw.githubusercontent.com/YiLunLee/missing_aware_prompts/{COMMIT}"
 STEPS = f"""\
 Get upmcfood101.zip with a Kaggle account, from https://www.kaggle.com/datasets/{KAGGLE}
 or, with the account's token in ~/.kaggle/kaggle.json, by
@@ -94,7 +101,8 @@ ROW = re.compile(rf'"?(?P<name>{NAME})\.(?:jpg|txt)"?,(?P<title>.*),"?(?P<of>[a-
 
 
 class Options(Plain):
-    """val: where the validation split comes from; val_share: of the official train split, for `val: hash`.
+    """val: where the validation split comes from; val_share: of the official train split, for `val:
+    hash`.
 
     leaks: what becomes of training frames whose animation is also in val or test.
     """
@@ -114,7 +122,9 @@ class Sample(NamedTuple):
 
 
 def sources(folder: Path, options: Options) -> Iterator[Source]:
-    """The archive of everything, the titles, which are there once it is unpacked, and peers' split where asked for."""
+    """The archive of everything, the titles, which are there once it is unpacked, and peers' split
+    where asked for.
+    """
     yield Source(
         "upmcfood101.zip",
         (f"kaggle:{KAGGLE}",),
@@ -136,7 +146,9 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 
 
 def place(member: str) -> str | None:
-    """`any/folder/images/train/apple_pie/apple_pie_1.jpg` -> `images/train/...`, the titles likewise, else None."""
+    """`any/folder/images/train/apple_pie/apple_pie_1.jpg` -> `images/train/...`, the titles
+    likewise, else None.
+    """
     file = FILE.fullmatch(member)
     return file[1] if file else None
 
@@ -156,9 +168,12 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
-    """The samples in the order of their names' hashes; the files go class by class. UserError for a wrong list.
+    """The samples in the order of their names' hashes; the files go class by class.
 
-    With `val: list`, samples that split.json doesn't name are left out, and those that only it names have no file.
+    UserError for a wrong list.
+
+    With `val: list`, samples that split.json doesn't name are left out, and those that only it
+    names have no file.
     """
     listed = _read_split(folder / "split.json") if options.val == "list" else {}
     samples = [sample for side in ("train", "test") for sample in _samples(folder, side)]
@@ -241,7 +256,9 @@ def _sample(name: str, side: str, title: str = "", *classes: str) -> Sample:
 
 
 def _read_split(path: Path) -> dict[str, str]:
-    """{name: split}. UserError where it isn't there, or isn't three lists of names that each stand there once."""
+    """{name: split}. UserError where it isn't there, or isn't three lists of names that each stand
+    there once.
+    """
     lists = read_json(path, f"{AGAIN} --set preprocess.options.val=list")
     listed: dict[str, str] = {}
     if lists.keys() != IN_LIST.keys() or not all(

@@ -1,18 +1,21 @@
 """`kinetics-sounds`: the classes of Kinetics-400 that can be both heard and seen, in 10 s clips.
 
-Arandjelovic & Zisserman, Look, Listen and Learn, ICCV 2017, chose 34 classes; later papers use 27 to 33 of them and differ
-in the lists too. `variant` is the set of classes and `protocol` the lists; numbers of two of them aren't comparable:
+Arandjelovic & Zisserman, Look, Listen and Learn, ICCV 2017, chose 34 classes; later papers use 27
+to 33 of them and differ in the lists too. `variant` is the set of classes and `protocol` the lists;
+numbers of two of them aren't comparable:
 
-- ogm-ge: the lists of Peng et al., Balanced Multimodal Learning via On-the-fly Gradient Modulation, CVPR 2022; 31 classes,
-  14,799 train and 2,597 test. `my_train.txt` has lines `{id}_{start:06d}_{end:06d},{seconds},{label}`, `my_test.txt`
-  `{id}_{start},{seconds},{label}`. The test clips are those of Kinetics-400's test split.
-- adamml: the protocol of Panda et al., AdaMML, ICCV 2021: every clip of the classes in Kinetics-400's train split, tested
-  on its validation split. The csv lists 1,544 test clips of the 31 classes; the paper could still get 22,521 and 1,532.
+- ogm-ge: the lists of Peng et al., Balanced Multimodal Learning via On-the-fly Gradient Modulation,
+  CVPR 2022; 31 classes, 14,799 train and 2,597 test. `my_train.txt` has lines
+  `{id}_{start:06d}_{end:06d},{seconds},{label}`, `my_test.txt` `{id}_{start},{seconds},{label}`.
+  The test clips are those of Kinetics-400's test split.
+- adamml: the protocol of Panda et al., AdaMML, ICCV 2021: every clip of the classes in
+  Kinetics-400's train split, tested on its validation split. The csv lists 1,544 test clips of the
+  31 classes; the paper could still get 22,521 and 1,532.
 
 Neither has a validation split, so `val_share` of the training videos is drawn by their ids' hashes.
-Kinetics-400 (Kay et al., arXiv:1705.06950): github.com/cvdfoundation/kinetics-dataset, a list of clips per split
-(`label,youtube_id,time_start,time_end,split`, in test.csv often without label) and tars of `{id}_{start:06d}_{end:06d}.mp4`,
-of which only the clips of the lists are kept.
+Kinetics-400 (Kay et al., arXiv:1705.06950): github.com/cvdfoundation/kinetics-dataset, a list of
+clips per split (`label,youtube_id,time_start,time_end,split`, in test.csv often without label) and
+tars of `{id}_{start:06d}_{end:06d}.mp4`, of which only the clips of the lists are kept.
 """
 
 from __future__ import annotations
@@ -34,14 +37,16 @@ from umemma.types import Clip, DatasetSpec, Plain, Record, Source
 
 # fmt: off
 KS31 = (
-    "blowing nose", "blowing out candles", "bowling", "chopping wood", "dribbling basketball", "laughing", "mowing lawn",
-    "playing accordion", "playing bagpipes", "playing bass guitar", "playing clarinet", "playing drums", "playing guitar",
-    "playing harmonica", "playing keyboard", "playing organ", "playing piano", "playing saxophone", "playing trombone",
-    "playing trumpet", "playing violin", "playing xylophone", "ripping paper", "shoveling snow", "shuffling cards",
+    "blowing nose", "blowing out candles", "bowling", "chopping wood", "dribbling basketball",
+    "laughing", "mowing lawn", "playing accordion", "playing bagpipes", "playing bass guitar",
+    "playing clarinet", "playing drums", "playing guitar", "playing harmonica", "playing keyboard",
+    "playing organ", "playing piano", "playing saxophone", "playing trombone", "playing trumpet",
+    "playing violin", "playing xylophone", "ripping paper", "shoveling snow", "shuffling cards",
     "singing", "stomping grapes", "tap dancing", "tapping guitar", "tapping pen", "tickling",
 )
 # fmt: on
-# OGM-GE's labels 0-30 are these in this order: no list says so, but the Kinetics-400 csv does, and is checked for it.
+# OGM-GE's labels 0-30 are these in this order: no list says so, but the Kinetics-400 csv does, and
+# is checked for it.
 CLASSES = {"ks31": KS31, "ks32": tuple(sorted((*KS31, "strumming guitar")))}
 # What the lists hold before the validation split is drawn. No list of AdaMML's own is in use.
 EXPECTED = {
@@ -68,11 +73,12 @@ KINETICS = "https://s3.amazonaws.com/kinetics/400"
 OGM_GE = "https://raw.githubusercontent.com/GeWu-Lab/OGM-GE_CVPR2022/main/data/KineticSound"
 DOWNLOAD = "Run: umemma download kinetics-sounds"
 STEPS = f"""\
-Get Kinetics-400 as github.com/cvdfoundation/kinetics-dataset says (436 GB, of which about 30 GB are needed)
+Get Kinetics-400 as github.com/cvdfoundation/kinetics-dataset says (436 GB, of which about 30 GB are
+needed)
 and run: umemma download kinetics-sounds --from FOLDER
 where FOLDER holds these, the clips in any folders or still in their tars:
   annotations/train.csv, val.csv, test.csv      from {KINETICS}/annotations/
-  k400_train_path.txt, k400_test_path.txt       from {KINETICS}/train/ and test/ (adamml: val instead of test)
+  k400_train_path.txt, k400_test_path.txt       from {KINETICS}/train/ and test/ (adamml: val/)
   my_train.txt, my_test.txt                     from {OGM_GE}/ (ogm-ge only)
   train/--4-0ihtnBU_000058_000068.mp4
   test/-3Mwkq-7TV4_000002_000012.mp4            (adamml: val/)
@@ -84,7 +90,10 @@ CLIP = re.compile(r"([\w-]{11})_(\d{1,6})_(\d{1,6})", re.ASCII)
 
 
 class Options(Plain):
-    """val_share: the share of the training videos that becomes the validation split. UserError for ks32 with ogm-ge."""
+    """val_share: the share of the training videos that becomes the validation split.
+
+    UserError for ks32 with ogm-ge.
+    """
 
     variant: Literal["ks31", "ks32"] = "ks31"
     protocol: Literal["ogm-ge", "adamml"] = "ogm-ge"
@@ -94,7 +103,7 @@ class Options(Plain):
     def _exists(self) -> Options:
         if (self.variant, self.protocol) not in EXPECTED:
             raise UserError(
-                f"the lists of {self.protocol} have 31 classes, which are not those of {self.variant}",
+                f"the lists of {self.protocol} have 31 classes, not those of {self.variant}",
                 "preprocess.options",
                 "Set variant to ks31, or protocol to adamml.",
                 usage=True,
@@ -103,7 +112,9 @@ class Options(Plain):
 
 
 class Row(NamedTuple):
-    """A line of a list. split: train or test, val not drawn yet; part: the split of Kinetics-400 that has the clip."""
+    """A line of a list. split: train or test, val not drawn yet; part: the split of Kinetics-400
+    that has the clip.
+    """
 
     split: str
     key: str  # also the clip's file name
@@ -114,7 +125,10 @@ class Row(NamedTuple):
 
 
 def sources(folder: Path, options: Options) -> Iterator[Source]:
-    """The lists, then each tar that the lists of tars name. UserError for a list not there when its turn has come."""
+    """The lists, then each tar that the lists of tars name.
+
+    UserError for a list not there when its turn has come.
+    """
     ogm_ge = options.protocol == "ogm-ge"
     for part in SPLITS if ogm_ge else ("train", "val"):
         yield Source(
@@ -138,12 +152,17 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 
 
 def place(needed: Mapping[str, str], member: str) -> str | None:
-    """Any folders and `x.mp4` -> `train/x.mp4`, the split being the one in the lists; None for a clip not needed."""
+    """Any folders and `x.mp4` -> `train/x.mp4`, the split being the one in the lists; None for a
+    clip not needed.
+    """
     return needed.get(PurePosixPath(member).name)
 
 
 def _tars(folder: Path, part: str) -> list[str]:
-    """`train/part_0.tar.gz`, ... of a list of tars. It comes over the net: nothing but tars of its folder is accepted."""
+    """`train/part_0.tar.gz`, ... of a list of tars.
+
+    It comes over the net: nothing but tars of its folder is accepted.
+    """
     path = folder / f"k400_{part}_path.txt"
     tars = []
     for line in _text(path).split() or [""]:
@@ -155,7 +174,9 @@ def _tars(folder: Path, part: str) -> list[str]:
 
 
 def spec(folder: Path, options: Options) -> DatasetSpec:
-    """SPEC of the chosen variant; where OGM-GE's list is there, what is expected of train is shared out with val."""
+    """SPEC of the chosen variant; where OGM-GE's list is there, what is expected of train is shared
+    out with val.
+    """
     expected = dict(EXPECTED[options.variant, options.protocol])
     if options.protocol == "ogm-ge" and (folder / "my_train.txt").is_file():
         expected["val"] = sum(_drawn(row, options) == "val" for row in _ogm_ge(folder))
@@ -167,7 +188,10 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
-    """The clips, in the order of their keys' hashes. UserError for a list not there or not what it should be."""
+    """The clips, in the order of their keys' hashes.
+
+    UserError for a list not there or not what it should be.
+    """
     for row in sorted(_rows(folder, options), key=lambda row: uniform(0, "order", row.key)):
         clip = None if row.problem else Clip(_find(folder, row))
         media = {"audio": clip, "video": clip} if clip else {}
@@ -185,7 +209,9 @@ def _drawn(row: Row, options: Options) -> str:
 
 
 def _find(folder: Path, row: Row) -> Path:
-    """Where the clip is: with its own split, or with another where a copy was sorted differently."""
+    """Where the clip is: with its own split, or with another where a copy was sorted
+    differently.
+    """
     places = [folder / part / f"{row.key}.mp4" for part in (row.part, *SPLITS)]
     return next((path for path in places if path.is_file()), places[0])
 
@@ -229,9 +255,11 @@ def _ogm_ge(folder: Path) -> Iterator[Row]:
 
 
 def _joined(rows: list[Row], folder: Path) -> list[Row]:
-    """The rows of OGM-GE with what Kinetics-400 says of the same videos, as far as its csv are there: class and split.
+    """The rows of OGM-GE with what Kinetics-400 says of the same videos, as far as its csv are
+    there: class and split.
 
-    UserError where a label's videos are mostly of another class: then the labels don't mean what KS31 says.
+    UserError where a label's videos are mostly of another class: then the labels don't mean what
+    KS31 says.
     """
     kinetics = {
         line["youtube_id"]: (line.get("label") or "", part)
@@ -258,7 +286,9 @@ def _joined(rows: list[Row], folder: Path) -> list[Row]:
 
 
 def _annotations(folder: Path, part: str, needed: set[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The number and the columns of each line of a Kinetics-400 csv; UserError unless it has the `needed` columns."""
+    """The number and the columns of each line of a Kinetics-400 csv; UserError unless it has the
+    `needed` columns.
+    """
     path = folder / "annotations" / f"{part}.csv"
     reader = csv.DictReader(_text(path).splitlines())
     if absent := needed - set(reader.fieldnames or ()):

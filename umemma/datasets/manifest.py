@@ -1,25 +1,29 @@
-"""`manifest`: your own table as a dataset. A row is a sample; a column per modality holds a path or a text.
+"""`manifest`: your own table as a dataset.
+
+A row is a sample; a column per modality holds a path or a text.
 
     file,caption,label,group
     clips/a.mp4,two dogs,dog,farm
     clips/b.mp4,,cat,
 
-The table is .csv, .tsv (RFC 4180 quotes), .parquet, .jsonl or .ndjson, in UTF-8, a byte order mark or not. An empty cell
-is an absent modality. Cells are taken without the white space around them; all three formats give the same records,
-where whole numbers of JSON and Parquet count as 1 (not 1.0), their booleans as true and false, dates as ISO 8601 text.
-A quote that isn't closed in a CSV costs its own line, not those after it.
+The table is .csv, .tsv (RFC 4180 quotes), .parquet, .jsonl or .ndjson, in UTF-8, a byte order mark
+or not. An empty cell is an absent modality. Cells are taken without the white space around them;
+all three formats give the same records, where whole numbers of JSON and Parquet count as 1 (not
+1.0), their booleans as true and false, dates as ISO 8601 text. A quote that isn't closed in a CSV
+costs its own line, not those after it.
 
-Paths are relative to the table, in data/raw/manifest/; with `root` the media stay where they are. Samples of one group
-stay on one side when splits are drawn; where no group is given, rows that name the same file are a group. With several
-columns for `group` (scene and speaker, say) splits are drawn by the first: those of the others may stand on both sides,
-which `umemma doctor` tells.
-Splits: a row is on the side that its split cell names. An empty cell takes the side of its group's other rows; where
-there are none, a hash of the group draws it in `shares`. If no row is marked val, those marked train are drawn
-into train and val in the ratio of these two shares, again by group; test stays as it is.
+Paths are relative to the table, in data/raw/manifest/; with `root` the media stay where they are.
+Samples of one group stay on one side when splits are drawn; where no group is given, rows that name
+the same file are a group. With several columns for `group` (scene and speaker, say) splits are
+drawn by the first: those of the others may stand on both sides, which `umemma doctor` tells.
+Splits: a row is on the side that its split cell names. An empty cell takes the side of its group's
+other rows; where there are none, a hash of the group draws it in `shares`. If no row is marked val,
+those marked train are drawn into train and val in the ratio of these two shares, again by group;
+test stays as it is.
 
-A row that can't be used becomes a Record with a problem. A path that leads elsewhere and an event whose times make no sense
-are media that can't be read. Rows are kept as JSON until their turn in the mixed order comes: a million short ones take
-about 300 MB.
+A row that can't be used becomes a Record with a problem. A path that leads elsewhere and an event
+whose times make no sense are media that can't be read. Rows are kept as JSON until their turn in
+the mixed order comes: a million short ones take about 300 MB.
 """
 
 from __future__ import annotations
@@ -61,7 +65,9 @@ SPLITS = {
     "test": "test",
 }
 MANY = "a list of labels in a single-label task"
-STEPS = """Run: umemma download manifest --from FOLDER, where FOLDER holds the table and the media that it names:
+STEPS = """\
+Run: umemma download manifest --from FOLDER, where FOLDER holds the table and the media that it
+names:
   FOLDER/{table}
   FOLDER/<the paths in the table>
 or put the same into data/raw/manifest/. The option root leaves the media where they are."""
@@ -143,7 +149,7 @@ class Options(Plain):
         return {f"group/{i}" if i > 1 else "group": column for i, column in enumerate(columns, 1)}
 
 
-# The interface of a dataset. ------------------------------------------------------------------------------------------
+# The interface of a dataset. ----------------------------------------------------------------------
 
 
 def sources(folder: Path, options: Options) -> Iterator[Source]:
@@ -175,7 +181,10 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
-    """A Record per row, in the order of their keys' hashes. UserError for a table without rows, labels or columns."""
+    """A Record per row, in the order of their keys' hashes.
+
+    UserError for a table without rows, labels or columns.
+    """
     table = _Table(folder, options)
     place = functools.partial(_place, folder=folder, root=_root(options))
     numbers = {name: number for number, name in enumerate(table.classes)}
@@ -194,7 +203,7 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
             yield Record(row.key, side, None, {}, group, problem=str(problem))
 
 
-# A row. ---------------------------------------------------------------------------------------------------------------
+# A row. -------------------------------------------------------------------------------------------
 
 
 def _group(row: Row, options: Options) -> str | dict[str, str]:
@@ -226,7 +235,10 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
 
 
 def _file(name: str, cells: dict[str, str], place: Callable[[str], Path | None]) -> Path | Clip:
-    """The file of a modality, or the event in it. Problem for a path outside, and for times that make no sense."""
+    """The file of a modality, or the event in it.
+
+    Problem for a path outside, and for times that make no sense.
+    """
     path = place(cells[name])
     if path is None:
         raise Problem("path outside of root")
@@ -278,7 +290,9 @@ def _relative(cell: str) -> str | None:
 
 
 def _place(cell: str, folder: Path, root: str | None) -> Path | None:
-    """Where the file of a cell is; None where that is outside of the raw folder, or of `root` once links are followed."""
+    """Where the file of a cell is; None where that is outside of the raw folder, or of `root` once
+    links are followed.
+    """
     if root is None:
         path = _relative(cell)
         return None if path is None else folder / path
@@ -288,7 +302,7 @@ def _place(cell: str, folder: Path, root: str | None) -> Path | None:
     return Path(real) if real.startswith(os.path.join(root, "")) else None
 
 
-# The table. -----------------------------------------------------------------------------------------------------------
+# The table. ---------------------------------------------------------------------------------------
 
 
 class _Table:
@@ -357,7 +371,10 @@ def _mark(cell: str) -> str:
 
 
 def _rows(folder: Path, options: Options) -> Iterator[Row]:
-    """The rows in their order. UserError where the table is missing or damaged, has no rows or lacks a column."""
+    """The rows in their order.
+
+    UserError where the table is missing or damaged, has no rows or lacks a column.
+    """
     path = folder / options.table
     if not options.columns:
         raise UserError(

@@ -1,11 +1,14 @@
-"""`mmimdb`: MM-IMDb, the poster and the plots of 25,959 films; which of 23 genres each has (multilabel).
+"""`mmimdb`: MM-IMDb, the poster and the plots of 25,959 films; which of 23 genres each has
+(multilabel).
 
-Arevalo et al., Gated Multimodal Units for Information Fusion, ICLR workshop 2017 (github.com/johnarevalo/gmu-mmimdb).
-`split.json` lists 7-digit IMDb ids, `dataset/{id}.jpeg` is the poster, `dataset/{id}.json` IMDb's whole entry, of which
-"genres" and "plot", a list of several plots, count. What the files hide:
+Arevalo et al., Gated Multimodal Units for Information Fusion, ICLR workshop 2017
+(github.com/johnarevalo/gmu-mmimdb). `split.json` lists 7-digit IMDb ids, `dataset/{id}.jpeg` is the
+poster, `dataset/{id}.json` IMDb's whole entry, of which "genres" and "plot", a list of several
+plots, count. What the files hide:
 
-- The authors score each film once, with its longest plot; prompt-learning papers score every pair of a poster and a
-  plot. `plots` chooses, and the variant says which: numbers of the two never share a table.
+- The authors score each film once, with its longest plot; prompt-learning papers score every pair
+  of a poster and a plot. `plots` chooses, and the variant says which: numbers of the two never
+  share a table.
 - Adult, News, Reality-TV and Talk-Show stand in the files but aren't among the 23 genres.
 - "plot outline" is a field of its own, and isn't a plot.
 - The lists go from the rarest genre to the commonest.
@@ -59,7 +62,8 @@ SPEC = DatasetSpec(
     modalities=("image", "text"),
     classes=CLASSES,
     licence="none stated; posters and plots are those of IMDb's contributors",
-    citation="Arevalo et al., Gated Multimodal Units for Information Fusion, ICLR workshop 2017, arXiv:1702.01992",
+    citation="Arevalo et al., Gated Multimodal Units for Information Fusion, "
+    "ICLR workshop 2017, arXiv:1702.01992",
     task="multilabel",
     variant="per movie",
     expected={"train": 15552, "val": 2608, "test": 7799},
@@ -67,7 +71,8 @@ SPEC = DatasetSpec(
     disk=17_000_000_000,
 )
 SPLITS = {"train": "train", "dev": "val", "test": "test"}
-LISTS = "https://raw.githubusercontent.com/YiLunLee/missing_aware_prompts/4da8cc71ca2e24e1ed2409194978cdde61cd5b38"
+COMMIT = "4da8cc71ca2e24e1ed2409194978cdde61cd5b38"
+LISTS = f"https://raw.githubusercontent.com/YiLunLee/missing_aware_prompts/{COMMIT}"
 STEPS = """\
 Get mmimdb.tar.gz (8.2 GB) from https://archive.org/download/mmimdb/mmimdb.tar.gz
 and run: umemma download mmimdb --from FOLDER
@@ -91,8 +96,8 @@ class Options(Plain):
 def sources(folder: Path, options: Options) -> Iterator[Source]:
     """The archive of everything, then the split, which it holds too and which can be had by itself.
 
-    The .json files come with the posters, and count as media like them: the labels and texts read from one stand in its
-    film's records, so a change of one remakes only the shard that holds it.
+    The .json files come with the posters, and count as media like them: the labels and texts read
+    from one stand in its film's records, so a change of one remakes only the shard that holds it.
     """
     archive = "https://archive.org/download/mmimdb/mmimdb.tar.gz"
     yield Source("mmimdb.tar.gz", (archive,), unpack=place, files=51_918, media=True, steps=STEPS)
@@ -100,7 +105,8 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 
 
 def place(member: str) -> str | None:
-    """`mmimdb/dataset/0106714.jpeg` -> `dataset/0106714.jpeg`, `mmimdb/split.json` -> `split.json`, else None.
+    """`mmimdb/dataset/0106714.jpeg` -> `dataset/0106714.jpeg`, `mmimdb/split.json` -> `split.json`,
+    else None.
 
     The folders' names don't matter: copies with `images/` and `labels/` are in use.
     """
@@ -118,7 +124,10 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
-    """The films in the order of their ids' hashes, the pairs of one film side by side. UserError for a wrong split.json."""
+    """The films in the order of their ids' hashes, the pairs of one film side by side.
+
+    UserError for a wrong split.json.
+    """
     films = [
         (film, split) for split, ids in _read_split(folder / "split.json").items() for film in ids
     ]
@@ -151,8 +160,10 @@ def _records(folder: Path, film: str, split: str, options: Options) -> Iterator[
 
 
 def _read_film(path: Path) -> tuple[list[str], list[str] | None]:
-    """The genres and those plots that aren't blank; None for plots that can't be read. ValueError, a fixed phrase, where the
-    file or its genres can't be read."""
+    """The genres and those plots that aren't blank; None for plots that can't be read.
+
+    ValueError, a fixed phrase, where the file or its genres can't be read.
+    """
     try:
         entry: Any = json.loads(path.read_bytes().decode())
     except FileNotFoundError:
@@ -170,7 +181,9 @@ def _read_film(path: Path) -> tuple[list[str], list[str] | None]:
 
 
 def _read_split(path: Path) -> dict[str, list[str]]:
-    """{split: ids}. UserError where it isn't there, or isn't three lists of ids that each stand there once."""
+    """{split: ids}. UserError where it isn't there, or isn't three lists of ids that each stand
+    there once.
+    """
     lists = read_json(path, AGAIN)
     if lists.keys() != SPLITS.keys() or not all(_are_texts(ids) for ids in lists.values()):
         raise UserError("damaged: not three lists of ids, train, dev and test", str(path), AGAIN)

@@ -20,6 +20,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Mark the tests that wait for a training as slow."""
+    for item in items:
+        if "trained" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """A project folder with shards and uni-modal models of the digits.

@@ -294,6 +294,7 @@ def test_the_recipe_is_valid():
     params.check_modalities(ks.SPEC.modalities)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real lists aren't at hand")
 def test_the_real_lists():
     found = list(ks.records(REAL, ks.Options()))

@@ -32,6 +32,7 @@ def test_csv_rows_that_cannot_be_read_are_counted(tmp_path):
     assert read(tmp_path)["row-000006"].label == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rest", [20_000, 999, 3, 0])
 def test_a_quote_that_never_closes_costs_its_own_line_only(rest, tmp_path):
     lines = "".join(f"{n:05d}.png,a\n" for n in range(rest))
@@ -77,6 +78,7 @@ def test_a_cell_of_many_lines_is_one_row(tmp_path):
     assert [found[f"row-00000{n}"].media["text"] for n in (1, 2, 3, 4)] == [said, "x"] * 2
 
 
+@pytest.mark.slow
 def test_many_quotes_that_never_close_take_no_long_time(tmp_path):
     block = '"1.png,a\n' + "2.png,a\n" * 99
     (tmp_path / "table.csv").write_text("file,label\n" + block * 200)

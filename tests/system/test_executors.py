@@ -86,6 +86,7 @@ def test_an_error_of_the_user_comes_through(tmp_path, workers):
     assert error.value.hint == "Make some."
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(tmp_path):
     code = "import system.test_executors as t; t.sleep_for_ever()"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}

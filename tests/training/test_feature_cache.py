@@ -21,6 +21,7 @@ def count_passes(messages: list[str]) -> int:
     return sum("features of" in message for message in messages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["image"], ["image", "text"]])
 @pytest.mark.parametrize("memory", [4.0, 0.0])
 def test_training_on_cached_features_is_training_with_the_frozen_encoder(

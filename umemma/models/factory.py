@@ -163,6 +163,11 @@ def place_on_device(model: LateFusion, training: Training, device: torch.device)
     if training.channels_last:
         model.encoders.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if training.compile:
+        # The compiler has a flag of its own, which `reproducibility.prepare` does not set.
+        torch.use_deterministic_algorithms(
+            torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
         for encoder in model.encoders.values():
             encoder.compile()
     return model.to(device)

@@ -14,6 +14,8 @@ from umemma.errors import UserError
 from umemma.system import distributed
 from umemma.system.seeds import derive
 
+DEBUG_MODES = {True: "error", "warn": "warn", False: "default"}  # of machine.deterministic
+
 
 def prepare(seed: int, *names: str, deterministic: bool | Literal["warn"] = True) -> torch.device:
     """Join the other processes, seed torch, request deterministic kernels and return the device.
@@ -23,7 +25,8 @@ def prepare(seed: int, *names: str, deterministic: bool | Literal["warn"] = True
     """
     # Without a fixed workspace cuBLAS is not deterministic.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
+    # Unlike use_deterministic_algorithms this does not import torch's compiler, which takes a second.
+    torch.set_deterministic_debug_mode(DEBUG_MODES[deterministic])
     # Uninitialised memory is never read, so filling it would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(derive(seed, *names))

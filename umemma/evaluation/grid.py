@@ -368,13 +368,7 @@ class Grid:
         low, high = self.bootstrap.bounds(draws, value)
         if not metric.percent:
             return low, high
-        return float(
-            np.clip(
-                low,
-                0.0,
-                1.0,
-            )
-        ), float(np.clip(high, 0.0, 1.0))
+        return float(np.clip(low, 0.0, 1.0)), float(np.clip(high, 0.0, 1.0))
 
 
 def write_rows(

@@ -25,7 +25,7 @@ def prepare(seed: int, *names: str, deterministic: bool | Literal["warn"] = True
     """
     # Without a fixed workspace cuBLAS is not deterministic.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Unlike use_deterministic_algorithms this does not import torch's compiler, which takes a second.
+    # Unlike use_deterministic_algorithms this does not import torch's compiler (a second).
     torch.set_deterministic_debug_mode(DEBUG_MODES[deterministic])
     # Uninitialised memory is never read, so filling it would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

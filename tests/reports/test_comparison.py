@@ -185,6 +185,8 @@ def test_the_files_hold_every_difference(tmp_path):
     text = (tmp_path / "compare/compare.md").read_text()
     assert "| modality-dropout | +1.2 (-8.8 to 11.2) | -3.6\\* (-13.6 to 6.4) |" in text
     assert "| +10.0 (unknown) |" in text
+    assert "| **ume-mma** | **80.0" in text
+    assert "| late-fusion | 70.0" in text
     rows = list(csv.DictReader((tmp_path / "compare/differences.csv").read_text().splitlines()))
     row = rows[1]
     assert (row["baseline"], row["column"], row["p_holm"]) == ("late-fusion", "audio", "0.010000")

@@ -94,6 +94,7 @@ def test_a_page_of_any_blocks():
         html.Points(["a", "b"]),
         html.Table("t", ["name", "kind", "n"], [["x|y", "k", "3"]], 2),
         html.Table("judged", ["name", "gap"], [["z", html.JudgedCell("-2.0", "worse")]]),
+        html.Table("bold", ["name", "score"], [[html.BoldCell("ours"), html.BoldCell("5.0")]]),
         html.Heat("h", "row", "column", ["r"], ["c"], [[0.25]]),
         html.Figure(figures.svg("two", draw), "Falling", "From 20 % to 10 %.", "falling.png"),
         html.Code("umemma compare"),
@@ -107,6 +108,7 @@ def test_a_page_of_any_blocks():
         "1 &lt; 2",
         '<td class="name">k</td>',
         '<td class="worse">▼ -2.0</td>',
+        '<th scope="row"><strong>ours</strong></th><td><strong>5.0</strong></td>',
         'class="axis">column →</th>',
         'class="axis">row ↓</th>',
         "--v:25%",
@@ -116,6 +118,7 @@ def test_a_page_of_any_blocks():
     marked = html.markdown("T", "So it is.", [html.Section("One, two", blocks)])
     assert "| x\\|y | k | 3 |\n" in marked
     assert "| z | ▼ -2.0 |" in marked
+    assert "| **ours** | **5.0** |" in marked
     assert "|---|---|--:|" in marked
     assert "![Falling](falling.png)" in marked
     assert "```sh\numemma compare\n```" in marked

@@ -127,13 +127,19 @@ class ComparisonReport:
         scored = {column for scores in by_method.values() for column in scores}
         return [column for column in self.columns[train] if column in scored]
 
-    def table(self, train: str, metric: Metric) -> tuple[list[str], list[list[str]]]:
-        """Return headings, and rows of a method's name and its `format_score` in each column."""
-        columns = self.columns_of(train, metric)
-        rows = []
+    def best_of(self, train: str, metric: Metric, column: str) -> set[str]:
+        """Return the methods whose mean in a column is the best, as it is shown."""
+        means: dict[str, float] = {}
         for name, scores in self.scores_of(train, metric).items():
-            rows.append([name, *(format_score(scores.get(c), metric) for c in columns)])
-        return ["", *columns], rows
+            score = scores.get(column)
+            if score is not None and not math.isnan(score.mean):
+                means[name] = round(score.mean, 3)
+        if not means:
+            return set()
+        best = min(means.values())
+        if metric.higher:
+            best = max(means.values())
+        return {name for name, mean in means.items() if mean == best}
 
     def differences_of(self, train: str) -> dict[str, list[MethodDifference]]:
         """Return {baseline: its differences, column by column}."""

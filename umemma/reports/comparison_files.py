@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from umemma.evaluation.comparison import CurvePoint, MethodDifference, MethodScore
+from umemma.evaluation.metrics import Metric
 from umemma.evaluation.results import replace_nan
 from umemma.reports import figures, html
 from umemma.reports.comparison import (
@@ -18,6 +19,7 @@ from umemma.reports.comparison import (
     format_difference,
     format_headline,
     format_metric,
+    format_score,
     format_test_interval,
     list_tested_columns,
 )
@@ -57,7 +59,7 @@ def make_sections(
     for train in report.columns:
         for metric in report.metrics[1:]:
             caption = f"{format_metric(metric)}, {describe_training(train)}"
-            tables.append(html.Table(caption, *report.table(train, metric)))
+            tables.append(_make_score_table(report, train, metric, caption))
     if tables:
         yield html.Section("Other metrics", tables)
     yield html.Section("How to read it", [html.Points(report.notes)])
@@ -96,9 +98,34 @@ def make_panels(report: ComparisonReport) -> dict[str, figures.Draw]:
     return panels
 
 
+def _make_score_table(
+    report: ComparisonReport,
+    train: str,
+    metric: Metric,
+    caption: str,
+) -> html.Table:
+    """Return a row per method with its score in each column."""
+    columns = report.columns_of(train, metric)
+    best = {column: report.best_of(train, metric, column) for column in columns}
+    rows: list[list[html.Cell]] = []
+    for name, scores in report.scores_of(train, metric).items():
+        cells: list[html.Cell] = [name]
+        if name == report.method:
+            cells = [html.BoldCell(name)]
+        for column in columns:
+            text = format_score(scores.get(column), metric)
+            if name in best[column]:
+                cells.append(html.BoldCell(text))
+            else:
+                cells.append(text)
+        rows.append(cells)
+    return html.Table(caption, ["", *columns], rows)
+
+
 def _tables_of(report: ComparisonReport, train: str) -> list[html.Block]:
     metric = report.metrics[0]
-    blocks: list[html.Block] = [html.Table(format_metric(metric), *report.table(train, metric))]
+    caption = f"{format_metric(metric)}; the compared method and the best values are bold"
+    blocks: list[html.Block] = [_make_score_table(report, train, metric, caption)]
     tests = report.differences_of(train)
     if tests:
         rows = []

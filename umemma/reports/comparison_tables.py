@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from umemma.evaluation.metrics import Metric
 from umemma.reports.comparison import (
     ComparisonReport,
     describe_tests,
@@ -52,7 +51,7 @@ def format_terminal(report: ComparisonReport, width: int = WIDTH) -> Iterator[Te
 def _score_tables(report: ComparisonReport, train: str, width: int) -> Iterator[Text | Table]:
     metric = report.metrics[0]
     columns = report.columns_of(train, metric)
-    best = {column: _find_best(report, train, metric, column) for column in columns}
+    best = {column: report.best_of(train, metric, column) for column in columns}
     rows = []
     for name, scores in report.scores_of(train, metric).items():
         row = [_format_method(name, report.method)]
@@ -65,26 +64,6 @@ def _score_tables(report: ComparisonReport, train: str, width: int) -> Iterator[
     title = f"{report.title}: {format_metric(metric)}, {describe_training(train)}"
     yield from _split_table(title, columns, rows, width)
     yield Text(LEGEND, style="dim")
-
-
-def _find_best(
-    report: ComparisonReport,
-    train: str,
-    metric: Metric,
-    column: str,
-) -> set[str]:
-    """Return the methods whose mean in a column is the best, as it is shown."""
-    means: dict[str, float] = {}
-    for name, scores in report.scores_of(train, metric).items():
-        score = scores.get(column)
-        if score is not None and not math.isnan(score.mean):
-            means[name] = round(score.mean, 3)
-    if not means:
-        return set()
-    best = min(means.values())
-    if metric.higher:
-        best = max(means.values())
-    return {name for name, mean in means.items() if mean == best}
 
 
 def _format_method(name: str, method: str) -> Text:

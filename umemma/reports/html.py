@@ -40,7 +40,13 @@ class JudgedCell(NamedTuple):
     tone: Tone
 
 
-Cell: TypeAlias = str | JudgedCell
+class BoldCell(NamedTuple):
+    """A cell that stands out: the compared method, or the best value of a column."""
+
+    text: str
+
+
+Cell: TypeAlias = str | JudgedCell | BoldCell
 
 
 class Table(NamedTuple):
@@ -217,6 +223,8 @@ def _row_as_markdown(row: Sequence[Cell]) -> str:
     for cell in row:
         if isinstance(cell, JudgedCell):
             cells.append(_escape(f"{ARROWS[cell.tone]}{cell.text}"))
+        elif isinstance(cell, BoldCell):
+            cells.append(f"**{_escape(cell.text)}**")
         else:
             cells.append(_escape(cell))
     return f"| {' | '.join(cells)} |"

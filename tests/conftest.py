@@ -11,6 +11,7 @@ import pytest
 import torch
 from loguru import logger
 from safetensors.torch import save_file
+from toys.models import save_model, write_media
 from toys.project import ROOT, quick
 
 from umemma.stages import download, preprocess, pretrain
@@ -61,6 +62,15 @@ def messages():
     number = logger.add(logged.append, format="{message}")
     yield logged
     logger.remove(number)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder with a model, media and a table; the current directory."""
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "model")
+    write_media(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

@@ -13,22 +13,12 @@ from toys.models import (
     make_noise,
     make_picture,
     save_model,
-    write_media,
 )
 
 import umemma
 from umemma.errors import UserError
 from umemma.models.predict_inputs import NOTHING, Failure, decode_sample
 from umemma.types import ImageInput, Packing, Sound
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """A folder with a model, media and a table; the current directory."""
-    monkeypatch.chdir(tmp_path)
-    save_model(tmp_path / "model")
-    write_media(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("image", [b"no picture", "no.png", np.zeros((4, 4)), 3])

@@ -21,7 +21,6 @@ from toys.models import (
     make_noise,
     make_picture,
     save_model,
-    write_media,
 )
 from toys.project import quick
 
@@ -36,15 +35,6 @@ from umemma.missing import list_patterns, make_keep_table
 from umemma.models.predict_inputs import NOTHING, Failure
 from umemma.training import train
 from umemma.types import Sound, format_pattern
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """A folder with a model, media and a table; the current directory."""
-    monkeypatch.chdir(tmp_path)
-    save_model(tmp_path / "model")
-    write_media(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.slow

@@ -12,22 +12,12 @@ from toys.models import (
     call,
     get_probabilities,
     save_model,
-    write_media,
 )
 
 import umemma
 from umemma.models.predict_inputs import NOTHING
 from umemma.models.predictor import Prediction
 from umemma.stages import predict
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """A folder with a model, media and a table; the current directory."""
-    monkeypatch.chdir(tmp_path)
-    save_model(tmp_path / "model")
-    write_media(tmp_path)
-    return tmp_path
 
 
 def test_a_sample_on_the_command_line(place, capsys):

@@ -72,7 +72,9 @@ def place(member: str) -> str | None:
     for the rest.
     """
     found = RECORDING.fullmatch(member)
-    return f"recordings/{found[1]}.wav" if found else None
+    if found:
+        return f"recordings/{found[1]}.wav"
+    return None
 
 
 def recordings(folder: Path) -> list[Recording]:

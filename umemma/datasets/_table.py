@@ -60,9 +60,9 @@ class Row(NamedTuple):
     def key(self) -> str:
         name = self.cells.get("key", f"row-{self.number:06d}")
         clean = re.sub(r"[^A-Za-z0-9_-]", "-", name)
-        return (
-            clean if clean == name else f"{clean}-{derive(0, 'manifest', 'key', name) % 2**32:08x}"
-        )
+        if clean == name:
+            return clean
+        return f"{clean}-{derive(0, 'manifest', 'key', name) % 2**32:08x}"
 
     def group(self, files: Sequence[str]) -> str:
         """The (first) group cell, else the first of `files`, since rows that share one are not
@@ -119,7 +119,10 @@ def _row(number: int, found: dict[str, Any], roles: Mapping[str, str], separator
             role: _text(found.get(column)) for role, column in roles.items() if role != "label"
         }
         label = found.get(roles["label"])
-        parts = label if isinstance(label, list) else _text(label).split(separator)
+        if isinstance(label, list):
+            parts = label
+        else:
+            parts = _text(label).split(separator)
         labels = list(dict.fromkeys(map(_text, parts)))
     except Problem as problem:
         return Row(number, {}, [], str(problem))
@@ -198,7 +201,9 @@ def _cells(file: Iterator[str], delimiter: str) -> Iterator[list[str] | str]:
             if not cells or not (width or any(map(str.strip, cells))):  # an empty line is no row
                 continue
             width = width or len(cells)
-            problem = "" if len(cells) == width else CELLS
+            problem = ""
+            if len(cells) != width:
+                problem = CELLS
             if again and not problem and sum(line.count('"') for line in lines.row) % 2:
                 problem = QUOTES  # the end of a broken cell: read by itself it might pass for a row
         if problem:
@@ -224,7 +229,10 @@ class _Lines:
         if len(self.row) == MOST_LINES:
             # csv.reader takes it for the end of the file, and can still be continued.
             raise StopIteration
-        line = self.ahead.popleft() if self.ahead else next(self.file)
+        if self.ahead:
+            line = self.ahead.popleft()
+        else:
+            line = next(self.file)
         self.row.append(line)
         return line
 

@@ -108,14 +108,19 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 
 def place(member: str) -> str | None:
     """`AVE_Dataset/AVE/x.mp4` -> `AVE/x.mp4`, a list -> its name; None for any other file."""
-    if video := VIDEO.fullmatch(member):
+    video = VIDEO.fullmatch(member)
+    if video:
         return video[1]
     name = PurePosixPath(member).name
-    return name if name in LISTS.values() else None
+    if name in LISTS.values():
+        return name
+    return None
 
 
 def spec(folder: Path, options: Options) -> DatasetSpec:
-    return dataclasses.replace(SPEC, variant="leaks-dropped") if options.leaks == "drop" else SPEC
+    if options.leaks == "drop":
+        return dataclasses.replace(SPEC, variant="leaks-dropped")
+    return SPEC
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
@@ -125,7 +130,9 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     """
     lists = {split: list(read(folder / name)) for split, name in LISTS.items()}
     held_out = {line["id"] for split in ("val", "test") for _, line in lists[split] if line}
-    leaks = held_out if options.leaks == "drop" else set()
+    leaks: set[str] = set()
+    if options.leaks == "drop":
+        leaks = held_out
     events = [
         _record(folder, split, number, line, leaks if split == "train" else ())
         for split, lines in lists.items()
@@ -147,9 +154,14 @@ def _record(
     label = CLASSES.index(line["category"])
     start, end = float(line["start"]), float(line["end"])
     clip = Clip(folder / "AVE" / f"{video}.mp4", start, end)
-    left_out = "also in val or test (leaks: drop)" if video in leaks else ""
-    problem = "zero-length event" if end <= start and not left_out else ""
-    media = {} if problem else {"audio": clip, "video": clip}
+    media = {"audio": clip, "video": clip}
+    left_out = ""
+    problem = ""
+    if video in leaks:
+        left_out = "also in val or test (leaks: drop)"
+    elif end <= start:
+        problem = "zero-length event"
+        media = {}
     return Record(f"{split}-{video}-{label:02d}", split, label, media, video, problem, left_out)
 
 

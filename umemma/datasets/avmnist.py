@@ -87,7 +87,9 @@ def place_noise(member: str) -> str | None:
     ESC.
     """
     found = ESC.fullmatch(member)
-    return f"esc/{found[1]}" if found else None
+    if found:
+        return f"esc/{found[1]}"
+    return None
 
 
 def spec(folder: Path, options: Options) -> DatasetSpec:
@@ -113,14 +115,18 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     noise.
     """
     spoken = _by_split_and_digit(parts.recordings(folder))
-    clips = _noise_clips(folder) if options.noise == "esc" else {}
+    clips = {}
+    if options.noise == "esc":
+        clips = _noise_clips(folder)
     for split in clips:
         if not clips[split]:
             raise UserError(f"no noise for {split}", str(folder / "esc"), ESC_STEPS)
     for part in ("train", "test"):
         digits = parts.labels(folder, part).tolist()
         for number, digit in enumerate(digits):
-            split = part if part == "test" or number < len(digits) - len(digits) // 12 else "val"
+            split = part
+            if part == "train" and number >= len(digits) - len(digits) // 12:
+                split = "val"
             choices = spoken.get((split, digit))
             if not choices:
                 where = str(folder / "recordings")
@@ -145,7 +151,11 @@ def _by_split_and_digit(recordings: list[parts.Recording]) -> dict[tuple[str, in
     """{(split, digit): names of its recordings}."""
     found: dict[tuple[str, int], list[str]] = {}
     for one in recordings:
-        split = "test" if one.take < 5 else "val" if one.take < 10 else "train"
+        split = "train"
+        if one.take < 5:
+            split = "test"
+        elif one.take < 10:
+            split = "val"
         found.setdefault((split, one.digit), []).append(one.name)
     return found
 
@@ -208,7 +218,9 @@ def _sound(folder: Path, said: str, noise: str, snr_db: float, key: str) -> Soun
     clip = _recording(folder / "recordings" / f"{said}.wav") / 32768
     if not clip.any():
         raise ValueError("a silent recording")
-    stretch = _noise(folder / noise) if noise else None
+    stretch = None
+    if noise:
+        stretch = _noise(folder / noise)
     seed = derive(0, SPEC.name, "noise", key)
     return Sound(parts.add_noise(clip, snr_db, seed, length=LENGTH, noise=stretch, peak=PEAK), RATE)
 

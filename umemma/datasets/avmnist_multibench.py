@@ -70,7 +70,9 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 def place(member: str) -> str | None:
     """`avmnist/image/train_data.npy` -> `image/train_data.npy`; None for any other file."""
     found = MEMBER.fullmatch(member)
-    return found[1] if found else None
+    if found:
+        return found[1]
+    return None
 
 
 def spec(folder: Path, options: Options) -> DatasetSpec:
@@ -91,7 +93,9 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
             if (count := len(load(path, shape))) != len(labels):
                 raise UserError(f"{count} samples for {len(labels)} labels", str(path), AGAIN)
         for number, label in enumerate(labels.tolist()):
-            split = part if part == "test" or number < len(labels) - len(labels) // 12 else "val"
+            split = part
+            if part == "train" and number >= len(labels) - len(labels) // 12:
+                split = "val"
             rows.append((f"{split}-{number:05d}", split, label, part, number))
     for key, split, label, part, number in sorted(
         rows, key=lambda row: uniform(0, "order", row[0])

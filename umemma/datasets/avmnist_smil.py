@@ -85,7 +85,9 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
                 raise UserError(what, str(folder), parts.AGAIN)
             said.sort(key=functools.partial(uniform, 0, SPEC.name, "recording"))
             written.sort(key=functools.partial(uniform, 0, SPEC.name, "image", part))
-            val = _validating(len(said), options) if part == "train" else 0
+            val = 0
+            if part == "train":
+                val = _validating(len(said), options)
             for place, (key, number) in enumerate(zip(said, written, strict=False)):
                 rows.append((key, "val" if place < val else part, digit, part, number))
     for key, split, digit, part, number in sorted(

@@ -150,15 +150,19 @@ def place(member: str) -> str | None:
     likewise, else None.
     """
     file = FILE.fullmatch(member)
-    return file[1] if file else None
+    if file:
+        return file[1]
+    return None
 
 
 def spec(folder: Path, options: Options) -> DatasetSpec:
-    by_hash = options.val == "hash"
-    variant = f"val by hash {options.val_share:g}" if by_hash else "val by list"
-    expected = (
-        (BY_HASH if options.val_share == 0.1 else {"test": BY_HASH["test"]}) if by_hash else IN_LIST
-    )
+    variant = "val by list"
+    expected = IN_LIST
+    if options.val == "hash":
+        variant = f"val by hash {options.val_share:g}"
+        expected = BY_HASH
+        if options.val_share != 0.1:
+            expected = {"test": BY_HASH["test"]}
     if options.leaks == "drop":
         variant, expected = (
             f"{variant}, leaks dropped",
@@ -175,7 +179,9 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     With `val: list`, samples that split.json doesn't name are left out, and those that only it
     names have no file.
     """
-    listed = _read_split(folder / "split.json") if options.val == "list" else {}
+    listed = {}
+    if options.val == "list":
+        listed = _read_split(folder / "split.json")
     samples = [sample for side in ("train", "test") for sample in _samples(folder, side)]
     there = {sample.name for sample in samples}
     samples += [_sample(name, _side(split)) for name, split in listed.items() if name not in there]
@@ -188,7 +194,9 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
             sample.side == "train"
             and uniform(0, "food101", "val", _group(sample.name)) < options.val_share
         )
-        return "val" if drawn else sample.side
+        if drawn:
+            return "val"
+        return sample.side
 
     held_out = {_group(sample.name) for sample in samples if split_of(sample) != "train"}
     for sample in samples:
@@ -219,7 +227,8 @@ def _samples(folder: Path, side: str) -> Iterator[Sample]:
     images: dict[str, set[str]] = defaultdict(set)  # {name: the folders it is in}
     for entry in _scan(folder / "images" / side):
         for file in _scan(entry) if entry.is_dir() else ():
-            if image := IMAGE.fullmatch(file.name):
+            image = IMAGE.fullmatch(file.name)
+            if image:
                 images[image[1]].add(entry.name)
     path = folder / "texts" / f"{side}_titles.csv"
     try:
@@ -247,7 +256,8 @@ def _samples(folder: Path, side: str) -> Iterator[Sample]:
 def _sample(name: str, side: str, title: str = "", *classes: str) -> Sample:
     """`classes` are what the row and the folder say; the name says it too."""
     unquoted = title.removeprefix('"').removesuffix('"')
-    title = title if unquoted == title else unquoted.replace('""', '"')
+    if unquoted != title:
+        title = unquoted.replace('""', '"')
     if set(classes) - {_class(name)}:
         return Sample(
             name, side, problem="class of the title or folder differs from that of the name"
@@ -267,7 +277,9 @@ def _read_split(path: Path) -> dict[str, str]:
         raise UserError("damaged: not three lists of names, train, val and test", str(path), AGAIN)
     for split, names in lists.items():
         for name in names:
-            image = IMAGE.fullmatch(name) if isinstance(name, str) else None
+            image = None
+            if isinstance(name, str):
+                image = IMAGE.fullmatch(name)
             if image is None:
                 raise UserError(f"damaged: {name!r} is not the name of an image", str(path), AGAIN)
             if listed.setdefault(image[1], split) != split:
@@ -284,7 +296,9 @@ def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
 
 
 def _side(split: str) -> str:
-    return "test" if split == "test" else "train"
+    if split == "test":
+        return "test"
+    return "train"
 
 
 def _class(name: str) -> str:

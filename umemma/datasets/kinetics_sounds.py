@@ -193,8 +193,10 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     UserError for a list not there or not what it should be.
     """
     for row in sorted(_rows(folder, options), key=lambda row: uniform(0, "order", row.key)):
-        clip = None if row.problem else Clip(_find(folder, row))
-        media = {"audio": clip, "video": clip} if clip else {}
+        media = {}
+        if not row.problem:
+            clip = Clip(_find(folder, row))
+            media = {"audio": clip, "video": clip}
         yield Record(row.key, _drawn(row, options), row.label, media, row.video, row.problem)
 
 
@@ -205,7 +207,9 @@ def _drawn(row: Row, options: Options) -> str:
         and row.video
         and uniform(0, "kinetics-sounds", "val", row.video) < options.val_share
     )
-    return "val" if drawn else row.split
+    if drawn:
+        return "val"
+    return row.split
 
 
 def _find(folder: Path, row: Row) -> Path:
@@ -244,7 +248,10 @@ def _ogm_ge(folder: Path) -> Iterator[Row]:
             line = LINE.fullmatch(text.strip())
             if line and int(line[5]) < len(KS31):
                 start = int(line[2])
-                end = int(line[3]) if line[3] else start + int(line[4])
+                if line[3]:
+                    end = int(line[3])
+                else:
+                    end = start + int(line[4])
                 yield Row(split, f"{line[1]}_{start:06d}_{end:06d}", split, line[1], int(line[5]))
             elif text.strip():
                 yield Row(
@@ -291,7 +298,8 @@ def _annotations(folder: Path, part: str, needed: set[str]) -> Iterator[tuple[in
     """
     path = folder / "annotations" / f"{part}.csv"
     reader = csv.DictReader(_text(path).splitlines())
-    if absent := needed - set(reader.fieldnames or ()):
+    absent = needed - set(reader.fieldnames or ())
+    if absent:
         raise UserError(
             f"no column {', '.join(sorted(absent))}: not a list of Kinetics-400",
             str(path),

@@ -37,16 +37,16 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
 
 from umemma.datasets import _table
+from umemma.datasets._manifest_options import Options
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError
 from umemma.system.seeds import uniform
-from umemma.types import Clip, DatasetSpec, Media, Plain, Record, Source, Unreadable
+from umemma.types import Clip, DatasetSpec, Media, Record, Source, Unreadable
 
 SPEC = DatasetSpec(
     name="manifest",
@@ -72,82 +72,6 @@ names:
   FOLDER/<the paths in the table>
 or put the same into data/raw/manifest/. The option root leaves the media where they are."""
 
-Name = Annotated[str, Field(min_length=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Shares(Plain):
-    """The shares of the groups in drawn splits; they add up to 1."""
-
-    train: Share = 0.7
-    val: Share = 0.15
-    test: Share = 0.15
-
-    @model_validator(mode="after")
-    def _whole(self) -> Shares:
-        if not math.isclose(self.train + self.val + self.test, 1) or not self.train:
-            raise ValueError("train, val and test have to add up to 1, and train can't be 0")
-        return self
-
-
-class Options(Plain):
-    """Which column is what. null = there is no such column."""
-
-    table: str = "table.csv"  # its name in the raw folder; the suffix tells the format
-    columns: dict[Literal["audio", "image", "text", "video"], Name] = {}  # at least one
-    label: Name = "label"
-    key: Name | None = None  # null = the number of the row: row-000001
-    split: Name | None = None
-    group: Name | Annotated[tuple[Name, ...], Field(strict=False, min_length=1)] | None = (
-        None  # one column, or several
-    )
-    start: Name | None = None  # s, of the event in a sound or video
-    end: Name | None = None  # s
-    multilabel: bool = False
-    separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
-    classes: Annotated[tuple[Name, ...], Field(strict=False)] | None = (
-        None  # null = those found, sorted
-    )
-    shares: Shares = Shares()
-    text_files: bool = False  # a text cell is the path of a UTF-8 file, not the text
-    root: Name | None = (
-        None  # media stay in this folder: absolute, or relative to the current directory
-    )
-
-    @field_validator("table")
-    @classmethod
-    def _is_table(cls, value: str) -> str:
-        if "/" in value or Path(value).suffix.lower() not in _table.READERS:
-            raise ValueError(
-                f"has to be a file name that ends in one of {', '.join(_table.READERS)}"
-            )
-        return value
-
-    @field_validator("classes")
-    @classmethod
-    def _once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None and not 0 < len(value) == len(set(value)):
-            raise ValueError("has to name each class once")
-        return value
-
-    @field_validator("group")
-    @classmethod
-    def _each_once(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        if isinstance(value, tuple) and len(value) > len(set(value)):
-            raise ValueError("has to name each column once")
-        return value
-
-    @property
-    def files(self) -> list[str]:
-        """The modalities whose cells are paths."""
-        return sorted(name for name in self.columns if name != "text" or self.text_files)
-
-    @property
-    def groupings(self) -> dict[str, str]:
-        """{what a column is for, as Row has it: the column} of `group`."""
-        columns = (self.group,) if isinstance(self.group, str) else self.group or ()
-        return {f"group/{i}" if i > 1 else "group": column for i, column in enumerate(columns, 1)}
-
 
 # The interface of a dataset. ----------------------------------------------------------------------
 
@@ -157,13 +81,12 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
     steps = STEPS.format(table=options.table)
     yield Source(options.table, steps=steps)
     if options.root is None and options.files:
-        cells = (
-            row.cells[name]
-            for row in _rows(folder, options)
-            for name in options.files
-            if name in row.cells
-        )
-        named = {path: path for cell in cells if (path := _relative(cell))}
+        named: dict[str, str] = {}
+        for row in _rows(folder, options):
+            for name in options.files:
+                path = _relative(row.cells.get(name, ""))
+                if name in row.cells and path:
+                    named[path] = path
         if named:
             yield Source("media", unpack=named.get, files=len(named), media=True, steps=steps)
 
@@ -171,12 +94,15 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 def spec(folder: Path, options: Options) -> DatasetSpec:
     """Modalities, classes, task and splits of this table. UserError as `records`."""
     table = _Table(folder, options)
+    task: Literal["multiclass", "multilabel"] = "multiclass"
+    if options.multilabel:
+        task = "multilabel"
     return dataclasses.replace(
         SPEC,
         modalities=tuple(sorted(options.columns)),
         classes=table.classes,
         splits=table.splits,
-        task="multilabel" if options.multilabel else "multiclass",
+        task=task,
     )
 
 
@@ -190,9 +116,9 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
     numbers = {name: number for number, name in enumerate(table.classes)}
     for row in table.mixed():
         split, group = table.split(row), _group(row, options)
-        side = (
-            split if split in table.splits else table.splits[0]
-        )  # a failure has to stand somewhere
+        side = split
+        if split not in table.splits:
+            side = table.splits[0]  # a failure has to stand somewhere
         try:
             media = _media(row, place, options)
             label = _label(row.labels, numbers, options)
@@ -242,7 +168,9 @@ def _file(name: str, cells: dict[str, str], place: Callable[[str], Path | None])
     path = place(cells[name])
     if path is None:
         raise Problem("path outside of root")
-    return Clip(path, *_times(cells)) if name in ("audio", "video") else path
+    if name in ("audio", "video"):
+        return Clip(path, *_times(cells))
+    return path
 
 
 def _times(cells: dict[str, str]) -> tuple[float, float | None]:
@@ -266,7 +194,9 @@ def _label(labels: list[str], numbers: dict[str, int], options: Options) -> int 
     if not all(label in numbers for label in labels):
         raise Problem("unknown label")
     found = tuple(sorted(numbers[label] for label in labels))
-    return found if options.multilabel else found[0]
+    if options.multilabel:
+        return found
+    return found[0]
 
 
 def _root(options: Options) -> str | None:
@@ -286,7 +216,9 @@ def _root(options: Options) -> str | None:
 def _relative(cell: str) -> str | None:
     """A path without needless parts; None for one that is absolute or climbs."""
     wrong = cell.startswith("/") or ".." in cell.split("/") or "\0" in cell
-    return None if wrong else posixpath.normpath(cell)
+    if wrong:
+        return None
+    return posixpath.normpath(cell)
 
 
 def _place(cell: str, folder: Path, root: str | None) -> Path | None:
@@ -295,11 +227,15 @@ def _place(cell: str, folder: Path, root: str | None) -> Path | None:
     """
     if root is None:
         path = _relative(cell)
-        return None if path is None else folder / path
+        if path is None:
+            return None
+        return folder / path
     if "\0" in cell:
         return None
     real = os.path.realpath(os.path.join(root, cell))
-    return Path(real) if real.startswith(os.path.join(root, "")) else None
+    if real.startswith(os.path.join(root, "")):
+        return Path(real)
+    return None
 
 
 # The table. ---------------------------------------------------------------------------------------
@@ -320,7 +256,10 @@ class _Table:
             if options.multilabel or len(row.labels) == 1:
                 labels |= set(row.labels)
             if not labels:
-                unlabelled[row.problem or (MANY if row.labels else "no label")] += 1
+                problem = row.problem or "no label"
+                if row.labels:
+                    problem = row.problem or MANY
+                unlabelled[problem] += 1
         if not labels and not options.classes:
             hint = "The option label names the column that holds them."
             (problem, count), *_ = unlabelled.most_common(1)
@@ -328,17 +267,16 @@ class _Table:
             raise UserError(what, str(folder / options.table), hint)
         self.classes = options.classes or tuple(sorted(labels))
         self.marked = {_mark(mark) for mark in marks} - {""}
-        self.homes: dict[
-            str, str
-        ] = {}  # the side of a group, needed where only some of its rows are marked
+        # The side of a group, needed where only some of its rows are marked.
+        self.homes: dict[str, str] = {}
         if self.marked and "" in marks:
             for row in self:
-                if (group := row.group(options.files)) and (
-                    mark := _mark(row.cells.get("split", ""))
-                ):
+                group = row.group(options.files)
+                mark = _mark(row.cells.get("split", ""))
+                if group and mark:
                     self.homes.setdefault(group, mark)
-        found = {self.split(row) for row in self if not row.problem}
-        self.splits = tuple(name for name in SPEC.splits if name in found) or ("train",)
+        used = {self.split(row) for row in self if not row.problem}
+        self.splits = tuple(name for name in SPEC.splits if name in used) or ("train",)
 
     def __iter__(self) -> Iterator[Row]:
         return (Row(*json.loads(packed)) for packed in self.packed)
@@ -352,18 +290,19 @@ class _Table:
     def split(self, row: Row) -> str:
         """train, val or test; "" where the row names another."""
         group, shares = row.group(self.options.files), self.options.shares
-        mark = _mark(row.cells["split"]) if "split" in row.cells else self.homes.get(group, "any")
+        if "split" in row.cells:
+            mark = _mark(row.cells["split"])
+        else:
+            mark = self.homes.get(group, "any")
         bound = {"any": 1.0, "train": shares.train + shares.val}.get(mark)
         if bound is None or (mark == "train" and "val" in self.marked):
             return mark
         where = bound * uniform(0, "manifest", "split", group or row.key)
-        return (
-            "train"
-            if where < shares.train
-            else "val"
-            if where < shares.train + shares.val
-            else "test"
-        )
+        if where < shares.train:
+            return "train"
+        if where < shares.train + shares.val:
+            return "val"
+        return "test"
 
 
 def _mark(cell: str) -> str:
@@ -386,10 +325,9 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
     if not path.is_file():
         raise UserError("no such file", str(path), STEPS.format(table=options.table))
     roles = dict[str, str](label=options.label, **options.columns)
-    roles |= {
-        name: column
-        for name in ("key", "split", "start", "end")
-        if (column := getattr(options, name))
-    }
+    for name in ("key", "split", "start", "end"):
+        column = getattr(options, name)
+        if column:
+            roles[name] = column
     roles |= options.groupings
     return _table.rows(path, roles, options.columns, options.separator)

@@ -110,17 +110,18 @@ def place(member: str) -> str | None:
 
     The folders' names don't matter: copies with `images/` and `labels/` are in use.
     """
-    if file := FILE.fullmatch(member):
+    file = FILE.fullmatch(member)
+    if file:
         return f"dataset/{file[1]}"
-    return "split.json" if SPLIT.fullmatch(member) else None
+    if SPLIT.fullmatch(member):
+        return "split.json"
+    return None
 
 
 def spec(folder: Path, options: Options) -> DatasetSpec:
-    return (
-        SPEC
-        if options.plots == "longest"
-        else dataclasses.replace(SPEC, variant="per plot", expected={})
-    )
+    if options.plots == "longest":
+        return SPEC
+    return dataclasses.replace(SPEC, variant="per plot", expected={})
 
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
@@ -143,7 +144,10 @@ def _records(folder: Path, film: str, split: str, options: Options) -> Iterator[
         yield Record(f"{film}-0" if per_plot else film, split, None, {}, film, problem=str(error))
         return
     label = tuple(number for number, genre in enumerate(CLASSES) if genre in genres)
-    left_out = "" if label else "no genre of the 23"
+    if label:
+        left_out = ""
+    else:
+        left_out = "no genre of the 23"
     poster: dict[str, Media] = {"image": folder / f"{film}.jpeg"}
     texts: list[Media] = []
     if plots is None:
@@ -188,7 +192,8 @@ def _read_split(path: Path) -> dict[str, list[str]]:
     if lists.keys() != SPLITS.keys() or not all(_are_texts(ids) for ids in lists.values()):
         raise UserError("damaged: not three lists of ids, train, dev and test", str(path), AGAIN)
     every = [film for ids in lists.values() for film in ids]
-    if wrong := next((film for film in every if not re.fullmatch(r"\d{7}", film, re.ASCII)), None):
+    wrong = next((film for film in every if not re.fullmatch(r"\d{7}", film, re.ASCII)), None)
+    if wrong:
         raise UserError(f"damaged: {wrong!r} is not an id of 7 digits", str(path), AGAIN)
     if len(set(every)) < len(every):
         raise UserError("damaged: an id stands there twice", str(path), AGAIN)

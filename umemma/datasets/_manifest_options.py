@@ -1,0 +1,87 @@
+"""The options of `manifest`: which column of the table is what."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from umemma.datasets import _table
+from umemma.types import Plain
+
+Name = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Columns = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
+Classes = Annotated[tuple[Name, ...], Field(strict=False)]
+
+
+class Shares(Plain):
+    """The shares of the groups in drawn splits; they add up to 1."""
+
+    train: Share = 0.7
+    val: Share = 0.15
+    test: Share = 0.15
+
+    @model_validator(mode="after")
+    def _whole(self) -> Shares:
+        if not math.isclose(self.train + self.val + self.test, 1) or not self.train:
+            raise ValueError("train, val and test have to add up to 1, and train can't be 0")
+        return self
+
+
+class Options(Plain):
+    """Which column is what. null = there is no such column."""
+
+    table: str = "table.csv"  # its name in the raw folder; the suffix tells the format
+    columns: dict[Literal["audio", "image", "text", "video"], Name] = {}  # at least one
+    label: Name = "label"
+    key: Name | None = None  # null = the number of the row: row-000001
+    split: Name | None = None
+    group: Name | Columns | None = None  # one column, or several
+    start: Name | None = None  # s, of the event in a sound or video
+    end: Name | None = None  # s
+    multilabel: bool = False
+    separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
+    classes: Classes | None = None  # null = those of the table, sorted
+    shares: Shares = Shares()
+    text_files: bool = False  # a text cell is the path of a UTF-8 file, not the text
+    root: Name | None = None  # media stay here: absolute, or relative to the current directory
+
+    @field_validator("table")
+    @classmethod
+    def _is_table(cls, value: str) -> str:
+        if "/" in value or Path(value).suffix.lower() not in _table.READERS:
+            raise ValueError(
+                f"has to be a file name that ends in one of {', '.join(_table.READERS)}"
+            )
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and not 0 < len(value) == len(set(value)):
+            raise ValueError("has to name each class once")
+        return value
+
+    @field_validator("group")
+    @classmethod
+    def _each_once(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(value, tuple) and len(value) > len(set(value)):
+            raise ValueError("has to name each column once")
+        return value
+
+    @property
+    def files(self) -> list[str]:
+        """The modalities whose cells are paths."""
+        return sorted(name for name in self.columns if name != "text" or self.text_files)
+
+    @property
+    def groupings(self) -> dict[str, str]:
+        """{what a column is for, as Row has it: the column} of `group`."""
+        columns = self.group or ()
+        if isinstance(columns, str):
+            columns = (columns,)
+        names = ["group", *(f"group/{i}" for i in range(2, len(columns) + 1))]
+        return dict(zip(names, columns, strict=False))

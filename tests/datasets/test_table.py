@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from toys.tables import ALL, FORMATS, ROWS, options, problems, read, write
 
-from umemma.datasets import manifest
+from umemma.datasets import _table, manifest
 from umemma.types import Clip, Record
 
 
@@ -41,6 +41,23 @@ def test_every_format_gives_the_same_records(suffix, tmp_path):
         ("cat", "dog"),
     )
     assert spec.modalities == ("audio", "text", "video")
+
+
+def test_a_table_is_read_once_for_all_who_ask_and_anew_when_it_changed(tmp_path, monkeypatch):
+    times = []
+    read_rows = _table.rows
+    monkeypatch.setattr(_table, "rows", lambda *how: times.append(how) or read_rows(*how))
+    name = write(tmp_path, ROWS)
+    asked = options(table=name, **ALL)
+    spec = manifest.spec(tmp_path, asked)
+    first = list(manifest.records(tmp_path, asked))
+    assert list(manifest.records(tmp_path, asked)) == first
+    assert (spec.classes, len(first), len(times)) == (("cat", "dog"), 4, 1)
+    manifest.spec(tmp_path, options(table=name))
+    assert len(times) == 2  # other options
+    write(tmp_path, [*ROWS, ROWS[0] | {"id": "five", "label": "emu"}])
+    assert manifest.spec(tmp_path, asked).classes == ("cat", "dog", "emu")
+    assert len(times) == 3
 
 
 def test_lists_of_labels_in_every_format(tmp_path):

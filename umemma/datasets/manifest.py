@@ -93,7 +93,7 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 
 def spec(folder: Path, options: Options) -> DatasetSpec:
     """Modalities, classes, task and splits of this table. UserError as `records`."""
-    table = _Table(folder, options)
+    table = _read_table(folder, options)
     task: Literal["multiclass", "multilabel"] = "multiclass"
     if options.multilabel:
         task = "multilabel"
@@ -111,7 +111,7 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
 
     UserError for a table without rows, labels or columns.
     """
-    table = _Table(folder, options)
+    table = _read_table(folder, options)
     place = functools.partial(_place, folder=folder, root=_root(options))
     numbers = {name: number for number, name in enumerate(table.classes)}
     for row in table.mixed():
@@ -303,6 +303,20 @@ class _Table:
         if where < shares.train + shares.val:
             return "val"
         return "test"
+
+
+def _read_table(folder: Path, options: Options) -> _Table:
+    """The table, read once for `spec` and for every `records`, and anew when its file changes."""
+    path = folder / options.table
+    if not path.is_file():
+        return _Table(folder, options)  # which says what is missing
+    file = path.stat()
+    return _read_file(folder, options.model_dump_json(), file.st_size, file.st_mtime_ns, file.st_ino)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_file(folder: Path, options: str, size: int, changed_ns: int, inode: int) -> _Table:
+    return _Table(folder, Options.model_validate_json(options))
 
 
 def _mark(cell: str) -> str:

@@ -36,6 +36,42 @@ def test_the_best_epoch_is_what_remains(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("keep_start", "scores", "losses", "kept"),
+    [
+        (True, [0.8, 0.7, 0.8], [1.0, 0.5, 1.0], 0),  # no epoch is better
+        (True, [0.8, 0.7, 0.9], [1.0, 0.5, 1.0], 2),
+        (True, [0.8, 0.8, 0.8], [1.0, 0.9, 1.0], 1),  # as good, with a lower loss
+        (False, [0.7, 0.6], [0.5, 1.0], 1),  # the first validation is that of epoch 1
+    ],
+)
+def test_the_start_is_kept_where_no_epoch_is_better(
+    tmp_path, messages, keep_start, scores, losses, kept
+):
+    model = toy_model()
+    weights = [] if keep_start else [None]
+    figures = zip(scores, losses, strict=True)
+
+    def validate() -> dict[str, float]:
+        weights.append(model.heads["audio"].weight.detach().clone())
+        score, loss = next(figures)
+        return {"score": score, "loss": loss}
+
+    step = PatternStep(model, COMPLETE, draw_one=False)
+    validation = Validation(validate, "accuracy")
+    run = Run(tmp_path, "toy")
+    rows = fit_toy(step, model, toy_split(), validation, run, epochs=2, keep_start=keep_start)
+    assert torch.equal(model.heads["audio"].weight, weights[kept])
+    val_rows = [row for row in rows if (row.split, row.name) == ("val", "score")]
+    first_epoch = 0 if keep_start else 1
+    assert [row.epoch for row in val_rows] == list(range(first_epoch, 3))
+    assert [row.value for row in val_rows] == scores
+    expected = f"best of 2 epochs is {kept}"
+    if kept == 0:
+        expected = "no epoch is better than the start, which is kept, validation accuracy 80.0 %"
+    assert expected in messages[-1]
+
+
+@pytest.mark.parametrize(
     ("score", "loss", "best_epoch"),
     [
         (0.6, 9.0, 2),  # a higher score, whatever the loss

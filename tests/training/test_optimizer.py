@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from umemma.config import Training
-from umemma.training.optimizer import Optimizer
+from umemma.training.optimizer import Optimizer, warmup_cosine
 
 
 def make_optimizer(
@@ -133,3 +133,25 @@ def test_the_average_of_the_weights_is_in_the_model_within_the_block_only():
     with optimizer.averaged_weights():
         check_values(model, matrix=0.95, vector=0.95)
     check_values(model, matrix=0.9, vector=0.9)
+
+
+@pytest.mark.parametrize(
+    ("progress", "factor"),
+    [
+        (0.0, 1e-3 / 0.2),  # the first step learns something
+        (0.1, 0.5),
+        (0.2, 1.0),
+        (0.6, 0.5),  # halfway through the decay
+        (1.0, 0.0),
+    ],
+)
+def test_warm_up_is_linear_and_decay_a_cosine(progress, factor):
+    assert warmup_cosine(progress, warmup=0.2) == pytest.approx(factor, abs=1e-12)
+
+
+def test_without_warm_up_the_decay_starts_at_the_peak():
+    assert warmup_cosine(0.0, warmup=0.0) == 1.0
+
+
+def test_all_steps_may_be_warm_up():
+    assert warmup_cosine(0.5, warmup=1.0) == 0.5

@@ -55,6 +55,8 @@ class Training(PartRates):
     micro_batch: gradient accumulation: samples that a process takes at a time; null takes all.
     ema: the decay per step of an exponential moving average of the weights; 0 keeps none.
     precision: the number format that the encoders compute in.
+    keep_start: whether the weights that training starts from are kept where no epoch has a better
+        validation score.
     """
 
     epochs: PositiveInt = 20
@@ -69,6 +71,7 @@ class Training(PartRates):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
+    keep_start: bool = False
 
     def rate(self, part: str, modality: str) -> tuple[float, float]:
         """Return (learning rate, weight decay) of a part of a modality's model.
@@ -159,6 +162,9 @@ class Finetune(Training):
     pattern_weights: {pattern: weight in the loss}, such as {"audio+image": 2}; null weighs all
         patterns alike.
     absent: what an absent modality becomes, see umemma/missing.py.
+    start: what `init: unimodal` makes of the uni-modal models: `average`, the mean of their logits,
+        or `pooled`, a weighted mean, see umemma/training/pooling.py.
+    keep_start: as above; with `init: scratch` there is nothing to keep.
     scratch: epochs and learning rate with `init: scratch`.
     """
 
@@ -172,6 +178,8 @@ class Finetune(Training):
     umt: Umt = Umt()
     pattern_weights: dict[str, NonNegativeFloat] | None = None
     absent: Literal["zero", "blank", "learned"] = "learned"
+    start: Literal["average", "pooled"] = "pooled"
+    keep_start: bool = True
     scratch: ScratchBudget = ScratchBudget()
 
     def _modality_rates(self, modality: str) -> ModalityRates | None:

@@ -311,11 +311,12 @@ def _read_table(folder: Path, options: Options) -> _Table:
     if not path.is_file():
         return _Table(folder, options)  # which says what is missing
     file = path.stat()
-    return _read_file(folder, options.model_dump_json(), file.st_size, file.st_mtime_ns, file.st_ino)
+    version = (file.st_size, file.st_mtime_ns, file.st_ino)
+    return _read_version(folder, options.model_dump_json(), version)
 
 
 @functools.lru_cache(maxsize=1)
-def _read_file(folder: Path, options: str, size: int, changed_ns: int, inode: int) -> _Table:
+def _read_version(folder: Path, options: str, version: tuple[int, int, int]) -> _Table:
     return _Table(folder, Options.model_validate_json(options))
 
 

@@ -157,6 +157,13 @@ class LateFusion(nn.Module):
         self.fixed_statistics.update(self.modalities)
         self.train(self.training)
 
+    @torch.no_grad()
+    def weigh_heads(self, weights: Mapping[str, float]) -> None:
+        """Multiply the logits of each modality, which its head makes, by its weight."""
+        for m, weight in weights.items():
+            for parameter in self.heads[m].parameters():
+                parameter.mul_(weight)
+
     def freeze(self, modalities: Iterable[str]) -> None:
         """Take these encoders out of the training: no gradient, and always evaluation mode."""
         for m in modalities:

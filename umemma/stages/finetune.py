@@ -74,6 +74,7 @@ def run(params: Params, force: bool = False, tensorboard: bool = False) -> float
         cache_folder=params.paths.runs / "features",
         device=device,
         title=f"finetune {switches.preset}",
+        pooled=switches.init == "unimodal" and section.start == "pooled",
     )
 
     # 4. Save the model; its checkpoints are no longer needed.
@@ -196,7 +197,8 @@ def _build_ensemble(
     if switches.init == "unimodal":
         model.start_from(start.unimodal)
     else:
-        training = section.model_copy(update=section.scratch.model_dump())
+        changes = section.scratch.model_dump() | {"keep_start": False}
+        training = section.model_copy(update=changes)
     if switches.train == "head":
         model.freeze(encoders)
     return model, training

@@ -1,8 +1,12 @@
-"""What a step changes: the weights, the moments of AdamW, and a moving average of the weights."""
+"""What a step changes: the weights, the moments of AdamW, and a moving average of the weights.
+
+The learning-rate schedule is here too: a linear warm-up, then a cosine decay to 0.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from umemma.config import Training
-from umemma.training.schedule import warmup_cosine
 
 Weights = dict[str, Tensor]
 
@@ -148,6 +151,18 @@ def _lay_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
     if not moment.ndim:
         return moment
     return torch.empty_like(parameter).copy_(moment)
+
+
+def warmup_cosine(progress: float, warmup: float) -> float:
+    """Return the factor that the schedule multiplies every peak learning rate with.
+
+    progress: the share of all steps that is done, 0..1; warmup: the share that warms up. The first
+    step of the warm-up has a rate above 0.
+    """
+    if progress < warmup:
+        return max(progress, 1e-3) / warmup
+    decay_progress = (progress - warmup) / max(1 - warmup, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * decay_progress))
 
 
 def copy_weights(model: nn.Module) -> Weights:

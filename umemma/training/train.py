@@ -26,7 +26,7 @@ from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
 from umemma.models.saved_model import InferenceMetadata
 from umemma.system.log import make_progress
-from umemma.training import feature_cache, linear_probe
+from umemma.training import feature_cache, linear_probe, pooling
 from umemma.training.early_stopping import Validation
 from umemma.training.optimizer import Optimizer
 from umemma.training.reproducibility import explain_nondeterminism
@@ -116,10 +116,12 @@ def train_model(
     cache_folder: Path,
     device: torch.device,
     title: str,
+    pooled: bool = False,
 ) -> TrainResult:
     """Train the model of `step` and leave it with its best weights.
 
-    Without a `run` it is only validated. Validation weighs the missing patterns as the step does.
+    pooled: whether the heads that it starts from are first weighted on validation. Without a `run`
+    it is only validated. Validation weighs the missing patterns as the step does.
     UserError if there is only one class to learn, for a kernel that can't repeat where it has to,
     and as `fit`.
     """
@@ -145,6 +147,8 @@ def train_model(
         splits = stay.enter_context(cached)
 
         # 2. Train.
+        if pooled:
+            pooling.pool_heads(model, splits["val"], batch_size, device)
         pattern_weights = step.pattern_weights
         validation = make_validation(model, splits["val"], pattern_weights, batch_size, device)
         if run:

@@ -57,7 +57,8 @@ def fit(
 ) -> list[MetricRow]:
     """Train the model of `optimizer`, a part of `step`, in place; it ends with its best weights.
 
-    The best weights are those of the epoch with the best validation score (ties: lower loss).
+    The best weights are those of the epoch with the best validation score (ties: lower loss). With
+    training.keep_start the start counts as epoch 0.
     Returns the metrics. UserError when the loss is not finite, for a batch size below the number of
     processes, and, after a checkpoint, when the process is told to stop (SIGTERM, Ctrl-C).
     """
@@ -67,6 +68,8 @@ def fit(
     # 1. Resume from the latest checkpoint, or start from scratch.
     trainer.resume()
     trainer.distribute()
+    if training.keep_start and trainer.state.step == 0:
+        trainer.validate_start(validation)
     if validation.mean_over:
         logger.info(f"{title}: the validation {validation.metric} is a {validation.mean_over}")
 
@@ -279,6 +282,14 @@ class Trainer:
         tensors |= add_prefix(self.early_stopping.best_weights, "best")
         self.run.save_checkpoint(tensors, state)
 
+    def validate_start(self, validation: Validation) -> None:
+        """Validate the weights that training starts from; they count as those of epoch 0."""
+        scores = validation.run()
+        self.early_stopping.update(0, scores, self.model)
+        self.state.epoch = 0
+        self._record("val", scores)
+        self.state.epoch = 1
+
     def validate_epoch(self, validation: Validation, speed: Mapping[str, float]) -> str:
         """End the epoch: validate the (averaged) weights and keep them if they are the best.
 
@@ -300,9 +311,12 @@ class Trainer:
             f"peak {speed['peak_gib']:.2f} GiB"
         )
         note = f"loss {loss:.3f}, validation {validation.metric} {100 * scores['score']:.1f} %"
-        if self.early_stopping.best_epoch not in (0, epoch):
-            best = self.early_stopping.best[0]
-            note += f" (best {100 * best:.1f} % in epoch {self.early_stopping.best_epoch})"
+        best_epoch = self.early_stopping.best_epoch
+        if best_epoch != epoch:
+            place = f"in epoch {best_epoch}"
+            if best_epoch == 0:
+                place = "at the start"
+            note += f" (best {100 * self.early_stopping.best[0]:.1f} % {place})"
         self.state.epoch += 1
         self.state.batch = 0
         self.loss_sum = LossSum(self.device)
@@ -314,10 +328,11 @@ class Trainer:
         score = f"{validation.metric} {100 * self.early_stopping.best[0]:.1f} %"
         if validation.mean_over:
             score += f" ({validation.mean_over})"
-        logger.info(
-            f"{self.title}: best of {self.state.epoch - 1} epochs is "
-            f"{self.early_stopping.best_epoch}, validation {score}"
-        )
+        best_epoch = self.early_stopping.best_epoch
+        best = f"best of {self.state.epoch - 1} epochs is {best_epoch}"
+        if best_epoch == 0:
+            best = "no epoch is better than the start, which is kept"
+        logger.info(f"{self.title}: {best}, validation {score}")
         return self.state.figures
 
     def _record(

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from torch import nn
 from torchvision import models
@@ -133,23 +132,45 @@ def test_one_layer_is_not_loaded_into_two():
     assert list(rename_by_order(state, module, "here")) == ["0.weight", "1.bias"]
 
 
-def test_linear_layers_are_not_loaded_by_order():
-    published = timm.create_model("test_vit")
-    state = {f"net.{key}": value for key, value in published.state_dict().items()}
-    module, _ = encoders.build("timm:test_vit", "image", ImageInput(size=160))
+def test_linear_layers_are_not_loaded_by_order(messages):
+    spec = ImageInput(size=160)
+    module, _ = encoders.build("timm:test_vit", "image", spec)
+    state = {f"net.{key}": value for key, value in module.state_dict().items()}
+    path = save_state(state, "vit.pth")
     with pytest.raises(UserError, match="not the weights of this encoder"):
-        encoders.load_weights(
-            module, "timm:test_vit", "image", ImageInput(size=160), save_state(state, "vit.pth")
-        )
+        encoders.load_weights(module, "timm:test_vit", "image", spec, path)
+    assert not messages
+
+
+TWINS = """
+from torch import nn
+from umemma.types import ImageInput
+def twins():
+    first, second = (nn.Conv2d(3, 3, 1, bias=False) for _ in range(2))
+    return nn.Sequential(first, second), 3, ImageInput(size=1)
+"""
 
 
 def test_a_file_that_sorts_its_tensors_is_not_loaded_by_order():
+    Path("my_twins.py").write_text(TWINS)
+    name = "import:my_twins:twins"
+    spec = ImageInput(size=1)
+    module, _ = encoders.build(name, "image", spec)
+    state = {"stem.weight": torch.rand(3, 3, 1, 1), "body.weight": torch.rand(3, 3, 1, 1)}
+    with pytest.raises(UserError, match="not the weights of this encoder"):
+        encoders.load_weights(module, name, "image", spec, save_state(state, "twins.safetensors"))
+    encoders.load_weights(module, name, "image", spec, save_state(state, "twins.pt"))
+    assert torch.equal(module[0].weight, state["stem.weight"])
+    assert torch.equal(module[1].weight, state["body.weight"])
+    sys.modules.pop("my_twins")
+
+
+def test_torchvision_s_names_without_their_order_are_refused_with_their_family():
     state = models.mobilenet_v2(weights=None).state_dict()
     module, _ = encoders.build("timm:mobilenetv2_100", "image", SPEC)
+    path = save_state(state, "some.safetensors")
     with pytest.raises(UserError, match="are those of torchvision: name torchvision:MODEL"):
-        encoders.load_weights(
-            module, "timm:mobilenetv2_100", "image", SPEC, save_state(state, "some.safetensors")
-        )
+        encoders.load_weights(module, "timm:mobilenetv2_100", "image", SPEC, path)
 
 
 @pytest.mark.parametrize(

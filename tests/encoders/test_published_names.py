@@ -118,6 +118,12 @@ def test_what_does_not_correspond_one_to_one_is_left_as_it_is(change, messages):
         weights.load_state(module, state, "here")
 
 
+def test_a_name_of_another_place_is_not_renamed():
+    module = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False))
+    state = {"1.weight": torch.rand(3, 3, 1, 1), "2.weight": torch.rand(3, 3, 1, 1)}
+    assert rename_by_order(state, module, "here") is state
+
+
 class Shift(nn.Module):
     def __init__(self):
         super().__init__()

@@ -51,8 +51,8 @@ def rename_by_order(state: dict[str, Tensor], module: nn.Module, where: str) -> 
     """Return the state in the module's names if both are the same network by order and shapes.
 
     Every tensor of the one, without the classifier, has to correspond to one of the other: the same
-    place, shape and last component of the name, and the same neighbours in its layer. Otherwise the
-    state returns as it is. Where the module has linear layers nothing is renamed: the query, key
+    place, shape and last component of the name, and the same neighbours in its layer; and no name may
+    be that of another place. Otherwise the state returns as it is. Where the module has linear layers nothing is renamed: the query, key
     and value of an attention have the same shape, and libraries order them differently. The first
     convolution may have another number of input channels.
     """
@@ -68,6 +68,8 @@ def rename_by_order(state: dict[str, Tensor], module: nn.Module, where: str) -> 
         layer, _, kind = key.rpartition(".")
         published_layer, _, published_kind = name.rpartition(".")
         same_layer = layers.setdefault(layer, published_layer) == published_layer
+        if name in expected and name != key:  # the name is that of another place
+            return state
         tensor = published[name]
         shape = tensor.shape
         if not renamed and tensor.ndim == 4:

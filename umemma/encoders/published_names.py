@@ -51,10 +51,12 @@ def rename_by_order(state: dict[str, Tensor], module: nn.Module, where: str) -> 
     """Return the state in the module's names if both are the same network by order and shapes.
 
     Every tensor of the one, without the classifier, has to correspond to one of the other: the same
-    place, shape and last component of the name, and the same neighbours in its layer; and no name may
-    be that of another place. Otherwise the state returns as it is. Where the module has linear layers nothing is renamed: the query, key
-    and value of an attention have the same shape, and libraries order them differently. The first
-    convolution may have another number of input channels.
+    place, shape and last component of the name, and the same neighbours in its layer. No name may
+    be that of another place. Otherwise the state returns as it is. The first convolution may have
+    another number of input channels.
+
+    Where the module has linear layers nothing is renamed: the query, key and value of an attention
+    have the same shape, and libraries order them differently.
     """
     expected = remove_counters(module.state_dict())
     published = remove_counters(remove_classifier(state, module))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 
@@ -21,6 +22,7 @@ def test_the_listing_shows_small_families_in_full_and_large_ones_by_a_line(tmp_p
         "open_clip",
         "timm",
         "torchaudio",
+        "torchvision",
     }
     assert re.search(r"timm: 1,\d\d\d models, for audio, image", "\n".join(notes))
 
@@ -49,3 +51,22 @@ def test_the_listing_finds_names_and_weights_at_hand(tmp_path, monkeypatch):
     for pattern in ("timm:nothing_of_the_kind", "nothing_of_the_kind"):
         with pytest.raises(UserError, match="no encoder matches"):
             list_encoders(pattern)
+
+
+def test_the_listing_shows_a_folder_and_an_encoder_of_one_s_own(bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list_encoders("hf:bert") == (
+        [("hf:bert", "text", 8, "16 tokens", "yes: bert/model.safetensors")],
+        [],
+    )
+    with pytest.raises(UserError, match=r"no (tokenizer|config)"):
+        list_encoders("hf:nowhere")
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "from umemma.types import TextInput\n"
+        "def words():\n"
+        "    return nn.Embedding(9, 5), 5, TextInput(length=7)\n"
+    )
+    (row,), _ = list_encoders("import:mine:words")
+    assert (row.width, row.input, row.weights) == (5, "7 tokens", "none needed")
+    sys.modules.pop("mine")

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from toys.encoders import save_state
 from toys.project import ROOT
 
 from umemma import config, encoders
@@ -20,6 +21,8 @@ def tiny():
     return nn.Flatten(), 12, ImageInput(size=2)
 def wrong():
     return nn.Flatten(), 12
+def conv():
+    return nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten()), 4, ImageInput(size=2)
 number = 3
 """
 
@@ -80,3 +83,18 @@ def test_the_page_shows_an_encoder_of_one_s_own_that_works(tmp_path, monkeypatch
     module, width = encoders.build(encoder.name, "image", spec)
     assert module(torch.rand(2, spec.channels, spec.size, spec.size)).shape == (2, width)
     sys.modules.pop("my_encoder")
+
+
+@pytest.mark.usefixtures("mine")
+def test_weights_of_an_encoder_of_one_s_own_may_hold_a_classifier(messages):
+    spec = ImageInput(size=2)
+    module, _ = encoders.build("import:mine:conv", "image", spec)
+    state = {key: torch.rand(value.shape) for key, value in module.state_dict().items()}
+    classifier = {"classifier.weight": torch.ones(2, 4), "classifier.bias": torch.ones(2)}
+    path = save_state({**state, **classifier}, "mine.pt")
+    encoders.load_weights(module, "import:mine:conv", "image", spec, path)
+    assert torch.equal(module[0].weight, state["0.weight"])
+    assert "left out: classifier.weight, classifier.bias" in "".join(messages)
+    path = save_state({"0.weight": state["0.weight"], **classifier}, "less.pt")
+    with pytest.raises(UserError, match=r"missing: 0\.bias; unexpected: classifier\.bias"):
+        encoders.load_weights(module, "import:mine:conv", "image", spec, path)

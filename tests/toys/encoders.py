@@ -23,3 +23,12 @@ def compute_same(left: nn.Module, right: nn.Module, *shape: int) -> bool:
     x = torch.randint(1, 10, shape) if len(shape) == 2 else torch.rand(shape)
     with torch.no_grad():
         return torch.allclose(left.eval()(x), right.eval()(x), atol=1e-5)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Give every tensor of a module random values, with which no two layers are alike."""
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if name.endswith(("running_var", "running_mean")) or tensor.ndim == 1:
+                tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    return module

@@ -13,6 +13,9 @@ and, where PRETRAINED,
 
 source(variant) -> Upstream             where its weights are published. NotServed with the reason
                                         where they are not
+
+and, where it reads state dicts other than the module's own,
+
 convert(state, module, variant, spec) -> state      a published state dict in the module's names
 
 The functions below do the same for a whole name, `family:variant`.
@@ -41,6 +44,7 @@ FAMILIES = {
     "text": "umemma.encoders.text",
     "timm": "umemma.encoders.timm",
     "torchaudio": "umemma.encoders.torchaudio",
+    "torchvision": "umemma.encoders.torchvision",
 }
 # The families that have too many variants to list: each is listed in one line, with these examples.
 EXAMPLES = {
@@ -49,6 +53,7 @@ EXAMPLES = {
     "open_clip": "open_clip:ViT-B-32@laion2b_s34b_b79k",
     "timm": "timm:resnet18 and timm:vit_small_patch16_224",
     "torchaudio": "torchaudio:WAV2VEC2_BASE and torchaudio:HUBERT_BASE",
+    "torchvision": "torchvision:resnet18 and torchvision:mobilenet_v2",
 }
 
 
@@ -129,18 +134,22 @@ def load_weights(module: nn.Module, name: str, modality: str, spec: InputSpec, p
     file that can't be read safely, and for weights of another encoder.
     """
     from umemma.encoders.frame_pooling import OverFrames
+    from umemma.encoders.published_names import rename_by_order
     from umemma.encoders.weights import fits, load_state, read_state
 
     family, variant = _find_family(name, modality)
     state = read_state(path)
+    where = f"{path} for {name}"
     if not fits(module, state):
         if isinstance(module, OverFrames) and isinstance(spec, VideoInput):
             # The weights are those of the image encoder; the pooling over time stays fresh.
             module = module.encoder
             spec = spec.picture
-        if family.PRETRAINED:
+        if path.suffix != ".safetensors":  # which sorts its tensors by name
+            state = rename_by_order(state, module, where)
+        if hasattr(family, "convert"):
             state = family.convert(state, module, variant, spec)
-    load_state(module, state, f"{path} for {name}")
+    load_state(module, state, where)
 
 
 def add_lora(module: nn.Module, rank: int, alpha: float, dropout: float) -> None:

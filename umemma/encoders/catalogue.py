@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import importlib
 from collections.abc import Iterator
@@ -40,6 +41,10 @@ def list_encoders(pattern: str = "", modality: str = "") -> tuple[list[Row], lis
     matches: list[tuple[str, str]] = []
     notes: list[str] = []
     for family, module in _match_families(pattern, modality):
+        variant = pattern.partition(":")[2]
+        if module.names() is None and variant and not _is_wildcard(pattern):
+            matches.append((family, variant))
+            continue
         variants = _list_variants(module, pattern)
         if _is_note(family, pattern, variants):
             notes.append(_describe_family(family, module, variants))
@@ -75,6 +80,10 @@ def _list_variants(module: ModuleType, pattern: str) -> list[str]:
     return [variant for variant in module.names() or () if with_tags or not _has_tag(variant)]
 
 
+def _is_wildcard(pattern: str) -> bool:
+    return any(character in pattern for character in "*?[")
+
+
 def _has_tag(name: str) -> bool:
     return "@" in name or "." in name
 
@@ -94,14 +103,25 @@ def _describe_family(family: str, module: ModuleType, variants: list[str]) -> st
 
 def _make_row(family: str, variant: str) -> Row:
     module = importlib.import_module(FAMILIES[family])
-    first = next(m for m in ("image", "text", "audio") if m in module.MODALITIES)
     return Row(
         f"{family}:{variant}",
         ", ".join(module.MODALITIES),
         module.width(variant),
-        _describe_input(module.input_spec(variant, first)),
+        _describe_input(_find_input(module, variant)),
         _describe_weights(module, family, variant),
     )
+
+
+def _find_input(module: ModuleType, variant: str) -> InputSpec:
+    """Return the input for the first modality that the encoder serves."""
+    modalities = [m for m in ("image", "text", "audio", "video") if m in module.MODALITIES]
+    for modality in modalities[:-1]:
+        # An encoder of a user serves one kind of input out of all.
+        with contextlib.suppress(UserError):
+            spec: InputSpec = module.input_spec(variant, modality)
+            return spec
+    spec = module.input_spec(variant, modalities[-1])
+    return spec
 
 
 def _describe_input(spec: InputSpec) -> str:

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from loguru import logger
+from torch import Tensor, nn
 
+from umemma.encoders.published_names import remove_counters, shorten_keys
 from umemma.errors import UserError, unknown_name
 from umemma.types import AudioInput, ImageInput, InputSpec, TextInput, VideoInput, WaveInput
 
@@ -52,6 +54,30 @@ def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
 def width(variant: str) -> int:
     _, width, _ = _call_function(variant)
     return width
+
+
+def convert(
+    state: dict[str, Tensor],
+    module: nn.Module,
+    variant: str,
+    spec: InputSpec,
+) -> dict[str, Tensor]:
+    """Leave out what the module lacks, such as a classifier, and warn with its names.
+
+    Where the state does not hold all of the module, it returns as it is: the error of loading lists
+    what differs.
+    """
+    expected = module.state_dict()
+    extra_keys = [key for key in state if key not in expected]
+    is_complete = remove_counters(expected).keys() <= state.keys()
+    if not extra_keys or not is_complete:
+        return state
+    logger.warning(
+        "import:{}: its weights hold what the encoder lacks, which is left out: {}",
+        variant,
+        shorten_keys(extra_keys),
+    )
+    return {key: tensor for key, tensor in state.items() if key in expected}
 
 
 def _call_function(variant: str) -> tuple[nn.Module, int, InputSpec]:

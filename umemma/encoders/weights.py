@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from umemma.encoders.published_names import describe_library, shorten_keys
 from umemma.errors import UserError
 from umemma.system.http import NotServed, fetch_http
 from umemma.types import Source
@@ -36,8 +37,13 @@ UNREADABLE = (
     TypeError,
     ValueError,
 )
-MAX_KEYS_SHOWN = 6  # of each kind in an error
 HINT = "Use a .safetensors file, or a torch file that holds nothing but tensors."
+# Of a whole pickled model: umemma never unpickles, and who trusts the file can.
+PICKLE_HINT = (
+    f"{HINT} If you trust the file, convert it where the code of its model is installed: "
+    """python -c "import torch; torch.save(torch.load('{path}', weights_only=False)"""
+    """.state_dict(), '{converted}')\""""
+)
 
 
 class Upstream(NamedTuple):
@@ -160,7 +166,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(f"can't be read: {error.strerror}", str(path), HINT) from None
     except UNREADABLE as error:
         reason = _join_lines(error).split(". ")[0]
-        raise UserError(f"can't be loaded safely as weights: {reason}", str(path), HINT) from None
+        hint = HINT
+        if isinstance(error, pickle.UnpicklingError) and path.suffix != ".safetensors":
+            converted = path.with_name(f"{path.stem}-state.pt")
+            hint = PICKLE_HINT.format(path=path, converted=converted)
+        raise UserError(f"can't be loaded safely as weights: {reason}", str(path), hint) from None
     state = _find_state(content)
     if not state:
         raise UserError("holds no weights", str(path), HINT)
@@ -240,24 +250,18 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> No
         missing, unexpected = module.load_state_dict(state, strict=False)
     differences: list[str] = []
     if missing:
-        differences.append(f"missing: {_shorten(sorted(missing))}")
+        differences.append(f"missing: {shorten_keys(sorted(missing))}")
     if unexpected:
-        differences.append(f"unexpected: {_shorten(sorted(unexpected))}")
+        differences.append(f"unexpected: {shorten_keys(sorted(unexpected))}")
     if shapes:
-        differences.append(f"other shape: {_shorten(shapes)}")
+        differences.append(f"other shape: {shorten_keys(shapes)}")
     if differences:
         what = f"these are not the weights of this encoder; {'; '.join(differences)}"
         hint = (
-            "Name the weights of exactly this encoder, or train from scratch with `weights: none`."
+            f"{describe_library(state)}Name the weights of exactly this encoder, or train from "
+            "scratch with `weights: none`."
         )
         raise UserError(what, where, hint)
-
-
-def _shorten(keys: list[str]) -> str:
-    text = ", ".join(keys[:MAX_KEYS_SHOWN])
-    if len(keys) > MAX_KEYS_SHOWN:
-        text += f" and {len(keys) - MAX_KEYS_SHOWN:,} more"
-    return text
 
 
 def _join_lines(error: Exception) -> str:

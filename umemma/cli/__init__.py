@@ -11,6 +11,7 @@ SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -69,6 +70,7 @@ _add("encoders", LOOK, use.list_encoders)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A UserError becomes one message on stderr and its exit status."""
+    _let_threads_sleep()
     try:
         app(arguments)
     except UserError as error:
@@ -77,6 +79,16 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_status)
     finally:
         distributed.shutdown()
+
+
+def _let_threads_sleep() -> None:
+    """Make the threads of OpenMP wait for work without using a core.
+
+    By default they spin. While another program uses one of the cores, a step then takes many times
+    as long. OpenMP reads this when torch is imported, so it is set before that, and only by the
+    command line; what the user has set stays, GOMP_SPINCOUNT included, which OpenMP puts first.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _print_version(requested: bool) -> None:

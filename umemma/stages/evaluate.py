@@ -250,7 +250,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     names = sorted(params.modalities)
     encoders = {m: params.encoder(m) for m in names}
     specs = factory.input_specs(encoders)
-    device = prepare(params.seed, "evaluate", deterministic=params.machine.deterministic)
+    device = prepare(params.seed, "evaluate", machine=params.machine)
 
     # 1. Load the models, each with the patterns that it predicts.
     model = factory.build(encoders, specs, index.classes, params.finetune.absent)

@@ -22,11 +22,13 @@ from umemma.system.seeds import derive
 DEBUG_MODES = {True: "error", "warn": "warn", False: "default"}  # of machine.deterministic
 
 
-def prepare(seed: int, *names: str, machine: Machine = Machine()) -> torch.device:
+def prepare(seed: int, *names: str, machine: Machine | None = None) -> torch.device:
     """Join the other processes, seed torch, request deterministic kernels and return the device.
 
-    The seed of torch serves what can't be handed a generator, such as initial weights.
+    The seed of torch serves what can't be handed a generator, such as initial weights. machine:
+    None = the default settings.
     """
+    machine = machine or Machine()
     _set_threads(machine.threads)
     # Without a fixed workspace cuBLAS is not deterministic.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,4 +1,4 @@
-"""The evaluation of frozen encoders: their features are cached, and the predictions are the same."""
+"""Evaluation with frozen encoders: cached features, and the same predictions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys.project import quick
 from torch import nn
+from toys.project import quick
 
 from umemma.config import Params
 from umemma.encoders.cnn import SmallCNN

@@ -72,3 +72,17 @@ def test_the_processes_of_a_machine_divide_its_cores(groups, monkeypatch):
     assert cores.count_cores_of_process() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
     assert cores.count_cores_of_process() == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "added"),
+    [
+        ({}, {"GOMP_SPINCOUNT": str(cores.SPINS)}),
+        ({"GOMP_SPINCOUNT": "7"}, {}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {}),
+    ],
+)
+def test_how_threads_wait_is_only_set_where_the_user_does_not_say(environment, added):
+    changed = dict(environment)
+    cores.limit_spinning(changed)
+    assert changed == environment | added

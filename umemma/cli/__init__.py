@@ -22,6 +22,7 @@ from umemma._version import __version__
 from umemma.cli import data, train, use
 from umemma.errors import UserError
 from umemma.system import distributed
+from umemma.system.cores import limit_spinning
 
 DATA = "Data"
 TRAIN = "Train and evaluate"
@@ -70,7 +71,7 @@ _add("encoders", LOOK, use.list_encoders)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A UserError becomes one message on stderr and its exit status."""
-    _let_threads_sleep()
+    limit_spinning(os.environ)  # before torch is imported
     try:
         app(arguments)
     except UserError as error:
@@ -79,16 +80,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_status)
     finally:
         distributed.shutdown()
-
-
-def _let_threads_sleep() -> None:
-    """Make the threads of OpenMP wait for work without using a core.
-
-    By default they spin. While another program uses one of the cores, a step then takes many times
-    as long. OpenMP reads this when torch is imported, so it is set before that, and only by the
-    command line; what the user has set stays, GOMP_SPINCOUNT included, which OpenMP puts first.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _print_version(requested: bool) -> None:

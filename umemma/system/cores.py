@@ -1,4 +1,4 @@
-"""How many cores this process may use.
+"""How many cores this process may use, and how its threads wait for one another.
 
 Whatever chooses a number of threads or of processes asks here, so that the affinity of the process
 (taskset, Slurm) and a CPU quota (a container, systemd) hold for all of it.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 PROCESS_GROUPS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
+SPINS = 6000  # about 0.2 ms; `benchmarks/busy.py` compares numbers
 
 
 def count_cores() -> int:
@@ -31,6 +32,17 @@ def count_cores_of_process() -> int:
     of_slurm = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", of_slurm))
     return max(1, count_cores() // processes)
+
+
+def limit_spinning(environment: MutableMapping[str, str]) -> None:
+    """Make a thread of GNU OpenMP that waits for others sleep after SPINS turns of its loop.
+
+    By default it takes 300,000. While another program uses a core, each of the many short
+    computations of a step can then waste a millisecond of the cores that are left. OpenMP reads
+    this when torch is imported. What the user has set stays. No result depends on it.
+    """
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 def _list_quotas() -> Iterator[float]:

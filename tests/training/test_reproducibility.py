@@ -70,7 +70,7 @@ def thread_counts(monkeypatch) -> list[int]:
 def test_torch_computes_with_the_cores_that_the_process_may_use(
     monkeypatch, thread_counts, setting, cores, threads
 ):
-    monkeypatch.setattr(reproducibility, "count_cores_of_process", lambda: cores)
+    monkeypatch.setattr(reproducibility, "count_cores", lambda: cores)
     reproducibility.prepare(0, "toy", machine=Machine(threads=setting))
     assert thread_counts == [threads]
 

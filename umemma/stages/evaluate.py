@@ -2,7 +2,7 @@
 
 `run` makes one encoder pass over the split and writes everything, or takes the cached features of
 frozen encoders; `ask` answers a single question from the kept predictions, without torch, and
-writes nothing.
+writes no result.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import torch
 from umemma.config import Machine
 from umemma.errors import UserError
 from umemma.system import distributed
-from umemma.system.cores import count_cores_of_process
+from umemma.system.cores import count_cores
 from umemma.system.seeds import derive
 
 DEBUG_MODES = {True: "error", "warn": "warn", False: "default"}  # of machine.deterministic
@@ -48,7 +48,7 @@ def _set_threads(threads: int | None) -> None:
     """
     if "OMP_NUM_THREADS" in os.environ:
         return
-    torch.set_num_threads(threads or min(_count_threads_of_torch(), count_cores_of_process()))
+    torch.set_num_threads(threads or min(_count_threads_of_torch(), count_cores()))
 
 
 @functools.cache

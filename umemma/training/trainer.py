@@ -11,7 +11,6 @@ import contextlib
 import math
 import resource
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 

@@ -44,7 +44,7 @@ EPOCHS = 4
 TRAIN_SAMPLES = 3234
 LARGE_MEMORY = 1000.0  # GiB: everything stays in memory
 PROCESS_EPOCHS = 8
-SPEED = re.compile(r"DEBUG.* ([\d,]+)/s, ")
+SPEED = re.compile(r"DEBUG.* ([\d,]+) samples/s, ")
 
 
 def main() -> None:

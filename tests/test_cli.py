@@ -14,6 +14,7 @@ import umemma
 from umemma import cli
 from umemma.presets import PRESETS
 from umemma.stages import finetune, pretrain
+from umemma.system import cores
 
 COMMANDS = [
     "download",
@@ -177,3 +178,15 @@ def test_shell_completion(tmp_path):
         COMP_CWORD="1",
     )
     assert "finetune-ensemble" in done.stdout
+
+
+@pytest.mark.slow
+def test_openmp_starts_with_what_the_command_line_sets(tmp_path):
+    done = run("export", "--model", "nothing", folder=tmp_path, OMP_DISPLAY_ENV="VERBOSE")
+    assert f"GOMP_SPINCOUNT = '{cores.SPINS}'" in done.stderr
+    assert "not there yet" in done.stderr
+
+
+def test_importing_umemma_sets_no_environment(tmp_path):
+    code = "import os; before = dict(os.environ); import umemma.cli; assert os.environ == before"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

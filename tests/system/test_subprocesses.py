@@ -40,6 +40,18 @@ def test_jobs_run_beside_one_another_and_a_failed_one_stops_only_itself(tmp_path
     assert log.read_text() == f"4 {max(1, len(os.sched_getaffinity(0)) // 2)}\n"
 
 
+@pytest.mark.parametrize(("threads", "expected"), [(None, 4), (3, 3), (9, 4)])
+def test_a_job_has_its_share_of_the_cores_or_fewer_threads(
+    tmp_path, monkeypatch, threads, expected
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(subprocesses, "count_cores", lambda: 8)
+    log = tmp_path / "log.txt"
+    job = shell('echo "$OMP_NUM_THREADS"', log=log)
+    list(subprocesses.run({"one": job}, 2, threads=threads))
+    assert log.read_text() == f"{expected}\n"
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
 )

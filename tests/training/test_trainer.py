@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from umemma.data.loader import LoadedSplit
 from umemma.errors import UserError
 from umemma.missing import normalize_pattern_weights
 from umemma.models.late_fusion import LateFusion
+from umemma.system import clock
 from umemma.training.early_stopping import Validation
 from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import MetricRow, Run, format_csv
@@ -260,3 +262,20 @@ def test_each_epoch_says_its_loss_and_what_its_score_is(tmp_path, messages):
 def test_the_score_of_the_complete_pattern_is_no_mean(tmp_path, messages):
     train_complete(toy_model(), toy_split(), Run(tmp_path, "toy"), epochs=1)
     assert "mean over" not in "".join(messages)
+
+
+def test_a_training_says_once_that_other_programs_use_its_cores(tmp_path, monkeypatch, messages):
+    monkeypatch.setattr(clock, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+
+    def sleep(module: nn.Module, arguments: tuple[Batch]) -> None:
+        time.sleep(0.02)
+
+    train(tmp_path / "a", hook=sleep, epochs=3)
+    (note,) = [message for message in messages if "other programs" in message]
+    assert "machine.threads=" in note
+
+    messages.clear()
+    monkeypatch.setattr(clock, "MIN_CORE_SHARE", 0.0)
+    train(tmp_path / "b", hook=sleep, epochs=3)
+    assert not [message for message in messages if "other programs" in message]

@@ -11,6 +11,7 @@ SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -21,6 +22,7 @@ from umemma._version import __version__
 from umemma.cli import data, train, use
 from umemma.errors import UserError
 from umemma.system import distributed
+from umemma.system.cores import limit_spinning
 
 DATA = "Data"
 TRAIN = "Train and evaluate"
@@ -69,6 +71,7 @@ _add("encoders", LOOK, use.list_encoders)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A UserError becomes one message on stderr and its exit status."""
+    limit_spinning(os.environ)  # before torch is imported
     try:
         app(arguments)
     except UserError as error:

@@ -125,7 +125,7 @@ def evaluate_missing(
 
     Creates: results/<dataset>/ report.html, report.md, metrics.json, information.json,
     grid.parquet, predictions.parquet, information.csv, robustness.csv, robustness.png,
-    per_class.csv, confusion.csv.
+    per_class.csv, confusion.csv; runs/<dataset>/features/ of frozen encoders.
     """
     settings = start("evaluate-missing", params, set_)
     from umemma.reports import terminal

@@ -154,6 +154,8 @@ class Machine(Plain):
     memory: GiB of decoded samples of a split that a process may cache. The samples of a larger
         split are decoded for each batch.
     workers: processes that decode, per training process; null chooses the number automatically.
+    threads: threads that compute, per training process; null uses the cores that the process may
+        use. OMP_NUM_THREADS in the environment wins over it. Another number rounds differently.
     checkpoint: seconds between checkpoints.
     keep: how many checkpoints to keep.
     deterministic: true uses only kernels that repeat to the bit; warn also uses others, with a
@@ -163,6 +165,7 @@ class Machine(Plain):
 
     memory: NonNegativeFloat = 4.0
     workers: NonNegativeInt | None = None
+    threads: PositiveInt | None = None
     checkpoint: NonNegativeFloat = 60.0
     keep: PositiveInt = 2
     deterministic: bool | Literal["warn"] = True

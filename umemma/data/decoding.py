@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import os
 import signal
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from umemma import modalities
 from umemma.data import shard_reader
 from umemma.errors import UserError
+from umemma.system.cores import count_cores_of_process
 from umemma.types import InputSpec, Record, Span
 
 PREFETCH = 4  # batches that each worker decodes ahead
@@ -210,15 +210,8 @@ def choose_workers(dataset: SampleDataset, workers: int | None) -> int:
         dataset[i]
     seconds = (time.perf_counter() - started) / len(trials) * total
     if seconds > WORTH:
-        return count_cores()
+        return count_cores_of_process()
     return 0
-
-
-def count_cores() -> int:
-    """Return the cores of this machine for each of its training processes."""
-    of_slurm = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", of_slurm))
-    return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def defer_signals(worker: int) -> None:

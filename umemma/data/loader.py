@@ -22,11 +22,12 @@ from torch import Tensor
 
 from umemma import modalities
 from umemma.data import shard_reader
-from umemma.data.decoding import BatchStream, SampleDataset, choose_workers, count_cores
+from umemma.data.decoding import BatchStream, SampleDataset, choose_workers
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.missing import draw_training_absences
 from umemma.system import distributed
+from umemma.system.cores import count_cores_of_process
 from umemma.system.seeds import hash_keys, mix
 from umemma.types import Batch, InputSpec, Plain, Record
 
@@ -201,7 +202,7 @@ def load_split(
     if rest:
         workers = options.workers
         if workers is None and not fits:  # decoded again in every epoch
-            workers = count_cores()
+            workers = count_cores_of_process()
         stream = _make_stream(SampleDataset(records, rest, where), workers, stay)
     return LoadedSplit(
         in_memory,

@@ -124,7 +124,7 @@ def _run_experiments(
         complete = len(selected) - len(todo)
         logger.info(f"{complete} of {len(selected)} experiments are complete already.")
     work = {str(experiment): _run_experiment(inputs, experiment) for experiment in ready}
-    return failed | _run_jobs(work, jobs)
+    return failed | _run_jobs(inputs, work, jobs)
 
 
 def _pretrain_all(
@@ -140,10 +140,11 @@ def _pretrain_all(
             name = f"{m} alone, seed {experiment.seed}, {experiment.train}"
             if name not in work and not _is_pretrained(inputs, experiment, m):
                 work[name] = _pretrain(inputs, experiment, m)
-    return _run_jobs(work, jobs)
+    return _run_jobs(inputs, work, jobs)
 
 
 def _run_jobs(
+    inputs: Inputs,
     work: Mapping[str, Job],
     width: int,
 ) -> dict[str, UserError]:
@@ -157,6 +158,7 @@ def _run_jobs(
             work,
             width,
             devices,
+            inputs.params.machine.threads,
         ),
         1,
     ):

@@ -1,7 +1,8 @@
 """evaluate-missing: what is left when modalities go missing -> results/<dataset>/.
 
-`run` makes one encoder pass over the split and writes everything; `ask` answers a single question
-from the kept predictions, without torch, and writes nothing.
+`run` makes one encoder pass over the split and writes everything, or takes the cached features of
+frozen encoders; `ask` answers a single question from the kept predictions, without torch, and
+writes no result.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from loguru import logger
 
-from umemma.config import Params
+from umemma.config import Params, Training
 from umemma.data import shard_reader
 from umemma.data.storage import Store
 from umemma.errors import UserError
@@ -40,6 +41,13 @@ from umemma.system import distributed
 from umemma.system.files import new_files
 from umemma.types import format_pattern
 from umemma.validation import fingerprint
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from umemma.data.loader import LoadedSplit
+    from umemma.models.late_fusion import LateFusion
 
 PREDICTIONS = "predictions.parquet"
 ENSEMBLE = "Run: umemma finetune-ensemble"
@@ -233,9 +241,9 @@ def _check_inputs(params: Params) -> _Inputs:
 
 
 def _predict(params: Params, inputs: _Inputs) -> Predictions:
-    """Predict the split with the ensemble and each uni-modal model, in one pass.
+    """Predict the split with the ensemble and each uni-modal model, from one pass of the encoders.
 
-    Several processes share the samples.
+    Frozen encoders are replaced by their cached features. Several processes share the samples.
     """
     import torch
 
@@ -248,39 +256,47 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     section = params.evaluate
     index = inputs.index
     names = sorted(params.modalities)
-    encoders = {m: params.encoder(m) for m in names}
-    specs = factory.input_specs(encoders)
-    device = prepare(params.seed, "evaluate", deterministic=params.machine.deterministic)
-
-    # 1. Load the models, each with the patterns that it predicts.
-    model = factory.build(encoders, specs, index.classes, params.finetune.absent)
-    ensemble_settings = params.ensemble_settings(index.fingerprint)
-    saved_model.load(params.paths.ensemble, model, ensemble_settings, ENSEMBLE)
-    model = factory.place_on_device(model, params.finetune, device)
-    models = [(model, torch.from_numpy(make_keep_table(names)))]
-    for m in names:
-        model = factory.build({m: encoders[m]}, {m: specs[m]}, index.classes)
-        settings = params.unimodal_settings(m, index.fingerprint)
-        saved_model.load(params.paths.pretrain(m), model, settings, _name_pretraining(m))
-        model = factory.place_on_device(model, params.pretrain.of(m), device)
-        models.append((model, torch.ones(1, 1, dtype=torch.bool)))
-
-    # 2. Pass the split through all of them.
+    specs = factory.input_specs({m: params.encoder(m) for m in names})
+    device = prepare(params.seed, "evaluate", machine=params.machine)
+    ensemble_model, unimodal_models = _load_models(params, index, device)
     data = DataSource(Store(params.paths.shards), index, specs, params.machine, params.seed)
+    frozen = _find_frozen(params)
     has_probes = len(names) > 1
+    alone = torch.ones(1, 1, dtype=torch.bool)  # the only pattern of a uni-modal model
+    unimodal_logits: dict[str, Tensor] = {}
     with contextlib.ExitStack() as stay, watch_workers(), explain_nondeterminism():
-        split = data.load(section.split, stay, "evaluate")
-        predicted = predict_logits(models, split, section.batch_size, device, has_probes)
-        ensemble_logits, *unimodal_logits = (logits.numpy() for logits in predicted)
+        split = data.load(section.split, stay, "evaluate", once=frozen)
+
+        # 1. The uni-modal models with a frozen encoder, from its features.
+        for m in frozen:
+            model = unimodal_models[m]
+            cached = _cache_features(params, index, model, split.select_modalities([m]), device)
+            on_features = stay.enter_context(cached)
+            (unimodal_logits[m],) = predict_logits(
+                [(model, alone)], on_features, section.batch_size, device
+            )
+
+        # 2. The ensemble, which finds these features in the cache, and the other uni-modal models.
+        cached = _cache_features(params, index, ensemble_model, split, device)
+        trained = [m for m in names if m not in frozen]
+        models = [(ensemble_model, torch.from_numpy(make_keep_table(names)))]
+        for m in trained:
+            models.append((unimodal_models[m], alone))
+        on_features = stay.enter_context(cached)
+        ensemble_logits, *other_logits = predict_logits(
+            models, on_features, section.batch_size, device, has_probes
+        )
+        unimodal_logits.update(zip(trained, other_logits, strict=True))
 
     # 3. Name the tables: (N, S + M, C) of the ensemble's subsets and probes, (N, 1, C) of a model.
     subsets = list_patterns(names)
-    ensemble = {format_pattern(pattern): ensemble_logits[:, s] for s, pattern in enumerate(subsets)}
-    unimodal = {m: logits[:, 0] for m, logits in zip(names, unimodal_logits, strict=True)}
+    tables = ensemble_logits.numpy()
+    unimodal = {m: unimodal_logits[m][:, 0].numpy() for m in names}
+    ensemble = {format_pattern(pattern): tables[:, s] for s, pattern in enumerate(subsets)}
     probes = {}
     if has_probes:
         for i, m in enumerate(names):
-            logits = ensemble_logits[:, len(subsets) + i]
+            logits = tables[:, len(subsets) + i]
             if not np.isnan(logits).all():  # otherwise there was nothing to fit
                 probes[m] = logits
     return Predictions.calibrated(
@@ -291,6 +307,82 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         index.classes,
         inputs.calibration,
     )
+
+
+def _load_models(
+    params: Params,
+    index: shard_reader.Index,
+    device: torch.device,
+) -> tuple[LateFusion, dict[str, LateFusion]]:
+    """Return the ensemble, and {modality: its uni-modal model}."""
+    from umemma.models import factory
+
+    names = sorted(params.modalities)
+    encoders = {m: params.encoder(m) for m in names}
+    specs = factory.input_specs(encoders)
+    ensemble = factory.build(encoders, specs, index.classes, params.finetune.absent)
+    settings = params.ensemble_settings(index.fingerprint)
+    saved_model.load(params.paths.ensemble, ensemble, settings, ENSEMBLE)
+    factory.place_on_device(ensemble, params.finetune, device)
+    unimodal = {}
+    for m in names:
+        model = factory.build({m: encoders[m]}, {m: specs[m]}, index.classes)
+        settings = params.unimodal_settings(m, index.fingerprint)
+        saved_model.load(params.paths.pretrain(m), model, settings, _name_pretraining(m))
+        unimodal[m] = factory.place_on_device(model, params.pretrain.of(m), device)
+    return ensemble, unimodal
+
+
+def _find_frozen(params: Params) -> list[str]:
+    """Return the modalities whose encoder fine-tuning leaves as it is.
+
+    The ensemble and the uni-modal model, and the experiments of a comparison, then mostly have the
+    same encoder, and share its features.
+    """
+    names = sorted(params.modalities)
+    if params.finetune.switches().train != "all":
+        return names
+    return [m for m in names if params.encoder(m).tune == "frozen"]
+
+
+@contextlib.contextmanager
+def _cache_features(
+    params: Params,
+    index: shard_reader.Index,
+    model: LateFusion,
+    split: LoadedSplit,
+    device: torch.device,
+) -> Iterator[LoadedSplit]:
+    """Give the split with cached features in place of the inputs of the model's frozen encoders.
+
+    The features belong to everything that may round differently, so that predictions are the same
+    to the bit without a cache.
+    """
+    from umemma.training.feature_cache import cache_features
+
+    section = params.evaluate
+    training: Training = params.finetune
+    if len(model.modalities) == 1:
+        training = params.pretrain.of(model.modalities[0])
+    sources = {
+        "shards": index.fingerprint,
+        "batch_size": section.batch_size,
+        "processes": distributed.world().size,
+        "device": device.type,
+        "channels_last": training.channels_last,
+        "compile": training.compile,
+    }
+    modalities = [m for m in model.modalities if m in _find_frozen(params)]
+    with cache_features(
+        model,
+        {section.split: split},
+        modalities,
+        params.paths.runs / "features",
+        sources,
+        section.batch_size,
+        device,
+    ) as splits:
+        yield splits[section.split]
 
 
 def _name_pretraining(modality: str) -> str:

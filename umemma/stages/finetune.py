@@ -43,7 +43,7 @@ def run(params: Params, force: bool = False, tensorboard: bool = False) -> float
     pattern_weights = _weigh_patterns(section, switches, list(encoders))
 
     # 2. Find what there is: the weights to start from, or the ensemble itself.
-    device = prepare(params.seed, "finetune", deterministic=params.machine.deterministic)
+    device = prepare(params.seed, "finetune", machine=params.machine)
     start = _find_start(params, data.index, encoders, switches)
     folder = params.paths.ensemble
     if not force:

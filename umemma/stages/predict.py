@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from umemma.models.predict_inputs import Failure
 from umemma.models.predict_table import estimate_rows, open_table
 from umemma.models.predictor import Prediction, Predictor
 from umemma.system import log
+from umemma.system.cores import count_cores
 from umemma.system.files import new_file
 from umemma.types import BrokenPolicy, format_pattern
 
@@ -154,7 +154,7 @@ def _check_paths(manifest: Path, out: Path) -> None:
 
 
 def _choose_workers(rows: int) -> int:
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores()
     if rows < MIN_ROWS_FOR_WORKERS or cores == 1:
         return 0
     return cores

@@ -8,7 +8,6 @@ index is written when no shard is missing.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from umemma.data.shard_writer import write_shard
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.system import executors
+from umemma.system.cores import count_cores
 from umemma.system.log import make_progress
 from umemma.types import DatasetSpec
 from umemma.validation import list_differences, validate
@@ -160,7 +160,7 @@ def _choose_workers(workers: int, plan: _Plan, shard_size: int) -> int:
     """Return how many processes to use: at most one for each shard."""
     if plan.store.url.startswith("memory://"):  # each process has a memory of its own
         return 1
-    wanted = workers or len(os.sched_getaffinity(0))
+    wanted = workers or count_cores()
     return min(wanted, math.ceil(plan.total / shard_size))
 
 

@@ -35,7 +35,7 @@ def run(params: Params, modality: str, force: bool = False, tensorboard: bool = 
     training = params.pretrain.of(modality)
 
     # 2. Find what there is: pretrained weights to start from, or the model itself.
-    device = prepare(params.seed, "pretrain", modality, deterministic=params.machine.deterministic)
+    device = prepare(params.seed, "pretrain", modality, machine=params.machine)
     encoders = {modality: params.encoder(modality)}
     weights = factory.find_weights(encoders)
     started_from = {m: sha256(path) for m, path in weights.items()}

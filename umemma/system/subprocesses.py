@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from umemma.errors import UserError
+from umemma.system.cores import count_cores
 from umemma.system.signals import catch_stop_signals, make_stop_error
 
 
@@ -61,6 +62,7 @@ def run(
     jobs: Mapping[str, Job],
     width: int,
     devices: Sequence[str] = (),
+    threads: int | None = None,
 ) -> Iterator[tuple[str, UserError | None]]:
     """Run `width` jobs at a time, and yield (name, error or None) as each one ends.
 
@@ -69,7 +71,10 @@ def run(
     they get SIGTERM as well (on Linux). The process must have no other children.
 
     devices: the GPUs. The jobs get an equal share of the cores, and in turn one of the GPUs.
+    threads: the most that each job may use of its share, None for all of it.
     """
+    share = max(1, count_cores() // width)
+    threads = min(threads or share, share)
     waiting = deque(jobs.items())
     free_slots = deque(range(width))
     running: dict[int, _Child] = {}
@@ -98,7 +103,7 @@ def run(
                 device = None
                 if devices:
                     device = devices[slot % len(devices)]
-                process = _start(step, width, device)
+                process = _start(step, threads, device)
                 running[process.pid] = _Child(name, job, slot, process)
                 if stops:  # the signal came before this process was in `running`
                     _terminate(process.pid)
@@ -136,13 +141,12 @@ def _measure(child: _Child, status: int, usage: resource.struct_rusage) -> Ended
     return Ended(exit_status, seconds, cpu, usage.ru_maxrss / units_per_gib)
 
 
-def _start(command: Command, width: int, device: str | None) -> subprocess.Popen[bytes]:
+def _start(command: Command, threads: int, device: str | None) -> subprocess.Popen[bytes]:
     """Start a command in a process group of its own.
 
     So Ctrl-C reaches only this process, which then stops the others.
     """
     environment = dict(os.environ)
-    threads = max(1, len(os.sched_getaffinity(0)) // width)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device

@@ -1,8 +1,8 @@
 """The feature cache: the output of frozen encoders, computed once instead of in every epoch.
 
-A frozen encoder whose input is not augmented gives a sample the same feature in every epoch. Cached
-features are files in runs/<dataset>/features/, named by a fingerprint of the encoder, its weights,
-its input and the samples.
+A frozen encoder whose input is not augmented gives a sample the same feature in every epoch, and in
+every evaluation. Cached features are files in runs/<dataset>/features/, named by a fingerprint of
+the encoder, its weights, its input and the samples.
 """
 
 from __future__ import annotations
@@ -102,14 +102,17 @@ def _load_or_encode(
     is_complete = len(cached) == len(paths)
     if all(distributed.all_gather_object(is_complete)):
         return cached
+    selected = split.select_modalities(paths.keys())
     features = encode_samples(
         model,
-        split.select_modalities(paths.keys()),
+        selected,
         sorted(paths),
         np.arange(len(split)),
         batch_size,
         device,
     )
+    if selected.stream:  # its workers have nothing left to decode
+        selected.stream.close()
     if distributed.is_main():
         _write_cache(features, paths)
         folder = next(iter(paths.values())).parent
@@ -124,7 +127,7 @@ def _write_cache(features: Mapping[str, Tensor], paths: Mapping[str, Path]) -> N
                 save_tensors({"features": features[m].contiguous()}, temporary)
     except (OSError, SafetensorError) as error:
         logger.warning(
-            f"Cannot write features to the cache: {error}. Training continues with those in memory."
+            f"Cannot write features to the cache: {error}. Those in memory are used instead."
         )
 
 

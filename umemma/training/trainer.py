@@ -11,7 +11,6 @@ import contextlib
 import math
 import resource
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -24,6 +23,7 @@ from umemma.config import Training
 from umemma.data.loader import LoadedSplit, cut_batches
 from umemma.errors import UserError
 from umemma.system import distributed
+from umemma.system.clock import DataClock, advise_threads
 from umemma.system.log import TrainingProgress
 from umemma.system.seeds import derive
 from umemma.system.signals import STOP_EXIT_STATUS, catch_stop_signals, make_stop_error
@@ -118,6 +118,7 @@ class Trainer:
         self.state = TrainingState()
         self.early_stopping = EarlyStopping(self.model, training.patience)
         self.loss_sum = LossSum(self.device)
+        self._has_noted_cores = False
         self._dropout_generator = _default_generator(self.device)
 
     def resume(self) -> None:
@@ -193,11 +194,30 @@ class Trainer:
             self.act_on(poll.check(self.state.step, self.loss_sum.total, is_epoch_end))
         samples = sum(plan.total for plan in plans)
         seconds = clock.read_seconds()
+        core_share = clock.read_core_share()
+        self._note_taken_cores(core_share, seconds)
         return {
             "samples_per_s": samples / seconds,
             "data_wait": clock.waited / seconds,
+            "core_share": core_share,
             "peak_gib": _measure_peak_memory(self.device),
         }
+
+    def _note_taken_cores(self, core_share: float, seconds: float) -> None:
+        """Log once per training that other programs use the cores that the steps need.
+
+        Steps on a GPU, and those of several processes, wait for other reasons as well.
+        """
+        if self._has_noted_cores or self.device.type != "cpu" or self.world_size > 1:
+            return
+        threads = torch.get_num_threads()
+        fewer_threads = advise_threads(threads, core_share, seconds)
+        if fewer_threads < threads:
+            self._has_noted_cores = True
+            logger.info(
+                f"{self.title}: the steps have their {threads} cores {core_share:.0%} of the time, "
+                f"as other programs use them too; machine.threads={fewer_threads} may be faster"
+            )
 
     def _plan_epoch(self) -> list[StepPlan]:
         """Return the steps that are left of this epoch; its order depends on seed and epoch."""
@@ -308,6 +328,7 @@ class Trainer:
         logger.debug(
             f"{self.title}: epoch {epoch}: {speed['samples_per_s']:,.0f} samples/s, "
             f"{speed['data_wait']:.0%} of the time waiting for data, "
+            f"{speed['core_share']:.0%} of the steps on a core, "
             f"peak {speed['peak_gib']:.2f} GiB"
         )
         note = f"loss {loss:.3f}, validation {validation.metric} {100 * scores['score']:.1f} %"
@@ -347,28 +368,6 @@ class Trainer:
         rows = [MetricRow(step, epoch, split, name, value) for name, value in values.items()]
         self.state.figures += rows
         self.run.append_metrics(rows, speed)
-
-
-class DataClock:
-    """An iterator over batches that measures how long they were waited for."""
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self.batches = batches
-        self.started = time.perf_counter()
-        self.waited = 0.0  # s
-
-    def __iter__(self) -> DataClock:
-        return self
-
-    def __next__(self) -> Batch:
-        before = time.perf_counter()
-        batch = next(self.batches)
-        self.waited += time.perf_counter() - before
-        return batch
-
-    def read_seconds(self) -> float:
-        """Return the time since the clock was made, in s."""
-        return time.perf_counter() - self.started
 
 
 def count_steps(samples: int, batch_size: int, epochs: int = 1) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from toys.training import COMPLETE, fit_toy, toy_data, toy_model, toy_split, train_toy
 
-from umemma.training.early_stopping import EarlyStopping, Validation
+from umemma.training.early_stopping import EarlyStopping, StartingPoint, Validation
 from umemma.training.run_folder import Run, format_csv
 from umemma.training.step import PatternStep
 from umemma.training.train import DataSource
@@ -36,39 +37,51 @@ def test_the_best_epoch_is_what_remains(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("keep_start", "scores", "losses", "kept"),
+    ("gained", "lost", "improves"),
     [
-        (True, [0.8, 0.7, 0.8], [1.0, 0.5, 1.0], 0),  # no epoch is better
-        (True, [0.8, 0.7, 0.9], [1.0, 0.5, 1.0], 2),
-        (True, [0.8, 0.8, 0.8], [1.0, 0.9, 1.0], 1),  # as good, with a lower loss
-        (False, [0.7, 0.6], [0.5, 1.0], 1),  # the first validation is that of epoch 1
+        (0, 0, False),  # nothing has changed
+        (5, 4, False),  # 1 of 100 in the mean, with a standard error of 3
+        (9, 0, True),  # 9 of 100, with a standard error of 2.9
     ],
 )
-def test_the_start_is_kept_where_no_epoch_is_better(
-    tmp_path, messages, keep_start, scores, losses, kept
+def test_the_start_is_kept_unless_training_improves_on_it(
+    tmp_path, messages, gained, lost, improves
 ):
+    """Of 100 samples, some are right only after the training and some only before it."""
     model = toy_model()
-    weights = [] if keep_start else [None]
-    figures = zip(scores, losses, strict=True)
+    start = model.heads["audio"].weight.detach().clone()
+    before = np.repeat([0.0, 1.0], 50)
+    after = before.copy()
+    after[:gained] = 1
+    after[len(after) - lost :] = 0
 
-    def validate() -> dict[str, float]:
-        weights.append(model.heads["audio"].weight.detach().clone())
-        score, loss = next(figures)
-        return {"score": score, "loss": loss}
+    def score_samples() -> np.ndarray:
+        is_start = torch.equal(model.heads["audio"].weight, start)
+        return before if is_start else after
 
+    validation = Validation(
+        lambda: {"score": float(score_samples().mean()), "loss": 1.0},
+        "accuracy",
+        sample_scores=score_samples,
+    )
     step = PatternStep(model, COMPLETE, draw_one=False)
-    validation = Validation(validate, "accuracy")
     run = Run(tmp_path, "toy")
-    rows = fit_toy(step, model, toy_split(), validation, run, epochs=2, keep_start=keep_start)
-    assert torch.equal(model.heads["audio"].weight, weights[kept])
-    val_rows = [row for row in rows if (row.split, row.name) == ("val", "score")]
-    first_epoch = 0 if keep_start else 1
-    assert [row.epoch for row in val_rows] == list(range(first_epoch, 3))
-    assert [row.value for row in val_rows] == scores
-    expected = f"best of 2 epochs is {kept}"
-    if kept == 0:
-        expected = "no epoch is better than the start, which is kept, validation accuracy 80.0 %"
-    assert expected in messages[-1]
+    fit_toy(step, model, toy_split(), validation, run, epochs=2, keep_start=1.0)
+    assert torch.equal(model.heads["audio"].weight, start) != improves
+    assert ("the start is kept, validation accuracy 50.0 %" in messages[-1]) != improves
+
+
+def test_samples_of_one_group_are_one_observation():
+    """9 of 100 samples are a gain beyond chance, but not if they are all of one group."""
+    model = toy_model()
+    before, after = np.zeros(100), np.zeros(100)
+    after[:9] = 1
+    scores = iter([before, after, before, after])
+    groups = {"voice": ["a"] * 9 + [f"v{i}" for i in range(91)]}
+    grouped = Validation(dict, sample_scores=lambda: next(scores), groups=groups)
+    assert not StartingPoint(model, grouped, 2.0).is_improved()
+    single = Validation(dict, sample_scores=lambda: next(scores))
+    assert StartingPoint(model, single, 2.0).is_improved()
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_rates_of_parts_reach_the_optimizer(project, fit_calls):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_a_preset_changes(project, preset):
     """Trained and evaluated: encoders and heads are compared with those of the uni-modal models."""
-    params = quick(f"finetune.preset={preset}", "finetune.keep_start=false")
+    params = quick(f"finetune.preset={preset}", "finetune.keep_start=null")
     finetune.run(params)
     assert evaluate.ask(params, "audio", [0.5]).settings.preset == preset
     _, _, train, _ = PRESETS[preset]

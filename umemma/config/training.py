@@ -55,8 +55,9 @@ class Training(PartRates):
     micro_batch: gradient accumulation: samples that a process takes at a time; null takes all.
     ema: the decay per step of an exponential moving average of the weights; 0 keeps none.
     precision: the number format that the encoders compute in.
-    keep_start: whether the weights that training starts from are kept where no epoch has a better
-        validation score.
+    keep_start: by how many standard errors the validation score of the best epoch has to exceed
+        that of the weights that training starts from; otherwise these are kept. null never keeps
+        them.
     """
 
     epochs: PositiveInt = 20
@@ -71,7 +72,7 @@ class Training(PartRates):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
-    keep_start: bool = False
+    keep_start: NonNegativeFloat | None = None
 
     def rate(self, part: str, modality: str) -> tuple[float, float]:
         """Return (learning rate, weight decay) of a part of a modality's model.
@@ -179,7 +180,7 @@ class Finetune(Training):
     pattern_weights: dict[str, NonNegativeFloat] | None = None
     absent: Literal["zero", "blank", "learned"] = "learned"
     start: Literal["average", "pooled"] = "pooled"
-    keep_start: bool = True
+    keep_start: NonNegativeFloat | None = 1.0
     scratch: ScratchBudget = ScratchBudget()
 
     def _modality_rates(self, modality: str) -> ModalityRates | None:

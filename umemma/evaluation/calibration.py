@@ -171,19 +171,21 @@ def _is_lower(
     than: np.ndarray,
     groupings: Sequence[np.ndarray],
 ) -> bool:
-    """Return whether losses are lower by more than `STANDARD_ERRORS` standard errors.
-
-    The standard error is of the mean of the paired differences, by whichever of the `groupings`,
-    (N,) each, makes it largest.
-    """
+    """Return whether losses are lower by more than `STANDARD_ERRORS` standard errors."""
     difference = losses - than
-    mean = difference.mean()
+    return bool(difference.mean() < -STANDARD_ERRORS * standard_error(difference, groupings))
+
+
+def standard_error(values: np.ndarray, groupings: Sequence[np.ndarray]) -> float:
+    """Return the standard error of the mean of (N,) values whose groups are drawn as a whole.
+
+    groupings: (N,) numbers of groups each; the one that makes the error largest counts.
+    """
     squares = []
     for group in groupings:
-        sums = np.bincount(group, difference - mean)  # a group without samples adds nothing
+        sums = np.bincount(group, values - values.mean())  # a group without samples adds nothing
         squares.append((sums**2).sum())
-    error = np.sqrt(max(squares))
-    return bool(mean < -STANDARD_ERRORS * error / len(difference))
+    return float(np.sqrt(max(squares)) / len(values))
 
 
 def _minimize(

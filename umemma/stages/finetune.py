@@ -197,7 +197,7 @@ def _build_ensemble(
     if switches.init == "unimodal":
         model.start_from(start.unimodal)
     else:
-        changes = section.scratch.model_dump() | {"keep_start": False}
+        changes = section.scratch.model_dump() | {"keep_start": None}
         training = section.model_copy(update=changes)
     if switches.train == "head":
         model.freeze(encoders)

@@ -1,13 +1,18 @@
-"""Early stopping: keeps the best weights on validation, and ends training without progress."""
+"""Early stopping: keeps the best weights on validation, and ends training without progress.
+
+The weights that a training starts from are kept instead where it does not improve on them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from torch import nn
 
+from umemma.evaluation.calibration import standard_error
 from umemma.training.optimizer import Weights, copy_weights
 
 
@@ -16,12 +21,15 @@ class Validation(NamedTuple):
 
     run: returns {"score": ..., "loss": ...} of the model as it is. metric: what the score is, say
     "accuracy". mean_over: what it is the mean of besides samples, say "mean over 3 subsets"; "" for
-    nothing.
+    nothing. sample_scores: returns (N,), the score of each sample. groups: {grouping: N names} of
+    samples that depend on one another.
     """
 
     run: Callable[[], Mapping[str, float]]
     metric: str = "score"
     mean_over: str = ""
+    sample_scores: Callable[[], np.ndarray] | None = None
+    groups: Mapping[str, Sequence[str]] = {}
 
 
 class EarlyStopping:
@@ -48,3 +56,31 @@ class EarlyStopping:
     def is_exhausted(self, epoch: int) -> bool:
         """Whether there is no patience left for `epoch`."""
         return epoch - self.best_epoch > self.patience
+
+
+class StartingPoint:
+    """The weights that a training starts from, which it has to improve on.
+
+    standard_errors: by how many the mean validation score has to be higher than that of the start.
+    The standard error is of the paired differences of the samples. The best of several epochs is
+    chosen on the same samples and therefore looks better than it is; one standard error is the
+    usual margin for that (Breiman et al., Classification and Regression Trees, 1984).
+    """
+
+    def __init__(self, model: nn.Module, validation: Validation, standard_errors: float) -> None:
+        self.validation = validation
+        self.standard_errors = standard_errors
+        self.weights: Weights = copy_weights(model)
+        self.scores = self._score_samples()
+
+    def is_improved(self) -> bool:
+        """Whether the model, as it is now, is better than the start."""
+        gains = self._score_samples() - self.scores
+        groupings = [np.arange(len(gains))]
+        for names in self.validation.groups.values():
+            groupings.append(np.unique(np.asarray(names), return_inverse=True)[1])
+        return bool(gains.mean() > self.standard_errors * standard_error(gains, groupings))
+
+    def _score_samples(self) -> np.ndarray:
+        assert self.validation.sample_scores is not None
+        return self.validation.sample_scores()

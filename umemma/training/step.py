@@ -86,20 +86,29 @@ def make_validation(
     keep_table, used_weights = _select_patterns(model, pattern_weights)
     sample_weights = weigh_patterns(split.present, keep_table, used_weights)
 
-    def validate() -> dict[str, float]:
+    def predict() -> Tensor:
         logits = predict_pattern_logits(model, split, keep_table, batch_size, device)
-        logits = logits.nan_to_num()
+        return logits.nan_to_num()
+
+    def score_samples(logits: Tensor) -> Tensor:
         scores = torch.from_numpy(score(logits.numpy(), split.target.numpy()))
+        return (scores * sample_weights).sum(1)
+
+    def validate() -> dict[str, float]:
+        logits = predict()
         losses = sample_losses(logits, split.target)
         loss = (losses * sample_weights).sum(1).mean()
-        return {
-            "score": float((scores * sample_weights).sum(1).mean()),
-            "loss": float(loss),
-        }
+        return {"score": float(score_samples(logits).mean()), "loss": float(loss)}
 
     task = task_of(split.target.numpy())
     metric = get(USUAL[task][0], task, model.classes).label
-    return Validation(validate, metric, _describe_mean(used_weights))
+    return Validation(
+        validate,
+        metric,
+        _describe_mean(used_weights),
+        lambda: score_samples(predict()).numpy(),
+        split.groups,
+    )
 
 
 def _describe_mean(used_weights: Tensor) -> str:

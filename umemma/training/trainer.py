@@ -35,7 +35,7 @@ from umemma.training.data_parallel import (
     plan_step,
     wrap_step,
 )
-from umemma.training.early_stopping import EarlyStopping, Validation
+from umemma.training.early_stopping import EarlyStopping, StartingPoint, Validation
 from umemma.training.loss import LossSum
 from umemma.training.optimizer import Optimizer, add_prefix, select_prefix, to_device
 from umemma.training.run_folder import MetricRow, Run, TrainingState
@@ -58,18 +58,19 @@ def fit(
     """Train the model of `optimizer`, a part of `step`, in place; it ends with its best weights.
 
     The best weights are those of the epoch with the best validation score (ties: lower loss). With
-    training.keep_start the start counts as epoch 0.
-    Returns the metrics. UserError when the loss is not finite, for a batch size below the number of
+    training.keep_start those of the start take their place, unless they are improved on. Returns
+    the metrics. UserError when the loss is not finite, for a batch size below the number of
     processes, and, after a checkpoint, when the process is told to stop (SIGTERM, Ctrl-C).
     """
     check_batch_size(training.batch_size, title)
+    start = None
+    if training.keep_start is not None:
+        start = StartingPoint(optimizer.model, validation, training.keep_start)
     trainer = Trainer(step, optimizer, train, run, training, seed, title)
 
     # 1. Resume from the latest checkpoint, or start from scratch.
     trainer.resume()
     trainer.distribute()
-    if training.keep_start and trainer.state.step == 0:
-        trainer.validate_start(validation)
     if validation.mean_over:
         logger.info(f"{title}: the validation {validation.metric} is a {validation.mean_over}")
 
@@ -86,8 +87,16 @@ def fit(
         # 4. Stop if a signal came during the last validation.
         trainer.act_on(Decision(stop_signal=poll.check_stop_signal()))
 
-    # 5. Leave the best weights in the model.
-    return trainer.restore_best_weights(validation)
+    # 5. Leave the best weights in the model, or those that it started from.
+    rows = trainer.restore_best_weights(validation)
+    if start is not None and not start.is_improved():
+        optimizer.model.load_state_dict(start.weights)
+        logger.info(
+            f"{title}: the start is kept, validation {validation.metric} "
+            f"{100 * start.scores.mean():.1f} %, as training improves on it by less than chance "
+            f"(finetune.keep_start: {training.keep_start:g} standard errors)"
+        )
+    return rows
 
 
 class Trainer:
@@ -302,14 +311,6 @@ class Trainer:
         tensors |= add_prefix(self.early_stopping.best_weights, "best")
         self.run.save_checkpoint(tensors, state)
 
-    def validate_start(self, validation: Validation) -> None:
-        """Validate the weights that training starts from; they count as those of epoch 0."""
-        scores = validation.run()
-        self.early_stopping.update(0, scores, self.model)
-        self.state.epoch = 0
-        self._record("val", scores)
-        self.state.epoch = 1
-
     def validate_epoch(self, validation: Validation, speed: Mapping[str, float]) -> str:
         """End the epoch: validate the (averaged) weights and keep them if they are the best.
 
@@ -332,12 +333,9 @@ class Trainer:
             f"peak {speed['peak_gib']:.2f} GiB"
         )
         note = f"loss {loss:.3f}, validation {validation.metric} {100 * scores['score']:.1f} %"
-        best_epoch = self.early_stopping.best_epoch
-        if best_epoch != epoch:
-            place = f"in epoch {best_epoch}"
-            if best_epoch == 0:
-                place = "at the start"
-            note += f" (best {100 * self.early_stopping.best[0]:.1f} % {place})"
+        if self.early_stopping.best_epoch not in (0, epoch):
+            best = self.early_stopping.best[0]
+            note += f" (best {100 * best:.1f} % in epoch {self.early_stopping.best_epoch})"
         self.state.epoch += 1
         self.state.batch = 0
         self.loss_sum = LossSum(self.device)
@@ -349,11 +347,10 @@ class Trainer:
         score = f"{validation.metric} {100 * self.early_stopping.best[0]:.1f} %"
         if validation.mean_over:
             score += f" ({validation.mean_over})"
-        best_epoch = self.early_stopping.best_epoch
-        best = f"best of {self.state.epoch - 1} epochs is {best_epoch}"
-        if best_epoch == 0:
-            best = "no epoch is better than the start, which is kept"
-        logger.info(f"{self.title}: {best}, validation {score}")
+        logger.info(
+            f"{self.title}: best of {self.state.epoch - 1} epochs is "
+            f"{self.early_stopping.best_epoch}, validation {score}"
+        )
         return self.state.figures
 
     def _record(

@@ -288,17 +288,8 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         )
         unimodal_logits.update(zip(trained, other_logits, strict=True))
 
-    # 3. Name the tables: (N, S + M, C) of the ensemble's subsets and probes, (N, 1, C) of a model.
-    subsets = list_patterns(names)
-    tables = ensemble_logits.numpy()
+    ensemble, probes = _name_tables(names, ensemble_logits.numpy())
     unimodal = {m: unimodal_logits[m][:, 0].numpy() for m in names}
-    ensemble = {format_pattern(pattern): tables[:, s] for s, pattern in enumerate(subsets)}
-    probes = {}
-    if has_probes:
-        for i, m in enumerate(names):
-            logits = tables[:, len(subsets) + i]
-            if not np.isnan(logits).all():  # otherwise there was nothing to fit
-                probes[m] = logits
     return Predictions.calibrated(
         split.keys,
         split.groups,
@@ -307,6 +298,22 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         index.classes,
         inputs.calibration,
     )
+
+
+def _name_tables(
+    names: Sequence[str], tables: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return {subset: (N, C)} and {modality: (N, C)} of an ensemble's subsets and probes.
+
+    tables: (N, S + M, C), or (N, S, C) without probes.
+    """
+    subsets = list_patterns(names)
+    ensemble = {format_pattern(pattern): tables[:, s] for s, pattern in enumerate(subsets)}
+    probes = {}
+    for m, logits in zip(names, np.moveaxis(tables[:, len(subsets) :], 1, 0), strict=False):
+        if not np.isnan(logits).all():  # otherwise there was nothing to fit
+            probes[m] = logits
+    return ensemble, probes
 
 
 def _load_models(

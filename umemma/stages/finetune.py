@@ -65,9 +65,8 @@ def run(params: Params, force: bool = False, tensorboard: bool = False) -> float
         )
     model = factory.place_on_device(model, section, device)
     balancing = _make_balancing(switches.balance, section, model, start.unimodal, device)
-    draw_one = switches.mma == "drop"
     result = train_model(
-        PatternStep(model, pattern_weights, draw_one, balancing),
+        PatternStep(model, pattern_weights, switches.mma == "drop", balancing),
         data,
         training_run,
         training=training,

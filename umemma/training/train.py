@@ -159,14 +159,7 @@ def train_model(
         if has_probes:
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
         calibrations = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
-    preprocess_settings = data.index.settings.get("preprocess", {})
-    metadata = InferenceMetadata(
-        classes=data.index.classes,
-        task=data.index.task,
-        media=Packing.model_validate(preprocess_settings.get("media", {})),
-        calibration=calibrations,
-    )
-    return TrainResult(scores, metrics, metadata)
+    return TrainResult(scores, metrics, _describe_inference(data.index, calibrations))
 
 
 def _fit(
@@ -225,6 +218,19 @@ def _fit_calibrations(
         logits = np.where(has_all[:, None], all_logits[:, i].numpy(), np.nan)
         calibrations[name] = calibration.fit(logits, target, val.groups, seed)
     return calibrations
+
+
+def _describe_inference(
+    index: Index,
+    calibrations: dict[str, calibration.Calibration],
+) -> InferenceMetadata:
+    preprocess_settings = index.settings.get("preprocess", {})
+    return InferenceMetadata(
+        classes=index.classes,
+        task=index.task,
+        media=Packing.model_validate(preprocess_settings.get("media", {})),
+        calibration=calibrations,
+    )
 
 
 def _check_classes(train: LoadedSplit) -> None:

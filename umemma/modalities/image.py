@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,6 +237,36 @@ def open_image(data: bytes, side: int) -> tuple[Image.Image, str]:
     return picture, suffix
 
 
+class _WithoutWarnings:
+    """No warning is shown while any thread is in the block.
+
+    Pillow warns about odd metadata, which is not used, and about pictures that are over the size
+    bound anyway. The filters of `warnings` belong to the process, and adding one removes it for a
+    moment, so only the first thread that enters changes them, and the last one restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._filters = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._threads == 0:
+                self._filters.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._threads += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if self._threads == 0:
+                self._filters.close()
+
+
+_WITHOUT_WARNINGS = _WithoutWarnings()
+
+
 @contextlib.contextmanager
 def _fixed_phrases() -> Iterator[None]:
     """Turn Pillow's errors into a ValueError with a fixed phrase.
@@ -243,13 +274,11 @@ def _fixed_phrases() -> Iterator[None]:
     Their own text can hold a memory address.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata, which is not used
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _WITHOUT_WARNINGS:
             yield
     except UnidentifiedImageError:
         raise ValueError("not a readable image: unknown format") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise ValueError("picture over the size bound") from None
     except (OSError, SyntaxError, ValueError) as error:
         reason = "truncated" if "truncated" in str(error) else "damaged"

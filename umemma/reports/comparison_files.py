@@ -23,6 +23,7 @@ from umemma.reports.comparison import (
     format_test_interval,
     list_tested_columns,
 )
+from umemma.reports.published.section import make_section
 from umemma.system.files import new_files, write_csv, write_json
 from umemma.types import parse_alternatives
 
@@ -51,6 +52,8 @@ def make_sections(
     """Yield what Markdown and HTML show."""
     for train in report.columns:
         yield html.Section(describe_training(train).capitalize(), _tables_of(report, train))
+    setup = report.setup
+    yield from make_section(setup.dataset, setup.variant, setup.split, report.columns)
     if drawings:
         label = report.metrics[0].label
         title = f"{label} against the share of samples that lose something".capitalize()

@@ -18,6 +18,8 @@ from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import MAX_CURVES, Outcome, find_ceiling, replace_nan, summarize
 from umemma.reports import classes, confidence, figures, html, robustness
 from umemma.reports.html import Block, Code, Points, Section, Table, Terms, Text
+from umemma.reports.published.rows import format_protocol
+from umemma.reports.published.section import make_section
 from umemma.reports.verdict import give_verdict
 from umemma.reports.wording import ABSENCE, describe_worst_case
 from umemma.system.files import new_file, write_csv, write_json
@@ -99,6 +101,13 @@ def sections(outcome: Outcome, predictions: Predictions, command: str) -> Iterat
     yield Section("Results", list(robustness.results(outcome)))
     if outcome.information:
         yield Section("Advice", _list_advice(outcome.information))
+    settings = outcome.settings
+    yield from make_section(
+        settings.dataset,
+        settings.variant,
+        settings.split,
+        [format_protocol(settings.train_missing)],
+    )
     yield Section("When modalities go missing", list(robustness.ratios(outcome)))
     class_blocks = list(classes.classes(outcome, predictions))
     if class_blocks:

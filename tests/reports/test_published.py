@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from toys import reports
+from toys.project import ROOT
 
 from umemma import datasets
 from umemma.errors import UserError
@@ -54,6 +55,15 @@ def test_the_shipped_values_of_a_table_by_hand():
     }
     scarce = select_rows(read_rows(), "avmnist-smil", "", [format_protocol({"audio": 0.95})])
     assert [(row.method, row.value) for row in scarce] == [("SMIL", 92.89), ("ShaSpec", 93.33)]
+
+
+def test_the_page_of_results_has_every_row():
+    page = (ROOT / "docs" / "results.md").read_text("utf-8").replace("\\|", "|")
+    for row in read_rows():
+        section = page.split(f"\n## {row.dataset}\n")[1].split("\n## ")[0]
+        start = f"| {row.method} | {row.protocol} | {row.subset} | "
+        lines = [line for line in section.splitlines() if line.startswith(start)]
+        assert any(f"| {row.value:.2f} | {row.source} |" in line for line in lines), row
 
 
 def test_only_rows_of_the_same_dataset_variant_and_protocol_fit():

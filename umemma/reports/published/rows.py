@@ -89,8 +89,7 @@ def _read_row(fields: Mapping[str, object], place: str) -> PublishedRow:
         raise UserError(error.what, place, HINT) from None
     if not list_tasks(row.metric):
         known = {metric for usual in USUAL.values() for metric in usual}
-        error = unknown_name("metric", row.metric, known)
-        raise UserError(error.what, place, error.hint)
+        raise unknown_name("metric", row.metric, known, place)
     return row
 
 

@@ -19,6 +19,8 @@ from umemma.evaluation import experiments
 from umemma.evaluation.comparison import ALONE, AVERAGE
 from umemma.evaluation.experiments import Experiment
 from umemma.reports.comparison_costs import format_costs
+from umemma.stages import compare
+from umemma.stages.compare import Inputs
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,39 @@ def test_validation_chooses_the_learning_rate_and_what_is_complete_stays(tmp_pat
     replacement = predictions_in_letters(OURS)
     replacement.save(paths.results / "predictions.parquet", "another evaluation")
     assert experiments.read_marker(params, experiment, "shards") is None
+
+
+def test_a_unimodal_model_has_the_learning_rate_that_validation_chose(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = quick("compare.learning_rates=[0.1, 0.2, 0.4]", "compare.presets=[ume]")
+    experiment = Experiment("complete", 0, "ume")
+    toy = ToyCommands(params, "shards")
+    toy.pretrain(experiment, "audio")
+    assert toy.done == [f"pretrain-unimodal {rate}" for rate in (0.1, 0.2, 0.4)]
+    folder = params_of(params, experiment).paths.pretrain("audio")
+    assert (folder / "model.safetensors").read_text() == "0.2"
+    scores = json.loads((folder / "rates.json").read_text())
+    assert scores == pytest.approx({"0.1": 0.9, "0.2": 1.0, "0.4": 0.8})
+    # Ensembles start from that model; the other modality has no rate of its own yet.
+    chosen = params_of(params, experiment).pretrain
+    assert chosen.of("audio").learning_rate == 0.2
+    assert chosen.of("image").learning_rate == params.pretrain.learning_rate
+    inputs = Inputs(params, "shards", {})
+    assert compare._is_pretrained(inputs, experiment, "audio")
+    assert not compare._is_pretrained(inputs, experiment, "image")
+    # Another rate: only that rate is trained. Without any, the model is of other settings.
+    more = quick("compare.learning_rates=[0.4, 0.2, 0.1, 0.25]", "compare.presets=[ume]")
+    assert not compare._is_pretrained(Inputs(more, "shards", {}), experiment, "audio")
+    toy_of_more = ToyCommands(more, "shards")
+    toy_of_more.pretrain(experiment, "audio")
+    assert toy_of_more.done == ["pretrain-unimodal 0.25"]
+    assert params_of(more, experiment).pretrain.of("audio").learning_rate == 0.2
+    none = quick("compare.learning_rates=[]", "compare.presets=[ume]")
+    assert not compare._is_pretrained(Inputs(none, "shards", {}), experiment, "audio")
+    # Weights that somebody exchanged after the choice.
+    settings = params_of(more, experiment).unimodal_settings("audio", "shards")
+    write_model(folder, settings | {"seed": 7}, "0.2", {})
+    assert not compare._is_pretrained(Inputs(more, "shards", {}), experiment, "audio")
 
 
 def test_the_marker_keeps_its_keys(tmp_path, monkeypatch):

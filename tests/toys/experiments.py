@@ -12,7 +12,7 @@ from umemma.models import saved_model
 from umemma.stages import compare
 from umemma.stages.compare import Inputs
 from umemma.system.files import write_json
-from umemma.system.subprocesses import Command, Ended
+from umemma.system.subprocesses import Command, Ended, Job
 
 
 class ToyCommands:
@@ -29,7 +29,15 @@ class ToyCommands:
 
     def drive(self, experiment: Experiment, fails: bool = False) -> None:
         """Run an experiment; fails: each command ends with status 1."""
-        job = compare._run_experiment(Inputs(self.params, self.shards, {}), experiment)
+        inputs = Inputs(self.params, self.shards, {})
+        self._drive(compare._run_experiment(inputs, experiment), fails)
+
+    def pretrain(self, experiment: Experiment, modality: str) -> None:
+        """Train a uni-modal model, or as many as there are learning rates."""
+        inputs = Inputs(self.params, self.shards, {})
+        self._drive(compare._pretrain(inputs, experiment, modality))
+
+    def _drive(self, job: Job, fails: bool = False) -> None:
         ended = Ended(int(fails), 1.0, 1.0, 0.5)
         command = next(job)
         try:
@@ -42,19 +50,25 @@ class ToyCommands:
     def _carry_out(self, command: Command) -> None:
         params = config.load_params(Path(command.words[-1]))
         rate = params.finetune.learning_rate
-        self.done.append(f"{command.words[3]} {rate:g}")
-        if command.words[3] == "finetune-ensemble":
-            folder = params.paths.ensemble
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "model.safetensors").write_text(f"{rate}")
-            settings = params.ensemble_settings(self.shards)
-            write_model(folder, settings, f"{rate}", {"val_score": 1 - abs(rate - 0.2)})
+        if command.words[3] == "pretrain-unimodal":
+            modality = command.words[5]
+            rate = params.pretrain.of(modality).learning_rate
+            folder = params.paths.pretrain(modality)
+            self._train(folder, params.unimodal_settings(modality, self.shards), rate)
+        elif command.words[3] == "finetune-ensemble":
+            self._train(params.paths.ensemble, params.ensemble_settings(self.shards), rate)
         else:
             right = OURS
             if params.finetune.preset == "umt":
                 right = THEIRS
             predictions = predictions_in_letters(right, groups="aabb")
             predictions.save(params.paths.results / "predictions.parquet", "toy")
+        self.done.append(f"{command.words[3]} {rate:g}")
+
+    def _train(self, folder: Path, settings: dict, rate: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").write_text(f"{rate}")
+        write_model(folder, settings, f"{rate}", {"val_score": 1 - abs(rate - 0.2)})
 
 
 def write_model(folder: Path, settings: dict, weights: str, scores: dict[str, float]) -> None:

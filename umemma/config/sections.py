@@ -122,8 +122,8 @@ class Compare(Plain):
     presets: the presets to train.
     baseline: the preset that the method is tested against; null tests it against all others.
     seeds: one run per preset and seed.
-    learning_rates: the rates tried for each run, of which validation selects the best; an empty
-        list uses the learning rate of `finetune`.
+    learning_rates: the rates tried for each training, of uni-modal models and of ensembles alike;
+        validation selects the best of each. An empty list uses those of the settings.
     train: the conditions of training, each in place of missing.train: `complete`, `audio=0.7`, or
         `audio=0.7,image=0.3` for several missing ratios at once.
     """

@@ -1,16 +1,17 @@
 """The experiments of a comparison: which there are, their settings, and whether they are complete.
 
 An experiment is a preset, trained with one seed under one entry of compare.train. Its settings are
-those of the project but for these three. Its model lies in
-models/<dataset>/compare/<train>/<seed>/<preset>/, its results likewise in results/; the uni-modal
-models of a seed and an entry are trained once, in pretrain/ beside it, for all presets.
+those of the project but for these three, and for the learning rates that validation chooses. Its
+model lies in models/<dataset>/compare/<train>/<seed>/<preset>/, its results likewise in results/;
+the uni-modal models of a seed and an entry are trained once, in pretrain/ beside it, for all
+presets.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from umemma.validation import fingerprint, validate
 
 COMPLETE = "complete"
 PREDICTIONS, MARKER = "predictions.parquet", "cell.json"
+RATES = "rates.json"  # in the folder of a uni-modal model: {learning rate: score on validation}
 SETTING = "compare.train"
 ENTRY = r"[\w+|]+=[\d.]+"
 
@@ -183,10 +185,29 @@ def _normalize(absences: dict[str, float]) -> list[tuple[str, float]]:
 def experiment_params(params: Params, experiment: Experiment, rate: float | None = None) -> Params:
     """Return the settings of an experiment.
 
-    rate: a learning rate in place of that of `finetune`. Evaluation is the same for all but for
-    what predictions depend on: the table is made from these, whatever the rest of `evaluate` asks
-    for.
+    rate: a learning rate in place of that of `finetune`. Uni-modal models that are trained have the
+    rate that validation has chosen for them. Evaluation is the same for all but for what
+    predictions depend on: the table is made from these, whatever the rest of `evaluate` asks for.
     """
+    own_params = _without_chosen_rates(params, experiment, rate)
+    for m in own_params.modalities:
+        chosen = best_rate(read_rates(params, own_params.paths.pretrain(m)))
+        if chosen is not None:
+            own_params = _with_pretrain_rate(own_params, m, chosen)
+    return own_params
+
+
+def pretrain_params(
+    params: Params, experiment: Experiment, modality: str, rate: float | None
+) -> Params:
+    """Return the settings of a uni-modal model. rate: None for that of the settings."""
+    own_params = _without_chosen_rates(params, experiment, None)
+    if rate is None:
+        return own_params
+    return _with_pretrain_rate(own_params, modality, rate)
+
+
+def _without_chosen_rates(params: Params, experiment: Experiment, rate: float | None) -> Params:
     finetune = params.finetune.model_copy(update={"preset": experiment.preset})
     if rate is not None:
         if finetune.switches().init == "scratch":
@@ -209,6 +230,38 @@ def experiment_params(params: Params, experiment: Experiment, rate: float | None
         "compare": Compare(),
     }
     return params.model_copy(update=changes)
+
+
+def _with_pretrain_rate(params: Params, modality: str, rate: float) -> Params:
+    pretrain = params.pretrain
+    own = pretrain.modalities.get(modality, {}) | {"learning_rate": rate}
+    modalities = pretrain.modalities | {modality: own}
+    changed = pretrain.model_copy(update={"modalities": modalities})
+    return params.model_copy(update={"pretrain": changed})
+
+
+def write_rates(folder: Path, scores: Mapping[float, float]) -> None:
+    """Write beside a uni-modal model the validation scores {learning rate: score} of its rates."""
+    write_json(folder / RATES, {f"{rate:g}": score for rate, score in scores.items()})
+
+
+def read_rates(params: Params, folder: Path) -> dict[float, float]:
+    """Return {learning rate: score on validation} of a uni-modal model, in the order of `compare`.
+
+    It is empty where no rate was chosen, or where it was chosen among others than those of
+    `compare`.
+    """
+    rates = params.compare.learning_rates
+    with contextlib.suppress(UserError):
+        data = read_json(folder / RATES, "")
+        if set(data) == {f"{rate:g}" for rate in rates}:
+            return {rate: data[f"{rate:g}"] for rate in rates}
+    return {}
+
+
+def best_rate(scores: Mapping[float, float]) -> float | None:
+    """Return the learning rate with the best score (ties: the first); None where there is none."""
+    return max(scores, key=scores.__getitem__, default=None)
 
 
 def learning_rates(params: Params, experiment: Experiment) -> list[float | None]:

@@ -115,6 +115,10 @@ def _list_fingerprints(params: Params) -> set[str]:
         for rate in [None, *experiments.learning_rates(params, experiment)]:
             own_params = experiments.experiment_params(params, experiment, rate)
             fingerprints.add(settings_fingerprint(own_params))
+        for m in params.modalities:
+            for rate in [None, *params.compare.learning_rates]:
+                own_params = experiments.pretrain_params(params, experiment, m, rate)
+                fingerprints.add(settings_fingerprint(own_params))
     return fingerprints
 
 

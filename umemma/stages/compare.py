@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,24 +197,27 @@ def _is_complete(inputs: Inputs, experiment: Experiment) -> bool:
     for m in inputs.params.modalities:
         if not _is_pretrained(inputs, experiment, m):
             return False
-    folder = inputs.params_of(experiment).paths.ensemble
-    return _is_finetuned(inputs, experiment, marker.learning_rate, folder)
+    params = inputs.params_of(experiment, marker.learning_rate)
+    return _is_finetuned(inputs, params, params.paths.ensemble)
 
 
 def _is_pretrained(inputs: Inputs, experiment: Experiment, modality: str) -> bool:
+    """Return whether the uni-modal model is there, with the best of the learning rates."""
     params = inputs.params_of(experiment)
+    folder = params.paths.pretrain(modality)
+    if inputs.params.compare.learning_rates and not experiments.read_rates(inputs.params, folder):
+        return False
+    return _is_unimodal(inputs, params, modality, folder)
+
+
+def _is_unimodal(inputs: Inputs, params: Params, modality: str, folder: Path) -> bool:
+    """Return whether the uni-modal model with these settings is in a folder."""
     settings = params.unimodal_settings(modality, inputs.shards)
-    return _is_trained(params.paths.pretrain(modality), settings, inputs.weights)
+    return _is_trained(folder, settings, inputs.weights)
 
 
-def _is_finetuned(
-    inputs: Inputs,
-    experiment: Experiment,
-    rate: float | None,
-    folder: Path,
-) -> bool:
-    """Return whether the ensemble that belongs to a learning rate is in a folder."""
-    params = inputs.params_of(experiment, rate)
+def _is_finetuned(inputs: Inputs, params: Params, folder: Path) -> bool:
+    """Return whether the ensemble with these settings is in a folder."""
     settings = params.ensemble_settings(inputs.shards)
     unimodal = [params.paths.pretrain(m) for m in params.modalities]
     return _is_trained(folder, settings, inputs.weights, unimodal)
@@ -250,42 +253,75 @@ def _is_trained(
 
 
 def _pretrain(inputs: Inputs, experiment: Experiment, modality: str) -> Job:
-    params = inputs.params_of(experiment)
+    """Train with each learning rate, and keep the best uni-modal model on validation."""
+    trials: dict[float | None, Params] = {}
+    for rate in inputs.params.compare.learning_rates or (None,):
+        trials[rate] = experiments.pretrain_params(inputs.params, experiment, modality, rate)
+    folder = inputs.params_of(experiment).paths.pretrain(modality)
+
+    def is_trained(params: Params, folder: Path) -> bool:
+        return _is_unimodal(inputs, params, modality, folder)
+
+    what = f"pretrain/{modality}"
     words = ("pretrain-unimodal", "--modality", modality)
-    yield from _run_command(experiment, f"pretrain/{modality}", params, *words)
+    scores = yield from _train_best(experiment, what, trials, folder, is_trained, *words)
+    if scores:
+        experiments.write_rates(folder, scores)
 
 
 def _run_experiment(inputs: Inputs, experiment: Experiment) -> Job:
-    """Train with each learning rate, keep the best model on validation (ties: the first), score."""
-    rates = experiments.learning_rates(inputs.params, experiment)
-    ensemble = inputs.params_of(experiment).paths.ensemble
-    run_folder = _run_folder(inputs.params, experiment, experiment.preset)
-    if not ensemble.exists():  # nothing was begun, or DVC runs it again, with other code say
+    """Train with each learning rate, keep the best model on validation, and score it."""
+    trials: dict[float | None, Params] = {}
+    for rate in experiments.learning_rates(inputs.params, experiment):
+        trials[rate] = inputs.params_of(experiment, rate)
+    folder = inputs.params_of(experiment).paths.ensemble
+
+    def is_trained(params: Params, folder: Path) -> bool:
+        return _is_finetuned(inputs, params, folder)
+
+    what = experiment.preset
+    words = ("finetune-ensemble",)
+    scores = yield from _train_best(experiment, what, trials, folder, is_trained, *words)
+    best = experiments.best_rate(scores)
+    yield from _run_command(
+        experiment, what, inputs.params_of(experiment, best), "evaluate-missing"
+    )
+    by_rate = {f"{rate:g}": score for rate, score in scores.items()}
+    experiments.write_marker(inputs.params, experiment, inputs.shards, by_rate, best)
+
+
+def _train_best(
+    experiment: Experiment,
+    what: str,
+    trials: Mapping[float | None, Params],
+    folder: Path,
+    is_trained: Callable[[Params, Path], bool],
+    *words: str,
+) -> Generator[Command, Ended, dict[float, float]]:
+    """Train a model with each learning rate, and keep the best on validation (ties: the first).
+
+    trials: {learning rate: settings}, {None: settings} where there is no choice; folder: where the
+    command saves the model. Return {learning rate: score on validation}, empty without a choice.
+    """
+    run_folder = _run_folder(next(iter(trials.values())), experiment, what)
+    if not folder.exists():  # nothing was begun, or DVC runs it again, with other code say
         for old in run_folder.glob("rate-*"):
             shutil.rmtree(old)
-    candidates = [ensemble]
-    if len(rates) > 1:
-        candidates = [run_folder / f"rate-{rate}" for rate in rates]
-    scores: list[float] = []
-    for rate, candidate in zip(rates, candidates, strict=True):
-        if not _is_finetuned(inputs, experiment, rate, candidate):
-            params = inputs.params_of(experiment, rate)
-            yield from _run_command(experiment, experiment.preset, params, "finetune-ensemble")
-            _copy_model(ensemble, candidate)
-        about = read_json(candidate / saved_model.ABOUT, "")
-        scores.append(float(about["scores"]["val_score"]))
-    best = scores.index(max(scores))
-    _copy_model(candidates[best], ensemble)
-    params = inputs.params_of(experiment, rates[best])
-    yield from _run_command(experiment, experiment.preset, params, "evaluate-missing")
-    by_rate = {f"{rate:g}": score for rate, score in zip(rates, scores, strict=True) if rate}
-    experiments.write_marker(
-        inputs.params,
-        experiment,
-        inputs.shards,
-        by_rate,
-        rates[best],
-    )
+    scores: dict[float, float] = {}
+    for rate, params in trials.items():
+        candidate = folder
+        if rate is not None:
+            candidate = run_folder / f"rate-{rate}"
+        if not is_trained(params, candidate):
+            yield from _run_command(experiment, what, params, *words)
+            _copy_model(folder, candidate)
+        if rate is not None:
+            about = read_json(candidate / saved_model.ABOUT, "")
+            scores[rate] = float(about["scores"]["val_score"])
+    best = experiments.best_rate(scores)
+    if best is not None:
+        _copy_model(run_folder / f"rate-{best}", folder)
+    return scores
 
 
 def _copy_model(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from umemma.config import Params
@@ -39,10 +40,7 @@ def run(params: Params) -> ComparisonReport:
     for train in params.compare.train:
         extra = _training_column(params, train)
         columns[train] = comparison.list_columns(params.modalities, extra)
-    rates = {}
-    for experiment, marker in markers.items():
-        if marker.learning_rate is not None:
-            rates[experiment] = marker.learning_rate
+    rates = _list_rates(params, markers)
     setup = ComparisonSetup(
         dataset=params.dataset,
         variant=index.variant,
@@ -95,6 +93,23 @@ def _read_markers(
         )
         raise UserError(problem, "compare", "Run: umemma compare")
     return markers
+
+
+def _list_rates(
+    params: Params, markers: Mapping[Experiment, ExperimentMarker]
+) -> dict[Experiment, float]:
+    """Return the chosen learning rates. A uni-modal model has pretrain/<modality> as its preset."""
+    rates = {}
+    for experiment in markers:
+        paths = experiments.experiment_params(params, experiment).paths
+        for m in params.modalities:
+            rate = experiments.best_rate(experiments.read_rates(params, paths.pretrain(m)))
+            if rate is not None:
+                rates[experiment._replace(preset=f"pretrain/{m}")] = rate
+    for experiment, marker in markers.items():
+        if marker.learning_rate is not None:
+            rates[experiment] = marker.learning_rate
+    return rates
 
 
 def _summarize(params: Params, plan: list[Experiment], metrics: list[Metric]) -> _Summaries:

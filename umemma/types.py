@@ -310,8 +310,9 @@ class Batch(NamedTuple):
 class ResultRow(NamedTuple):
     """One metric in one setting, with everything needed to interpret it.
 
-    model: "ensemble", "unimodal", "average" (of the logits of the uni-modal models) or "gap" (the
-        ensemble minus the best uni-modal model of the modalities that remain).
+    model: "ensemble", "unimodal", "average" (of the logits of the uni-modal models), "prior" (the
+        shares of the classes in training, whatever the sample) or "gap" (the ensemble minus the
+        best uni-modal model of the modalities that remain).
     missing: the removed modalities, "" for none, "any" for the worst of all subsets, sample by
     sample.
     left: the modalities that remain.

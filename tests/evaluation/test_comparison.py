@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,6 +13,7 @@ from umemma.evaluation.comparison import (
     ALONE,
     AVERAGE,
     LESSER,
+    PRIOR,
     WORST,
     AbsenceColumn,
     ExperimentResult,
@@ -18,6 +21,7 @@ from umemma.evaluation.comparison import (
     compare_methods,
     curve_points,
     list_columns,
+    make_references,
     summarize_experiment,
     summarize_scores,
 )
@@ -79,10 +83,42 @@ def test_means_and_spread_over_seeds_and_the_models_that_all_share():
     both = found["ours", "audio+image"]
     assert (both.mean, both.seeds) == (7 / 8, 2)
     assert both.std == pytest.approx(1 / 8 * 2**0.5)
-    assert found[ALONE, "audio"].mean == found[AVERAGE, "audio"].mean == 1
+    assert found[ALONE, "audio"].mean == 1
     assert (ALONE, "audio+image") not in found
     (whole, lost) = (p for p in curve_points([experiment("ours", 0, OURS)]) if p.missing == "audio")
     assert (whole.ratio, lost.ratio, lost.score) == (0, 1, pytest.approx(1 / 3))
+
+
+def test_the_references_by_hand():
+    """Audio is right, image is wrong and twice as sure, so the average is wrong where both are.
+    Two of three training samples are of class 1, which all four samples here are.
+    """
+    one = predictions_in_letters(OURS, {"audio": "yyyy", "image": "nn-n"})
+    sure = {"audio": one.unimodal["audio"], "image": 2 * one.unimodal["image"]}
+    references = make_references(replace(one, unimodal=sure, prior=[1 / 3, 2 / 3]))
+    scores = {}
+    for name, predictions in references.items():
+        result = summarize_experiment("complete", name, 0, predictions, ["accuracy"], [], None)
+        scores |= result.values
+        assert result.weights.keys() == {"audio+image", "audio", "image", LESSER, WORST}
+    average = [scores[AVERAGE, "accuracy", c] for c in ("audio+image", "audio", "image", WORST)]
+    assert average == [1 / 4, 1, 0, 1 / 4]
+    assert {scores[PRIOR, "accuracy", c] for c in ("audio+image", "audio", "image", WORST)} == {1}
+    np.testing.assert_allclose(references[PRIOR].ensemble["audio"][0], np.log([1 / 3, 2 / 3]))
+    assert np.isnan(references[PRIOR].ensemble["image"][2]).all()
+    # Of labels that aren't exclusive: the logits of their shares.
+    target = np.array([[1, 0]] * 4, np.float32)
+    sets = replace(one, target=target, prior=[0.75, 0.0])
+    rare = np.log(1e-6) - np.log1p(-1e-6)
+    np.testing.assert_allclose(sets.class_prior()[3], [np.log(3), rare])
+    # Unknown shares: no row.
+    assert make_references(one).keys() == {AVERAGE}
+
+
+def test_the_average_is_tested_and_the_prior_is_not():
+    made = [experiment("ours", 0, OURS), experiment(AVERAGE, 0, THEIRS)]
+    made.append(experiment(PRIOR, 0, THEIRS))
+    assert {baseline for baseline, _ in found_in(made)} == {AVERAGE}
 
 
 def found_in(

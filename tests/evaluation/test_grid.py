@@ -70,6 +70,14 @@ def test_subsets_by_hand():
     assert len(rows) == 7 + 3  # the gaps and the worst case
 
 
+def test_the_class_prior_is_scored_on_the_samples_of_the_complete_set():
+    predictions = replace(four_samples(), prior=[0.1, 0.9])
+    rows, _ = Grid(predictions, 0, 0, 50, ["accuracy", "log_loss"]).rows([], [])
+    prior = {row.metric: row for row in rows if row.model == "prior"}
+    assert (prior["accuracy"].left, prior["accuracy"].value) == ("audio+image", 1)
+    assert prior["log_loss"].value == pytest.approx(-np.log(0.9))
+
+
 def test_the_worst_case_by_hand():
     """Right under every subset that a sample has: only a.
 

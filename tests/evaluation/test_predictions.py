@@ -16,6 +16,7 @@ def test_kept_predictions_come_back_and_belong_to_their_models(tmp_path):
     four_samples().save(path, "these models")
     kept = Predictions.load(path, "these models")
     assert kept is not None
+    assert kept.prior == []
     assert kept.keys == list("abcd")
     np.testing.assert_array_equal(kept.ensemble["image"], four_samples().ensemble["image"])
     assert Predictions.load(path, "other models") is None
@@ -55,7 +56,7 @@ def test_groupings_and_probes_are_kept(tmp_path):
     groups = {"image": list("aabb"), "voice": list("xyxy")}
     probes = {"audio": logits([1, 0, 1, 0]), "image": logits([1, 1, 1, None])}
     whole = Predictions(
-        one.keys, groups, one.target, one.ensemble, one.unimodal, ["x", "y"], {}, probes
+        one.keys, groups, one.target, one.ensemble, one.unimodal, ["x", "y"], {}, probes, [0.1, 0.9]
     )
     whole.save(tmp_path / "p.parquet", "x")
     columns = pq.read_schema(tmp_path / "p.parquet").names
@@ -64,6 +65,7 @@ def test_groupings_and_probes_are_kept(tmp_path):
     kept = Predictions.load(tmp_path / "p.parquet", "x")
     assert kept.groups == groups
     np.testing.assert_array_equal(kept.probes["image"], probes["image"])
+    assert kept.prior == [0.1, 0.9]
     one.save(tmp_path / "p.parquet", "x")
     assert pq.read_schema(tmp_path / "p.parquet").names[:3] == ["key", "group", "target"]
     kept = Predictions.load(tmp_path / "p.parquet", "x")

@@ -16,7 +16,7 @@ from toys.project import QUICK, ROOT, quick
 from umemma import cli, config
 from umemma.errors import UserError
 from umemma.evaluation import experiments
-from umemma.evaluation.comparison import ALONE, AVERAGE
+from umemma.evaluation.comparison import ALONE, AVERAGE, PRIOR
 from umemma.evaluation.experiments import Experiment
 from umemma.reports.comparison_costs import format_costs
 from umemma.stages import compare
@@ -182,7 +182,9 @@ def test_dvc_trains_each_experiment_once(trained, tmp_path):
     stage_names = ["compare-unimodal@complete-3-audio", "compare-unimodal@complete-3-image"]
     stage_names += ["compare-cell@complete-3-late-fusion", "compare-table"]
     assert sorted(stages_run(done)) == sorted(f"compare/dvc.yaml:{name}" for name in stage_names)
-    assert "late-fusion alone" in (clone / "results/digits/compare/compare.md").read_text()
+    page = (clone / "results/digits/compare/compare.md").read_text()
+    assert "uni-modal average" in page
+    assert "| class prior | 10.0 |" in page
     assert stages_run(run(clone, "dvc", "repro", "compare/dvc.yaml")) == []
     params = quick("compare.presets=[late-fusion, ume]", "compare.seeds=[3]", "finetune.preset=ume")
     write()
@@ -193,11 +195,20 @@ def test_dvc_trains_each_experiment_once(trained, tmp_path):
     ]
     results = clone / "results/digits/compare"
     found = json.loads((results / "compare.json").read_text())
-    assert {(d["method"], d["baseline"]) for d in found["differences"]} == {("ume", "late-fusion")}
+    assert {(d["method"], d["baseline"]) for d in found["differences"]} == {
+        ("ume", "late-fusion"),
+        ("ume", AVERAGE),
+    }
     tests = list(csv.DictReader((results / "differences.csv").read_text().splitlines()))
     assert [row["column"] for row in tests] == [d["column"] for d in found["differences"]]
     rows = list(csv.DictReader((results / "compare.csv").read_text().splitlines()))
-    assert {row["method"] for row in rows} == {"late-fusion", "ume", ALONE, AVERAGE}
+    assert {row["method"] for row in rows} == {
+        "late-fusion",
+        "ume",
+        ALONE,
+        AVERAGE,
+        PRIOR,
+    }
     own = json.loads((results / "complete/3/ume/metrics.json").read_text())
     (mean,) = (
         float(r["mean"])

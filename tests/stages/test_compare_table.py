@@ -32,5 +32,6 @@ def test_the_table_is_of_the_experiments_by_group_and_against_the_baseline_of_th
     test = run_paired_test(*contributions, {"group": list("aabb")})
     assert first.low == test.low[0]
     report = compare_table.run(quick(*sets))
-    assert [d.baseline for d in report.differences] == ["late-fusion"] * 5 + ["umt"] * 5
+    baselines = ["late-fusion"] * 5 + ["uni-modal average"] * 5 + ["umt"] * 5
+    assert [d.baseline for d in report.differences] == baselines
     assert report.setup.samples == 4

@@ -68,6 +68,7 @@ def test_the_whole_way_and_its_files(project):
     }
     metrics = json.loads((results / "metrics.json").read_text())
     assert set(metrics["accuracy"]) == {"audio+image", "audio", "image"}
+    assert metrics["prior"] == {"audio+image": pytest.approx(0.1, abs=0.01)}  # of ten classes
     assert set(metrics["unimodal"]) == set(metrics["gap_to_ceiling"]) == {"audio", "image"}
     gap = metrics["accuracy"]["audio"] - metrics["unimodal"]["audio"]
     assert metrics["gap_to_ceiling"]["audio"] == gap
@@ -77,7 +78,7 @@ def test_the_whole_way_and_its_files(project):
     rows = pq.read_table(results / "grid.parquet").to_pylist()
     # 4 metrics of 3 subsets, 2 uni-modal models and their average, and of 3 things to miss at 11
     # ratios: the expectation, the draws, the average's expectation; the 3 gaps; the worst case.
-    assert len(rows) == 4 * (6 + 3 * 11 * (1 + 2 + 1)) + 3 + 1
+    assert len(rows) == 4 * (7 + 3 * 11 * (1 + 2 + 1)) + 3 + 1
     gaps = {row["left"]: row["value"] for row in rows if row["model"] == "gap"}
     assert {m: gaps[m] for m in ("audio", "image")} == pytest.approx(metrics["gap_to_ceiling"])
     predictions = pq.read_table(results / "predictions.parquet")

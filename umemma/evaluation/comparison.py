@@ -10,7 +10,7 @@ weighted sum of means over samples; `paired_test` tests its differences. No torc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -27,9 +27,10 @@ from umemma.evaluation.predictions import Predictions
 from umemma.missing import Missing, format_missing, list_conditions, list_patterns
 from umemma.types import ResultRow, format_pattern
 
-# Rows of the table that are no presets.
+# Rows of the table that are no presets. The average is a baseline that is tested like any preset.
 ALONE = "uni-modal alone"
 AVERAGE = "uni-modal average"
+PRIOR = "class prior"
 # Columns of the table that are no modality subsets.
 WORST = "worst case"
 LESSER = "lesser average"
@@ -52,7 +53,7 @@ class AbsenceColumn(NamedTuple):
 class MethodScore(NamedTuple):
     """The mean and sample standard deviation over the seeds (NaN for one seed) of a method's score.
 
-    method: a preset, `ALONE` or `AVERAGE`.
+    method: a preset, `ALONE`, `AVERAGE` or `PRIOR`.
     """
 
     train: str
@@ -119,6 +120,25 @@ class ExperimentResult:
     weights: Mapping[str, np.ndarray]
 
 
+def make_references(predictions: Predictions) -> dict[str, Predictions]:
+    """Return the predictions of `AVERAGE` and `PRIOR`, which need no ensemble.
+
+    They are the same for all presets of a seed. Without the shares of the classes there is no
+    `PRIOR`, with one modality no `AVERAGE`.
+    """
+    references = {}
+    if len(predictions.modalities) > 1:
+        averages = {subset: predictions.average(subset) for subset in predictions.ensemble}
+        references[AVERAGE] = replace(predictions, ensemble=averages)
+    if predictions.prior:
+        prior = predictions.class_prior()
+        priors = {}
+        for subset, logits in predictions.ensemble.items():
+            priors[subset] = np.where(np.isnan(logits), np.nan, prior)
+        references[PRIOR] = replace(predictions, ensemble=priors)
+    return references
+
+
 def summarize_experiment(
     train: str,
     method: str,
@@ -139,15 +159,16 @@ def summarize_experiment(
     )
     values: dict[tuple[str, str, str], float] = {}
     for column, row in _list_columns_with_rows(grid, extra):
-        for name in _methods_of(row.model, method):
-            values[name, row.metric, column] = row.value
+        if row.model == "ensemble":
+            values[method, row.metric, column] = row.value
+        elif row.model == "unimodal":
+            values[ALONE, row.metric, column] = row.value
     patterns = list_patterns(grid.modalities)
     lesser = [format_pattern(pattern) for pattern in patterns[1:]]
     if lesser:
         for metric in grid.metrics:
-            for name in (method, AVERAGE):
-                scores = [values[name, metric.name, subset] for subset in lesser]
-                values[name, metric.name, LESSER] = float(np.mean(scores))
+            scores = [values[method, metric.name, subset] for subset in lesser]
+            values[method, metric.name, LESSER] = float(np.mean(scores))
     conditions = list_conditions(grid.modalities)
     curves: dict[tuple[str, float], float] = {}
     for row in grid.ratios(
@@ -220,7 +241,8 @@ def compare_methods(
     """Yield the difference of `method` to each other method, in each column, for every `train`.
 
     With a `baseline` it is compared with that one alone; where there are no others nothing is
-    yielded. groups: {grouping: N names}; samples of one name in any of them depend on each other.
+    yielded. A difference to `PRIOR` says nothing of a method, so it isn't tested. groups:
+    {grouping: N names}; samples of one name in any of them depend on each other.
 
     The metric is the mean over samples of `metrics.score`, paired by seed and sample; see
     `run_paired_test`. Nothing is chosen by these numbers.
@@ -233,7 +255,7 @@ def compare_methods(
             if result.train == train:
                 methods.setdefault(result.method, {})[result.seed] = result
         ours = methods.pop(method)
-        others = list(methods)
+        others = [name for name in methods if name != PRIOR]
         if baseline is not None:
             others = [baseline]
         tests: list[tuple[str, str, list[float]]] = []
@@ -279,15 +301,6 @@ def _list_columns_with_rows(
                 [extra.ratio],
             ):
                 yield extra.name, row
-
-
-def _methods_of(model: str, method: str) -> list[str]:
-    """Return the rows of the table that a model of the grid is shown in."""
-    if model == "ensemble":
-        return [method]
-    if model == "unimodal":
-        return [ALONE, AVERAGE]  # of a single modality the average is that model
-    return [AVERAGE]
 
 
 def _score_parts(

@@ -83,7 +83,8 @@ class Grid:
         """Yield a row for each model and subset.
 
         The ensemble is scored with every subset of the modalities; each uni-modal model alone, as
-        the ceiling; and the average of the uni-modal models with the larger subsets.
+        the ceiling; the average of the uni-modal models with the larger subsets; and the class
+        prior, for the samples of the complete set.
         """
         patterns = list_patterns(self.modalities)
         single = [format_pattern(pattern) for pattern in patterns if len(pattern) == 1]
@@ -94,6 +95,8 @@ class Grid:
             yield self._score_subset(metric, "unimodal", subset)
         for subset in larger:
             yield self._score_subset(metric, "average", subset)
+        if self.predictions.prior:
+            yield self._score_subset(metric, "prior", self.complete)
 
     def gaps(self, metric: Metric) -> Iterator[ResultRow]:
         """Yield for every subset the ensemble less its ceiling.

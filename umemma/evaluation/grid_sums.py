@@ -139,13 +139,12 @@ class SumsCache:
         self.cached: dict[CacheKey, tuple[Stats, np.ndarray, np.ndarray]] = {}
 
     def logits(self, model: str, subset: str) -> np.ndarray:
-        """Return (N, C) logits. The average is over the uni-modal models of what is present."""
+        """Return (N, C) logits of "ensemble", "unimodal", "average" or "prior"."""
         if model == "ensemble":
             return self.predictions.ensemble[subset]
-        tables = [self.predictions.unimodal[m] for m in subset.split("+")]
-        if len(tables) == 1:
-            return tables[0]
-        return _average(tables)
+        if model == "prior":
+            return self.predictions.class_prior()
+        return self.predictions.average(subset)
 
     def sums(
         self,
@@ -188,17 +187,6 @@ class SumsCache:
             resampled = self.bootstrap.totals(stats, weight)
             self.cached[key] = (stats, stats.total(weight), resampled)
         return self.cached[key]
-
-
-def _average(tables: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean of (N, C) logits over the tables that have any for a sample; NaN for none."""
-    total = np.zeros_like(tables[0])
-    present = np.zeros_like(tables[0][:, :1])
-    for table in tables:
-        total += np.nan_to_num(table)
-        present += ~np.isnan(table[:, :1])
-    with np.errstate(invalid="ignore"):
-        return np.asarray(total / present)
 
 
 def _count_bytes(

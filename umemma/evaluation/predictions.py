@@ -19,6 +19,8 @@ from umemma.missing import list_patterns
 from umemma.system.files import new_file
 from umemma.types import format_pattern
 
+RAREST = 1e-6  # share of a class that no training sample has
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -31,7 +33,7 @@ class Predictions:
     where nothing of the subset is present in the sample.
 
     keys: N; groups: {grouping: N groups}; target: (N,) classes or (N, C) sets of labels; classes: C
-    names.
+    names; prior: C shares of the training samples, [] where they are unknown.
     """
 
     keys: list[str]
@@ -42,6 +44,7 @@ class Predictions:
     classes: list[str] = field(default_factory=list)
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     probes: dict[str, np.ndarray] = field(default_factory=dict)
+    prior: Sequence[float] = ()
 
     @property
     def modalities(self) -> list[str]:
@@ -62,6 +65,7 @@ class Predictions:
         raw: Sequence[Mapping[str, np.ndarray]],
         classes: list[str],
         calibration: Mapping[str, Calibration],
+        prior: Sequence[float] = (),
     ) -> Predictions:
         """Calibrate the models' own logits, (ensemble, unimodal) or (ensemble, unimodal, probes).
 
@@ -82,6 +86,7 @@ class Predictions:
             classes,
             calibration,
             probes,
+            prior,
         )
         for subset, logits in ensemble.items():
             ensemble[subset] = predictions._change(subset, logits, Calibration.apply)
@@ -90,6 +95,27 @@ class Predictions:
                 fitted = calibration.get(f"{model}/{m}", Calibration())
                 tables[m] = fitted.apply(logits)
         return predictions
+
+    def average(self, subset: str) -> np.ndarray:
+        """Return (N, C): the mean of the uni-modal logits of what is present; NaN for nothing."""
+        tables = [self.unimodal[m] for m in subset.split("+")]
+        if len(tables) == 1:
+            return tables[0]
+        total = np.zeros_like(tables[0])
+        present = np.zeros_like(tables[0][:, :1])
+        for table in tables:
+            total += np.nan_to_num(table)
+            present += ~np.isnan(table[:, :1])
+        with np.errstate(invalid="ignore"):
+            return np.asarray(total / present)
+
+    def class_prior(self) -> np.ndarray:
+        """Return (N, C): the same logits for every sample, those of `prior`."""
+        shares = np.clip(np.asarray(self.prior), RAREST, 1 - RAREST)
+        logits = np.log(shares)
+        if self.task == "multilabel":
+            logits -= np.log1p(-shares)
+        return np.tile(logits, (len(self.keys), 1))
 
     def uncalibrated(self, subset: str) -> np.ndarray:
         """Return the ensemble's own (N, C) logits, but for rounding."""
@@ -132,6 +158,7 @@ class Predictions:
             "made_by": made_by,
             "classes": json.dumps(self.classes),
             "calibration": json.dumps(calibration),
+            "prior": json.dumps(list(self.prior)),
         }
         table = pa.table(columns).replace_schema_metadata(metadata)
         with new_file(path) as aside:
@@ -171,6 +198,7 @@ class Predictions:
             classes=json.loads(metadata[b"classes"]),
             calibration=calibration,
             probes=logits["probe"],
+            prior=json.loads(metadata.get(b"prior", b"[]")),
         )
 
 

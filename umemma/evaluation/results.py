@@ -158,7 +158,8 @@ def find_best_model(outcome: Outcome, left: str) -> ResultRow:
 def summarize(outcome: Outcome) -> dict[str, Any]:
     """Return what metrics.json holds besides the settings.
 
-    {metric, say "accuracy": {subset: value}, "unimodal" and "average": {modalities: value},
+    {metric, say "accuracy": {subset: value}, "unimodal", "average" and "prior":
+    {modalities: value},
     "gap_to_ceiling": {modality: difference}, "gaps": {subset: the difference with its interval},
     "worst_case": its value with its interval, "hurts_most": the subset with the lowest value,
     "information": {subset: bits}}.
@@ -167,7 +168,7 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
     for row in outcome.subsets:
         if row.model == "ensemble" and row.missing != "any":
             summary.setdefault(row.metric, {})[row.left] = row.value
-    for model in ("unimodal", "average"):
+    for model in ("unimodal", "average", "prior"):
         summary[model] = {left: row.value for left, row in outcome.lead(model).items()}
     values = summary[outcome.complete.metric]
     summary["gap_to_ceiling"] = {}

@@ -50,12 +50,14 @@ class InferenceMetadata(NamedTuple):
     """What predicting from new media takes besides the weights and the settings.
 
     media: how media are packed. calibration: {modality subset or "probe/MODALITY": calibration}.
+    prior: the share of the training samples that have each class, [] where it is unknown.
     """
 
     classes: list[str]
     task: str
     media: Packing
     calibration: dict[str, Calibration]
+    prior: list[float] = []
 
 
 class _TrainingOptions(Plain):
@@ -100,6 +102,7 @@ class ModelInfo(Plain):
     task: Literal["multiclass", "multilabel"]
     media: Packing
     calibration: dict[str, Annotated[Calibration, BeforeValidator(_parse_calibration)]]
+    prior: list[Annotated[float, Field(ge=0, le=1)]] = []
 
     def as_json(self) -> dict[str, Any]:
         calibration = {name: one.as_json() for name, one in self.calibration.items()}
@@ -115,6 +118,7 @@ class ModelInfo(Plain):
             "task": self.task,
             "media": self.media.model_dump(mode="json"),
             "calibration": calibration,
+            "prior": self.prior,
         }
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from umemma.evaluation.comparison import (
     ALONE,
     AVERAGE,
+    PRIOR,
     WORST,
     CurvePoint,
     MethodDifference,
@@ -43,7 +44,9 @@ ABOUT_ONE_SEED = (
 )
 ABOUT_ROWS = (
     "{worst}: of each sample the answer under the subset that hurts it most. {alone}: the models "
-    "that were trained on one modality; {average}: the mean of their logits."
+    "that were trained on one modality; {average}: the mean of their logits{calibrated}, a "
+    "baseline that trains nothing; {prior}: the shares of the classes in training, whatever the "
+    "sample."
 )
 
 LEVEL = 0.05  # of the tests
@@ -99,7 +102,12 @@ class ComparisonReport:
     @property
     def notes(self) -> list[str]:
         """How to read the tables."""
-        rows = ABOUT_ROWS.format(worst=WORST, alone=ALONE, average=AVERAGE)
+        calibrated = ""
+        if self.setup.calibrated:
+            calibrated = ", each calibrated on validation"
+        rows = ABOUT_ROWS.format(
+            worst=WORST, alone=ALONE, average=AVERAGE, prior=PRIOR, calibrated=calibrated
+        )
         baselines = list(dict.fromkeys(test.baseline for test in self.differences))
         if not baselines:
             return [ABOUT_TRAINING, rows]
@@ -118,7 +126,7 @@ class ComparisonReport:
         for score in self.scores:
             if (score.train, score.metric) == (train, metric.name):
                 by_method.setdefault(score.method, {})[score.column] = score
-        methods = sorted(by_method, key=lambda name: name in (ALONE, AVERAGE))
+        methods = sorted(by_method, key=lambda name: name in (ALONE, AVERAGE, PRIOR))
         return {name: by_method[name] for name in methods}
 
     def columns_of(self, train: str, metric: Metric) -> list[str]:

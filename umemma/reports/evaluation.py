@@ -152,6 +152,8 @@ def _define_terms(outcome: Outcome) -> dict[str, str]:
         "uni-modal model, ceiling": "A model that was trained on one modality. The best of those "
         "of the modalities present is what an ensemble should not fall below.",
         "average": "The average of the logits of the uni-modal models, a baseline without fusion.",
+        "class prior": "The shares of the classes in training, as the answer to every sample: what "
+        "can be reached without looking at it.",
         "worst case": "Each sample is scored under the subset that is worst for it: a lower bound "
         "for any way to go missing.",
         "95 % interval": "From resampling whole groups of samples (bootstrap), of several "

@@ -11,7 +11,7 @@ from umemma.data.shard_reader import Index
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import comparison, experiments
-from umemma.evaluation.comparison import AbsenceColumn, ExperimentResult
+from umemma.evaluation.comparison import PRIOR, AbsenceColumn, ExperimentResult
 from umemma.evaluation.experiments import Experiment, ExperimentMarker
 from umemma.evaluation.metrics import Metric, select_metrics
 from umemma.missing import parse_missing
@@ -115,22 +115,31 @@ def _list_rates(
 def _summarize(params: Params, plan: list[Experiment], metrics: list[Metric]) -> _Summaries:
     """One experiment after another, as the predictions of all of them may not fit into memory."""
     results = []
+    summarized: set[tuple[str, int]] = set()
     groups: dict[str, list[str]] = {}
     samples = 0
     for experiment in plan:
         predictions = experiments.load_predictions(params, experiment)
         groups = predictions.groups
         samples = len(predictions.keys)
-        result = comparison.summarize_experiment(
-            experiment.train,
-            experiment.preset,
-            experiment.seed,
-            predictions,
-            [metric.name for metric in metrics],
-            params.evaluate.ratios,
-            _training_column(params, experiment.train),
-        )
-        results.append(result)
+        methods = {experiment.preset: predictions}
+        if (experiment.train, experiment.seed) not in summarized:
+            methods |= comparison.make_references(predictions)
+        summarized.add((experiment.train, experiment.seed))
+        for method, own_predictions in methods.items():
+            ratios = params.evaluate.ratios
+            if method == PRIOR:  # its curve is a flat line far below the others
+                ratios = ()
+            result = comparison.summarize_experiment(
+                experiment.train,
+                method,
+                experiment.seed,
+                own_predictions,
+                [metric.name for metric in metrics],
+                ratios,
+                _training_column(params, experiment.train),
+            )
+            results.append(result)
     return _Summaries(results, groups, samples)
 
 

@@ -58,13 +58,14 @@ class _Inputs:
     """What an evaluation reads, checked against the settings before anything is computed.
 
     calibration: of each table of logits, {} if it is not applied; made_by: a hash of everything
-    that the predictions depend on.
+    that the predictions depend on; prior: the share of each class in training.
     """
 
     index: shard_reader.Index
     settings: EvaluationSettings
     calibration: dict[str, Calibration]
     made_by: str
+    prior: list[float]
 
 
 def run(params: Params) -> Outcome:
@@ -237,7 +238,7 @@ def _check_inputs(params: Params) -> _Inputs:
         "weights": weights,
         "calibration": {name: fitted.as_json() for name, fitted in calibration.items()},
     }
-    return _Inputs(index, settings, calibration, fingerprint(made_from))
+    return _Inputs(index, settings, calibration, fingerprint(made_from), ensemble.prior)
 
 
 def _predict(params: Params, inputs: _Inputs) -> Predictions:
@@ -297,6 +298,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         (ensemble, unimodal, probes),
         index.classes,
         inputs.calibration,
+        inputs.prior,
     )
 
 

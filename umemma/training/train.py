@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from umemma.config import Machine, Training
 from umemma.data import decoding, loader
@@ -34,6 +36,8 @@ from umemma.training.run_folder import MetricRow, Run
 from umemma.training.step import PatternStep, make_validation, predict_logits
 from umemma.training.trainer import count_steps, fit
 from umemma.types import InputSpec, Packing, Plain, format_pattern
+
+PRIOR_DIGITS = 9  # of a class's share
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,8 @@ def train_model(
         if has_probes:
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
         calibrations = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
-    return TrainResult(scores, metrics, _describe_inference(data.index, calibrations))
+    inference_metadata = _describe_inference(data.index, calibrations, splits.get("train"))
+    return TrainResult(scores, metrics, inference_metadata)
 
 
 def _fit(
@@ -223,14 +228,26 @@ def _fit_calibrations(
 def _describe_inference(
     index: Index,
     calibrations: dict[str, calibration.Calibration],
+    train: LoadedSplit | None,
 ) -> InferenceMetadata:
     preprocess_settings = index.settings.get("preprocess", {})
+    prior: list[float] = []
+    if train is not None:
+        prior = _compute_prior(train.target, len(index.classes))
     return InferenceMetadata(
         classes=index.classes,
         task=index.task,
         media=Packing.model_validate(preprocess_settings.get("media", {})),
         calibration=calibrations,
+        prior=prior,
     )
+
+
+def _compute_prior(target: Tensor, classes: int) -> list[float]:
+    """Return the share of the samples that have each class. target: (N,) or (N, C)."""
+    if target.ndim == 1:
+        target = functional.one_hot(target, classes)
+    return [round(share, PRIOR_DIGITS) for share in target.double().mean(0).tolist()]
 
 
 def _check_classes(train: LoadedSplit) -> None:

@@ -1,4 +1,4 @@
-"""The named methods: UME-MMA and its baselines, as settings of four switches."""
+"""The named methods: UME-MMA and its baselines, as settings of five switches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ Init = Literal["scratch", "unimodal"]
 Mma = Literal["none", "drop", "all"]
 Train = Literal["all", "head", "none"]
 Balance = Literal["none", "ogm-ge", "umt"]
+FusionName = Literal[
+    "mean",
+    "fill-zero",
+    "fill-mean",
+    "fill-neighbour",
+    "retrieve",
+    "pattern-head",
+    "embracenet",
+    "gated",
+]
 
 CUSTOM = "custom"
 
@@ -19,12 +29,15 @@ class Switches(NamedTuple):
     mma: how training shows missing modalities: not at all, one pattern drawn per sample, or all.
     train: which parameters are trained.
     balance: what keeps one modality from learning at the cost of the others.
+    fusion: how features become logits: the mean of the logits of each modality, or a fusion of the
+        field, see umemma/models/fusions.py.
     """
 
     init: Init
     mma: Mma
     train: Train
     balance: Balance
+    fusion: FusionName = "mean"
 
     @property
     def preset(self) -> str:
@@ -49,4 +62,13 @@ PRESETS: dict[str, Switches] = {
     "frozen-complete": Switches("unimodal", "none", "head", "none"),
     "frozen": Switches("unimodal", "all", "head", "none"),
     "ume-mma": Switches("unimodal", "all", "all", "none"),
+    # What well-known tools do: train on what is there, and fill the hole in the answer.
+    "fill-zero": Switches("scratch", "none", "all", "none", "fill-zero"),
+    "fill-mean": Switches("scratch", "none", "all", "none", "fill-mean"),
+    "fill-neighbour": Switches("scratch", "none", "all", "none", "fill-neighbour"),
+    "retrieve": Switches("scratch", "none", "all", "none", "retrieve"),
+    # Published rivals.
+    "pattern-head": Switches("scratch", "all", "all", "none", "pattern-head"),
+    "embracenet": Switches("scratch", "drop", "all", "none", "embracenet"),
+    "simmlm": Switches("unimodal", "all", "all", "none", "gated"),
 }

@@ -107,6 +107,14 @@ class Params(Plain):
         if switches.init == "unimodal" or switches.balance == "umt":
             for m in names:
                 unimodal[m] = fingerprint(self.unimodal_settings(m, shards))
+        finetune = {
+            **self.finetune.model_dump(mode="json"),
+            "preset": switches.preset,
+            **switches._asdict(),
+        }
+        if switches.fusion == "mean":
+            # Models from before there were other fusions stay valid.
+            del finetune["fusion"], finetune["simmlm"]
         return {
             "kind": "ensemble",
             "dataset": self.dataset,
@@ -115,11 +123,7 @@ class Params(Plain):
             "encoders": {m: self.encoder(m).model_dump(mode="json") for m in names},
             **self._sample_settings(names),
             "seed": self.seed,
-            "finetune": {
-                **self.finetune.model_dump(mode="json"),
-                "preset": switches.preset,
-                **switches._asdict(),
-            },
+            "finetune": finetune,
             "starts_from": unimodal,
         }
 

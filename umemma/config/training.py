@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from umemma.config.sections import Fraction, NonNegativeFloat
 from umemma.errors import UserError, unknown_name
-from umemma.presets import PRESETS, Balance, Init, Mma, Switches, Train
+from umemma.presets import PRESETS, Balance, FusionName, Init, Mma, Switches, Train
 from umemma.types import Plain, PositiveFloat, PositiveInt
 from umemma.validation import validate
 
@@ -147,6 +147,15 @@ class Umt(Plain):
     weight: PositiveFloat = 1.0
 
 
+class Simmlm(Plain):
+    """SimMLM. Reference: Li et al., ICCV 2025, arXiv 2507.19264.
+
+    weight: the weight of the More vs. Fewer ranking loss; 0.1 is that of the authors' code.
+    """
+
+    weight: PositiveFloat = 0.1
+
+
 class ScratchBudget(Plain):
     """The epochs and the learning rate of a fine-tuning that starts from scratch."""
 
@@ -157,14 +166,15 @@ class ScratchBudget(Plain):
 class Finetune(Training):
     """Training of the ensemble.
 
-    preset: a named method. It sets the four switches `init`, `mma`, `train` and `balance` that are
-        null; a switch that is set takes precedence.
+    preset: a named method. It sets the five switches `init`, `mma`, `train`, `balance` and `fusion`
+        that are null; a switch that is set takes precedence.
     modalities: {modality: the rates of its model}.
     pattern_weights: {pattern: weight in the loss}, such as {"audio+image": 2}; null weighs all
         patterns alike.
-    absent: what an absent modality becomes, see umemma/missing.py.
+    simmlm: applies with `fusion: gated` and `mma: all`.
+    absent: what an absent modality becomes with `fusion: mean`, see umemma/missing.py.
     start: what `init: unimodal` makes of the uni-modal models: `average`, the mean of their logits,
-        or `pooled`, a weighted mean, see umemma/training/pooling.py.
+        or `pooled`, a weighted mean, see umemma/training/pooling.py. Only `fusion: mean` is pooled.
     keep_start: as above; with `init: scratch` there is nothing to keep.
     scratch: epochs and learning rate with `init: scratch`.
     """
@@ -175,8 +185,10 @@ class Finetune(Training):
     mma: Mma | None = None
     train: Train | None = None
     balance: Balance | None = None
+    fusion: FusionName | None = None
     ogm: Ogm = Ogm()
     umt: Umt = Umt()
+    simmlm: Simmlm = Simmlm()
     pattern_weights: dict[str, NonNegativeFloat] | None = None
     absent: Literal["zero", "blank", "learned"] = "learned"
     start: Literal["average", "pooled"] = "pooled"
@@ -187,7 +199,7 @@ class Finetune(Training):
         return self.modalities.get(modality)
 
     def switches(self) -> Switches:
-        """Return the four switches: those set in this section, and the others as in the preset.
+        """Return the five switches: those set in this section, and the others as in the preset.
 
         Raises UserError for an unknown preset and for switches that contradict each other.
         """
@@ -199,20 +211,39 @@ class Finetune(Training):
             self.mma or preset.mma,
             self.train or preset.train,
             self.balance or preset.balance,
+            self.fusion or preset.fusion,
         )
-        if switches.init == "scratch" and switches.train != "all":
-            raise UserError(
-                f"init: scratch with train: {switches.train} leaves the encoders untrained",
-                "finetune",
-                "Set finetune.train to all, or finetune.init to unimodal.",
-                usage=True,
-            )
-        if switches.balance != "none" and switches.train != "all":
-            raise UserError(
-                f"balance: {switches.balance} with train: {switches.train} "
-                "has no encoder to balance",
-                "finetune",
-                "Set finetune.train to all, or finetune.balance to none.",
-                usage=True,
-            )
+        _check_consistent(switches)
         return switches
+
+
+def _check_consistent(switches: Switches) -> None:
+    """UserError for switches that contradict each other."""
+    if switches.init == "scratch" and switches.train != "all":
+        raise UserError(
+            f"init: scratch with train: {switches.train} leaves the encoders untrained",
+            "finetune",
+            "Set finetune.train to all, or finetune.init to unimodal.",
+            usage=True,
+        )
+    if switches.balance != "none" and switches.train != "all":
+        raise UserError(
+            f"balance: {switches.balance} with train: {switches.train} has no encoder to balance",
+            "finetune",
+            "Set finetune.train to all, or finetune.balance to none.",
+            usage=True,
+        )
+    if switches.fusion != "mean" and switches.train == "none":
+        raise UserError(
+            f"fusion: {switches.fusion} with train: none leaves the fusion untrained",
+            "finetune",
+            "Set finetune.train to all or head, or finetune.fusion to mean.",
+            usage=True,
+        )
+    if switches.fusion != "mean" and switches.balance == "ogm-ge":
+        raise UserError(
+            f"fusion: {switches.fusion} with balance: ogm-ge has no modality alone to compare",
+            "finetune",
+            "Set finetune.balance to none or umt, or finetune.fusion to mean.",
+            usage=True,
+        )

@@ -157,6 +157,7 @@ def _check_finetune(params: Params) -> None:
         "mma": section.mma,
         "train": section.train,
         "balance": section.balance,
+        "fusion": section.fusion,
     }
     given = [name for name, value in decided.items() if value is not None]
     if given:

@@ -18,7 +18,7 @@ from umemma.validation import validate
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The child modules of a LateFusion, and the part of the settings that each one's rates stand in.
-SETTINGS_PART = {"encoders": "encoder", "heads": "head", "vectors": "absence"}
+SETTINGS_PART = {"encoders": "encoder", "heads": "head", "fusion": "head", "vectors": "absence"}
 
 
 def input_specs(chosen: Mapping[str, Encoder]) -> dict[str, InputSpec]:
@@ -97,10 +97,12 @@ def build(
     classes: Sequence[str],
     absent: str = "zero",
     weights: Mapping[str, Path] | None = None,
+    fusion: str = "mean",
 ) -> LateFusion:
     """Build a LateFusion over the modalities of `chosen`.
 
-    weights: {modality: file of pretrained weights}; the other encoders have fresh weights.
+    absent, fusion: as in LateFusion. weights: {modality: file of pretrained weights}; the other
+    encoders have fresh weights.
     """
     modules: dict[str, nn.Module] = {}
     dims: dict[str, int] = {}
@@ -113,7 +115,7 @@ def build(
             encoders.add_lora(module, lora.rank, lora.alpha, lora.dropout)
         modules[m] = module
     blanks = {m: _make_blank_input(m, specs[m]) for m in modules}
-    model = LateFusion(modules, dims, blanks, len(classes), absent)
+    model = LateFusion(modules, dims, blanks, len(classes), absent, fusion)
     model.freeze(m for m, encoder in chosen.items() if encoder.tune == "frozen")
     return model
 
@@ -129,7 +131,8 @@ def _make_blank_input(name: str, spec: InputSpec) -> Tensor:
 def assign_learning_rates(model: LateFusion, training: Training) -> dict[str, tuple[float, float]]:
     """Return {parameter name: (learning rate, weight decay)} of every trainable parameter.
 
-    The rates are those that `training` gives to encoders, adapters, heads and absence vectors.
+    The rates are those that `training` gives to encoders, adapters, heads and absence vectors. A
+    fusion is a head; its parts of one modality have the rates of that modality.
     Parameters that a timm encoder declares free of weight decay (position embeddings, say) have
     none.
     """
@@ -138,7 +141,11 @@ def assign_learning_rates(model: LateFusion, training: Training) -> dict[str, tu
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        child, modality = name.split(".")[:2]
+        child, *places = name.split(".")
+        modality = ""  # of a part that all modalities share
+        for place in reversed(places):
+            if place in model.modalities:
+                modality = place
         part = SETTINGS_PART[child]
         if child == "encoders" and "lora_" in name:
             part = "adapters"

@@ -1,15 +1,18 @@
-"""Late fusion: an encoder and a linear head per modality, and the mean of the heads' logits.
+"""Late fusion: an encoder per modality, and a fusion of their features.
 
-With every modality present, that is one linear layer over the concatenated features.
+The fusion `mean` is ours: a linear head per modality, and the mean of the heads' logits. With every
+modality present, that is one linear layer over the concatenated features. The other fusions are
+those of the field, umemma/models/fusions.py.
 
-How an absent modality is represented is the setting `absent`, one of three rules:
+How `mean` represents an absent modality is the setting `absent`, one of three rules:
 
 zero      It adds nothing: the mean is over the modalities that are present.
 learned   It adds what its head makes, without the bias, of a trained feature vector. The mean is
           over the modalities that are present. The vector starts at zero, which is the rule `zero`.
 blank     Its blank input (black, silence, the empty text) is encoded and counts as present.
 
-`fuse` applies the rule, by `umemma.missing.average_present`.
+`fuse` applies the rule, by `umemma.missing.average_present`. The other fusions have rules of their
+own, so for them `absent` has no meaning; it is `zero`.
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from umemma.missing import average_present
+from umemma.models.fusions import build_fusion
 from umemma.types import Batch
 
 
@@ -30,7 +35,8 @@ class LateFusion(nn.Module):
     """An ensemble of encoders with a fusion. With one modality it is a uni-modal classifier.
 
     encoders: {modality: module (B, ...) -> (B, D_m)}. dims: {modality: D_m}. blanks: {modality:
-    (...)}, the blank inputs. absent: how an absent modality is represented, see above.
+    (...)}, the blank inputs. absent: how an absent modality is represented, see above. fusion: the
+    name of one, as in umemma/presets.py.
 
     probes are linear classifiers on the features of each modality, where there are several. They
     are fitted after the training and tell an evaluation what the features hold (see linear_probe);
@@ -44,8 +50,11 @@ class LateFusion(nn.Module):
         blanks: Mapping[str, Tensor],
         classes: int,
         absent: str = "zero",
+        fusion: str = "mean",
     ) -> None:
         super().__init__()
+        if fusion != "mean":
+            absent = "zero"
         self.modalities = sorted(encoders)
         self.absent = absent
         self.frozen: set[str] = set()
@@ -54,7 +63,10 @@ class LateFusion(nn.Module):
         self.dims = {m: dims[m] for m in self.modalities}
         self.classes = classes
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
-        self.heads = nn.ModuleDict({m: nn.Linear(width, classes) for m, width in self.dims.items()})
+        self.heads = nn.ModuleDict()
+        if fusion == "mean":
+            for m, width in self.dims.items():
+                self.heads[m] = nn.Linear(width, classes)
         for m in self.modalities:
             self.register_buffer(f"blank_{m}", blanks[m][None].clone(), persistent=False)
         self.vectors = nn.ParameterDict()
@@ -65,6 +77,8 @@ class LateFusion(nn.Module):
         if len(self.modalities) > 1:
             for m, width in self.dims.items():
                 self.probes[m] = _make_unfitted_probe(width, classes)
+        # Last, as its initial weights come from the same random numbers as those above.
+        self.fusion = build_fusion(fusion, self.dims, classes)
 
     def encode(
         self,
@@ -132,28 +146,38 @@ class LateFusion(nn.Module):
         features: Mapping[str, Tensor],
         absent: Mapping[str, Tensor],
         keep: Tensor,
+        present: Tensor,
+        sample_seeds: np.ndarray | None = None,
     ) -> Tensor:
         """Logits (B, C) of the modalities in `keep` (B, M).
 
-        With several patterns, `keep` (B, S, M), the logits are (B, S, C).
+        With several patterns, `keep` (B, S, M), the logits are (B, S, C). present (B, M): what was
+        encoded; sample_seeds: those of a training batch.
         """
-        return fuse(self.heads, features, absent, keep, self.absent)
+        if self.fusion is None:
+            return fuse(self.heads, features, absent, keep, self.absent)
+        logits: Tensor = self.fusion(features, keep, present, sample_seeds)
+        return logits
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, C) of everything that is present."""
         features, absent = self.encode(batch.inputs, batch.present)
-        return self.fuse(features, absent, batch.present)
+        return self.fuse(features, absent, batch.present, batch.present, batch.sample_seeds)
 
     @torch.no_grad()
     def start_from(self, unimodal: Mapping[str, LateFusion]) -> None:
-        """Copy the encoders and heads of uni-modal models.
+        """Copy the encoders of uni-modal models, and their heads where the fusion has such heads.
 
-        The logits of every subset are then the average of its uni-modal ones (UME). From now on the
-        batch norms keep the running statistics that they have.
+        With the fusions `mean` and `gated` the logits of every subset are then the average of its
+        uni-modal ones (UME). From now on the batch norms keep the running statistics that they
+        have.
         """
         for m in self.modalities:
             self.encoders[m].load_state_dict(unimodal[m].encoders[m].state_dict())
-            self.heads[m].load_state_dict(unimodal[m].heads[m].state_dict())
+        for m, head in self.heads.items():
+            head.load_state_dict(unimodal[m].heads[m].state_dict())
+        if self.fusion is not None:
+            self.fusion.start_from({m: unimodal[m].heads[m] for m in self.modalities})
         self.fixed_statistics.update(self.modalities)
         self.train(self.training)
 
@@ -228,7 +252,7 @@ class LateFusion(nn.Module):
         table: Tensor,
     ) -> Tensor:
         keep = present[:, None] & table
-        logits = self.fuse(features, absent, keep)
+        logits = self.fuse(features, absent, keep, present)
         nothing_left = ~keep.any(-1, keepdim=True).to(logits.device)
         return logits.masked_fill(nothing_left, float("nan"))
 

@@ -1,8 +1,8 @@
 """A trained model -> ONNX files, checked against PyTorch for every subset of its modalities.
 
 Each encoder is a file, since an absent modality needs none. The fusion is another file: it holds
-the rule for absent modalities, the heads, and the temperature and bias of every subset, which it
-looks up by `present`.
+the heads with the rule for absent modalities, or another fusion of the field, and the temperature
+and bias of every subset, which it looks up by `present`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from umemma.errors import UserError
 from umemma.models import onnx_check, predictor
+from umemma.models.fusions import check_exports
 from umemma.models.late_fusion import fuse
 from umemma.models.onnx_recipe import DESCRIPTION, FUSION, describe_export, name_encoder_file
 from umemma.models.predictor import Predictor
@@ -33,12 +34,13 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 def export_onnx(folder: Path, out: Path, trust: bool = False) -> str:
     """Write `out` and return how close the results are to PyTorch's.
 
-    UserError for an encoder that cannot be exported, for results that differ from PyTorch's, and
-    where `out` holds something else. Then nothing is written.
+    UserError for an encoder or a fusion that cannot be exported, for results that differ from
+    PyTorch's, and where `out` holds something else. Then nothing is written.
     """
     _require_packages()
     _check_out(out)
     model = predictor.load(folder, trust, "cpu")
+    check_exports(model.model.fusion, str(folder))
     model.model.precision = torch.float32
     inputs = onnx_check.make_example_inputs(model)
     try:
@@ -95,6 +97,7 @@ class Fusion(nn.Module):
     def __init__(self, model: Predictor) -> None:
         super().__init__()
         self.heads = model.model.heads
+        self.fusion = model.model.fusion
         self.modalities = model.modalities
         self.task = model.task
         self.absent = model.model.absent
@@ -112,7 +115,10 @@ class Fusion(nn.Module):
         *features, present = inputs
         by_modality = dict(zip(self.modalities, features, strict=True))
         absent = {m: self.get_buffer(f"absent_{m}") for m in self.modalities}
-        logits = fuse(self.heads, by_modality, absent, present, self.absent)
+        if self.fusion is None:
+            logits = fuse(self.heads, by_modality, absent, present, self.absent)
+        else:
+            logits = self.fusion(by_modality, present, present)
         row = (present.long() * self.bits).sum(1)
         logits = logits / self.temperature[row] + self.bias[row]
         if self.task == "multiclass":

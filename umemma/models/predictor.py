@@ -26,6 +26,7 @@ from umemma.errors import UserError, unknown_name
 from umemma.evaluation.calibration import probabilities
 from umemma.missing import list_patterns
 from umemma.models import factory, saved_model
+from umemma.models.fusions import check_predicts_alone
 from umemma.models.hf_files import locate_hf_folders
 from umemma.models.late_fusion import LateFusion
 from umemma.models.predict_inputs import (
@@ -71,20 +72,24 @@ def load(
     """Load the model in `folder`, of one modality or more, onto the GPU if there is one.
 
     broken: whether a medium that cannot be read is absent, or its sample fails. trust: whether an
-    encoder `import:...`, which runs code of its author, is allowed. UserError where it is not, and
-    for a folder that is incomplete or damaged.
+    encoder `import:...`, which runs code of its author, is allowed. UserError where it is not, for
+    a folder that is incomplete or damaged, and for a model that has no answer to a sample alone.
     """
     policies = get_args(BrokenPolicy)
     if broken not in policies:
         raise unknown_name("policy", broken, policies, "broken")
     folder = Path(folder)
     info, settings = _read_info(folder)
+    fusion = settings.training.fusion
+    check_predicts_alone(fusion, str(folder))
     if not trust:
         _refuse_custom_code(settings.encoders, folder)
     encoders, specs = _resolve_encoders(folder, info, settings)
     # The initial weights are overwritten; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
-        model = factory.build(encoders, specs, info.classes, settings.training.absent)
+        model = factory.build(
+            encoders, specs, info.classes, settings.training.absent, fusion=fusion
+        )
     saved_model.load(folder, model, info.settings, REPAIR_HINT)
     if not device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -275,7 +280,7 @@ class Predictor:
         inputs: {modality: (B, ...)} as the encoders take them; present: (B, M) bool.
         """
         features, absent = self.model.encode(inputs, present)
-        raw_logits = self.model.fuse(features, absent, present).cpu().numpy()
+        raw_logits = self.model.fuse(features, absent, present, present).cpu().numpy()
         row = present.numpy() @ (2 ** np.arange(len(self.modalities)))
         calibrated = raw_logits / self.temperature[row] + self.bias[row]
         return calibrated.astype(np.float32)

@@ -20,6 +20,7 @@ from umemma.config import Encoder, Paths
 from umemma.errors import UserError
 from umemma.evaluation.calibration import Calibration
 from umemma.models.hf_files import HfFiles, locate_hf_folders, save_hf_files
+from umemma.presets import FusionName
 from umemma.system import distributed
 from umemma.system.files import new_folder, read_json, save_tensors, sha256, write_json
 from umemma.types import Packing, Plain
@@ -64,6 +65,7 @@ class _TrainingOptions(Plain):
     model_config = ConfigDict(extra="ignore")
 
     absent: Literal["zero", "blank", "learned"] = "zero"
+    fusion: FusionName = "mean"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
 

@@ -329,7 +329,10 @@ def _load_models(
     names = sorted(params.modalities)
     encoders = {m: params.encoder(m) for m in names}
     specs = factory.input_specs(encoders)
-    ensemble = factory.build(encoders, specs, index.classes, params.finetune.absent)
+    section = params.finetune
+    ensemble = factory.build(
+        encoders, specs, index.classes, section.absent, fusion=section.switches().fusion
+    )
     settings = params.ensemble_settings(index.fingerprint)
     saved_model.load(params.paths.ensemble, ensemble, settings, ENSEMBLE)
     factory.place_on_device(ensemble, params.finetune, device)

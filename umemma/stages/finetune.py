@@ -65,15 +65,18 @@ def run(params: Params, force: bool = False, tensorboard: bool = False) -> float
         )
     model = factory.place_on_device(model, section, device)
     balancing = _make_balancing(switches.balance, section, model, start.unimodal, device)
+    ranking_weight = 0.0
+    if switches.fusion == "gated":
+        ranking_weight = section.simmlm.weight
     result = train_model(
-        PatternStep(model, pattern_weights, switches.mma == "drop", balancing),
+        PatternStep(model, pattern_weights, switches.mma == "drop", balancing, ranking_weight),
         data,
         training_run,
         training=training,
         cache_folder=params.paths.runs / "features",
         device=device,
         title=f"finetune {switches.preset}",
-        pooled=switches.init == "unimodal" and section.start == "pooled",
+        pooled=_is_pooled(section, switches),
     )
 
     # 4. Save the model; its checkpoints are no longer needed.
@@ -90,6 +93,12 @@ def run(params: Params, force: bool = False, tensorboard: bool = False) -> float
     if training_run is not None:
         training_run.finish()
     return result.scores["val_score"]
+
+
+def _is_pooled(section: Finetune, switches: Switches) -> bool:
+    """Whether the start is the weighted mean of the uni-modal models."""
+    is_mean = switches.init == "unimodal" and switches.fusion == "mean"
+    return is_mean and section.start == "pooled"
 
 
 def _open_data(params: Params) -> tuple[DataSource, dict[str, Any]]:
@@ -192,6 +201,7 @@ def _build_ensemble(
         data.index.classes,
         section.absent,
         start.pretrained,
+        switches.fusion,
     )
     if switches.init == "unimodal":
         model.start_from(start.unimodal)

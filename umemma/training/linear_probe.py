@@ -32,6 +32,8 @@ def fit_all(
 ) -> None:
     """Fit the probe of every modality to the features of the training samples that have it.
 
+    The fusion may store these features.
+
     The weight decay is chosen on validation. If these samples are all of one class there is nothing
     to fit: the logits of the probe stay NaN.
     """
@@ -41,6 +43,8 @@ def fit_all(
     train_features = feature_cache.encode_samples(
         model, train, modalities, indices, batch_size, device
     )
+    if model.fusion is not None:
+        model.fusion.store_training_features(train_features, train.present[indices])
     val_features = feature_cache.encode_samples(
         model, val, modalities, val_indices, batch_size, device
     )

@@ -32,6 +32,25 @@ def sample_losses(logits: Tensor, target: Tensor) -> Tensor:
     return losses.view(shape)
 
 
+def rank_more_over_fewer(losses: Tensor, keep: Tensor) -> Tensor:
+    """Return (B,): the More vs. Fewer ranking loss of the patterns of each sample.
+
+    It is the mean of max(0, loss(X+) - loss(X-)) over all pairs in which X- has some but not all of
+    the modalities of X+, and 0 without a pair: more modalities should not make the loss larger.
+
+    losses: (B, S) of each pattern; keep: (B, S, M) bool, the modalities that a pattern leaves.
+
+    Reference: Li et al., SimMLM, ICCV 2025, arXiv 2507.19264. The authors draw one such pair per
+    sample; this is the expectation over all pairs.
+    """
+    more = keep[:, :, None]
+    fewer = keep[:, None, :]
+    is_subset = (fewer <= more).all(-1) & (fewer != more).any(-1)
+    is_pair = (is_subset & fewer.any(-1)).to(losses.device)
+    excess = (losses[:, :, None] - losses[:, None, :]).clamp(min=0).where(is_pair, 0.0)
+    return excess.sum((1, 2)) / is_pair.sum((1, 2)).clamp(min=1)
+
+
 class LossSum:
     """The sum of the losses of an epoch in this process.
 

@@ -6,7 +6,7 @@ the best epoch weigh the missing patterns as the step does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from umemma.system import distributed
 from umemma.system.seeds import mix, to_unit
 from umemma.training.balancing import Balancing
 from umemma.training.early_stopping import Validation
-from umemma.training.loss import sample_losses
+from umemma.training.loss import rank_more_over_fewer, sample_losses
 from umemma.types import Batch
 
 
@@ -33,6 +33,7 @@ class PatternStep(nn.Module):
     the loss is the weighted loss of every pattern from one encoder pass (`all`), which is the
     expectation of `drop` over its draws.
     balancing: computes a term of the loss from the features; it sees the batch after the draw.
+    ranking_weight: the weight of the More vs. Fewer ranking loss, where every pattern is computed.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class PatternStep(nn.Module):
         pattern_weights: np.ndarray,
         draw_one: bool,
         balancing: Balancing | None = None,
+        ranking_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.pattern_weights = pattern_weights
         self.draw_one = draw_one
         self.balancing = balancing
+        self.ranking_weight = ranking_weight
         self.keep_table, self.used_weights = _select_patterns(model, pattern_weights)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -56,16 +59,28 @@ class PatternStep(nn.Module):
             batch = self._drop_modalities(batch, sample_weights)
         features, absent = self.model.encode(batch.inputs, batch.present)
         if self.draw_one:
-            logits = self.model.fuse(features, absent, batch.present)
+            logits = self._fuse(batch, features, absent, batch.present)
             loss = sample_losses(logits, batch.target).mean()
         else:
             keep = batch.present[:, None] & self.keep_table
-            logits = self.model.fuse(features, absent, keep)
+            logits = self._fuse(batch, features, absent, keep)
             pattern_losses = sample_losses(logits, batch.target)
             loss = (pattern_losses * sample_weights.to(logits.device)).sum(1).mean()
+            if self.ranking_weight:
+                ranking_loss = rank_more_over_fewer(pattern_losses, keep).mean()
+                loss = loss + self.ranking_weight * ranking_loss
         if self.balancing is None:
             return loss
         return loss + self.balancing(features, batch)
+
+    def _fuse(
+        self,
+        batch: Batch,
+        features: Mapping[str, Tensor],
+        absent: Mapping[str, Tensor],
+        keep: Tensor,
+    ) -> Tensor:
+        return self.model.fuse(features, absent, keep, batch.present, batch.sample_seeds)
 
     def _drop_modalities(self, batch: Batch, sample_weights: Tensor) -> Batch:
         """Return the batch with what a drawn pattern leaves of each sample."""

@@ -158,10 +158,10 @@ def train_model(
         if run:
             metrics = _fit(step, splits["train"], validation, run, training, data.seed, title)
 
-        # 3. Validate the best weights, and fit what is fitted to them.
-        scores = {f"val_{name}": value for name, value in validation.run().items()}
+        # 3. Fit what is fitted to the best weights, and validate them.
         if has_probes:
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
+        scores = {f"val_{name}": value for name, value in validation.run().items()}
         calibrations = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
     inference_metadata = _describe_inference(data.index, calibrations, splits.get("train"))
     return TrainResult(scores, metrics, inference_metadata)

@@ -1,4 +1,4 @@
-"""The named methods are settings of four switches."""
+"""The named methods are settings of five switches."""
 
 from __future__ import annotations
 
@@ -40,3 +40,7 @@ def test_presets_that_make_no_sense():
         load_switches("finetune.preset=umemma")
     with pytest.raises(UserError, match="leaves the encoders untrained"):
         load_switches("finetune.init=scratch", "finetune.train=head")
+    with pytest.raises(UserError, match="leaves the fusion untrained"):
+        load_switches("finetune.preset=ume", "finetune.fusion=gated")
+    with pytest.raises(UserError, match="no modality alone to compare"):
+        load_switches("finetune.preset=ogm-ge", "finetune.fusion=fill-zero")

@@ -14,7 +14,8 @@ PARAMS = ROOT / "params.yaml"
 
 def test_the_settings_of_an_ensemble_have_its_switches():
     settings = config.load_params(PARAMS, ["finetune.mma=none"]).ensemble_settings("shards")
-    switches = {name: settings["finetune"][name] for name in ("preset", *Switches._fields)}
+    names = set(Switches._fields) - {"fusion"}
+    switches = {name: settings["finetune"][name] for name in ("preset", *names)}
     assert switches == {
         "preset": "ume-finetune",
         "init": "unimodal",
@@ -22,6 +23,19 @@ def test_the_settings_of_an_ensemble_have_its_switches():
         "train": "all",
         "balance": "none",
     }
+
+
+def test_only_the_settings_of_another_fusion_name_it():
+    """Models that were trained before there were others stay valid."""
+
+    def list_names(preset: str) -> set[str]:
+        settings = config.load_params(PARAMS, [f"finetune.preset={preset}"])
+        return {"fusion", "simmlm"} & settings.ensemble_settings("shards")["finetune"].keys()
+
+    assert list_names("ume-mma") == set()
+    assert list_names("simmlm") == {"fusion", "simmlm"}
+    settings = config.load_params(PARAMS, ["finetune.fusion=embracenet"])
+    assert settings.ensemble_settings("shards")["finetune"]["fusion"] == "embracenet"
 
 
 def test_modalities_are_checked_against_the_dataset():

@@ -51,6 +51,7 @@ def test_an_experiment_has_settings_and_a_folder_of_its_own(tmp_path):
         ("compare.baseline=um", "Did you mean 'umt'?"),
         ("compare.baseline=ume-mma", "is the method itself"),
         ("finetune.mma=all", "would be the same for every preset"),
+        ("finetune.fusion=gated", "fusion would be the same for every preset"),
         ("place=../x", "place"),
     ],
 )

@@ -16,7 +16,8 @@ import umemma
 from umemma.errors import UserError
 from umemma.evaluation.calibration import probabilities
 from umemma.missing import make_keep_table
-from umemma.models.onnx import Fusion
+from umemma.models.fusions import FUSIONS
+from umemma.models.onnx import Fusion, _export_fusion
 from umemma.stages import export
 from umemma.types import ImageInput
 
@@ -49,6 +50,32 @@ def test_the_fusion_gives_each_sample_its_own_subset(tmp_path, absent):
     np.testing.assert_allclose(logits.detach(), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(chances.detach(), probabilities(expected, "multiclass"), atol=1e-6)
     assert Fusion(model)(*holed, present & False)[0].isnan().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", sorted(FUSIONS.keys() - {"fill-neighbour", "retrieve"}))
+def test_other_fusions_are_exported_too(tmp_path, fusion):
+    """One batch of every subset, with NaN as absent features, against the model itself."""
+    model = umemma.load(save_model(tmp_path / "model", fusion=fusion, calibration=FITTED))
+    _export_fusion(model, tmp_path / "fusion.onnx")
+    present = torch.from_numpy(make_keep_table(model.modalities))
+    features, _ = model.model.encode(INPUTS, torch.ones(3, 2, dtype=torch.bool))
+    inputs = {"present": present.numpy()}
+    for i, (m, x) in enumerate(features.items()):
+        inputs[f"features_{m}"] = x.where(present[:, i, None], torch.nan).detach().numpy()
+    logits, _ = answers(tmp_path / "fusion.onnx", **inputs)
+    np.testing.assert_allclose(logits, model.logits(INPUTS, present), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fusion_that_searches_other_samples_is_not_exported(tmp_path):
+    for fusion, message in (
+        ("fill-neighbour", "preset fill-neighbour has no answer to a sample alone"),
+        ("retrieve", "preset retrieve can't be exported"),
+    ):
+        folder = save_model(tmp_path / fusion, fusion=fusion)
+        with pytest.raises(UserError, match=message):
+            export.run(folder, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation.calibration import Calibration, probabilities
 from umemma.missing import list_patterns, make_keep_table
+from umemma.models.fusions import FUSIONS
 from umemma.models.predict_inputs import NOTHING, Failure
 from umemma.training import train
 from umemma.types import Sound, format_pattern
@@ -230,3 +231,20 @@ def test_code_of_a_stranger_runs_only_where_it_is_trusted(place):
         umemma.load("theirs")
     assert not Path("ran").exists()
     assert umemma.load("theirs", trust=True).predict(image=make_picture()).present == ("image",)
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS.keys() - {"fill-neighbour"}))
+def test_other_fusions_predict_each_sample_alone(tmp_path, fusion):
+    """The hole of one sample is not filled with the medium of the next."""
+    model = umemma.load(save_model(tmp_path / "model", fusion=fusion))
+    samples = [{"image": make_picture()}, {"image": make_picture(1), "audio": (make_noise(), RATE)}]
+    together = list(model.predict_many(samples))
+    for sample, prediction in zip(samples, together, strict=True):
+        alone = get_probabilities(model.predict(**sample))
+        np.testing.assert_allclose(alone, get_probabilities(prediction), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_without_an_answer_to_a_sample_alone_is_refused(tmp_path):
+    folder = save_model(tmp_path / "model", fusion="fill-neighbour")
+    with pytest.raises(UserError, match="preset fill-neighbour has no answer to a sample alone"):
+        umemma.load(folder)

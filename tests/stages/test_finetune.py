@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from toys.project import quick
 
+from umemma.errors import UserError
 from umemma.stages import finetune, pretrain
 from umemma.system.files import sha256
 
@@ -31,6 +33,14 @@ def test_pretrained_weights_are_where_the_baselines_from_scratch_start_too(proje
     finetune.run(params)
     ensemble = load_file("models/digits/ensemble/model.safetensors")
     assert all(torch.equal(ensemble[f"encoders.image.{name}"], x) for name, x in start.items())
+
+
+@pytest.mark.slow
+def test_a_rival_that_starts_from_unimodal_models_needs_them(project):
+    shutil.rmtree("models/digits/pretrain/image")
+    with pytest.raises(UserError, match="pretrain/image/model.json: not there yet") as error:
+        finetune.run(quick("finetune.preset=simmlm"))
+    assert "umemma pretrain-unimodal --modality image" in str(error.value)
 
 
 @pytest.mark.slow

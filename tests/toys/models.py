@@ -40,24 +40,26 @@ def save_model(
     absent: str = "learned",
     task: str = "multiclass",
     head: tuple[float, ...] = (),
+    fusion: str = "mean",
     calibration: dict[str, dict[str, Any]] | None = None,
     **encoders: Any,
 ) -> Path:
     """Save a model that was never trained.
 
     head: the logits of everything that is present; without it they are random, as are the vectors
-    of absent modalities. calibration: of some subsets; the others change nothing.
+    of absent modalities. calibration: of some subsets; the others change nothing. fusion: with
+    another one than "mean" there are no such heads and vectors.
     """
     chosen = {m: Encoder.model_validate(encoders.get(m, ENCODERS[m])) for m in names.split("+")}
     classes = [f"class {i}" for i in range(len(head) or 3)]
     torch.manual_seed(0)
     specs = factory.input_specs(chosen)
-    model = factory.build(chosen, specs, classes, absent)
+    model = factory.build(chosen, specs, classes, absent, fusion=fusion)
     _set_weights(model, head)
     settings = {
         "kind": "ensemble",
         "modalities": sorted(chosen),
-        "finetune": {"absent": absent, "precision": "fp32"},
+        "finetune": {"absent": absent, "fusion": fusion, "precision": "fp32"},
         "encoders": {m: encoder.model_dump(mode="json") for m, encoder in chosen.items()},
     }
     patterns = map(format_pattern, list_patterns(sorted(chosen)))
@@ -74,6 +76,11 @@ def save_model(
 def _set_weights(model: LateFusion, head: tuple[float, ...]) -> None:
     for vector in model.vectors.values():
         vector.normal_()
+    if model.fusion is not None:
+        for parameter in model.fusion.parameters():
+            parameter.normal_()
+        bank = {m: torch.randn(7, width) for m, width in model.dims.items()}
+        model.fusion.store_training_features(bank, torch.ones(7, len(bank), dtype=torch.bool))
     if head:
         for layer in model.heads.values():
             layer.weight.zero_()

@@ -31,6 +31,7 @@ from umemma.types import Batch
 TRAINED_PARTS = {
     "all": {"encoders", "heads", "vectors"},
     "head": {"heads", "vectors"},
+    "fusion": {"encoders", "fusion"},
 }
 
 
@@ -112,12 +113,15 @@ def compute_pattern_losses(model: LateFusion, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def compute_task_loss(step: PatternStep, batch: Batch) -> float:
-    """The loss of a step without its balancing term."""
+    """The loss of a step without its balancing term and its ranking loss."""
     step.model.eval()
     balancing = step.balancing
+    ranking_weight = step.ranking_weight
     step.balancing = None
+    step.ranking_weight = 0.0
     loss = step(batch).item()
     step.balancing = balancing
+    step.ranking_weight = ranking_weight
     return loss
 
 
@@ -178,7 +182,7 @@ def test_what_a_preset_starts_from_shows_and_how_long_it_trains(project, fit_cal
         "finetune.scratch={epochs: 5, learning_rate: 7e-3}",
     ]
     finetune.run(quick(f"finetune.preset={preset}", *changes))
-    init, mma, train, balance = PRESETS[preset]
+    init, mma, train, balance, fusion = PRESETS[preset]
     start = load_encoders("models/digits/ensemble")
     unimodal = load_unimodal_encoders()
     are_equal = []
@@ -199,7 +203,11 @@ def test_what_a_preset_starts_from_shows_and_how_long_it_trains(project, fit_cal
     (call,) = fit_calls
     assert call.training.epochs == expected_epochs
     assert call.training.learning_rate == expected_rate
-    assert list_trained_parts(call.model) == TRAINED_PARTS[train]
+    parts = train
+    if fusion != "mean":
+        parts = "fusion"
+    assert list_trained_parts(call.model) == TRAINED_PARTS[parts]
+    assert call.step.ranking_weight == {"simmlm": 0.1}.get(preset, 0.0)
     check_shown_patterns(call, mma)
     check_balancing(call.step.balancing, balance, unimodal)
 
@@ -219,6 +227,26 @@ def test_rates_of_parts_reach_the_optimizer(project, fit_calls):
     }
 
 
+def check_fusion(preset: str, ensemble: dict[str, Tensor]) -> None:
+    """There are no other heads, and what is stored of training comes from it."""
+    assert not [name for name in ensemble if name.startswith(("heads.", "vectors."))]
+    shards = Path("data/shards/digits").glob("train-*.parquet")
+    train_samples = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    if preset == "fill-mean":
+        assert all(ensemble[f"fusion.fill_{m}"].any() for m in ("audio", "image"))
+    if preset == "retrieve":
+        for m in ("audio", "image"):
+            bank = ensemble[f"fusion.bank_{m}"]
+            assert len(bank) == train_samples
+            assert bank.any()
+    if preset == "simmlm":
+        unimodal = load_file("models/digits/pretrain/audio/model.safetensors")
+        head = unimodal["heads.audio.weight"]
+        distance = (ensemble["fusion.heads.audio.weight"] - head).norm()
+        assert 0 < distance < head.norm() / 2  # one epoch after the expert
+        assert ensemble["fusion.gate.weight"].any()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_a_preset_changes(project, preset):
@@ -226,7 +254,7 @@ def test_what_a_preset_changes(project, preset):
     params = quick(f"finetune.preset={preset}", "finetune.keep_start=null")
     finetune.run(params)
     assert evaluate.ask(params, "audio", [0.5]).settings.preset == preset
-    _, _, train, _ = PRESETS[preset]
+    train = PRESETS[preset].train
     after = load_encoders("models/digits/ensemble")
     before = load_unimodal_encoders()
     are_equal = [torch.equal(after[name], x) for name, x in before.items()]
@@ -235,6 +263,9 @@ def test_what_a_preset_changes(project, preset):
     else:
         assert all(are_equal)
     ensemble = load_file("models/digits/ensemble/model.safetensors")
+    if PRESETS[preset].fusion != "mean":
+        check_fusion(preset, ensemble)
+        return
     for m in ("audio", "image"):
         unimodal = load_file(f"models/digits/pretrain/{m}/model.safetensors")
         # The untrained heads differ from those of the uni-modal models by one weight.

@@ -15,7 +15,8 @@ def assign_rates(
     params = quick("finetune.learning_rate=1e-3", "finetune.weight_decay=0.1", *sets)
     encoders = {m: params.encoder(m) for m in names}
     specs = factory.input_specs(encoders)
-    model = factory.build(encoders, specs, ["a", "b"], "learned")
+    fusion = params.finetune.switches().fusion
+    model = factory.build(encoders, specs, ["a", "b"], "learned", fusion=fusion)
     return factory.assign_learning_rates(model, params.finetune)
 
 
@@ -39,6 +40,17 @@ def test_every_part_of_a_model_has_the_rates_of_the_nearest_setting():
         ("heads", "image"): (5e-4, 0.0),  # of the modality rather than of all heads
         ("vectors", "image"): (5e-4, 0.0),
     }
+
+
+def test_a_fusion_has_the_rates_of_a_head_and_its_parts_those_of_their_modality():
+    rates = assign_rates(
+        "finetune.preset=embracenet",
+        "finetune.head={learning_rate: 3e-3}",
+        "finetune.modalities.image={learning_rate: 5e-4}",
+    )
+    assert rates["fusion.linear.weight"] == (3e-3, 0.1)
+    assert rates["fusion.docking.audio.weight"] == (3e-3, 0.1)
+    assert rates["fusion.docking.image.weight"] == (5e-4, 0.1)
 
 
 def test_adapters_have_rates_of_their_own_and_probes_none():

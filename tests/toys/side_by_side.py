@@ -20,6 +20,7 @@ import torch
 from toys.training import COMPLETE, CPU, fit_toy, toy_model, toy_split
 from umemma.errors import UserError
 from umemma.missing import normalize_pattern_weights
+from umemma.models.fusions import FUSIONS
 from umemma.system import distributed
 from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import Run
@@ -62,18 +63,30 @@ def try_trainings(folder: Path) -> dict[str, Any]:
     # Most batches lack audio.
     lacks_audio = torch.tensor([[i % 5 == 0, True] for i in range(10)])
     changes: dict[str, dict[str, Any]] = {
+        "embracenet": {},
+        "gated": {},
+        "retrieve": {},
         "all": {},
         "drop": {},
         "parts": {"micro_batch": 1},
         "holes": {},
     }
     for name, change in changes.items():
-        model = toy_model("learned")
+        fusion = "mean"
+        pattern_weights = weights
+        if name in FUSIONS:
+            fusion = name
+        if name == "retrieve":
+            # What it fills a hole with depends on the batch, which the processes share.
+            pattern_weights = COMPLETE
+        model = toy_model("learned", fusion)
         split = toy_split(10)
         if name == "holes":
             split = replace(split, present=lacks_audio)
-        step = PatternStep(model, weights, draw_one=name == "drop")
-        validate = make_validation(model, split, weights, 3, CPU)
+        draw_one = name in ("drop", "embracenet")
+        ranking_weight = float(name == "gated")
+        step = PatternStep(model, pattern_weights, draw_one, ranking_weight=ranking_weight)
+        validate = make_validation(model, split, pattern_weights, 3, CPU)
         run = Run(folder / name, "toy")
         rows = fit_toy(step, model, split, validate, run, epochs=3, batch_size=4, **change)
         trained = {key: x for key, x in model.state_dict().items() if "probes" not in key}

@@ -66,11 +66,11 @@ def toy_split(size: int = 96) -> LoadedSplit:
     return LoadedSplit(inputs, torch.ones(size, 2, dtype=torch.bool), target, keys, keys)
 
 
-def toy_model(absent: str = "zero") -> LateFusion:
+def toy_model(absent: str = "zero", fusion: str = "mean") -> LateFusion:
     prepare(0, "toy")
     encoders = {m: nn.Linear(1, 4) for m in ("audio", "image")}
     blanks = dict.fromkeys(encoders, torch.zeros(1))
-    return LateFusion(encoders, {"audio": 4, "image": 4}, blanks, 2, absent)
+    return LateFusion(encoders, {"audio": 4, "image": 4}, blanks, 2, absent, fusion)
 
 
 def fit_toy(

@@ -11,7 +11,8 @@ from torch.nn import functional
 from toys.training import COMPLETE, CPU, toy_data, toy_model, toy_split, train_toy
 
 from umemma.data.loader import LoadedSplit, cut_batches
-from umemma.missing import normalize_pattern_weights
+from umemma.missing import make_keep_table, normalize_pattern_weights
+from umemma.training.loss import rank_more_over_fewer, sample_losses
 from umemma.training.step import PatternStep, make_validation, predict_pattern_logits
 from umemma.types import Batch
 
@@ -31,6 +32,27 @@ def test_all_is_the_expectation_of_drop():
     losses = torch.stack([drop(make_batch(toy_split(), seed)) for seed in range(400)])
     standard_error = losses.std().item() / 20
     assert losses.mean().item() == pytest.approx(exact.item(), abs=4 * standard_error)
+
+
+def test_the_ranking_loss_is_added_with_its_weight_where_there_are_pairs_of_patterns():
+    model = toy_model(fusion="gated")
+    batch = make_batch(toy_split(), 1)
+    every_pattern = normalize_pattern_weights(["audio", "image"], None)
+    with torch.no_grad():
+        model.fusion.heads["audio"].weight.mul_(-9.0)  # so that more is not always better
+        keep = batch.present[:, None] & torch.from_numpy(make_keep_table(model.modalities))
+        features, absent = model.encode(batch.inputs, batch.present)
+        losses = sample_losses(model.fuse(features, absent, keep, batch.present), batch.target)
+    ranking_loss = rank_more_over_fewer(losses, keep).mean().item()
+    assert ranking_loss > 0.1
+    for weights, draw_one, expected in (
+        (every_pattern, False, 0.5 * ranking_loss),
+        (every_pattern, True, 0.0),
+        (COMPLETE, False, 0.0),
+    ):
+        with_ranking = PatternStep(model, weights, draw_one, ranking_weight=0.5)(batch)
+        without = PatternStep(model, weights, draw_one)(batch)
+        assert (with_ranking - without).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_is_drawn_belongs_to_the_sample_and_not_to_its_batch():

@@ -159,6 +159,7 @@ def _training(pretrain: type[BaseModel], finetune: type[BaseModel]) -> Iterator[
     for name, intro in (
         ("ogm", "On-the-fly gradient modulation (Peng et al., CVPR 2022, arXiv 2203.15332)."),
         ("umt", "Uni-modal teachers (Du et al., ICML 2023, arXiv 2305.01233)."),
+        ("simmlm", "SimMLM (Li et al., ICCV 2025, arXiv 2507.19264)."),
         ("scratch", "Used in place of `epochs` and `learning_rate` with `init: scratch`."),
     ):
         model = model_of(finetune.model_fields[name].annotation)

@@ -13,6 +13,8 @@ from toys import reports
 from toys.reports import EVIL
 
 from umemma.evaluation.results import MAX_CURVES
+from umemma.models.fusions import FUSIONS
+from umemma.reports.wording import ABSENCE
 
 FILES = {
     "metrics.json",
@@ -164,3 +166,7 @@ def test_a_column_of_averages_needs_more_than_one(results, tmp_path):
     assert "the average of the logits of the uni-modal models has accuracy 25.0 %" in text
     reports.write(tmp_path, reports.noisy_predictions("abc", 3, 60))
     assert "| average of the uni-modal models |" in (tmp_path / "report.md").read_text()
+
+
+def test_every_rule_for_an_absent_modality_has_words():
+    assert set(ABSENCE) == {"zero", "blank", "learned", *FUSIONS}

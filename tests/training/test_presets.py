@@ -253,8 +253,13 @@ def test_what_a_preset_changes(project, preset):
     """Trained and evaluated: encoders and heads are compared with those of the uni-modal models."""
     params = quick(f"finetune.preset={preset}", "finetune.keep_start=null")
     finetune.run(params)
-    assert evaluate.ask(params, "audio", [0.5]).settings.preset == preset
+    settings = evaluate.ask(params, "audio", [0.5]).settings
+    assert settings.preset == preset
     train = PRESETS[preset].train
+    absence_rule = PRESETS[preset].fusion
+    if absence_rule == "mean":
+        absence_rule = "learned"
+    assert settings.absent == absence_rule
     after = load_encoders("models/digits/ensemble")
     before = load_unimodal_encoders()
     are_equal = [torch.equal(after[name], x) for name, x in before.items()]

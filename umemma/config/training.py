@@ -198,6 +198,14 @@ class Finetune(Training):
     def _modality_rates(self, modality: str) -> ModalityRates | None:
         return self.modalities.get(modality)
 
+    @property
+    def absence_rule(self) -> str:
+        """What an absent modality becomes: `absent`, or another fusion, which has its own rule."""
+        fusion = self.switches().fusion
+        if fusion == "mean":
+            return self.absent
+        return fusion
+
     def switches(self) -> Switches:
         """Return the five switches: those set in this section, and the others as in the preset.
 

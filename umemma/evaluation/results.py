@@ -20,9 +20,10 @@ MAX_CURVES = 6
 class EvaluationSettings:
     """What the numbers of an evaluation belong to.
 
-    preset, init, mma, train, balance and absent are those of `finetune`. metric: the name of the
-    metric that leads; samples: the number in the split; train_missing: {missing set: ratio} of
-    training; calibrated: whether logits are calibrated before they are scored.
+    preset, init, mma, train and balance are those of `finetune`; absent: its rule for an absent
+    modality, the name of the fusion if that is not `mean`. metric: the name of the metric that
+    leads; samples: the number in the split; train_missing: {missing set: ratio} of training;
+    calibrated: whether logits are calibrated before they are scored.
     """
 
     preset: str

@@ -16,6 +16,14 @@ ABSENCE = {
     "zero": "an absent modality is a feature vector of zeros",
     "blank": "an absent modality is the feature of a blank input (a black picture, silence)",
     "learned": "an absent modality is a learned feature vector",
+    # Of the fusions that have a rule of their own.
+    "fill-zero": "the features of an absent modality are zeros",
+    "fill-mean": "the features of an absent modality are their mean in training",
+    "fill-neighbour": "the features of an absent modality are those of the next sample",
+    "retrieve": "the features of an absent modality are the mean of the nearest training samples",
+    "pattern-head": "each set of modalities has a head of its own",
+    "embracenet": "the others take the place of an absent modality in the embraced vector",
+    "gated": "an absent modality has no weight in the mean of the experts",
 }
 
 # A difference, judged by its 95 % interval: above 0, below 0, or with 0 in it.

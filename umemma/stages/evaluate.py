@@ -222,7 +222,7 @@ def _check_inputs(params: Params) -> _Inputs:
         mma=finetune["mma"],
         train=finetune["train"],
         balance=finetune["balance"],
-        absent=finetune["absent"],
+        absent=params.finetune.absence_rule,
         dataset=params.dataset,
         variant=index.variant,
         metric=lead.name,

@@ -104,13 +104,15 @@ def test_a_hole_is_filled_with_the_mean_of_the_five_nearest_training_samples(
 
 
 def test_features_are_standardized_before_they_are_compared():
-    """Without it every cosine would be 1, as all numbers are positive."""
-    dims = {"a": 1, "b": 2}
-    fusion = set_weights(Retrieve(dims, 1)).eval()
-    b = torch.tensor([[1.0, 900.0], [3.0, 100.0]] * 5)
+    """(1, 100) and (-1, 104) are (1, -1) and (-1, 1) then, and (-0.2, 98) is (-0.2, -2).
+
+    As they are, all features point nearly the same way, and the first number alone would decide.
+    """
+    fusion = set_weights(Retrieve(DIMS, 1)).eval()
     a = torch.tensor([1.0, 2.0] * 5)[:, None]
+    b = torch.tensor([[1.0, 100.0], [-1.0, 104.0]] * 5)
     fusion.store_training_features({"a": a, "b": b}, torch.ones(10, 2, dtype=torch.bool))
-    features = make_features([0.0, 0.0], [[1.2, 899.0], [2.9, 102.0]])
+    features = make_features([0.0, 0.0], [[-0.2, 98.0], [0.2, 106.0]])
     keep = torch.tensor([[False, True]]).expand(2, -1)
     assert fusion.make_fills(features, keep, keep)["a"].flatten().tolist() == [1.0, 2.0]
 

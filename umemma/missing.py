@@ -13,7 +13,8 @@ present in the data and part of the pattern.
 
 An absent input enters no encoder, so it cannot change any number. In its place the head of the
 modality gets one of the following, as the setting `finetune.absent` says, and the ensemble
-averages the logits of the heads (`average_present`):
+averages the logits of the heads (`average_present`). The fusions of the field have rules of their
+own (umemma/models/fusions.py).
 
     zero      nothing; the mean is over the present modalities
     learned   a trained feature vector, without the bias of the head; it is added to the sum of the

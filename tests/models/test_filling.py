@@ -52,7 +52,7 @@ def test_a_hole_is_filled_with_the_running_mean_of_training():
 
 
 def test_a_hole_is_filled_with_the_next_sample_that_has_the_modality():
-    fusion = set_weights(FillNeighbour(DIMS, 1))
+    fusion = set_weights(FillNeighbour(DIMS, 1)).train()
     nan = float("nan")
     features = make_features([1.0, nan, 3.0, 4.0], [[0.0, 0.0]] * 4)
     present = torch.tensor([[True, True], [False, True], [True, True], [True, True]])
@@ -65,6 +65,25 @@ def test_a_hole_is_filled_with_the_next_sample_that_has_the_modality():
     assert fusion(features, keep_b, only_third).flatten().tolist() == [3.5, 3.5, 0.5, 3.5]
     nobody = present & False
     assert fusion(features, nobody, nobody).flatten().tolist() == [0.5] * 4
+
+
+def test_in_evaluation_the_next_sample_is_one_of_training_in_random_order():
+    """Test samples that follow one another may be of one class or one picture: a label for free."""
+    fusion = set_weights(FillNeighbour(DIMS, 1)).eval()
+    size = 40
+    features = make_features([-1.0] * size, [[0.0, 0.0]] * size)
+    present = torch.ones(size, 2, dtype=torch.bool)
+    keep = present & torch.tensor([False, True])
+    # Before there is a bank, zeros.
+    assert fusion(features, keep, present).flatten().tolist() == [0.5] * size
+    bank = make_features(list(range(1, 11)), [[0.0, 0.0]] * 10)
+    bank_present = torch.ones(10, 2, dtype=torch.bool)
+    bank_present[0, 0] = False
+    fusion.store_training_features(bank, bank_present)
+    fills = (fusion(features, keep, present).flatten() - 0.5).tolist()
+    assert set(fills) == set(range(2, 11))  # of those that have it, and none of the batch
+    assert fills[:9] == fills[9:18]
+    assert fills[:9] != sorted(fills[:9])
 
 
 def make_bank(lacks_last: bool = False) -> Retrieve:
@@ -123,8 +142,8 @@ def test_in_training_the_neighbours_are_other_samples_of_the_batch():
     features = make_features([1.0, 2.0, 3.0], [[7.0, 0.0], [8.0, 0.0], [9.0, 0.0]])
     present = torch.ones(3, 2, dtype=torch.bool)
     keep = present & torch.tensor([True, False])
-    for mode in (True, False):
-        fills = fusion.train(mode).make_fills(features, keep, present)["b"]
-        assert fills[:, 0].tolist() == [8.5, 8.0, 7.5]
+    fills = fusion.train().make_fills(features, keep, present)["b"]
+    assert fills[:, 0].tolist() == [8.5, 8.0, 7.5]
     nobody = present & torch.tensor([True, False])
     assert fusion.make_fills(features, keep, nobody)["b"].tolist() == [[0.0, 0.0]] * 3
+    assert fusion.eval().make_fills(features, keep, present) is None  # zeros

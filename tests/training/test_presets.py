@@ -234,10 +234,10 @@ def check_fusion(preset: str, ensemble: dict[str, Tensor]) -> None:
     train_samples = sum(pq.read_metadata(shard).num_rows for shard in shards)
     if preset == "fill-mean":
         assert all(ensemble[f"fusion.fill_{m}"].any() for m in ("audio", "image"))
-    if preset == "retrieve":
+    if preset in ("fill-neighbour", "retrieve"):
         for m in ("audio", "image"):
             bank = ensemble[f"fusion.bank_{m}"]
-            assert len(bank) == train_samples
+            assert len(bank) == {"fill-neighbour": 1024, "retrieve": train_samples}[preset]
             assert bank.any()
     if preset == "simmlm":
         unimodal = load_file("models/digits/pretrain/audio/model.safetensors")

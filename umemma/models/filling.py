@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from umemma.models.fusion_head import FusionHead
+from umemma.system.seeds import derive
 
 NEIGHBOURS = 5  # nearest training samples whose features `retrieve` averages
+TABLE_ROWS = 1024  # training samples that `fill-neighbour` fills from, at most
 MEAN_MOMENTUM = 0.1  # of the running mean of `fill-mean`, as of a batch norm
 
 
@@ -75,20 +77,48 @@ class FillMean(FillZero):
         return fills
 
 
-class FillNeighbour(FillZero):
-    """FillZero with the feature of the next sample of the batch in place of an absent modality.
+class BankedFill(FillZero):
+    """FillZero that fills from a bank of features of training samples.
 
-    The next sample is the next row that has the modality, after the last row from the first one on;
-    zeros where no other row has it. A pattern hides a modality of its own sample only. This is what
-    a backward fill of a table does, the default of Ludwig for images and sounds.
-
-    An answer depends on the other samples of its batch, so it changes with their order, with the
-    batch size and with the number of processes, and no sample can be predicted alone.
+    The bank is stored after the training. Training steps take the other samples of the batch
+    instead, which are in random order; the validations between them fill with zeros.
     """
+
+    def __init__(self, dims: Mapping[str, int], classes: int) -> None:
+        super().__init__(dims, classes)
+        for m, width in self.dims.items():
+            self.register_buffer(f"bank_{m}", torch.zeros(0, width))
+        self.register_load_state_dict_pre_hook(_resize_bank)
+
+    def get_bank(self) -> dict[str, Tensor]:
+        return {m: self.get_buffer(f"bank_{m}") for m in self.modalities}
+
+
+class FillNeighbour(BankedFill):
+    """FillZero with the features of the next sample of a table in place of an absent modality.
+
+    This is what a backward fill of a table does, the default of Ludwig for images and sounds. In
+    training it is the next row of the batch that has the modality, after the last row from the
+    first one on, and zeros where no other row has it.
+
+    In evaluation it is a training sample, as if the table were in random order: row i of a batch
+    gets row i of the bank, whose order is drawn. Many splits are sorted by class or by picture, so
+    their next row would hand over the label. An answer changes with the place of a sample in its
+    batch, so no sample can be predicted alone.
+    """
+
+    def store_training_features(self, features: Mapping[str, Tensor], present: Tensor) -> None:
+        generator = np.random.default_rng(derive(0, "fill-neighbour"))
+        order = torch.from_numpy(generator.permutation(len(present)))
+        for i, m in enumerate(self.modalities):
+            rows = order[present[order, i]][:TABLE_ROWS]
+            setattr(self, f"bank_{m}", features[m][rows].to(self.linear.weight))
 
     def make_fills(
         self, features: Mapping[str, Tensor], keep: Tensor, present: Tensor
     ) -> dict[str, Tensor]:
+        if not self.training:
+            return self._take_from_bank(len(present))
         fills = {}
         numbers = torch.arange(len(present))
         for i, m in enumerate(self.modalities):
@@ -102,17 +132,21 @@ class FillNeighbour(FillZero):
             fills[m] = neighbours.where(has_other[:, None], 0.0)
         return fills
 
+    def _take_from_bank(self, size: int) -> dict[str, Tensor]:
+        fills = {}
+        for m, bank in self.get_bank().items():
+            fills[m] = bank.new_zeros(self.dims[m])
+            if len(bank):
+                fills[m] = bank[torch.arange(size, device=bank.device) % len(bank)]
+        return fills
 
-class Retrieve(FillZero):
+
+class Retrieve(BankedFill):
     """FillZero with the mean feature of the nearest training samples that have the modality.
 
     The K = 5 nearest are those with the largest cosine between [x_m for m that is kept], each
     feature standardized by the mean and the standard deviation of the training samples. A training
-    sample that lacks some of it is compared by what both have.
-
-    The training samples are the bank, which `store_training_features` fills after the training. In
-    training steps, and in the validations between them, the other samples of the batch take its
-    place. No gradient reaches a neighbour.
+    sample that lacks some of it is compared by what both have. No gradient reaches a neighbour.
 
     Reference: k-nearest-neighbour imputation, Troyanskaya et al., Bioinformatics 2001.
     """
@@ -121,10 +155,7 @@ class Retrieve(FillZero):
 
     def __init__(self, dims: Mapping[str, int], classes: int) -> None:
         super().__init__(dims, classes)
-        for m, width in self.dims.items():
-            self.register_buffer(f"bank_{m}", torch.zeros(0, width))
         self.register_buffer("bank_present", torch.zeros(0, len(dims)))
-        self.register_load_state_dict_pre_hook(_resize_bank)
 
     def store_training_features(self, features: Mapping[str, Tensor], present: Tensor) -> None:
         for m in self.modalities:
@@ -133,19 +164,21 @@ class Retrieve(FillZero):
 
     def make_fills(
         self, features: Mapping[str, Tensor], keep: Tensor, present: Tensor
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor] | None:
         queries = {m: x.detach() for m, x in features.items()}
         query_present = present.to(self.linear.weight)
-        bank = {m: self.get_buffer(f"bank_{m}") for m in self.modalities}
-        bank_present = self.bank_present
-        is_same = None
-        if self.training or not len(bank_present):
+        weights = keep.reshape(len(present), -1, len(self.modalities)).to(query_present)
+        if self.training:
             bank = queries
             bank_present = query_present
-            is_same = torch.eye(len(present), dtype=torch.bool, device=query_present.device)
-        weights = keep.reshape(len(present), -1, len(self.modalities)).to(query_present)
+        else:
+            bank = self.get_bank()
+            bank_present = self.bank_present
+        if not len(bank_present):
+            return None
         cosines = self._compare(queries, query_present, bank, bank_present, weights)
-        if is_same is not None:
+        if self.training:
+            is_same = torch.eye(len(present), dtype=torch.bool, device=cosines.device)
             cosines = cosines.masked_fill(is_same[:, None], -torch.inf)
         fills = {}
         for i, m in enumerate(self.modalities):
@@ -195,7 +228,7 @@ def _standardize(x: Tensor, present: Tensor, mean: Tensor, scale: Tensor) -> Ten
     return ((x - mean) / scale).where(present[:, None] > 0, 0.0)
 
 
-def _resize_bank(module: Retrieve, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+def _resize_bank(module: BankedFill, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
     """Give the bank as many rows as that of the weights that are loaded."""
     for name, buffer in list(module.named_buffers(recurse=False)):
         stored = state.get(prefix + name)

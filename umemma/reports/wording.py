@@ -19,7 +19,7 @@ ABSENCE = {
     # Of the fusions that have a rule of their own.
     "fill-zero": "the features of an absent modality are zeros",
     "fill-mean": "the features of an absent modality are their mean in training",
-    "fill-neighbour": "the features of an absent modality are those of the next sample",
+    "fill-neighbour": "the features of an absent modality are those of an unrelated sample",
     "retrieve": "the features of an absent modality are the mean of the nearest training samples",
     "pattern-head": "each set of modalities has a head of its own",
     "embracenet": "the others take the place of an absent modality in the embraced vector",

@@ -13,9 +13,11 @@ from torch import nn
 from toys.encoders import save_state
 
 from umemma import encoders
+from umemma.config import Encoder
 from umemma.encoders import weights
 from umemma.errors import UserError
-from umemma.types import ImageInput
+from umemma.models import factory
+from umemma.types import AudioInput, ImageInput
 
 
 def test_an_unreachable_hub_is_asked_once(monkeypatch):
@@ -88,3 +90,20 @@ def test_weights_of_another_encoder_are_refused_with_what_differs():
     state.pop("layers.0.weight")
     with pytest.raises(UserError, match=r"missing: layers\.0\.weight\n"):
         encoders.load_weights(small, "cnn:small", "image", ImageInput(), save_state(state))
+
+
+def test_an_encoder_is_taken_out_of_a_model_of_umemma():
+    """Its heads, its probes and its other encoders are left where they are."""
+    specs = {"audio": AudioInput(), "image": ImageInput(size=8)}
+    chosen = {m: Encoder(name="cnn:small") for m in specs}
+    path = save_state(factory.build(chosen, specs, ["no", "yes"]).state_dict())
+    image, _ = encoders.build("cnn:small", "image", specs["image"])
+    encoders.load_weights(image, "cnn:small", "image", specs["image"], path)
+    state = weights.read_state(path)
+    for name, tensor in image.state_dict().items():
+        torch.testing.assert_close(tensor, state[f"encoders.image.{name}"])
+    audio = factory.build({"audio": chosen["audio"]}, {"audio": specs["audio"]}, ["no", "yes"])
+    path = save_state(audio.state_dict())
+    with pytest.raises(UserError, match="model of audio, without an encoder of image") as caught:
+        encoders.load_weights(image, "cnn:small", "image", specs["image"], path)
+    assert caught.value.where == str(path)

@@ -16,8 +16,8 @@ from umemma.evaluation.results import (
     mean_and_std,
     replace_nan,
     summarize,
+    to_json,
 )
-from umemma.stages import evaluate
 
 
 def test_what_has_no_number_is_null():
@@ -29,7 +29,7 @@ def test_what_has_no_number_is_null():
 
 def test_the_answer_for_machines_by_hand():
     outcome = reports.evaluate(reports.four_toads(), [1.0], ["accuracy", "log_loss"])
-    answer = evaluate.as_json(outcome)
+    answer = to_json(outcome)
     json.dumps(answer, allow_nan=False)
     entries = {(entry["missing"], entry["metric"]): entry for entry in answer["results"]}
     assert {entry["draws"]["count"] for entry in entries.values()} == {2}
@@ -52,7 +52,7 @@ def test_the_settings_are_in_the_answer_under_their_names():
     names = [field.name for field in dataclasses.fields(outcome.settings)]
     assert list(settings) == names
     assert settings["train_missing"] == {"audio": 0.5}
-    assert settings.items() <= evaluate.as_json(outcome).items()
+    assert settings.items() <= to_json(outcome).items()
 
 
 def test_the_title_has_the_variant():

@@ -128,6 +128,7 @@ def evaluate_missing(
     per_class.csv, confusion.csv; runs/<dataset>/features/ of frozen encoders.
     """
     settings = start("evaluate-missing", params, set_)
+    from umemma.evaluation.results import to_json
     from umemma.reports import terminal
     from umemma.stages import evaluate as stage
     from umemma.system.log import output
@@ -140,7 +141,7 @@ def evaluate_missing(
     if not distributed.is_main():
         return
     if as_json:
-        print(json.dumps(stage.as_json(outcome), indent=2, sort_keys=True, allow_nan=False))
+        print(json.dumps(to_json(outcome), indent=2, sort_keys=True, allow_nan=False))
     elif is_question:
         terminal.print_answer(output, outcome)
     else:

@@ -130,15 +130,16 @@ def find_weights(name: str, modality: str, weights: str | None) -> Path | None:
 def load_weights(module: nn.Module, name: str, modality: str, spec: InputSpec, path: Path) -> None:
     """Load a file into a module that `build` made.
 
-    The file holds the module's own state dict, or a published one of the encoder. UserError for a
-    file that can't be read safely, and for weights of another encoder.
+    The file holds the module's own state dict, a published one of the encoder, or a model that
+    umemma trained. UserError for a file that can't be read safely, and for weights of another
+    encoder.
     """
     from umemma.encoders.frame_pooling import OverFrames
     from umemma.encoders.published_names import rename_by_order
-    from umemma.encoders.weights import fits, load_state, read_state
+    from umemma.encoders.weights import fits, load_state, read_state, take_own_encoder
 
     family, variant = _find_family(name, modality)
-    state = read_state(path)
+    state = take_own_encoder(read_state(path), modality, path)
     where = f"{path} for {name}"
     if not fits(module, state):
         if isinstance(module, OverFrames) and isinstance(spec, VideoInput):

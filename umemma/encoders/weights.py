@@ -223,6 +223,24 @@ def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
+def take_own_encoder(state: Mapping[str, Tensor], modality: str, path: Path) -> dict[str, Tensor]:
+    """Return the encoder of a modality out of a model of umemma; another state as it is.
+
+    Such a model has the names `encoders.<modality>.<name>`, and heads and probes beside them.
+    UserError where it has no encoder of the modality.
+    """
+    prefix = "encoders."
+    if not any(key.startswith(prefix) for key in state):
+        return dict(state)
+    prefix += f"{modality}."
+    own = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
+    if not own:
+        trained = sorted({key.split(".")[1] for key in state if key.startswith("encoders.")})
+        what = f"is a model of {', '.join(trained)}, without an encoder of {modality}"
+        raise UserError(what, str(path), f"Name a model that was trained on {modality}.")
+    return own
+
+
 # Load. ----------------------------------------------------------------------------------------
 
 

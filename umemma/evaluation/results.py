@@ -193,6 +193,42 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
     return summary
 
 
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome for machines.
+
+    It has the numbers of metrics.json, and in `results` an entry per metric, missing set and ratio.
+    """
+    complete = {}
+    unimodal: dict[str, dict[str, float]] = {metric.name: {} for metric in outcome.metrics}
+    for row in outcome.subsets:
+        if row.model == "ensemble" and not row.missing:
+            complete[row.metric] = row.value
+        if row.model == "unimodal":
+            unimodal[row.metric][row.left] = row.value
+    higher = {metric.name: metric.higher for metric in outcome.metrics}
+    results = []
+    for row, draws in group_by_condition(outcome.ratios):
+        mean, std = mean_and_std([draw.value for draw in draws])
+        ceiling = find_ceiling(row.left, unimodal[row.metric], higher[row.metric])
+        entry = {
+            "missing": row.missing,
+            "left": row.left,
+            "ratio": row.ratio,
+            "metric": row.metric,
+            "value": row.value,
+            "low": row.low,
+            "high": row.high,
+            "samples": row.n,
+            "refused": row.refused,
+            "complete": complete[row.metric],
+            "unimodal_ceiling": ceiling,
+            "draws": {"mean": mean, "std": std, "count": len(draws)},
+        }
+        results.append(entry)
+    answer = {**summarize(outcome), **outcome.settings.to_dict(), "results": results}
+    return dict(replace_nan(answer))
+
+
 def _with_interval(row: ResultRow) -> dict[str, float]:
     return {"value": row.value, "low": row.low, "high": row.high}
 

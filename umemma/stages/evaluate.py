@@ -12,7 +12,7 @@ import json
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from loguru import logger
@@ -28,11 +28,6 @@ from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import (
     EvaluationSettings,
     Outcome,
-    find_ceiling,
-    group_by_condition,
-    mean_and_std,
-    replace_nan,
-    summarize,
 )
 from umemma.missing import list_conditions, list_patterns, make_keep_table, parse_missing
 from umemma.models import saved_model
@@ -135,42 +130,6 @@ def ask(params: Params, missing: str, ratios: Sequence[float]) -> Outcome:
 def _make_grid(params: Params, predictions: Predictions) -> Grid:
     section = params.evaluate
     return Grid(predictions, params.seed, section.draws, section.bootstrap, section.metrics)
-
-
-def as_json(outcome: Outcome) -> dict[str, Any]:
-    """Return an outcome for machines.
-
-    It has the numbers of metrics.json, and in `results` an entry per metric, missing set and ratio.
-    """
-    complete = {}
-    unimodal: dict[str, dict[str, float]] = {metric.name: {} for metric in outcome.metrics}
-    for row in outcome.subsets:
-        if row.model == "ensemble" and not row.missing:
-            complete[row.metric] = row.value
-        if row.model == "unimodal":
-            unimodal[row.metric][row.left] = row.value
-    higher = {metric.name: metric.higher for metric in outcome.metrics}
-    results = []
-    for row, draws in group_by_condition(outcome.ratios):
-        mean, std = mean_and_std([draw.value for draw in draws])
-        ceiling = find_ceiling(row.left, unimodal[row.metric], higher[row.metric])
-        entry = {
-            "missing": row.missing,
-            "left": row.left,
-            "ratio": row.ratio,
-            "metric": row.metric,
-            "value": row.value,
-            "low": row.low,
-            "high": row.high,
-            "samples": row.n,
-            "refused": row.refused,
-            "complete": complete[row.metric],
-            "unimodal_ceiling": ceiling,
-            "draws": {"mean": mean, "std": std, "count": len(draws)},
-        }
-        results.append(entry)
-    answer = {**summarize(outcome), **outcome.settings.to_dict(), "results": results}
-    return dict(replace_nan(answer))
 
 
 def _format_command(params: Params) -> str:

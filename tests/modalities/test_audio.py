@@ -21,7 +21,7 @@ from toys.media import GREY, PACKING, TONE, flac
 
 from umemma.errors import UserError
 from umemma.modalities import audio
-from umemma.types import Sound, WaveInput
+from umemma.types import AudioInput, Sound, WaveInput
 
 # The log-mel spectrogram and the samples of TONE.
 TONE_SPECTROGRAM = SPECS["audio"]
@@ -193,3 +193,18 @@ def test_gain_is_in_decibels_and_noise_in_proportion():
     torch.testing.assert_close(noise[:, :2000].std(), torch.tensor(0.001), rtol=0.03, atol=0)
     noise = augment_batch(audio, SPECTROGRAMS, AUDIO_SPEC, noise=0.1) - SPECTROGRAMS
     torch.testing.assert_close(noise.std(), torch.tensor(0.1), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "size"),
+    [
+        (AudioInput(sample_rate=8000, mels=40, window=256, hop=200), 256),
+        (AudioInput(sample_rate=16000, mels=64, window=400), 512),
+        (AudioInput(sample_rate=16000, mels=128, window=400), 1024),
+    ],
+)
+def test_no_mel_filter_is_empty(spec, size):
+    """torchaudio warns of an empty one, and a warning is an error here."""
+    transform = audio._mel_transform(spec)
+    assert transform.n_fft == size
+    assert (transform.mel_scale.fb.sum(0) > 0).all()

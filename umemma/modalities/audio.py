@@ -163,7 +163,7 @@ def _spectrogram_arguments(spec: AudioInput) -> dict[str, Any]:
         "win_length": spec.window,
         "hop_length": spec.hop,
         "n_mels": spec.mels,
-        "n_fft": 2 ** math.ceil(math.log2(spec.window)),
+        "n_fft": _choose_fft_size(spec),
         "f_min": 0.0,
         "f_max": float(spec.sample_rate // 2),
         "power": 2.0,
@@ -173,6 +173,23 @@ def _spectrogram_arguments(spec: AudioInput) -> dict[str, Any]:
         "norm": None,
         "mel_scale": "htk",
     }
+
+
+def _choose_fft_size(spec: AudioInput) -> int:
+    """Return the smallest power of 2 from the window on with which no mel filter is empty.
+
+    The lowest filters of 128 mels at 16 kHz are narrower than a bin of 512 points, and would be
+    zero for every sound.
+    """
+    highest = 2595 * math.log10(1 + spec.sample_rate / 2 / 700)  # on HTK's mel scale
+    edges = 700 * (10 ** (np.linspace(0, highest, spec.mels + 2) / 2595) - 1)  # Hz
+    size: int = 2 ** math.ceil(math.log2(spec.window))
+    while True:
+        bin_width = spec.sample_rate / size
+        lowest_bins = np.floor(edges[:-2] / bin_width) + 1  # the first one inside each filter
+        if (lowest_bins * bin_width < edges[2:]).all():
+            return size
+        size *= 2
 
 
 # Augmentation. ------------------------------------------------------------------------------------

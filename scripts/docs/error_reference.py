@@ -30,7 +30,7 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "data/downloader.py",
             "data/fetcher.py",
             "data/unpacker.py",
-            "data/archives.py",
+            "system/archives.py",
         ),
     ),
     ("Raw files and umemma doctor", "raw-files", ("stages/doctor.py", "data/raw_folder.py")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -51,6 +52,13 @@ class Params(Plain):
     def paths(self) -> Paths:
         """Where the files of the dataset are."""
         return Paths(self.dataset, self.shards, self.place, self.finetune.preset)
+
+    @property
+    def decoded_cache(self) -> Path | None:
+        """The folder in which decoded samples are cached, None where they are not."""
+        if self.machine.cache_decoded:
+            return self.paths.runs / "decoded"
+        return None
 
     def encoder(self, modality: str) -> Encoder:
         """Return the settings of a modality's encoder."""

@@ -156,6 +156,8 @@ class Machine(Plain):
     workers: processes that decode, per training process; null chooses the number automatically.
     threads: threads that compute, per training process; null uses the cores that the process may
         use. OMP_NUM_THREADS in the environment wins over it. Another number rounds differently.
+    cache_decoded: whether samples that are decoded into memory are also cached on disk, up to
+        `memory` GiB for each split, where the next training and the evaluation find them.
     checkpoint: seconds between checkpoints.
     keep: how many checkpoints to keep.
     deterministic: true uses only kernels that repeat to the bit; warn also uses others, with a
@@ -166,6 +168,7 @@ class Machine(Plain):
     memory: NonNegativeFloat = 4.0
     workers: NonNegativeInt | None = None
     threads: PositiveInt | None = None
+    cache_decoded: bool = True
     checkpoint: NonNegativeFloat = 60.0
     keep: PositiveInt = 2
     deterministic: bool | Literal["warn"] = True

@@ -17,11 +17,12 @@ from typing import Any
 from loguru import logger
 from rich.progress import Progress
 
-from umemma.data import archives, raw_folder
+from umemma.data import raw_folder
 from umemma.data.fetcher import Fetcher, is_address
 from umemma.data.raw_folder import RawFile, RawFolder
 from umemma.data.unpacker import Unpacker
 from umemma.errors import UserError
+from umemma.system import archives
 from umemma.system.files import find_mismatch, new_file, write_json
 from umemma.system.http import NotServed
 from umemma.types import DatasetSpec, Source

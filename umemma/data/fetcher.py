@@ -14,9 +14,9 @@ from urllib.parse import quote, urlsplit
 
 from rich.progress import Progress
 
-from umemma.data import archives, raw_folder
+from umemma.data import raw_folder
 from umemma.data.raw_folder import RawFolder
-from umemma.system import http
+from umemma.system import archives, http
 from umemma.system.files import find_mismatch, new_file
 from umemma.system.http import Advance, NotServed, Unreachable
 from umemma.types import Source

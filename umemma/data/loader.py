@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from loguru import logger
 from torch import Tensor
 
 from umemma import modalities
-from umemma.data import shard_reader
+from umemma.data import decoded_cache, shard_reader
 from umemma.data.decoding import BatchStream, SampleDataset, choose_workers
 from umemma.data.storage import Store
 from umemma.errors import UserError
@@ -42,7 +43,7 @@ class LoadOptions:
     memory: GiB of decoded samples that may be held; workers: DataLoader workers, None = chosen
     automatically; once: modalities that are not worth holding; augments: {modality: settings} for
     training; missing: {what: share of the samples that lose it}, taken away before anything is
-    decoded; seed: for `missing`.
+    decoded; seed: for `missing`; cache: the folder of decoded samples, None for no cache.
     """
 
     memory: float = math.inf
@@ -51,6 +52,7 @@ class LoadOptions:
     augments: Mapping[str, Plain] = field(default_factory=dict)
     missing: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,8 @@ def load_split(
         held = {}
     in_memory: dict[str, Tensor] = {}
     if held:
-        in_memory = _decode_all(SampleDataset(records, held, where), options.workers, advance)
+        dataset = SampleDataset(records, held, where)
+        in_memory = _decode_held(dataset, split, index.fingerprint, options, advance)
     # 3. The rest is decoded for each batch.
     rest = {m: spec for m, spec in specs.items() if m not in held}
     stream = None
@@ -262,6 +265,24 @@ def _fits_memory(
             "batch"
         )
     return size <= memory
+
+
+def _decode_held(
+    dataset: SampleDataset,
+    split: str,
+    shards: str,
+    options: LoadOptions,
+    advance: Callable[[int], None],
+) -> dict[str, Tensor]:
+    """Return {modality: (N, ...)}, cached or decoded. shards: their fingerprint."""
+
+    def decode(dataset: SampleDataset) -> dict[str, Tensor]:
+        return _decode_all(dataset, options.workers, advance)
+
+    if options.cache is None or options.missing:  # what is taken away differs by seed
+        return decode(dataset)
+    sources = {"shards": shards}
+    return decoded_cache.load_or_decode(dataset, options.cache, split, sources, decode)
 
 
 def _decode_all(

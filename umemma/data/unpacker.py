@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from loguru import logger
 
-from umemma.data import archives, raw_folder
+from umemma.data import raw_folder
 from umemma.data.fetcher import Fetcher, find_local_path
 from umemma.data.raw_folder import RawFolder
 from umemma.errors import UserError
+from umemma.system import archives
 from umemma.system.files import find_mismatch, new_file, write_json
 from umemma.system.http import NotServed
 from umemma.types import Source

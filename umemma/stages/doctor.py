@@ -20,7 +20,6 @@ from types import ModuleType
 from umemma import datasets, modalities
 from umemma.config import Params, Preprocess
 from umemma.data import raw_folder
-from umemma.data.archives import find_target
 from umemma.data.raw_folder import RawFile
 from umemma.data.shard_plan import count_records, mark_problems
 from umemma.errors import UserError
@@ -28,6 +27,7 @@ from umemma.modalities.probe import SOUNDLESS, Probe, probe
 from umemma.reports.doctor.advice import add_advice
 from umemma.reports.doctor.report import DoctorReport, Examples, MissingSource, SplitCounts
 from umemma.reports.doctor.terminal import print_report
+from umemma.system.archives import find_target
 from umemma.system.files import file_size, find_mismatch, sha256
 from umemma.system.log import make_progress
 from umemma.types import BrokenPolicy, Clip, DatasetSpec, Media, Plain, Record, Source

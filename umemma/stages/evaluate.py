@@ -219,7 +219,14 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     specs = factory.input_specs({m: params.encoder(m) for m in names})
     device = prepare(params.seed, "evaluate", machine=params.machine)
     ensemble_model, unimodal_models = _load_models(params, index, device)
-    data = DataSource(Store(params.paths.shards), index, specs, params.machine, params.seed)
+    data = DataSource(
+        Store(params.paths.shards),
+        index,
+        specs,
+        params.machine,
+        params.seed,
+        cache=params.decoded_cache,
+    )
     frozen = _find_frozen(params)
     has_probes = len(names) > 1
     alone = torch.ones(1, 1, dtype=torch.bool)  # the only pattern of a uni-modal model

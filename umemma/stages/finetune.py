@@ -117,6 +117,7 @@ def _open_data(params: Params) -> tuple[DataSource, dict[str, Any]]:
         params.seed,
         augments,
         settings["missing"],
+        params.decoded_cache,
     )
     return data, settings
 

@@ -100,5 +100,6 @@ def _open_data(params: Params, modality: str) -> tuple[DataSource, dict[str, Any
         params.seed,
         augments,
         settings["missing"],
+        params.decoded_cache,
     )
     return data, settings

@@ -44,7 +44,8 @@ PRIOR_DIGITS = 9  # of a class's share
 class DataSource:
     """Shards, and how samples are made of them.
 
-    augments: for training only; missing: {split: {what is taken away: share that loses it}}.
+    augments: for training only; missing: {split: {what is taken away: share that loses it}}; cache:
+    the folder of decoded samples, None for no cache.
     """
 
     store: Store
@@ -54,6 +55,7 @@ class DataSource:
     seed: int
     augments: Mapping[str, Plain] = field(default_factory=dict)
     missing: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    cache: Path | None = None
 
     def load(
         self,
@@ -85,6 +87,7 @@ class DataSource:
                 augments=augments,
                 missing=self.missing.get(split, {}),
                 seed=self.seed,
+                cache=self.cache,
             )
             loaded = loader.load_split(
                 self.store,

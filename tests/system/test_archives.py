@@ -14,8 +14,8 @@ import tarfile
 import pytest
 from toys.archives import files, tarred, zipped
 
-from umemma.data import archives
 from umemma.errors import UserError
+from umemma.system import archives
 
 MEMBERS = {
     "top/AVE/a.mp4": b"A" * 3000,

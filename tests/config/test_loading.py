@@ -17,7 +17,7 @@ PARAMS = ROOT / "params.yaml"
 def test_the_shipped_file_is_read_and_its_numbers_are_numbers():
     params = config.load_params(PARAMS)
     assert params.dataset == "digits"
-    assert params.pretrain.learning_rate == 2e-3  # YAML 1.1 would read a string here
+    assert params.pretrain.learning_rate == 8e-3  # YAML 1.1 would read a string here
     assert params.finetune.switches() == Switches("unimodal", "all", "all", "none")
     assert params.finetune.switches().preset == "ume-mma"
 

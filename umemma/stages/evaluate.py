@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from umemma.data.loader import LoadedSplit
     from umemma.models.late_fusion import LateFusion
+    from umemma.training.train import DataSource
 
 PREDICTIONS = "predictions.parquet"
 ENSEMBLE = "Run: umemma finetune-ensemble"
@@ -208,25 +209,15 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
     import torch
 
     from umemma.data.decoding import watch_workers
-    from umemma.models import factory
     from umemma.training.reproducibility import explain_nondeterminism, prepare
     from umemma.training.step import predict_logits
-    from umemma.training.train import DataSource
 
     section = params.evaluate
     index = inputs.index
     names = sorted(params.modalities)
-    specs = factory.input_specs({m: params.encoder(m) for m in names})
     device = prepare(params.seed, "evaluate", machine=params.machine)
     ensemble_model, unimodal_models = _load_models(params, index, device)
-    data = DataSource(
-        Store(params.paths.shards),
-        index,
-        specs,
-        params.machine,
-        params.seed,
-        cache=params.decoded_cache,
-    )
+    data = _open_data(params, index)
     frozen = _find_frozen(params)
     has_probes = len(names) > 1
     alone = torch.ones(1, 1, dtype=torch.bool)  # the only pattern of a uni-modal model
@@ -265,6 +256,20 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         index.classes,
         inputs.calibration,
         inputs.prior,
+    )
+
+
+def _open_data(params: Params, index: shard_reader.Index) -> DataSource:
+    from umemma.models import factory
+    from umemma.training.train import DataSource
+
+    return DataSource(
+        Store(params.paths.shards),
+        index,
+        factory.input_specs({m: params.encoder(m) for m in params.modalities}),
+        params.machine,
+        params.seed,
+        cache=params.decoded_cache,
     )
 
 

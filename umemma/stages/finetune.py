@@ -64,12 +64,8 @@ def run(params: Params, force: bool = False, tensorboard: bool = False) -> float
             tensorboard,
         )
     model = factory.place_on_device(model, section, device)
-    balancing = _make_balancing(switches.balance, section, model, start.unimodal, device)
-    ranking_weight = 0.0
-    if switches.fusion == "gated":
-        ranking_weight = section.simmlm.weight
     result = train_model(
-        PatternStep(model, pattern_weights, switches.mma == "drop", balancing, ranking_weight),
+        _make_step(section, switches, model, pattern_weights, start.unimodal),
         data,
         training_run,
         training=training,
@@ -214,17 +210,32 @@ def _build_ensemble(
     return model, training
 
 
+def _make_step(
+    section: Finetune,
+    switches: Switches,
+    model: LateFusion,
+    pattern_weights: np.ndarray,
+    unimodal: Mapping[str, LateFusion],
+) -> PatternStep:
+    """Return the training step. Teachers are placed on the device of the model."""
+    balancing = _make_balancing(switches.balance, section, model, unimodal)
+    ranking_weight = 0.0
+    if switches.fusion == "gated":
+        ranking_weight = section.simmlm.weight
+    return PatternStep(model, pattern_weights, switches.mma == "drop", balancing, ranking_weight)
+
+
 def _make_balancing(
     name: str,
     section: Finetune,
     model: LateFusion,
     unimodal: Mapping[str, LateFusion],
-    device: torch.device,
 ) -> Balancing | None:
     """Return the balancing method that finetune.balance names, None for "none"."""
     if name == "ogm-ge":
         return GradientModulation(model, section.ogm.alpha, section.ogm.noise)
     if name == "umt":
+        device = next(model.parameters()).device
         teachers = {}
         for m, teacher in unimodal.items():
             if m not in model.frozen:  # a frozen encoder learns nothing

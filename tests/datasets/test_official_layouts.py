@@ -14,6 +14,7 @@ from PIL import Image
 from toys.media import film
 
 from umemma import config
+from umemma.data.raw_folder import RawFolder
 from umemma.data.shard_reader import read_index, read_split
 from umemma.data.storage import Store
 from umemma.stages import doctor, download, preprocess
@@ -28,6 +29,12 @@ preprocess:
   media: {{side: 32, frames: 2}}
   options: {options}
 """
+
+
+@pytest.fixture(autouse=True)
+def _enough_space(monkeypatch):
+    """The made media are small, but the datasets ask for the space of the real ones."""
+    monkeypatch.setattr(RawFolder, "require_space", lambda folder, needed: None)
 
 
 def clips(folder: Path, names: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 
 import pytest
 from ruamel.yaml import YAML
@@ -184,7 +185,7 @@ def test_dvc_trains_each_experiment_once(trained, tmp_path):
     assert sorted(stages_run(done)) == sorted(f"compare/dvc.yaml:{name}" for name in stage_names)
     page = (clone / "results/digits/compare/compare.md").read_text()
     assert "uni-modal average" in page
-    assert "| class prior | 10.0 |" in page
+    assert re.search(r"\| class prior \| 10\.\d \|", page)  # ten classes, nearly alike
     assert stages_run(run(clone, "dvc", "repro", "compare/dvc.yaml")) == []
     params = quick("compare.presets=[late-fusion, ume]", "compare.seeds=[3]", "finetune.preset=ume")
     write()

@@ -9,7 +9,7 @@ to the i-th modality in sorted order. Booleans say what is there: True means pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
@@ -85,6 +85,9 @@ Media: TypeAlias = (
     " | Callable[[], Media]"
 )
 
+# One of several classes, a set of labels, or one or more numbers.
+Task: TypeAlias = Literal["multiclass", "multilabel", "regression"]
+
 # What happens to a sample with a medium that cannot be read: it lacks that modality, or it fails.
 BrokenPolicy: TypeAlias = Literal["absent", "fail"]
 
@@ -94,8 +97,8 @@ class Record:
     """One sample, as a dataset lists it. Nothing is decoded yet.
 
     key: unique in the dataset, without dots (WebDataset splits names at dots).
-    label: the number of the class; a sorted tuple of numbers where the task is multi-label; None
-        only with a problem.
+    label: the number of the class; a sorted tuple of numbers where the task is multi-label, a float
+        for each target in regression; None only with a problem.
     media: {modality: medium}. A modality without an entry is absent.
     group: samples of one group are not independent, such as an image that is paired with several
         recordings. So intervals are drawn over groups, and a group in two splits is a leak. Several
@@ -109,7 +112,7 @@ class Record:
 
     key: str
     split: str
-    label: int | tuple[int, ...] | None
+    label: int | tuple[int, ...] | tuple[float, ...] | None
     media: Mapping[str, Media]
     group: str | Mapping[str, str] = ""
     problem: str = ""
@@ -132,6 +135,7 @@ class DatasetSpec:
     """What is known of a dataset before any file is read.
 
     modalities: sorted.
+    classes: the names of the classes; of the targets in regression.
     variant: which of several published versions this is, "" for the only one. Numbers of two
         variants never share a table.
     expected: {split: samples} of the official lists.
@@ -146,7 +150,7 @@ class DatasetSpec:
     licence: str
     citation: str
     splits: tuple[str, ...] = ("train", "val", "test")
-    task: Literal["multiclass", "multilabel"] = "multiclass"
+    task: Task = "multiclass"
     variant: str = ""
     expected: Mapping[str, int] = field(default_factory=dict)
     size: int = 0
@@ -293,7 +297,7 @@ class Batch(NamedTuple):
 
     inputs: {modality: (B, ...)}; an absent input is filled with the blank input.
     present: (B, M) bool. It is always on the CPU, as it decides which rows enter an encoder.
-    target: (B,) classes, or (B, C) sets of labels.
+    target: (B,) classes, (B, C) sets of labels, or (B, T) numbers, standardized.
     sample_seeds: (B,) uint64 numbers that belong to the seed, the epoch and the sample. Training
         draws from them. None outside of training.
     """
@@ -334,6 +338,29 @@ class ResultRow(NamedTuple):
     high: float
     n: int
     refused: int
+
+
+# Regression. --------------------------------------------------------------------------------------
+
+
+class TargetScale(Plain):
+    """The mean and the standard deviation of a target over the training samples.
+
+    Models learn (target - mean) / std.
+    """
+
+    mean: float
+    std: PositiveFloat
+
+
+def list_outputs(classes: Sequence[str], task: str) -> list[str]:
+    """Return what the numbers of a head are of: the classes or, in regression, 2T parameters.
+
+    Those are first `a`, then `b` of every target (see evaluation/regression_metrics.py).
+    """
+    if task != "regression":
+        return list(classes)
+    return [f"{name} {parameter}" for parameter in ("a", "b") for name in classes]
 
 
 # Text for sets of modalities. ---------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from umemma.datasets import _table
-from umemma.types import Plain
+from umemma.types import Plain, Task
 
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -42,6 +42,8 @@ class Options(Plain):
     group: Name | Columns | None = None  # one column, or several
     start: Name | None = None  # s, of the event in a sound or video
     end: Name | None = None  # s
+    task: Task | None = None  # null = multilabel or multiclass, as the option multilabel says
+    targets: Columns | None = None  # of a regression; null = the column `label`
     multilabel: bool = False
     separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
     classes: Classes | None = None  # null = those of the table, sorted
@@ -71,6 +73,39 @@ class Options(Plain):
         if isinstance(value, tuple) and len(value) > len(set(value)):
             raise ValueError("has to name each column once")
         return value
+
+    @field_validator("targets")
+    @classmethod
+    def _each_target_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(value) > len(set(value)):
+            raise ValueError("has to name each column once")
+        return value
+
+    @model_validator(mode="after")
+    def _one_task(self) -> Options:
+        if self.multilabel and self.task not in (None, "multilabel"):
+            raise ValueError(f"multilabel is true, but task is {self.task}")
+        if self.targets is not None and self.task != "regression":
+            raise ValueError("targets are of a regression: set task to regression")
+        if self.task == "regression" and self.classes is not None:
+            raise ValueError("a regression has no classes")
+        return self
+
+    @property
+    def chosen_task(self) -> Task:
+        """The task, which the option multilabel may also name."""
+        if self.task is not None:
+            return self.task
+        if self.multilabel:
+            return "multilabel"
+        return "multiclass"
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """The columns of the targets; none but in regression."""
+        if self.task != "regression":
+            return ()
+        return self.targets or (self.label,)
 
     @property
     def files(self) -> list[str]:

@@ -37,13 +37,13 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from umemma.datasets import _table
 from umemma.datasets._manifest_options import Options
 from umemma.datasets._table import Problem, Row
+from umemma.datasets._targets import name_roles, parse_targets, refuse_numbers_as_classes
 from umemma.errors import UserError
 from umemma.system.seeds import uniform
 from umemma.types import Clip, DatasetSpec, Media, Record, Source, Unreadable
@@ -94,15 +94,12 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 def spec(folder: Path, options: Options) -> DatasetSpec:
     """Modalities, classes, task and splits of this table. UserError as `records`."""
     table = _read_table(folder, options)
-    task: Literal["multiclass", "multilabel"] = "multiclass"
-    if options.multilabel:
-        task = "multilabel"
     return dataclasses.replace(
         SPEC,
         modalities=tuple(sorted(options.columns)),
         classes=table.classes,
         splits=table.splits,
-        task=task,
+        task=options.chosen_task,
     )
 
 
@@ -121,7 +118,7 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
             side = table.splits[0]  # a failure has to stand somewhere
         try:
             media = _media(row, place, options)
-            label = _label(row.labels, numbers, options)
+            label = _label(row, numbers, options)
             if not split:
                 raise Problem("unknown split")
             yield Record(row.key, side, label, media, group)
@@ -186,15 +183,21 @@ def _times(cells: dict[str, str]) -> tuple[float, float | None]:
     return start, end if "end" in cells else None
 
 
-def _label(labels: list[str], numbers: dict[str, int], options: Options) -> int | tuple[int, ...]:
+def _label(
+    row: Row, numbers: dict[str, int], options: Options
+) -> int | tuple[int, ...] | tuple[float, ...]:
+    if options.target_columns:
+        return parse_targets(row, len(options.target_columns))
+    labels = row.labels
+    is_set = options.chosen_task == "multilabel"
     if not labels:
         raise Problem("no label")
-    if len(labels) > 1 and not options.multilabel:
+    if len(labels) > 1 and not is_set:
         raise Problem(MANY)
     if not all(label in numbers for label in labels):
         raise Problem("unknown label")
     found = tuple(sorted(numbers[label] for label in labels))
-    if options.multilabel:
+    if is_set:
         return found
     return found[0]
 
@@ -253,19 +256,19 @@ class _Table:
         for row in _rows(folder, options):
             self.packed.append(json.dumps(row).encode())
             marks.add(row.cells.get("split", ""))
-            if options.multilabel or len(row.labels) == 1:
-                labels |= set(row.labels)
+            problem = _find_label_problem(row, options)
+            if not problem:
+                labels |= set(options.target_columns or row.labels)
             if not labels:
-                problem = row.problem or "no label"
-                if row.labels:
-                    problem = row.problem or MANY
                 unlabelled[problem] += 1
         if not labels and not options.classes:
             hint = "The option label names the column that holds them."
             (problem, count), *_ = unlabelled.most_common(1)
             what = f"no label in any row ({count} of {len(self.packed)}: {problem})"
             raise UserError(what, str(folder / options.table), hint)
-        self.classes = options.classes or tuple(sorted(labels))
+        if options.chosen_task == "multiclass" and not options.classes:
+            refuse_numbers_as_classes(labels, len(self.packed), str(folder / options.table))
+        self.classes = options.classes or options.target_columns or tuple(sorted(labels))
         self.marked = {_mark(mark) for mark in marks} - {""}
         # The side of a group, needed where only some of its rows are marked.
         self.homes: dict[str, str] = {}
@@ -305,6 +308,21 @@ class _Table:
         return "test"
 
 
+def _find_label_problem(row: Row, options: Options) -> str:
+    """Why a row has no label, "" for one that has."""
+    if options.target_columns:
+        try:
+            parse_targets(row, len(options.target_columns))
+        except Problem as problem:
+            return str(problem)
+        return ""
+    if not row.labels:
+        return row.problem or "no label"
+    if len(row.labels) > 1 and options.chosen_task == "multiclass":
+        return MANY
+    return ""
+
+
 def _read_table(folder: Path, options: Options) -> _Table:
     """The table, read once for `spec` and for every `records`, and anew when its file changes."""
     path = folder / options.table
@@ -339,7 +357,12 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         )
     if not path.is_file():
         raise UserError("no such file", str(path), STEPS.format(table=options.table))
-    roles = dict[str, str](label=options.label, **options.columns)
+    roles = name_roles(options.target_columns)
+    if options.targets:
+        roles["label"] = options.targets[0]  # a table has to have one
+    else:
+        roles["label"] = options.label
+    roles |= options.columns
     for name in ("key", "split", "start", "end"):
         column = getattr(options, name)
         if column:

@@ -356,7 +356,7 @@ class TargetScale(Plain):
 def list_outputs(classes: Sequence[str], task: str) -> list[str]:
     """Return what the numbers of a head are of: the classes or, in regression, 2T parameters.
 
-    Those are first `a`, then `b` of every target (see evaluation/regression_metrics.py).
+    Those are first `a`, then `b` of every target (see evaluation/regression/gaussian.py).
     """
     if task != "regression":
         return list(classes)

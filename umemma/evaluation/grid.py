@@ -53,7 +53,7 @@ class Grid:
         self.modalities = predictions.modalities
         self.complete = format_pattern(self.modalities)
         classes = predictions.unimodal[self.modalities[0]].shape[1]
-        self.metrics = select_metrics(names, predictions.task, classes)
+        self.metrics = select_metrics(names, predictions.task, classes, predictions.unit)
         self.sample_numbers = np.empty(0, np.uint64)
         if draws:
             self.sample_numbers = hash_keys(predictions.keys)
@@ -95,7 +95,7 @@ class Grid:
             yield self._score_subset(metric, "unimodal", subset)
         for subset in larger:
             yield self._score_subset(metric, "average", subset)
-        if self.predictions.prior:
+        if self.predictions.has_prior:
             yield self._score_subset(metric, "prior", self.complete)
 
     def gaps(self, metric: Metric) -> Iterator[ResultRow]:
@@ -129,7 +129,8 @@ class Grid:
             our_draws = metric.value(ours.resampled)
             ceiling_draws = metric.value(ceilings[best].resampled)
             low, high = self.bootstrap.bounds(our_draws - ceiling_draws, gap)
-            bounds = max(low, -1.0), min(high, 1.0)
+            largest = 1.0 - metric.lowest
+            bounds = max(low, -largest), min(high, largest)
             yield self._subset_row(metric, "gap", left, gap, bounds)
 
     def worst(self) -> ResultRow:
@@ -371,7 +372,7 @@ class Grid:
         low, high = self.bootstrap.bounds(draws, value)
         if not metric.percent:
             return low, high
-        return float(np.clip(low, 0.0, 1.0)), float(np.clip(high, 0.0, 1.0))
+        return float(np.clip(low, metric.lowest, 1.0)), float(np.clip(high, metric.lowest, 1.0))
 
 
 def write_rows(

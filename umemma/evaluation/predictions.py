@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.metrics import task_of
+from umemma.evaluation.regression import gaussian
 from umemma.missing import list_patterns
 from umemma.system.files import new_file
-from umemma.types import format_pattern
+from umemma.types import TargetScale, format_pattern
 
 RAREST = 1e-6  # share of a class that no training sample has
 
@@ -34,6 +36,9 @@ class Predictions:
 
     keys: N; groups: {grouping: N groups}; target: (N,) classes or (N, C) sets of labels; classes: C
     names; prior: C shares of the training samples, [] where they are unknown.
+
+    In regression logits are (N, 2T), see `regression.gaussian`; target is (N, T), standardized by
+    `scales`; classes are the names of the targets.
     """
 
     keys: list[str]
@@ -45,6 +50,7 @@ class Predictions:
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     probes: dict[str, np.ndarray] = field(default_factory=dict)
     prior: Sequence[float] = ()
+    scales: Sequence[TargetScale] = ()
 
     @property
     def modalities(self) -> list[str]:
@@ -52,9 +58,22 @@ class Predictions:
 
     @property
     def task(self) -> str:
-        if self.target.ndim == 1:
-            return "multiclass"
-        return "multilabel"
+        width = 0
+        for outputs in self.unimodal.values():
+            width = outputs.shape[-1]
+        return task_of(self.target, width)
+
+    @property
+    def unit(self) -> float:
+        """The unit of errors: that of the target. Of several targets, a standard deviation each."""
+        if len(self.scales) == 1:
+            return self.scales[0].std
+        return 1.0
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the constant answer of the training samples is known."""
+        return bool(self.prior) or bool(self.scales)
 
     @classmethod
     def calibrated(
@@ -66,6 +85,7 @@ class Predictions:
         classes: list[str],
         calibration: Mapping[str, Calibration],
         prior: Sequence[float] = (),
+        scales: Sequence[TargetScale] = (),
     ) -> Predictions:
         """Calibrate the models' own logits, (ensemble, unimodal) or (ensemble, unimodal, probes).
 
@@ -87,6 +107,7 @@ class Predictions:
             calibration,
             probes,
             prior,
+            scales,
         )
         for subset, logits in ensemble.items():
             ensemble[subset] = predictions._change(subset, logits, Calibration.apply)
@@ -110,7 +131,13 @@ class Predictions:
             return np.asarray(total / present)
 
     def class_prior(self) -> np.ndarray:
-        """Return (N, C): the same logits for every sample, those of `prior`."""
+        """Return (N, C): the same logits for every sample, those of `prior`.
+
+        In regression N(0, 1), the distribution of the training samples.
+        """
+        if self.task == "regression":
+            outputs = gaussian.prior_outputs(len(self.classes))
+            return np.tile(outputs, (len(self.keys), 1))
         shares = np.clip(np.asarray(self.prior), RAREST, 1 - RAREST)
         logits = np.log(shares)
         if self.task == "multilabel":
@@ -160,6 +187,8 @@ class Predictions:
             "calibration": json.dumps(calibration),
             "prior": json.dumps(list(self.prior)),
         }
+        if self.scales:
+            metadata["scales"] = json.dumps([scale.model_dump() for scale in self.scales])
         table = pa.table(columns).replace_schema_metadata(metadata)
         with new_file(path) as aside:
             pq.write_table(table, aside, write_page_checksum=True)
@@ -199,6 +228,7 @@ class Predictions:
             calibration=calibration,
             probes=logits["probe"],
             prior=json.loads(metadata.get(b"prior", b"[]")),
+            scales=[TargetScale(**scale) for scale in json.loads(metadata.get(b"scales", b"[]"))],
         )
 
 

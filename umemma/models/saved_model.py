@@ -23,7 +23,7 @@ from umemma.models.hf_files import HfFiles, locate_hf_folders, save_hf_files
 from umemma.presets import FusionName
 from umemma.system import distributed
 from umemma.system.files import new_folder, read_json, save_tensors, sha256, write_json
-from umemma.types import Packing, Plain
+from umemma.types import Packing, Plain, TargetScale, Task, list_outputs
 from umemma.validation import fingerprint, list_differences
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class InferenceMetadata(NamedTuple):
     """What predicting from new media takes besides the weights and the settings.
 
     media: how media are packed. calibration: {modality subset or "probe/MODALITY": calibration}.
-    prior: the share of the training samples that have each class, [] where it is unknown.
+    prior: the share of the training samples that have each class, [] where it is unknown. scales:
+    of the targets of a regression.
     """
 
     classes: list[str]
@@ -59,6 +60,7 @@ class InferenceMetadata(NamedTuple):
     media: Packing
     calibration: dict[str, Calibration]
     prior: list[float] = []
+    scales: list[TargetScale] = []
 
 
 class _TrainingOptions(Plain):
@@ -101,14 +103,20 @@ class ModelInfo(Plain):
     started_from: dict[str, str]
     hf: dict[str, HfFiles]
     classes: Annotated[list[str], Field(min_length=1)]
-    task: Literal["multiclass", "multilabel"]
+    task: Task
     media: Packing
     calibration: dict[str, Annotated[Calibration, BeforeValidator(_parse_calibration)]]
     prior: list[Annotated[float, Field(ge=0, le=1)]] = []
+    scales: list[TargetScale] = []
+
+    @property
+    def outputs(self) -> list[str]:
+        """What the numbers of a head are of (see `list_outputs`)."""
+        return list_outputs(self.classes, self.task)
 
     def as_json(self) -> dict[str, Any]:
         calibration = {name: one.as_json() for name, one in self.calibration.items()}
-        return {
+        about: dict[str, Any] = {
             "format": FORMAT,
             "settings": self.settings,
             "fingerprint": fingerprint(self.settings),
@@ -122,6 +130,9 @@ class ModelInfo(Plain):
             "calibration": calibration,
             "prior": self.prior,
         }
+        if self.scales:
+            about["scales"] = [scale.model_dump() for scale in self.scales]
+        return about
 
 
 # Save. ----------------------------------------------------------------------------------------

@@ -266,7 +266,7 @@ def _describe_bias(calibration: Calibration) -> str:
 
 def _measure(name: str, logits: np.ndarray, target: np.ndarray) -> float:
     """Return a metric over the samples that have logits."""
-    metric = get(name, task_of(target), logits.shape[1])
+    metric = get(name, task_of(target, logits.shape[1]), logits.shape[1])
     scored = ~np.isnan(logits[:, 0])
     assert metric.stats
     assert metric.value

@@ -278,6 +278,8 @@ class _SampleTally:
         labels = record.label
         if not isinstance(labels, tuple):
             labels = (-1 if labels is None else labels,)
+        if self.spec.task == "regression" and record.label is not None:
+            labels = tuple(range(len(self.spec.classes)))  # a sample has all targets
         for number in labels:
             if 0 <= number < len(self.spec.classes):
                 counts = self.report.classes[self.spec.classes[number]][record.split]

@@ -174,7 +174,7 @@ def _load_unimodal(
     encoders = {modality: params.encoder(modality)}
     # The initial weights of the ensemble are the same as without a uni-modal model.
     with torch.random.fork_rng(devices=[]):
-        model = factory.build(encoders, factory.input_specs(encoders), index.classes)
+        model = factory.build(encoders, factory.input_specs(encoders), index.outputs)
     hint = f"Run: umemma pretrain-unimodal --modality {modality}"
     settings = params.unimodal_settings(modality, index.fingerprint)
     return model, saved_model.load(params.paths.pretrain(modality), model, settings, hint)
@@ -195,7 +195,7 @@ def _build_ensemble(
     model = factory.build(
         encoders,
         data.specs,
-        data.index.classes,
+        data.index.outputs,
         section.absent,
         start.pretrained,
         switches.fusion,

@@ -46,7 +46,7 @@ def run(params: Params, modality: str, force: bool = False, tensorboard: bool = 
             return info.scores["val_score"]
 
     # 3. Train.
-    model = factory.build(encoders, data.specs, data.index.classes, weights=weights)
+    model = factory.build(encoders, data.specs, data.index.outputs, weights=weights)
     training_run = Run.from_settings(
         params.paths.runs,
         f"pretrain-{modality}",

@@ -19,7 +19,7 @@ from torch.nn import functional
 from umemma.config import Machine, Training
 from umemma.data import decoding, loader
 from umemma.data.loader import LoadedSplit
-from umemma.data.shard_reader import Index
+from umemma.data.shard_reader import Index, read_scales
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import calibration
@@ -166,7 +166,7 @@ def train_model(
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
         scores = {f"val_{name}": value for name, value in validation.run().items()}
         calibrations = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
-    inference_metadata = _describe_inference(data.index, calibrations, splits.get("train"))
+    inference_metadata = _describe_inference(data, calibrations, splits.get("train"))
     return TrainResult(scores, metrics, inference_metadata)
 
 
@@ -229,13 +229,14 @@ def _fit_calibrations(
 
 
 def _describe_inference(
-    index: Index,
+    data: DataSource,
     calibrations: dict[str, calibration.Calibration],
     train: LoadedSplit | None,
 ) -> InferenceMetadata:
+    index = data.index
     preprocess_settings = index.settings.get("preprocess", {})
     prior: list[float] = []
-    if train is not None:
+    if train is not None and index.task != "regression":
         prior = _compute_prior(train.target, len(index.classes))
     return InferenceMetadata(
         classes=index.classes,
@@ -243,6 +244,7 @@ def _describe_inference(
         media=Packing.model_validate(preprocess_settings.get("media", {})),
         calibration=calibrations,
         prior=prior,
+        scales=read_scales(data.store, index),
     )
 
 

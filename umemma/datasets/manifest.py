@@ -362,7 +362,7 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         roles["label"] = options.targets[0]  # a table has to have one
     else:
         roles["label"] = options.label
-    roles |= options.columns
+    roles |= dict[str, str](options.columns)
     for name in ("key", "split", "start", "end"):
         column = getattr(options, name)
         if column:

@@ -3,8 +3,8 @@
 An answer from fewer modalities should be less confident, and lean differently; one temperature for
 all subsets can't express that. Reference: Guo et al., On calibration of modern neural networks,
 ICML 2017 (temperature scaling; with the bias it is their bias-corrected form, Alexandari et al.,
-ICML 2020). In regression the same rule chooses between nothing, a temperature of the variance, and
-a temperature with a shift of the mean, by the negative log-likelihood.
+ICML 2020). In regression the same is done to the natural parameters of the predicted distribution
+(regression/gaussian.py), by the negative log-likelihood.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SELECTION = 2**23  # logits that candidates are compared on, at most
 class Calibration:
     """logits / temperature + bias. bias: C numbers, () for none. The default changes nothing.
 
-    gaussian: in regression the temperature divides the natural parameters of the distribution, and
-    the bias is added to its mean: T numbers, in standard deviations of the targets.
+    gaussian: in regression this is done to the natural parameters of the distribution, so the bias
+    has 2T numbers.
     """
 
     temperature: float = 1.0
@@ -49,7 +49,7 @@ class Calibration:
     def undo(self, logits: np.ndarray) -> np.ndarray:
         """Return (..., C) float32 logits as `apply` was given them, but for rounding."""
         if self.gaussian:
-            raw = gaussian.calibrate(logits, 1 / self.temperature, -self._bias_row())
+            raw = gaussian.undo_calibration(logits, self.temperature, self._bias_row())
             return raw.astype(np.float32)
         return ((logits - self._bias_row()) * self.temperature).astype(np.float32)
 
@@ -152,10 +152,7 @@ def _choose(
     """Return x of the candidate that is best on groups that it wasn't fitted to."""
     chosen = _identity(1)
     lowest = _compute_losses(chosen, logits, target)
-    biases = logits.shape[1]
-    if gaussian.is_regression(biases, target):
-        biases = target.shape[1]
-    for size in (1, 1 + biases):
+    for size in (1, 1 + logits.shape[1]):
         candidate = _minimize(chosen[0] * _identity(size), logits, target)
         losses = _held_out_losses(candidate, logits, target, groupings[0])
         if _is_lower(losses, lowest, groupings):

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -111,10 +111,14 @@ class Metric:
         """Return a value as it is printed."""
         if self.percent:
             return f"{100 * value:.1f} %"
-        if self.significant and value and np.isfinite(value):
-            decimals = 3 - math.floor(math.log10(abs(value)))
-            return f"{value:.{max(decimals, 0)}f}"
+        if self.significant and value and math.isfinite(value):
+            return f"{value:.{count_decimals(value)}f}"
         return f"{value:.3f}"
+
+
+def count_decimals(value: float) -> int:
+    """Return the decimals of a number, other than 0, that is shown with four significant digits."""
+    return max(3 - math.floor(math.log10(abs(value))), 0)
 
 
 def task_of(target: np.ndarray, width: int = 0) -> str:
@@ -443,16 +447,19 @@ def _list_regression_metrics(unit: float) -> dict[str, Metric]:
     squared_errors = columns_of(measures.list_squared_errors)
     moments = columns_of(measures.list_moments)
     levels = columns_of(measures.count_levels)
-    low_is_better = {"percent": False, "higher": False}
+    mae = Metric("mae", "MAE", _mean_of(absolute_error), mean_of_sums)
+    rmse = Metric("rmse", "RMSE", squared_errors, root_mean_square)
+    errors = [replace(m, percent=False, higher=False, significant=True) for m in (mae, rmse)]
+    nats = Metric(
+        "log_loss", "log-loss", _mean_of(log_loss), mean_of_sums, percent=False, higher=False
+    )
+    covered = _mean_of(measures.is_covered)
     metrics = [
         Metric("r2", "R2", moments, measures.r2, lowest=-math.inf),
-        Metric(
-            "mae", "MAE", _mean_of(absolute_error), mean_of_sums, significant=True, **low_is_better
-        ),
-        Metric("rmse", "RMSE", squared_errors, root_mean_square, significant=True, **low_is_better),
-        Metric("log_loss", "log-loss", _mean_of(log_loss), mean_of_sums, **low_is_better),
+        *errors,
+        nats,
         Metric("ece", "calibration error", levels, _calibration_error, higher=False),
-        Metric("coverage", "in 95 % interval", _mean_of(measures.is_covered), mean_of_sums),
+        Metric("coverage", "share in 95 % interval", covered, mean_of_sums),
     ]
     return {metric.name: metric for metric in metrics}
 

@@ -158,7 +158,7 @@ def _check_consistent(info: ModelInfo, settings: ModelSettings) -> None:
         if pattern not in info.calibration:
             raise ValueError(f"no calibration of {pattern!r}")
         bias = info.calibration[pattern].bias
-        if len(bias) not in (0, 1, len(info.classes)):
+        if len(bias) not in (0, 1, len(info.outputs)):
             raise ValueError(f"the calibration of {pattern!r} has {len(bias)} classes")
 
 
@@ -207,7 +207,7 @@ def _make_calibration_tables(info: ModelInfo, names: list[str]) -> tuple[np.ndar
     nothing is present, is NaN.
     """
     temperature = np.full((2 ** len(names), 1), np.nan)
-    bias = np.zeros((2 ** len(names), len(info.classes)))
+    bias = np.zeros((2 ** len(names), len(info.outputs)))
     for pattern in list_patterns(names):
         calibration = info.calibration[format_pattern(pattern)]
         row = sum(2**i for i, m in enumerate(names) if m in pattern)
@@ -335,7 +335,8 @@ class Predictor:
     ) -> Prediction | NumberPrediction:
         """class_probabilities: (C,), or (2, T) means and standard deviations of a regression."""
         if self.task == "regression":
-            return self._make_number_prediction(*class_probabilities, present, broken)
+            means, deviations = class_probabilities
+            return self._make_number_prediction(means, deviations, present, broken)
         by_class = dict(zip(self.classes, class_probabilities.tolist(), strict=True))
         present_names = tuple(itertools.compress(self.modalities, present))
         if self.task == "multiclass":

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from umemma import datasets, modalities
 from umemma.config import Params, Preprocess
@@ -275,7 +276,7 @@ class _SampleTally:
         split = self.report.splits[record.split]
         split.listed += 1
         split.usable += is_usable
-        labels = record.label
+        labels: Any = record.label
         if not isinstance(labels, tuple):
             labels = (-1 if labels is None else labels,)
         if self.spec.task == "regression" and record.label is not None:

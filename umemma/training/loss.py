@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from umemma.evaluation.regression.gaussian import LOG_2PI, TINY
+from umemma.evaluation.regression.gaussian import LOG_2PI, SHARPNESS, TINY
 
 
 def sample_losses(logits: Tensor, target: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def sample_losses(logits: Tensor, target: Tensor) -> Tensor:
 def _negative_log_likelihood(outputs: Tensor, target: Tensor) -> Tensor:
     """Return (...) of (..., 2T) outputs, see evaluation/regression/gaussian.py."""
     a, b = outputs.chunk(2, -1)
-    precision = functional.softplus(b) + TINY
+    precision = functional.softplus(b, beta=SHARPNESS) + TINY
     squares = precision * (target - a / precision).square()
     return (LOG_2PI - precision.log() + squares).mean(-1) / 2
 

@@ -105,11 +105,17 @@ def build(
     """Build a LateFusion over the modalities of `chosen`.
 
     absent, fusion: as in LateFusion. weights: {modality: file of pretrained weights}; the other
-    encoders have fresh weights.
+    encoders have fresh weights. Modalities that are the same as another share its module.
     """
     modules: dict[str, nn.Module] = {}
     dims: dict[str, int] = {}
+    owners = {m: m for m in chosen}
+    for m, encoder in chosen.items():
+        if encoder.same_as is not None and encoder.same_as in chosen:
+            owners[m] = encoder.same_as
     for m, encoder in sorted(chosen.items()):
+        if owners[m] != m:
+            continue
         module, dims[m] = encoders.build(encoder.name, m, specs[m], encoder.pool)
         if weights and m in weights:
             encoders.load_weights(module, encoder.name, m, specs[m], weights[m])
@@ -117,6 +123,9 @@ def build(
             lora = encoder.lora
             encoders.add_lora(module, lora.rank, lora.alpha, lora.dropout)
         modules[m] = module
+    for m, owner in owners.items():
+        modules[m] = modules[owner]
+        dims[m] = dims[owner]
     blanks = {m: _make_blank_input(specs[m]) for m in modules}
     model = LateFusion(modules, dims, blanks, len(classes), absent, fusion)
     model.freeze(m for m, encoder in chosen.items() if encoder.tune == "frozen")

@@ -14,7 +14,7 @@ import numpy as np
 from umemma.evaluation.calibration import probabilities
 from umemma.evaluation.metrics import get, score, task_of
 from umemma.evaluation.predictions import Predictions
-from umemma.evaluation.regression import measures
+from umemma.evaluation.regression import gaussian, measures
 
 
 class SelectiveScore(NamedTuple):
@@ -54,6 +54,19 @@ class ClassScore(NamedTuple):
     modalities: str
     n: int
     score: float | None
+
+
+class TargetError(NamedTuple):
+    """Errors of a target of a regression, in its unit.
+
+    deviation: the standard deviation of the samples; covered: the share in 95 % intervals.
+    """
+
+    name: str
+    mean_absolute: float
+    root_mean_square: float
+    deviation: float
+    covered: float
 
 
 class Confusion(NamedTuple):
@@ -162,6 +175,27 @@ def _score_targets(predictions: Predictions, subset: str) -> list[ClassScore]:
         if math.isfinite(value):
             score_of_target = value
         rows.append(ClassScore(name, subset, int(scored.sum()), score_of_target))
+    return rows
+
+
+def measure_targets(predictions: Predictions, subset: str) -> list[TargetError]:
+    """Return the errors of each target under a subset, over the samples that have outputs."""
+    outputs = predictions.ensemble[subset]
+    scored = ~np.isnan(outputs).any(1)
+    target = predictions.target[scored]
+    mean, precision = gaussian.to_gaussian(outputs[scored])
+    errors = np.abs(target - mean)
+    covered = errors * np.sqrt(precision) <= gaussian.half_width(gaussian.INTERVAL)
+    rows = []
+    for t, (name, scale) in enumerate(zip(predictions.classes, predictions.scales, strict=True)):
+        row = TargetError(
+            name,
+            scale.std * float(errors[:, t].mean()),
+            scale.std * float(np.sqrt((errors[:, t] ** 2).mean())),
+            scale.std * float(target[:, t].std()),
+            float(covered[:, t].mean()),
+        )
+        rows.append(row)
     return rows
 
 

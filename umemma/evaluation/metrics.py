@@ -94,7 +94,7 @@ class Metric:
     stats: (N, C) logits and the target -> K sums; value: (..., K) sums -> (...); ranked: (N, C)
     logits, the target and (..., N) weights -> (...). percent: whether it is a share; higher:
     whether higher is better. lowest: of a share; significant: whether its unit is the target's, so
-    that four significant digits are shown.
+    that four significant digits are shown; prior: what the constant answer is called.
     """
 
     name: str
@@ -106,14 +106,22 @@ class Metric:
     higher: bool = True
     lowest: float = 0.0
     significant: bool = False
+    prior: str = "class prior"
 
     def shown(self, value: float) -> str:
         """Return a value as it is printed."""
         if self.percent:
             return f"{100 * value:.1f} %"
-        if self.significant and value and math.isfinite(value):
-            return f"{value:.{count_decimals(value)}f}"
+        if self.significant:
+            return show_significant(value)
         return f"{value:.3f}"
+
+
+def show_significant(value: float) -> str:
+    """Return a number with four significant digits, without an exponent."""
+    if not value or not math.isfinite(value):
+        return f"{value:.3f}"
+    return f"{value:.{count_decimals(value)}f}"
 
 
 def count_decimals(value: float) -> int:
@@ -461,7 +469,7 @@ def _list_regression_metrics(unit: float) -> dict[str, Metric]:
         Metric("ece", "calibration error", levels, _calibration_error, higher=False),
         Metric("coverage", "share in 95 % interval", covered, mean_of_sums),
     ]
-    return {metric.name: metric for metric in metrics}
+    return {metric.name: replace(metric, prior="training mean") for metric in metrics}
 
 
 def _top_k_accuracy(name: str, k: int) -> Entry:

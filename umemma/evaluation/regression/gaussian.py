@@ -94,9 +94,8 @@ def undo_calibration(outputs: np.ndarray, temperature: float, bias: np.ndarray) 
 
 def _limit(precision: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Return precisions of at least FLOOR where a bias may have taken them below."""
-    if not bias.any():
-        return precision
-    return np.maximum(precision, FLOOR)
+    floor = np.where(bias.any(-1, keepdims=True), FLOOR, 0.0)
+    return np.maximum(precision, floor)
 
 
 def losses_and_slopes(

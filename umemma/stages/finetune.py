@@ -200,6 +200,8 @@ def _build_ensemble(
         start.pretrained,
         switches.fusion,
     )
+    if data.index.task == "regression":
+        model.start_at_prior()
     if switches.init == "unimodal":
         model.start_from(start.unimodal)
     else:

@@ -59,6 +59,8 @@ def run(params: Params, modality: str, force: bool = False, tensorboard: bool = 
 
     # 3. Train.
     model = factory.build(encoders, data.specs, data.index.outputs, weights=weights)
+    if data.index.task == "regression":
+        model.start_at_prior()
     training_run = Run.from_settings(
         params.paths.runs,
         f"pretrain-{'+'.join(group)}",

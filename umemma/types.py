@@ -40,6 +40,7 @@ register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule setdef
 state_dict to to_empty train training type update values xpu zero_grad
 """
 RESERVED_NAMES = frozenset(_RESERVED.split())
+MAX_MODALITIES = 8  # which have 255 subsets
 NO_KINDS: Mapping[str, str] = MappingProxyType({})  # every modality is named like its kind
 
 PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]

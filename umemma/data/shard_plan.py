@@ -20,7 +20,7 @@ from umemma import datasets
 from umemma.data.raw_folder import RawFile
 from umemma.data.storage import Store
 from umemma.system.files import sha256
-from umemma.types import BrokenPolicy, Clip, DatasetSpec, Media, Packing, Record, Unreadable
+from umemma.types import BrokenPolicy, Clip, DatasetSpec, Media, Packing, Record, Series, Unreadable
 from umemma.validation import fingerprint
 
 # The version of the bytes that packing gives, a part of every input hash as a cache key has one:
@@ -205,9 +205,11 @@ def _describe_medium(medium: Media, raw: Path, files: Mapping[str, RawFile]) -> 
         return _describe_file(medium, raw, files)
     if isinstance(medium, Clip):
         return [*_describe_file(medium.path, raw, files), medium.start, medium.end]
+    if isinstance(medium, Series) and isinstance(medium.samples, Path):
+        return [*_describe_file(medium.samples, raw, files), medium.rate]
     if isinstance(medium, Unreadable):
         return ["unreadable", medium.reason]
-    if isinstance(medium, str):
+    if isinstance(medium, (str, Mapping)):
         return medium
     return ""
 

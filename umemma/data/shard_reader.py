@@ -16,11 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from umemma.data.shard_marker import ShardMarker, list_damage, read_marker, summarize_reasons
 from umemma.data.storage import Store
 from umemma.errors import UserError, unknown_name
 from umemma.system.files import sha256
-from umemma.types import Plain, Record, Span
+from umemma.types import Media, Plain, Record, Span
 from umemma.validation import fingerprint, list_differences
 
 REMAKE = "Run: umemma preprocess"
@@ -29,7 +31,8 @@ SHARD_NAME = re.compile(r"[A-Za-z0-9]+-\d{6,}\.tar", re.ASCII)
 
 class Index(Plain):
     """index.json. settings: what the shards were made with; fingerprint: the hash of the content
-    of all shards, which models name as the data that they were trained on."""
+    of all shards, which models name as the data that they were trained on; inputs: {modality: what
+    its training samples say about its InputSpec}, left out of the file where they say nothing."""
 
     dataset: str
     variant: str
@@ -39,6 +42,14 @@ class Index(Plain):
     settings: dict[str, Any]
     fingerprint: str
     splits: dict[str, list[ShardMarker]]
+    inputs: dict[str, dict[str, Any]] = {}
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_inputs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if not self.inputs:
+            data.pop("inputs", None)
+        return data
 
     def shards(self, split: str) -> list[ShardMarker]:
         """Return the shards of a split. Raises UserError for an unknown split."""
@@ -129,6 +140,14 @@ def locate_split(
     for shard in index.shards(split):
         path = stay.enter_context(_open_shard(store, shard))
         yield from _make_records(_iterate_spans(path), store, index, split, shard)
+
+
+def read_span(span: Media) -> bytes:
+    """Return the encoded medium that a Span of `locate_split` names."""
+    assert isinstance(span, Span)
+    with open(span.path, "rb") as shard:
+        shard.seek(span.offset)
+        return shard.read(span.size)
 
 
 @contextlib.contextmanager

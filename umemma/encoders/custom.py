@@ -19,13 +19,26 @@ from torch import Tensor, nn
 
 from umemma.encoders.published_names import remove_counters, shorten_keys
 from umemma.errors import UserError, unknown_name
-from umemma.types import AudioInput, ImageInput, InputSpec, TextInput, VideoInput, WaveInput
+from umemma.types import (
+    AudioInput,
+    ImageInput,
+    InputSpec,
+    SeriesInput,
+    TableInput,
+    TextInput,
+    VectorInput,
+    VideoInput,
+    WaveInput,
+)
 
 INPUTS: dict[str, tuple[type, ...]] = {
     "audio": (AudioInput, WaveInput),
     "image": (ImageInput,),
+    "series": (SeriesInput,),
     "spectrogram": (ImageInput,),
+    "table": (TableInput,),
     "text": (TextInput,),
+    "vector": (VectorInput,),
     "video": (VideoInput, ImageInput),  # an ImageInput: frame by frame
 }
 MODALITIES = tuple(INPUTS)

@@ -47,6 +47,9 @@ NAMES = {
     "image": "umemma.modalities.image",
     "spectrogram": "umemma.modalities.image",  # ready-made, as AV-MNIST distributes it
     "text": "umemma.modalities.text",
+    "series": "umemma.modalities.series",
+    "table": "umemma.modalities.table",
+    "vector": "umemma.modalities.vector",
     "video": "umemma.modalities.video",
 }
 

@@ -17,18 +17,25 @@ from umemma.types import InputSpec, Plain, TextInput
 from umemma.validation import validate
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NOTHING_FOUND: Mapping[str, Mapping[str, Any]] = {}
 # The child modules of a LateFusion, and the part of the settings that each one's rates stand in.
 SETTINGS_PART = {"encoders": "encoder", "heads": "head", "fusion": "head", "vectors": "absence"}
 
 
-def input_specs(chosen: Mapping[str, Encoder]) -> dict[str, InputSpec]:
-    """Return what each modality's encoder takes, as the settings change it.
+def input_specs(
+    chosen: Mapping[str, Encoder],
+    found: Mapping[str, Mapping[str, Any]] = NOTHING_FOUND,
+) -> dict[str, InputSpec]:
+    """Return what each modality's encoder takes, as the data and then the settings change it.
 
-    UserError for an unknown encoder, or for a change that its input does not know.
+    found: {modality: what its training samples say}, `inputs` of an index or of a model. UserError
+    for an unknown encoder, or for a change that its input does not know.
     """
     specs: dict[str, InputSpec] = {}
     for m, encoder in sorted(chosen.items()):
         spec = encoders.input_spec(encoder.name, m)
+        if m in found:
+            spec = validate(type(spec), spec.model_dump() | found[m], f"the samples of {m}")
         specs[m] = encoder.adapt(spec, m)
     return specs
 

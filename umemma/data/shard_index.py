@@ -46,6 +46,7 @@ def write_index(
         settings=dict(settings),
         fingerprint="",
         splits=dict(made),
+        kinds=dict(spec.kinds),
     )
     index = index.model_copy(update={"inputs": _survey_inputs(store, index)})
     index = index.model_copy(update={"fingerprint": index.compute_fingerprint()})
@@ -65,7 +66,7 @@ def _survey_inputs(store: Store, index: Index) -> dict[str, dict[str, Any]]:
     """
     surveys = {}
     for name in index.modalities:
-        module = modalities.get_module(name)
+        module = modalities.get_module(index.kinds.get(name, name))
         if hasattr(module, "Survey"):
             surveys[name] = module.Survey(name)
     if not surveys:

@@ -31,8 +31,9 @@ SHARD_NAME = re.compile(r"[A-Za-z0-9]+-\d{6,}\.tar", re.ASCII)
 
 class Index(Plain):
     """index.json. settings: what the shards were made with; fingerprint: the hash of the content
-    of all shards, which models name as the data that they were trained on; inputs: {modality: what
-    its training samples say about its InputSpec}, left out of the file where they say nothing."""
+    of all shards, which models name as the data that they were trained on; kinds: {modality: its
+    kind} of those that are not named like their kind; inputs: {modality: what its training samples
+    say about its InputSpec}. Both are left out where there is nothing in them."""
 
     dataset: str
     variant: str
@@ -42,13 +43,16 @@ class Index(Plain):
     settings: dict[str, Any]
     fingerprint: str
     splits: dict[str, list[ShardMarker]]
+    kinds: dict[str, str] = {}
     inputs: dict[str, dict[str, Any]] = {}
 
     @model_serializer(mode="wrap")
-    def _leave_out_no_inputs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = handler(self)
-        if not self.inputs:
-            data.pop("inputs", None)
+    def _leave_out_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the bytes of an index, and its fingerprint, as they were before there were kinds."""
+        data: dict[str, Any] = serialize(self)
+        for name in ("kinds", "inputs"):
+            if not data.get(name):
+                data.pop(name, None)
         return data
 
     def shards(self, split: str) -> list[ShardMarker]:

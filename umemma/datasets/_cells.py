@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from umemma.datasets._table import Problem
-from umemma.types import Cell, Series
+from umemma.types import Cell, Media, Series
 
 ARRAYS = ("series", "vector")  # kinds whose cell may be a path or a list
 KINDS = (*ARRAYS, "table")
@@ -28,6 +28,35 @@ def is_list(cell: str) -> bool:
 def name_role(name: str, place: int) -> str:
     """What the column of a modality at this place is for; 0 is the list in its only column."""
     return f"{name}/{place}"
+
+
+def make_medium(
+    name: str,
+    kind: str,
+    columns: Sequence[str],
+    cells: Mapping[str, str],
+    names: Collection[str] = (),
+    rate: float | None = None,
+) -> Media | None:
+    """What a modality's cells of numbers are, None where all of these are empty.
+
+    cells: those of a Row; names: the columns of a table whose numbers are names; rate: Hz, of a
+    series. Problem for what is no number.
+    """
+    parts: dict[int, str] = {}
+    for place in range(len(columns) + 1):
+        role = name_role(name, place)
+        if role in cells:
+            parts[place] = cells[role]
+    if is_list(cells.get(name, "")):
+        parts[0] = cells[name]
+    if not parts:
+        return None
+    if kind == "table":
+        return make_row(columns, parts, names)
+    if kind == "series":
+        return make_series(columns, parts, rate)
+    return make_vector(columns, parts)
 
 
 def make_vector(columns: Sequence[str], cells: Mapping[int, str]) -> np.ndarray:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
 from umemma.datasets import _cells, _table
-from umemma.types import Plain, PositiveFloat
+from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain, PositiveFloat
 
+KINDS = ("audio", "image", "series", "spectrogram", "table", "text", "vector", "video")
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Columns = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
@@ -36,6 +37,7 @@ class Options(Plain):
 
     table: str = "table.csv"  # its name in the raw folder; the suffix tells the format
     columns: dict[Name, Name | Columns] = {}  # {modality: its column, or several of numbers}
+    kinds: dict[Name, Name] = {}  # {modality: kind}, of columns that `modalities` doesn't name
     label: Name = "label"
     key: Name | None = None  # null = the number of the row: row-000001
     split: Name | None = None
@@ -75,11 +77,22 @@ class Options(Plain):
         return value
 
     @model_validator(mode="after")
-    def _columns_fit(self) -> Options:
+    def _known_kinds(self) -> Options:
         for name in self.columns:
             kind = self.kind(name)
+            if not MODALITY_NAME.fullmatch(name) or name in RESERVED_NAMES:
+                raise ValueError(f"columns: {name!r} can't be the name of a modality")
+            if kind not in KINDS and not kind.startswith(OWN):
+                raise ValueError(
+                    f"columns: {name!r} is of the unknown kind {kind!r}; say which of "
+                    f"{', '.join(KINDS)} it is in modalities, such as {{{name}: image}}"
+                )
             if kind not in _cells.KINDS and isinstance(self.columns[name], tuple):
-                raise ValueError(f"columns.{name}: {kind} has one column")
+                raise ValueError(f"columns: {name!r} is of kind {kind!r}, which has one column")
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Options:
         tables = [name for name in self.columns if self.kind(name) == "table"]
         known = {column for name in tables for column in self.list_columns(name)}
         for column in self.categories:
@@ -92,7 +105,7 @@ class Options(Plain):
 
     def kind(self, name: str) -> str:
         """The kind of a modality: its name, where nothing else is said."""
-        return name
+        return self.kinds.get(name, name)
 
     def list_columns(self, name: str) -> tuple[str, ...]:
         """The columns of a modality."""

@@ -100,6 +100,7 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
     return dataclasses.replace(
         SPEC,
         modalities=tuple(sorted(options.columns)),
+        kinds={m: options.kind(m) for m in sorted(options.columns) if options.kind(m) != m},
         classes=table.classes,
         splits=table.splits,
         task=task,
@@ -153,8 +154,10 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
                 media[name] = row.cells[name]
             elif name in row.cells:
                 media[name] = _file(name, row.cells, place, options)
-            else:
-                media |= _numbers(name, row.cells, options)
+            elif options.kind(name) in _cells.KINDS:
+                numbers = _numbers(name, row.cells, options)
+                if numbers is not None:
+                    media[name] = numbers
         except Problem as problem:
             media[name] = Unreadable(str(problem))
     if not media:
@@ -162,22 +165,16 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
     return media
 
 
-def _numbers(name: str, cells: dict[str, str], options: Options) -> dict[str, Media]:
-    """{name: numbers} of a modality whose cells hold them, {} where all of these are empty."""
-    parts: dict[int, str] = {}
-    columns = options.list_columns(name)
-    for place in range(len(columns) + 1):
-        role = _cells.name_role(name, place)
-        if role in cells:
-            parts[place] = cells[role]
-    if not parts:
-        return {}
-    kind = options.kind(name)
-    if kind == "table":
-        return {name: _cells.make_row(columns, parts, options.categories)}
-    if kind == "series":
-        return {name: _cells.make_series(columns, parts, _rate(name, cells, options))}
-    return {name: _cells.make_vector(columns, parts)}
+def _numbers(name: str, cells: dict[str, str], options: Options) -> Media | None:
+    """The numbers that the cells of a modality hold, None where all of these are empty."""
+    return _cells.make_medium(
+        name,
+        options.kind(name),
+        options.list_columns(name),
+        cells,
+        options.categories,
+        _rate(name, cells, options),
+    )
 
 
 def _rate(name: str, cells: dict[str, str], options: Options) -> float | None:

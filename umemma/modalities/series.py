@@ -54,7 +54,7 @@ def pack(media: Media, packing: Packing) -> Packed | None:
     if isinstance(media, Series):
         rate = media.rate
         media = media.samples
-    if rate is not None and not (0 < rate < math.inf):
+    if rate is not None and not (isinstance(rate, (int, float)) and 0 < rate < math.inf):
         raise ValueError("a sampling rate that is not a positive number")
     if isinstance(media, Path):
         media = read_file(media)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from umemma import encoders, modalities
 from umemma.config import Encoder, Training
+from umemma.errors import UserError
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
 from umemma.types import InputSpec, Plain, TextInput
@@ -33,7 +34,7 @@ def input_specs(
     """
     specs: dict[str, InputSpec] = {}
     for m, encoder in sorted(chosen.items()):
-        spec = encoders.input_spec(encoder.name, m)
+        spec = encoders.input_spec(encoder.name, encoder.kind or m, m)
         if m in found:
             spec = validate(type(spec), spec.model_dump() | found[m], f"the samples of {m}")
         specs[m] = encoder.adapt(spec, m)
@@ -68,7 +69,9 @@ def make_augmentations(
     augmentations: dict[str, Plain] = {}
     for m, modality_options in options.items():
         if modality_options and m in specs:
-            modality = modalities.get_module(m)
+            modality = modalities.find_module(specs[m])
+            if not hasattr(modality, "Augment"):
+                raise UserError("it has no augmentation", f"augment.{m}", usage=True)
             augmentation = validate(modality.Augment, modality_options, "settings", f"augment.{m}")
             modality.check(augmentation, specs[m])
             augmentations[m] = augmentation
@@ -121,15 +124,15 @@ def build(
             lora = encoder.lora
             encoders.add_lora(module, lora.rank, lora.alpha, lora.dropout)
         modules[m] = module
-    blanks = {m: _make_blank_input(m, specs[m]) for m in modules}
+    blanks = {m: _make_blank_input(specs[m]) for m in modules}
     model = LateFusion(modules, dims, blanks, len(classes), absent, fusion)
     model.freeze(m for m, encoder in chosen.items() if encoder.tune == "frozen")
     return model
 
 
-def _make_blank_input(name: str, spec: InputSpec) -> Tensor:
+def _make_blank_input(spec: InputSpec) -> Tensor:
     """(...) what an encoder sees of an absent modality: black, silence, the empty text."""
-    modality = modalities.get_module(name)
+    modality = modalities.find_module(spec)
     compact_batch = modality.make_blank(spec)[None]
     blank: Tensor = modality.finish(compact_batch, spec)[0]
     return blank

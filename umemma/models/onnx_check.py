@@ -15,7 +15,18 @@ from umemma.evaluation.calibration import probabilities
 from umemma.missing import Pattern, list_patterns
 from umemma.models.onnx_recipe import FUSION, name_encoder_file
 from umemma.models.predictor import Predictor
-from umemma.types import InputSpec, Media, Packing, Sound, format_pattern
+from umemma.types import (
+    Cell,
+    InputSpec,
+    Media,
+    Packing,
+    Series,
+    SeriesInput,
+    Sound,
+    TableInput,
+    VectorInput,
+    format_pattern,
+)
 
 MAX_DIFFERENCE = 1e-4  # between ONNX and PyTorch, relative to the largest number
 SAMPLES = 3
@@ -103,31 +114,56 @@ def _run_onnx(path: Path, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 def make_example_inputs(model: Predictor) -> dict[str, Tensor]:
     """Return {modality: (SAMPLES, ...)} as the encoders take them."""
     packing = model.info.media
-    return {m: _make_example_input(m, spec, packing) for m, spec in model.specs.items()}
+    return {m: _make_example_input(spec, packing) for m, spec in model.specs.items()}
 
 
-def _make_example_input(name: str, spec: InputSpec, packing: Packing) -> Tensor:
+def _make_example_input(spec: InputSpec, packing: Packing) -> Tensor:
     """Pack, decode and finish made-up media, as all media are."""
-    modality = modalities.get_module(name)
+    kind = modalities.find_kind(spec)
+    modality = modalities.get_module(kind)
     compact: list[Tensor] = []
     for seed in range(SAMPLES):
-        media = _make_media(name, np.random.default_rng(seed))
-        (data,) = modalities.pack({name: media}, packing).values()
+        media = _make_media(kind, spec, np.random.default_rng(seed))
+        (data,) = modalities.pack({kind: media}, packing).values()
         compact.append(modality.decode(data, spec))
     finished: Tensor = modality.finish(torch.stack(compact), spec)
     return finished
 
 
-def _make_media(modality: str, generator: np.random.Generator) -> Media:
-    if modality == "text":
+def _make_media(kind: str, spec: InputSpec, generator: np.random.Generator) -> Media:
+    if isinstance(spec, VectorInput):
+        return _scale(generator.standard_normal(spec.width), spec)
+    if isinstance(spec, SeriesInput):
+        length = int(generator.integers(1, spec.steps + 1))
+        return Series(_scale(generator.standard_normal((length, spec.channels)), spec), spec.rate)
+    if isinstance(spec, TableInput):
+        return _make_row(spec, generator)
+    if kind == "text":
         length = int(generator.integers(3, 30))
         return " ".join(generator.choice(WORDS, length))
-    if modality == "audio":
+    if kind == "audio":
         samples = generator.uniform(-0.5, 0.5, 24000).astype(np.float32)
         return Sound(samples, 16000)
     pixels = generator.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-    if modality == "video":
+    if kind == "video":
         from umemma.modalities.image import to_jpeg
 
         return [to_jpeg(frame, 90) for frame in pixels]
     return pixels[0]
+
+
+def _scale(numbers: np.ndarray, spec: VectorInput | SeriesInput) -> np.ndarray:
+    """Return standard normal numbers with the mean and standard deviation of the training."""
+    return numbers * np.array(spec.std) + np.array(spec.mean)
+
+
+def _make_row(spec: TableInput, generator: np.random.Generator) -> dict[str, Cell]:
+    """Return a row of numbers and names, one of the cells empty unless it is the only one."""
+    row: dict[str, Cell] = {}
+    for number in spec.numbers:
+        row[number.name] = float(generator.normal(number.mean, number.std))
+    for column in spec.categories:
+        row[column.name] = str(generator.choice([*column.values, "a name that nobody has"]))
+    if len(row) > 1:
+        row[str(generator.choice(list(row)))] = None
+    return row

@@ -7,6 +7,7 @@ absent, with its reason. A sample of which nothing is left becomes a Failure in 
 from __future__ import annotations
 
 import itertools
+import json
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from umemma import modalities
 from umemma.errors import UserError, unknown_name
-from umemma.types import BrokenPolicy, Clip, InputSpec, Media, Packing, Sound
+from umemma.types import BrokenPolicy, Clip, InputSpec, Media, Packing, Series, Sound
 
+NUMERIC = ("series", "table", "vector")  # kinds that are numbers
 NOTHING = "no modality is present"
 MAX_SAMPLE_RATE = 655350  # Hz, the highest that FLAC can store
 SOUND_TYPES = (np.float32, np.float64, np.int16)
@@ -134,10 +136,11 @@ def decode_sample(
         if sample.get(m) is None:
             continue
         try:
-            media = to_media(m, sample[m], packing)
+            kind = modalities.find_kind(spec)
+            media = to_media(kind, sample[m], packing)
             # An empty text or a silent sound packs to nothing: it is absent.
-            for data in modalities.pack({m: media}, packing).values():
-                inputs[m] = modalities.get_module(m).decode(data, spec)
+            for data in modalities.pack({m: media}, packing, {m: kind}).values():
+                inputs[m] = modalities.get_module(kind).decode(data, spec)
         except ValueError as error:
             broken[m] = str(error)
     reasons = modalities.format_reasons(broken)
@@ -146,24 +149,28 @@ def decode_sample(
     present = [m in inputs for m in sorted(specs)]
     for m, spec in specs.items():
         if m not in inputs:
-            inputs[m] = modalities.get_module(m).make_blank(spec)
+            inputs[m] = modalities.find_module(spec).make_blank(spec)
     return DecodedSample(inputs, present, reasons)
 
 
 # What a user gives as Media. ------------------------------------------------------------------
 
 
-def to_media(modality: str, value: Any, packing: Packing) -> Media:
-    """Convert what a user gives to what `modalities.pack` takes.
+def to_media(kind: str, value: Any, packing: Packing) -> Media:
+    """Convert what a user gives to what `modalities.pack` takes of a kind of modality.
 
     ValueError, a fixed phrase, for what is of the wrong type or shape. Other types are passed on;
     `modalities.pack` refuses the ones it does not know.
     """
-    if isinstance(value, str) and modality != "text":
+    if isinstance(value, str) and kind in NUMERIC and value.lstrip()[:1] in ("[", "{"):
+        value = _parse_numbers(value)
+    if isinstance(value, str) and kind != "text":
         value = Path(value)
     if isinstance(value, Path):
-        return _to_file(modality, value)
-    if isinstance(value, bytes) and modality == "video":
+        return _to_file(kind, value)
+    if kind in NUMERIC:
+        return _to_numbers(kind, value)
+    if isinstance(value, bytes) and kind == "video":
         from umemma.modalities import av_decoder
 
         return av_decoder.read_clip(value, packing, pictures=True, sound=False).frames or []
@@ -179,16 +186,38 @@ def to_media(modality: str, value: Any, packing: Packing) -> Media:
     return value
 
 
-def _to_file(modality: str, path: Path) -> Media:
+def _to_file(kind: str, path: Path) -> Media:
     try:
         is_special = path.exists() and not path.is_file()
     except OSError:  # too long a name, or a folder without permission to enter it
         raise ValueError("file can't be read") from None
     if is_special:  # a folder, or a device that may never end
         raise ValueError("not a file")
-    if modality in ("audio", "video"):
+    if kind in ("audio", "video"):
         return Clip(path)
     return path
+
+
+def _parse_numbers(text: str) -> Any:
+    """Return a list of numbers, or the cells of a row, written as JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+
+
+def _to_numbers(kind: str, value: Any) -> Media:
+    """Return a vector, a series or the cells of a row; (samples, rate) becomes a Series."""
+    rate = None
+    if kind == "series" and isinstance(value, tuple) and len(value) == 2:
+        if not isinstance(value[0], (int, float)):  # then it is not a series of two samples
+            value, rate = value
+    if hasattr(value, "__array__"):
+        value = np.asarray(value)
+    if rate is not None:
+        return Series(value, rate)
+    numbers: Media = value
+    return numbers
 
 
 def _to_pixels(image: Image.Image) -> np.ndarray:

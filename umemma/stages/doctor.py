@@ -40,7 +40,6 @@ from umemma.types import (
     Series,
     Source,
 )
-from umemma.validation import validate
 
 UNLISTED = "none listed"
 
@@ -65,7 +64,7 @@ def examine(params: Params) -> DoctorReport:
     module = datasets.get_module(params.dataset)
     section = params.preprocess
     raw = params.paths.raw
-    options = validate(module.Options, section.options, "settings", "preprocess.options")
+    options = datasets.read_options(module, section.options, params.modalities)
     spec: DatasetSpec = module.SPEC
     report = DoctorReport(spec.name, spec.variant, spec.licence, spec.citation, str(raw))
     command = f"umemma download {params.dataset}"
@@ -213,7 +212,7 @@ def _examine_samples(
     def look(record: Record) -> tuple[Record, Probe | None]:
         if record.problem or record.left_out:
             return record, None
-        return record, probe(record.media, section.media)
+        return record, probe(record.media, section.media, spec.kinds)
 
     records = mark_problems(module.records(raw, options), spec, repeated)
     with warnings.catch_warnings(), make_progress() as bars:

@@ -369,7 +369,8 @@ class TableInput(Plain):
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of all columns."""
-        return tuple(column.name for column in (*self.numbers, *self.categories))
+        numbers = [column.name for column in self.numbers]
+        return (*numbers, *(column.name for column in self.categories))
 
 
 class SeriesInput(Plain):

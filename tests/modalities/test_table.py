@@ -28,7 +28,14 @@ def finish(cells) -> list[float]:
 
 
 def test_cells_are_stored_as_they_are_without_what_means_nothing(tmp_path):
-    cells = {"area": np.float32(1.5), "zip": " 02134 ", "b": " NA", "c": math.nan, "d": True, "e": 3}
+    cells = {
+        "area": np.float32(1.5),
+        "zip": " 02134 ",
+        "b": " NA",
+        "c": math.nan,
+        "d": True,
+        "e": 3,
+    }
     packed = table.pack(cells, PACKING)
     assert packed.suffix == "json"
     expected = {"area": 1.5, "zip": "02134", "b": None, "c": None, "d": "true", "e": 3.0}

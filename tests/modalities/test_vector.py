@@ -97,7 +97,7 @@ def test_objects_are_never_unpickled():
 
 def test_a_header_that_promises_more_than_the_file_holds_is_refused():
     data = npy(np.zeros(10)).replace(b"(10,)", b"(10000000000,)")
-    with pytest.raises(ValueError, match="cut off|not a readable"):
+    with pytest.raises(ValueError, match="cut off"):
         vector.pack(data, PACKING)
 
 

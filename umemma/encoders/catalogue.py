@@ -31,7 +31,8 @@ KINDS = ("image", "text", "audio", "vector", "table", "series", "video")
 class Row(NamedTuple):
     """An encoder in the list.
 
-    width: D, 0 for that of the input. input: what it takes, in short. weights: where they are, or how to get them.
+    width: D, 0 for that of the input. input: what it takes, in short. weights: where they are, or
+    how to get them.
     """
 
     name: str

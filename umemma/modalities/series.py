@@ -6,7 +6,6 @@ the series is decoded. A series of NaN alone is absent.
 
 from __future__ import annotations
 
-import io
 import math
 from collections import Counter
 from fractions import Fraction
@@ -21,6 +20,7 @@ from umemma.modalities.limits import MAX_BYTES, Packed, read_file
 from umemma.modalities.sampling import SampleDraws, Share, sample_normal, sample_uniform
 from umemma.modalities.vector import (
     Moments,
+    read_array,
     read_first_npy,
     read_npy,
     refuse_shape,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 SUFFIXES = ("npy",)
 MAX_STEPS = 1024  # of the window that preprocess proposes
 MAX_DENOMINATOR = 1000  # of the ratio of two rates
-DELIMITERS = ",;\t "
 
 
 # Packing. -----------------------------------------------------------------------------------------
@@ -58,7 +57,7 @@ def pack(media: Media, packing: Packing) -> Packed | None:
         raise ValueError("a sampling rate that is not a positive number")
     if isinstance(media, Path):
         media = read_file(media)
-    array = _read(media) if isinstance(media, bytes) else to_array(media)
+    array = read_array(media) if isinstance(media, bytes) else to_array(media)
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2:
@@ -71,78 +70,8 @@ def pack(media: Media, packing: Packing) -> Packed | None:
         return None
     data = write_npy(samples[: measured[-1] + 1])
     if rate is not None:
-        data += write_npy(np.float64(rate))
+        data += write_npy(np.array(rate, np.float64))
     return Packed("npy", data)
-
-
-def _read(data: bytes) -> np.ndarray:
-    if data.startswith((b"\x93NUMPY", b"PK")):
-        return read_npy(data)
-    if data.startswith(b"MATLAB"):
-        return _read_mat(data)
-    return _read_csv(data)
-
-
-def _read_mat(data: bytes) -> np.ndarray:
-    """Return the only array of numbers of a .mat file; cells, structures and objects stay shut."""
-    from scipy.io import loadmat, whosmat
-    from scipy.io.matlab import MatReadError
-
-    if not data.startswith(b"MATLAB 5.0"):
-        raise ValueError("a .mat file of version 7.3: save it with -v7")
-    numeric = ("double", "single", "logical", *(f"{u}int{n}" for u in "u " for n in (8, 16, 32, 64)))
-    try:
-        found = whosmat(io.BytesIO(data))
-        names = [name for name, _, kind in found if kind in {kind.strip() for kind in numeric}]
-        shapes = {name: shape for name, shape, _ in found}
-        if len(names) != 1:
-            raise ValueError("a .mat file has to hold one array of numbers")
-        if 8 * math.prod(shapes[names[0]]) > MAX_BYTES:
-            raise ValueError("series over the size bound")
-        array = loadmat(io.BytesIO(data), variable_names=names)[names[0]]
-    except (MatReadError, TypeError, OSError, EOFError, KeyError, NotImplementedError):
-        raise ValueError("not a readable .mat file") from None
-    assert isinstance(array, np.ndarray)
-    return array
-
-
-def _read_csv(data: bytes) -> np.ndarray:
-    """Return the numbers of a text of rows, with or without a line of names above them.
-
-    An empty cell is NaN.
-    """
-    import pyarrow as pa
-    from pyarrow import csv
-
-    first, _, _ = data.partition(b"\n")
-    try:
-        line = first.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise ValueError("not a file of numbers: neither .npy, .mat nor text") from None
-    delimiter = next((sign for sign in DELIMITERS if sign in line), ",")
-    try:
-        table = csv.read_csv(
-            io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")),
-            csv.ReadOptions(
-                use_threads=False,
-                skip_rows=int(not _is_numbers(line.split(delimiter))),
-                autogenerate_column_names=True,
-            ),
-            csv.ParseOptions(delimiter=delimiter),
-        )
-        columns = [column.cast(pa.float64()).to_numpy() for column in table.columns]
-    except (pa.ArrowException, ValueError):
-        raise ValueError("a series with a cell that is not a number") from None
-    return np.column_stack(columns)
-
-
-def _is_numbers(cells: list[str]) -> bool:
-    try:
-        for cell in cells:
-            float(cell or "nan")
-    except ValueError:
-        return False
-    return True
 
 
 # Decoding. ----------------------------------------------------------------------------------------
@@ -257,7 +186,7 @@ def check(options: Augment, spec: SeriesInput) -> None:
 
 
 def draw(options: Augment, numbers: np.ndarray, spec: SeriesInput) -> SampleDraws:
-    """Draw shift, (B,) shares of the length, scale, (B, C) factors, noise, (B,) seeds, and masks."""
+    """Draw shift, (B,) shares of the length, scale, (B, C) factors, noise, (B,) seeds; masks."""
     drawn: SampleDraws = {}
     if options.shift:
         drawn["shift"] = options.shift * (2 * sample_uniform(numbers, "shift") - 1)
@@ -394,7 +323,7 @@ def make_recipe(spec: SeriesInput, packing: Packing) -> dict[str, Any]:
         )
     else:
         steps.append(
-            f"Of more than {spec.steps} steps take the middle: from step (T - {spec.steps}) // 2 on."
+            f"Of more than {spec.steps} steps take the middle, from (T - {spec.steps}) // 2 on."
         )
     steps += [
         "(sample - mean) / std per channel, within the bounds -clip and clip; NaN becomes 0.",

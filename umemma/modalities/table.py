@@ -179,7 +179,7 @@ def check(options: Augment, spec: TableInput) -> None:
 
 
 def draw(options: Augment, numbers: np.ndarray, spec: TableInput) -> SampleDraws:
-    """Draw dropout: (B, N + K) in [0, 1); a cell becomes empty if its number is below the option."""
+    """Draw dropout: (B, N + K) in [0, 1); a cell becomes empty below the option."""
     if not options.dropout:
         return {}
     return {"dropout": sample_uniform(numbers, "dropout", len(spec.columns))}
@@ -313,4 +313,3 @@ def make_recipe(spec: TableInput, packing: Packing) -> dict[str, Any]:
         "there. A whole number is written without a point.",
     ]
     return {"steps": steps}
-

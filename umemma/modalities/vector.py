@@ -29,6 +29,20 @@ if TYPE_CHECKING:
 SUFFIXES = ("npy",)
 DIGITS = 9  # of a statistic: as many as tell two float32 apart
 CONSTANT = 1e-7  # a standard deviation below this share of the mean is rounding
+MAT_NUMBERS = [
+    "double",
+    "single",
+    "logical",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+]
+DELIMITERS = ",;\t "  # of a text of numbers
 NUMBERS = "fiub"  # the kinds of numpy's types that are real numbers
 
 
@@ -299,6 +313,76 @@ def to_float32(array: np.ndarray) -> np.ndarray:
     if np.isinf(numbers).any():
         raise ValueError("a number that is infinite, or too large for float32")
     return numbers
+
+
+def read_array(data: bytes) -> np.ndarray:
+    """Return the array of a .npy, .npz or .mat file, or of a text. ValueError likewise."""
+    if data.startswith((b"\x93NUMPY", b"PK")):
+        return read_npy(data)
+    if data.startswith(b"MATLAB"):
+        return _read_mat(data)
+    return _read_csv(data)
+
+
+def _read_mat(data: bytes) -> np.ndarray:
+    """Return the only array of numbers of a .mat file; cells, structures and objects stay shut."""
+    from scipy.io import loadmat, whosmat
+    from scipy.io.matlab import MatReadError
+
+    if not data.startswith(b"MATLAB 5.0"):
+        raise ValueError("a .mat file of version 7.3: save it with -v7")
+    try:
+        found = whosmat(io.BytesIO(data))
+        names = [name for name, _, kind in found if kind in MAT_NUMBERS]
+        shapes = {name: shape for name, shape, _ in found}
+        if len(names) != 1:
+            raise ValueError("a .mat file has to hold one array of numbers")
+        if 8 * math.prod(shapes[names[0]]) > MAX_BYTES:
+            raise ValueError("array over the size bound")
+        array = loadmat(io.BytesIO(data), variable_names=names)[names[0]]
+    except (MatReadError, TypeError, OSError, EOFError, KeyError, NotImplementedError):
+        raise ValueError("not a readable .mat file") from None
+    assert isinstance(array, np.ndarray)
+    return array
+
+
+def _read_csv(data: bytes) -> np.ndarray:
+    """Return the numbers of a text of rows, with or without a line of names above them.
+
+    An empty cell is NaN.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
+    first, _, _ = data.partition(b"\n")
+    try:
+        line = first.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ValueError("not a file of numbers: neither .npy, .mat nor text") from None
+    delimiter = next((sign for sign in DELIMITERS if sign in line), ",")
+    try:
+        table = csv.read_csv(
+            io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")),
+            csv.ReadOptions(
+                use_threads=False,
+                skip_rows=int(not _is_numbers(line.split(delimiter))),
+                autogenerate_column_names=True,
+            ),
+            csv.ParseOptions(delimiter=delimiter),
+        )
+        columns = [column.cast(pa.float64()).to_numpy() for column in table.columns]
+    except (pa.ArrowException, ValueError):
+        raise ValueError("a text with a cell that is not a number") from None
+    return np.column_stack(columns)
+
+
+def _is_numbers(cells: list[str]) -> bool:
+    try:
+        for cell in cells:
+            float(cell or "nan")
+    except ValueError:
+        return False
+    return True
 
 
 # Preparing a vector without umemma. ---------------------------------------------------------------

@@ -36,7 +36,7 @@ def input_specs(
     for m, encoder in sorted(chosen.items()):
         spec = encoders.input_spec(encoder.name, encoder.kind or m, m)
         if m in found:
-            spec = validate(type(spec), spec.model_dump() | found[m], f"the samples of {m}")
+            spec = validate(type(spec), {**spec.model_dump(), **found[m]}, f"the samples of {m}")
         specs[m] = encoder.adapt(spec, m)
     return specs
 

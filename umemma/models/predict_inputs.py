@@ -209,9 +209,9 @@ def _parse_numbers(text: str) -> Any:
 def _to_numbers(kind: str, value: Any) -> Media:
     """Return a vector, a series or the cells of a row; (samples, rate) becomes a Series."""
     rate = None
-    if kind == "series" and isinstance(value, tuple) and len(value) == 2:
-        if not isinstance(value[0], (int, float)):  # then it is not a series of two samples
-            value, rate = value
+    is_pair = isinstance(value, tuple) and len(value) == 2
+    if kind == "series" and is_pair and not isinstance(value[0], (int, float)):
+        value, rate = value
     if hasattr(value, "__array__"):
         value = np.asarray(value)
     if rate is not None:

@@ -103,9 +103,7 @@ def _open_data(params: Params) -> tuple[DataSource, dict[str, Any]]:
     index = shard_reader.read_index(store, params.shard_settings())
     params.check_modalities(index.modalities, index.kinds)
     settings = params.ensemble_settings(index.fingerprint)
-    specs = factory.input_specs(
-        {m: params.encoder(m) for m in params.modalities}, index.inputs
-    )
+    specs = factory.input_specs({m: params.encoder(m) for m in params.modalities}, index.inputs)
     augments = factory.make_augmentations(settings["augment"], specs)
     data = DataSource(
         store,

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from umemma import datasets
+from umemma import datasets, modalities
 from umemma.data.raw_folder import RawFile
 from umemma.data.storage import Store
 from umemma.system.files import sha256
 from umemma.types import (
     NO_KINDS,
+    OWN,
     BrokenPolicy,
     Clip,
     DatasetSpec,
@@ -191,7 +192,7 @@ def make_input_hash(
         "raw": {name: file.sha256 for name, file in files.items() if not file.media},
     }
     if kinds:
-        common_inputs["kinds"] = dict(kinds)
+        common_inputs["kinds"] = {name: _describe_kind(kind) for name, kind in kinds.items()}
     common = fingerprint(common_inputs)
 
     def hash_input(records: Iterable[Record]) -> str:
@@ -212,6 +213,13 @@ def make_input_hash(
         return hasher.hexdigest()[:16]
 
     return hash_input
+
+
+def _describe_kind(kind: str) -> list[str]:
+    """Return the name of a kind and, where the user wrote it, the checksum of its file."""
+    if not kind.startswith(OWN):
+        return [kind]
+    return [kind, sha256(Path(modalities.get_module(kind).__file__ or ""))]
 
 
 def _describe_medium(medium: Media, raw: Path, files: Mapping[str, RawFile]) -> Any:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 SUFFIXES = ("npy",)
 DIGITS = 9  # of a statistic: as many as tell two float32 apart
 CONSTANT = 1e-7  # a standard deviation below this share of the mean is rounding
-MAT_NUMBERS = [
+MAT_NUMBERS = frozenset(
+    ("double", "single", "logical")
+    + tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+)
     "double",
     "single",
     "logical",

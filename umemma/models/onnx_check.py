@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from umemma.missing import Pattern, list_patterns
 from umemma.models.onnx_recipe import FUSION, name_encoder_file
 from umemma.models.predictor import Predictor
 from umemma.types import (
+    OWN,
     Cell,
     InputSpec,
     Media,
@@ -123,11 +125,27 @@ def _make_example_input(spec: InputSpec, packing: Packing) -> Tensor:
     modality = modalities.get_module(kind)
     compact: list[Tensor] = []
     for seed in range(SAMPLES):
-        media = _make_media(kind, spec, np.random.default_rng(seed))
+        generator = np.random.default_rng(seed)
+        if kind.startswith(OWN):
+            media = _make_own_example(modality, kind, generator)
+        else:
+            media = _make_media(kind, spec, generator)
         (data,) = modalities.pack({kind: media}, packing).values()
         compact.append(modality.decode(data, spec))
     finished: Tensor = modality.finish(torch.stack(compact), spec)
     return finished
+
+
+def _make_own_example(
+    modality: ModuleType,
+    kind: str,
+    generator: np.random.Generator,
+) -> Media:
+    if not hasattr(modality, "make_example"):
+        what = "it has no make_example, and nothing to check the export with"
+        raise UserError(what, kind, "Add it: docs/own-modality.md.")
+    media: Media = modality.make_example(generator)
+    return media
 
 
 def _make_media(kind: str, spec: InputSpec, generator: np.random.Generator) -> Media:

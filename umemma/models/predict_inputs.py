@@ -22,7 +22,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from umemma import modalities
 from umemma.errors import UserError, unknown_name
-from umemma.types import BrokenPolicy, Clip, InputSpec, Media, Packing, Series, Sound
+from umemma.types import OWN, BrokenPolicy, Clip, InputSpec, Media, Packing, Series, Sound
 
 NUMERIC = ("series", "table", "vector")  # kinds that are numbers
 NOTHING = "no modality is present"
@@ -176,7 +176,7 @@ def to_media(kind: str, value: Any, packing: Packing) -> Media:
         return av_decoder.read_clip(value, packing, pictures=True, sound=False).frames or []
     if isinstance(value, Image.Image) and not value.mode.startswith(("I", "F")):
         value = _to_pixels(value)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not kind.startswith(OWN):
         return _check_pixels(value)
     if isinstance(value, tuple) and len(value) == 2:
         samples, rate = value

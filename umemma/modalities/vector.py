@@ -29,22 +29,9 @@ if TYPE_CHECKING:
 SUFFIXES = ("npy",)
 DIGITS = 9  # of a statistic: as many as tell two float32 apart
 CONSTANT = 1e-7  # a standard deviation below this share of the mean is rounding
-MAT_NUMBERS = frozenset(
-    ("double", "single", "logical")
-    + tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-)
-    "double",
-    "single",
-    "logical",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-]
+# How a .mat file calls the types of numbers.
+INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+MAT_NUMBERS = {"double", "single", "logical", *INTEGERS}
 DELIMITERS = ",;\t "  # of a text of numbers
 NUMBERS = "fiub"  # the kinds of numpy's types that are real numbers
 

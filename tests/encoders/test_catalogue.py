@@ -25,7 +25,7 @@ def test_the_listing_shows_small_families_in_full_and_large_ones_by_a_line(tmp_p
         "text:cnn",
         "text:transformer",
     ]
-    assert {row.width for row in rows} == {84, 64, 192, 128}
+    assert {row.width for row in rows} == {0, 84, 64, 192, 128}
     assert {note.partition(":")[0] for note in notes} == {
         "hf",
         "import",

@@ -6,7 +6,7 @@ import pytest
 from toys.tables import FORMATS, options, problems, read, write
 
 from umemma.datasets import manifest
-from umemma.datasets._targets import MISSING, NOT_A_NUMBER
+from umemma.datasets._cells import MISSING_TARGET, NOT_A_NUMBER
 from umemma.errors import UserError
 
 
@@ -28,7 +28,7 @@ def test_what_is_no_finite_number_fails_with_one_phrase(tmp_path):
     write(tmp_path, rows_of(1, "", "nan", "inf", "-Infinity", "about 5", "1_000", "1e999", " 7 "))
     none = NOT_A_NUMBER
     assert problems(tmp_path, task="regression") == [
-        "", MISSING, none, none, none, none, none, none, "",
+        "", MISSING_TARGET, none, none, none, none, none, none, "",
     ]  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def test_several_targets(tmp_path):
     ]
     write(tmp_path, rows)
     changes = {"task": "regression", "targets": ["price", "area"]}
-    assert problems(tmp_path, **changes) == ["", MISSING, NOT_A_NUMBER]
+    assert problems(tmp_path, **changes) == ["", MISSING_TARGET, NOT_A_NUMBER]
     assert read(tmp_path, **changes)["row-000001"].label == (1.0, 2.0)
     with pytest.raises(UserError, match=r"preprocess.options.targets: .*'room'"):
         read(tmp_path, task="regression", targets=["price", "room"])

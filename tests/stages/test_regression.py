@@ -122,7 +122,7 @@ def test_an_export_gives_numbers_in_their_units(priced, monkeypatch, capsys):
     session = onnxruntime.InferenceSession("onnx/fusion.onnx", providers=["CPUExecutionProvider"])
     features = {}
     for place in session.get_inputs()[:-1]:
-        features[place.name] = np.zeros((1, place.shape[1]), np.float32)
-    means, deviations = session.run(None, features | {"present": np.ones((1, 2), bool)})
-    assert means.shape == deviations.shape == (1, 2)
+        features[place.name] = np.zeros((3, place.shape[1]), np.float32)
+    means, deviations = session.run(None, features | {"present": np.ones((3, 2), bool)})
+    assert means.shape == deviations.shape == (3, 2)
     assert 0 < deviations[0, 1] < 300  # the area is up to 250

@@ -40,18 +40,17 @@ from pathlib import Path
 
 import numpy as np
 
-from umemma.datasets import _table
+from umemma.datasets import _cells, _table
 from umemma.datasets._manifest_options import Options
 from umemma.datasets._table import Problem, Row
-from umemma.datasets._targets import name_roles, parse_targets, refuse_numbers_as_classes
 from umemma.errors import UserError
 from umemma.system.seeds import uniform
-from umemma.types import Clip, DatasetSpec, Media, Record, Source, Unreadable
+from umemma.types import Clip, DatasetSpec, Media, Record, Series, Source, Unreadable
 
 SPEC = DatasetSpec(
     name="manifest",
     summary="your own table: CSV, Parquet or JSON lines, a column per modality",
-    modalities=("audio", "image", "text", "video"),
+    modalities=("audio", "image", "series", "table", "text", "vector", "video"),
     classes=(),
     licence="your own",
     citation="your own",
@@ -145,12 +144,16 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
     if row.problem:
         raise Problem(row.problem)
     media: dict[str, Media] = {}
-    for name in sorted(options.columns.keys() & row.cells.keys()):
-        if name not in options.files:
-            media[name] = row.cells[name]
-            continue
+    for name in sorted(options.columns):
         try:
-            media[name] = _file(name, options.kind(name), row.cells, place)
+            if name in row.cells and name not in options.files:
+                media[name] = row.cells[name]
+            elif name in row.cells:
+                media[name] = _file(name, row.cells, place, options)
+            elif options.kind(name) in _cells.KINDS:
+                numbers = _numbers(name, row.cells, options)
+                if numbers is not None:
+                    media[name] = numbers
         except Problem as problem:
             media[name] = Unreadable(str(problem))
     if not media:
@@ -158,12 +161,33 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
     return media
 
 
+def _numbers(name: str, cells: dict[str, str], options: Options) -> Media | None:
+    """The numbers that the cells of a modality hold, None where all of these are empty."""
+    return _cells.make_medium(
+        name,
+        options.kind(name),
+        options.list_columns(name),
+        cells,
+        options.categories,
+        _rate(name, cells, options),
+    )
+
+
+def _rate(name: str, cells: dict[str, str], options: Options) -> float | None:
+    """Hz, None where the options or the row don't say it."""
+    rate = options.rates.get(name)
+    if isinstance(rate, str):
+        text = cells.get(f"rates/{name}")
+        return None if text is None else _cells.parse_rate(text)
+    return rate
+
+
 def _file(
     name: str,
-    kind: str,
     cells: dict[str, str],
     place: Callable[[str], Path | None],
-) -> Path | Clip:
+    options: Options,
+) -> Path | Clip | Series:
     """The file of a modality, or the event in it.
 
     Problem for a path outside, and for times that make no sense.
@@ -171,8 +195,11 @@ def _file(
     path = place(cells[name])
     if path is None:
         raise Problem("path outside of root")
+    kind = options.kind(name)
     if kind in ("audio", "video"):
         return Clip(path, *_times(cells))
+    if kind == "series":
+        return Series(path, _rate(name, cells, options))
     return path
 
 
@@ -193,7 +220,7 @@ def _label(
     row: Row, numbers: dict[str, int], options: Options
 ) -> int | tuple[int, ...] | tuple[float, ...]:
     if options.target_columns:
-        return parse_targets(row, len(options.target_columns))
+        return _cells.parse_targets(row, len(options.target_columns))
     labels = row.labels
     is_set = options.chosen_task == "multilabel"
     if not labels:
@@ -273,7 +300,7 @@ class _Table:
             what = f"no label in any row ({count} of {len(self.packed)}: {problem})"
             raise UserError(what, str(folder / options.table), hint)
         if options.chosen_task == "multiclass" and not options.classes:
-            refuse_numbers_as_classes(labels, len(self.packed), str(folder / options.table))
+            _cells.refuse_numbers_as_classes(labels, len(self.packed), str(folder / options.table))
         self.classes = options.classes or options.target_columns or tuple(sorted(labels))
         self.marked = {_mark(mark) for mark in marks} - {""}
         # The side of a group, needed where only some of its rows are marked.
@@ -318,7 +345,7 @@ def _find_label_problem(row: Row, options: Options) -> str:
     """Why a row has no label, "" for one that has."""
     if options.target_columns:
         try:
-            parse_targets(row, len(options.target_columns))
+            _cells.parse_targets(row, len(options.target_columns))
         except Problem as problem:
             return str(problem)
         return ""
@@ -363,15 +390,29 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         )
     if not path.is_file():
         raise UserError("no such file", str(path), STEPS.format(table=options.table))
-    roles = name_roles(options.target_columns)
+    roles = _cells.name_target_roles(options.target_columns)
     if options.targets:
         roles["label"] = options.targets[0]  # a table has to have one
     else:
         roles["label"] = options.label
-    roles |= options.columns
+    roles |= options.roles
     for name in ("key", "split", "start", "end"):
         column = getattr(options, name)
         if column:
             roles[name] = column
     roles |= options.groupings
-    return _table.rows(path, roles, options.columns, options.separator)
+    lists = _list_array_columns(options)
+    for row in _table.rows(path, roles, options.columns, options.separator, lists):
+        for name in options.files:
+            if _cells.is_list(row.cells.get(name, "")) and options.kind(name) in _cells.ARRAYS:
+                row.cells[_cells.name_role(name, 0)] = row.cells.pop(name)
+        yield row
+
+
+def _list_array_columns(options: Options) -> set[str]:
+    """The columns whose cells may be lists of numbers."""
+    columns: set[str] = set()
+    for name in options.columns:
+        if options.kind(name) in _cells.ARRAYS:
+            columns.update(options.list_columns(name))
+    return columns

@@ -51,8 +51,9 @@ class InferenceMetadata(NamedTuple):
     """What predicting from new media takes besides the weights and the settings.
 
     media: how media are packed. calibration: {modality subset or "probe/MODALITY": calibration}.
-    prior: the share of the training samples that have each class, [] where it is unknown. scales:
-    of the targets of a regression.
+    prior: the share of the training samples that have each class, [] where it is unknown. inputs:
+    {modality: what its training samples say about its InputSpec}. scales: of the targets of a
+    regression.
     """
 
     classes: list[str]
@@ -60,6 +61,7 @@ class InferenceMetadata(NamedTuple):
     media: Packing
     calibration: dict[str, Calibration]
     prior: list[float] = []
+    inputs: dict[str, dict[str, Any]] = {}
     scales: list[TargetScale] = []
 
 
@@ -93,6 +95,7 @@ class ModelInfo(Plain):
 
     started_from: {modality: checksum of the pretrained weights that its encoder started from}.
     hf: {NAME of an `hf:NAME` encoder or tokenizer: its files in the folder}.
+    inputs: {modality: what its training samples say about its InputSpec}.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -107,6 +110,7 @@ class ModelInfo(Plain):
     media: Packing
     calibration: dict[str, Annotated[Calibration, BeforeValidator(_parse_calibration)]]
     prior: list[Annotated[float, Field(ge=0, le=1)]] = []
+    inputs: dict[str, dict[str, Any]] = {}
     scales: list[TargetScale] = []
 
     @property
@@ -116,7 +120,7 @@ class ModelInfo(Plain):
 
     def as_json(self) -> dict[str, Any]:
         calibration = {name: one.as_json() for name, one in self.calibration.items()}
-        about: dict[str, Any] = {
+        data: dict[str, Any] = {
             "format": FORMAT,
             "settings": self.settings,
             "fingerprint": fingerprint(self.settings),
@@ -130,9 +134,11 @@ class ModelInfo(Plain):
             "calibration": calibration,
             "prior": self.prior,
         }
+        if self.inputs:
+            data["inputs"] = self.inputs
         if self.scales:
-            about["scales"] = [scale.model_dump() for scale in self.scales]
-        return about
+            data["scales"] = [scale.model_dump() for scale in self.scales]
+        return data
 
 
 # Save. ----------------------------------------------------------------------------------------

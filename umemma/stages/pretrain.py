@@ -114,7 +114,7 @@ def _open_data(
     params.check_modalities(index.modalities, index.kinds)
     settings = {m: params.unimodal_settings(m, index.fingerprint) for m in group}
     common = settings[group[0]]
-    specs = factory.input_specs({m: params.encoder(m) for m in params.modalities})
+    specs = factory.input_specs({m: params.encoder(m) for m in params.modalities}, index.inputs)
     data = DataSource(
         store,
         index,
@@ -146,7 +146,7 @@ def _take_out(
     encoders: Mapping[str, Encoder] = {modality: params.encoder(modality)}
     specs = {modality: data.specs[modality]}
     training = params.pretrain.of(params.sharing(modality)[0])
-    unimodal = factory.build(encoders, specs, data.index.classes)
+    unimodal = factory.build(encoders, specs, data.index.outputs)
     unimodal.encoders[modality].load_state_dict(model.encoders[modality].state_dict())
     unimodal.heads[modality].load_state_dict(model.heads[modality].state_dict())
     unimodal = factory.place_on_device(unimodal, training, device)

@@ -28,7 +28,7 @@ OWN = "import:"  # how the name of an encoder or of a kind that the user wrote b
 MODALITY_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 # Names that mean something else: in shards, tables and results, and in torch's module dictionaries.
 _RESERVED = """
-any end group json key label probe self split start worst
+any end group json key label probe self split start targets worst
 T_destination add_module apply bfloat16 buffers call_super_init children clear compile copy cpu cuda
 double dump_patches eval extra_repr float forward fromkeys get get_buffer get_extra_state
 get_parameter get_submodule half ipu items keys load_state_dict modules mtia named_buffers

@@ -266,20 +266,21 @@ def _make_row(row: Row, result: AnyPrediction | Failure) -> dict[str, Any]:
     if isinstance(result, Failure):
         return {"key": key, "reason": result.reason}
     if isinstance(result, NumberPrediction):
-        return {
-            "key": key,
+        answer: dict[str, Any] = {
             "value": [*result.value.values()],
             "deviation": [*result.deviation.values()],
             "low": [low for low, _ in result.interval.values()],
             "high": [high for _, high in result.interval.values()],
-            "present": format_pattern(result.present),
-            "reason": "; ".join(result.broken) or None,
+        }
+    else:
+        answer = {
+            "label": result.label,
+            "probability": result.probability,
+            "probabilities": [*result.probabilities.values()],
         }
     return {
         "key": key,
-        "label": result.label,
-        "probability": result.probability,
-        "probabilities": [*result.probabilities.values()],
+        **answer,
         "present": format_pattern(result.present),
         "reason": "; ".join(result.broken) or None,
     }

@@ -43,6 +43,7 @@ def write_index(
         fingerprint="",
         splits=dict(made),
         kinds=dict(spec.kinds),
+        folds=list(spec.folds),
     )
     index = index.model_copy(update={"fingerprint": index.compute_fingerprint()})
     text = to_json(index)
@@ -129,7 +130,7 @@ def _remove_other_shards(store: Store, spec: DatasetSpec, shards: Iterable[Shard
     known: set[str] = set()
     for shard in shards:
         known |= {shard.name, shard.rows_name, shard.marker_name}
-    splits = "|".join(spec.splits)
+    splits = "|".join([*spec.splits, *DatasetSpec.splits, r"fold-\d+"])
     pattern = re.compile(rf"({splits})-\d{{6,}}\.(tar|parquet|json)")
     for name in set(store.list_names()) - known:
         if pattern.fullmatch(name):

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from umemma.datasets import _table
+from umemma.datasets._folds import Folds
 from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain
 
 KINDS = ("audio", "image", "spectrogram", "text", "video")
@@ -48,6 +49,7 @@ class Options(Plain):
     separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
     classes: Classes | None = None  # null = those of the table, sorted
     shares: Shares = Shares()
+    folds: Folds | None = None  # in place of fixed splits
     text_files: bool = False  # a text cell is the path of a UTF-8 file, not the text
     root: Name | None = None  # media stay here: absolute, or relative to the current directory
 
@@ -98,8 +100,13 @@ class Options(Plain):
 
     @property
     def groupings(self) -> dict[str, str]:
-        """{what a column is for, as Row has it: the column} of `group`."""
+        """{what a column is for, as Row has it: the column} of `group`.
+
+        Without one, what is left out at a time is a group.
+        """
         columns = self.group or ()
+        if self.folds and self.folds.by:
+            columns = self.group or (self.folds.by,)
         if isinstance(columns, str):
             columns = (columns,)
         names = ["group", *(f"group/{i}" for i in range(2, len(columns) + 1))]

@@ -87,7 +87,7 @@ def _open_data(params: Params, modality: str) -> tuple[DataSource, dict[str, Any
     The settings of all modalities are checked, so that they fail before the first one trains.
     """
     store = Store(params.paths.shards)
-    index = shard_reader.read_index(store, params.shard_settings())
+    index = shard_reader.read_index(store, params.shard_settings()).select_fold(params.fold_number)
     params.check_modalities(index.modalities, index.kinds)
     settings = params.unimodal_settings(modality, index.fingerprint)
     specs = factory.input_specs({m: params.encoder(m) for m in params.modalities})

@@ -128,7 +128,11 @@ def test_unusable_rows_do_not_count(tmp_path):
         ("", {"folds": {"count": 3, "val": 0.5}}, "folds.val: only {by: COLUMN} has it"),
         ("", {"folds": {"by": "pak"}}, "folds: unknown column 'pak'"),
         ("xxyyzx", {"folds": {"by": "place"}, "group": "label"}, "'a' is in two folds: 'x' in row"),
-        ("221100", {"folds": {"column": "place"}, "group": "label"}, "'a' is in two folds: '2' in row 1"),
+        (
+            "221100",
+            {"folds": {"column": "place"}, "group": "label"},
+            "'a' is in two folds: '2' in row 1",
+        ),
         ("xxyyyx", {"folds": {"by": "place"}}, "2 values in the column 'place'.*at least 3"),
         ("001133", {"folds": {"column": "place"}}, "no row in fold 2, where .* goes to 3"),
         ("223344", {"folds": {"column": "place"}}, "no row in fold 1"),

@@ -61,7 +61,7 @@ def test_mean_and_spread_are_over_folds():
 
 def test_folds_are_tested_as_nadeau_and_bengio_do():
     """Four folds of three samples each, of which six train; no group is in two folds."""
-    apart = np.random.default_rng(0).normal(0.5, 0.1, (4, 3)) + [[-1], [0], [1], [2]]
+    apart = np.random.default_rng(0).normal(0.5, 0.1, (4, 3)) + np.arange(-1, 3)[:, None]
     contributions = sample_contributions(apart.reshape(1, 12, 1), np.ones((1, 1)))
     groups = {FOLD: np.repeat(list("0123"), 3), "group": list("aabccdeefggh")}
     inflation = inflate_for_folds([6] * 4, [3] * 4)

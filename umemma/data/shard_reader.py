@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow.parquet as pq
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from umemma.data.shard_marker import ShardMarker, list_damage, read_marker, summarize_reasons
@@ -167,6 +168,23 @@ def read_split(store: Store, index: Index, split: str) -> Iterator[Record]:
         with _open_shard(store, shard) as path:
             samples = iterate_samples(path, shard.name)
             yield from _make_records(samples, store, index, split, shard)
+
+
+def count_classes(store: Store, index: Index) -> dict[str, dict[str, int]]:
+    """Return {class: {split: samples}}. A sample of several classes counts in each."""
+    counts = {name: dict.fromkeys(index.splits, 0) for name in index.classes}
+    for split, shards in index.splits.items():
+        for shard in shards:
+            with store.local(shard.rows_name) as path:
+                rows = pq.read_table(path, columns=["label", "status"]).to_pylist()
+            for row in rows:
+                label = row["label"]
+                if not isinstance(label, list):
+                    label = [label]
+                if row["status"] == "ok":
+                    for number in label:
+                        counts[index.classes[number]][split] += 1
+    return counts
 
 
 def locate_split(

@@ -6,7 +6,7 @@ import pytest
 from toys.tables import FORMATS, options, problems, read, write
 
 from umemma.datasets import manifest
-from umemma.datasets._cells import MISSING_TARGET, NOT_A_NUMBER
+from umemma.datasets._manifest.number_cells import MISSING_TARGET, NOT_A_NUMBER
 from umemma.errors import UserError
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.metrics import task_of
 from umemma.evaluation.regression import gaussian
+from umemma.missing import list_patterns
 from umemma.system.files import new_file
 from umemma.types import TargetScale, format_pattern
 
@@ -239,6 +240,79 @@ class Predictions:
             prior=json.loads(metadata.get(b"prior", b"[]")),
             scales=[TargetScale(**scale) for scale in json.loads(metadata.get(b"scales", b"[]"))],
         )
+
+
+def name_tables(
+    names: Sequence[str], tables: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return {subset: (N, C)} and {modality: (N, C)} of an ensemble's subsets and probes.
+
+    tables: (N, S + M, C), or (N, S, C) without probes.
+    """
+    subsets = list_patterns(names)
+    ensemble = {format_pattern(pattern): tables[:, s] for s, pattern in enumerate(subsets)}
+    probes = {}
+    for m, logits in zip(names, np.moveaxis(tables[:, len(subsets) :], 1, 0), strict=False):
+        if not np.isnan(logits).all():  # otherwise there was nothing to fit
+            probes[m] = logits
+    return ensemble, probes
+
+
+def pool_folds(folds: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of all folds as those of one split, one fold after another.
+
+    Each fold's logits are calibrated by its own models, so there is no calibration to undo. The
+    prior is the mean over folds, as often as samples have it. In regression all folds are in the
+    scales of the first one, whose training samples also make the constant answer.
+    """
+    if len(folds) == 1:
+        return folds[0]
+    first = folds[0]
+    folds = [_rescale(fold, first.scales) for fold in folds]
+    sizes = np.array([len(fold.keys) for fold in folds])
+    prior: list[float] = []
+    if all(fold.prior for fold in folds):
+        prior = np.average([fold.prior for fold in folds], 0, sizes).tolist()
+    return Predictions(
+        keys=[key for fold in folds for key in fold.keys],
+        groups={
+            name: [group for fold in folds for group in fold.groups[name]] for name in first.groups
+        },
+        target=np.concatenate([fold.target for fold in folds]),
+        ensemble=_join_tables([fold.ensemble for fold in folds]),
+        unimodal=_join_tables([fold.unimodal for fold in folds]),
+        classes=first.classes,
+        probes=_join_tables([fold.probes for fold in folds]),
+        prior=prior,
+        scales=first.scales,
+    )
+
+
+def _rescale(fold: Predictions, scales: Sequence[TargetScale]) -> Predictions:
+    """Return the predictions of a regression in other scales; those of classes stay."""
+    if list(fold.scales) == list(scales):
+        return fold
+    factor = np.array([own.std / s.std for own, s in zip(fold.scales, scales, strict=True)])
+    offset = np.array(
+        [(own.mean - s.mean) / s.std for own, s in zip(fold.scales, scales, strict=True)]
+    )
+    tables = []
+    for models in (fold.ensemble, fold.unimodal, fold.probes):
+        rescaled = {}
+        for name, outputs in models.items():
+            rescaled[name] = gaussian.rescale(outputs, factor, offset).astype(np.float32)
+        tables.append(rescaled)
+    ensemble, unimodal, probes = tables
+    target = fold.target * factor + offset
+    return replace(
+        fold, target=target, ensemble=ensemble, unimodal=unimodal, probes=probes, scales=scales
+    )
+
+
+def _join_tables(tables: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return {name: (N, C)} of what every fold has a table of."""
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    return {name: np.concatenate([table[name] for table in tables]) for name in names}
 
 
 def read_made_by(path: Path) -> str | None:

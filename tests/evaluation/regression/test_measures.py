@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -15,9 +17,10 @@ from umemma.evaluation.comparison import PRIOR, make_references
 from umemma.evaluation.error_analysis import measure_targets, score_classes, selective_scores
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.information import estimate_information
-from umemma.evaluation.predictions import Predictions
+from umemma.evaluation.predictions import Predictions, pool_folds
 from umemma.evaluation.regression import gaussian, measures
 from umemma.missing import list_conditions
+from umemma.types import TargetScale
 
 
 def compute(name: str, outputs: np.ndarray, target: np.ndarray, unit: float = 1.0) -> float:
@@ -165,3 +168,17 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
     assert read.scales == predictions.scales
     assert read.task == "regression"
     np.testing.assert_array_equal(read.target, predictions.target)
+
+
+def test_folds_of_other_scales_are_pooled_in_one():
+    predictions = make_predictions(50)
+    doubled = dataclasses.replace(predictions, scales=[TargetScale(mean=0.0, std=8.0)])
+    pooled = pool_folds([predictions, doubled])
+    (first,) = predictions.scales
+    in_units = first.mean + first.std * pooled.target[:, 0]
+    z = predictions.target[:, 0]
+    np.testing.assert_allclose(in_units, [*(10 + 4 * z), *(8 * z)])
+    mean, precision = gaussian.to_gaussian(pooled.ensemble["audio"])
+    raw, _ = gaussian.to_gaussian(predictions.ensemble["audio"])
+    np.testing.assert_allclose(10 + 4 * mean[50:], 8 * raw, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(precision[50:], 2 / 4, rtol=1e-4)

@@ -67,6 +67,13 @@ def prior_outputs(targets: int) -> np.ndarray:
     return to_outputs(np.zeros(targets), np.ones(targets))
 
 
+def rescale(outputs: np.ndarray, factor: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Return the outputs for the targets `factor` * target + `offset`, (T,) each."""
+    mean, precision = to_gaussian(outputs)
+    precision = precision / factor**2
+    return to_outputs((mean * factor + offset) * precision, precision)
+
+
 def half_width(level: float) -> float:
     """Return half the width of a central interval, in standard deviations."""
     return float(ndtri((1 + level) / 2))

@@ -135,8 +135,17 @@ class Options(Plain):
                 roles[_cells.name_role(name, place)] = column
         for name, rate in self.rates.items():
             if isinstance(rate, str):
-                roles[f"rates/{name}"] = rate
+                roles[_cells.name_rate_role(name)] = rate
         return roles
+
+    @property
+    def lists(self) -> set[str]:
+        """The columns whose cells may be lists of numbers."""
+        columns: set[str] = set()
+        for name in self.columns:
+            if self.kind(name) in _cells.ARRAYS:
+                columns.update(self.list_columns(name))
+        return columns
 
     @property
     def groupings(self) -> dict[str, str]:

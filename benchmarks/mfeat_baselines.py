@@ -2,7 +2,7 @@
 
     python benchmarks/mfeat_baselines.py FOLDER
 
-FOLDER holds the table.parquet of `python benchmarks/numeric_tables.py mfeat SOURCE FOLDER`. Both see
+FOLDER holds the table of `python benchmarks/numeric_tables.py mfeat SOURCE FOLDER`. Both models see
 the training split, standardised by it, and print the accuracy on the test split in %: the MLP as
 mean and standard deviation over seeds 0, 1 and 2.
 """

@@ -164,6 +164,23 @@ class Record:
 # 2. DatasetSpec: what is known of a dataset, and where its files come from. -----------------------
 
 
+class Fold(Plain):
+    """One of the folds that take turns as the test split.
+
+    group: what is held out in a leave-one-group-out, "" otherwise.
+    val: the folds that are the validation split while this one is tested; the rest is for training.
+    """
+
+    number: int
+    group: str = ""
+    val: Annotated[tuple[int, ...], Field(strict=False)]
+
+    @property
+    def split(self) -> str:
+        """The name of its samples' split in records and in shards."""
+        return f"fold-{self.number}"
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """What is known of a dataset before any file is read.
@@ -172,6 +189,7 @@ class DatasetSpec:
     kinds: {modality: its kind, such as "image"} of those that are not named like their kind.
     variant: which of several published versions this is, "" for the only one. Numbers of two
         variants never share a table.
+    folds: of which `splits` then has the names, see `Fold`; empty where splits are fixed.
     expected: {split: samples} of the official lists.
     size: bytes to download.
     disk: bytes needed at most.
@@ -190,6 +208,7 @@ class DatasetSpec:
     size: int = 0
     disk: int = 0
     kinds: Mapping[str, str] = field(default_factory=dict)
+    folds: tuple[Fold, ...] = ()
 
 
 @dataclass(frozen=True)

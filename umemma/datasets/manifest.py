@@ -19,7 +19,7 @@ drawn by the first: those of the others may stand on both sides, which `umemma d
 Splits: a row is on the side that its split cell names. An empty cell takes the side of its group's
 other rows; where there are none, a hash of the group draws it in `shares`. If no row is marked val,
 those marked train are drawn into train and val in the ratio of these two shares, again by group;
-test stays as it is.
+test stays as it is. With `folds` the splits are folds, see _manifest/folds.py.
 
 A row that can't be used becomes a Record with a problem. A path that leads elsewhere and an event
 whose times make no sense are media that can't be read. Rows are kept as JSON until their turn in
@@ -41,8 +41,10 @@ from typing import Literal
 
 import numpy as np
 
-from umemma.datasets import _cells, _table
-from umemma.datasets._manifest_options import Options
+from umemma.datasets import _table
+from umemma.datasets._manifest import folds, number_cells
+from umemma.datasets._manifest.folds import FoldGroup, FoldPlan
+from umemma.datasets._manifest.options import Options
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError
 from umemma.system.seeds import uniform
@@ -64,6 +66,7 @@ SPLITS = {
     "dev": "val",
     "test": "test",
 }
+FOLD = "folds/cell"  # what the column of the folds is for, as Row has it
 MANY = "a list of labels in a single-label task"
 STEPS = """\
 Run: umemma download manifest --from FOLDER, where FOLDER holds the table and the media that it
@@ -103,6 +106,7 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
         kinds={m: options.kind(m) for m in sorted(options.columns) if options.kind(m) != m},
         classes=table.classes,
         splits=table.splits,
+        folds=table.folds.folds,
         task=task,
     )
 
@@ -124,7 +128,7 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
             media = _media(row, place, options)
             label = _label(row.labels, numbers, options)
             if not split:
-                raise Problem("unknown split")
+                raise Problem(table.unplaced)
             yield Record(row.key, side, label, media, group)
         except Problem as problem:
             yield Record(row.key, side, None, {}, group, problem=str(problem))
@@ -154,7 +158,7 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
                 media[name] = row.cells[name]
             elif name in row.cells:
                 media[name] = _file(name, row.cells, place, options)
-            elif options.kind(name) in _cells.KINDS:
+            elif options.kind(name) in number_cells.KINDS:
                 numbers = _numbers(name, row.cells, options)
                 if numbers is not None:
                     media[name] = numbers
@@ -168,9 +172,9 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
 def _numbers(name: str, cells: dict[str, str], options: Options) -> Media | None:
     """The numbers that the cells of a modality hold, None where all of these are empty."""
     columns = options.list_columns(name)
-    rate = _cells.find_rate(name, cells, options.rates)
+    rate = number_cells.find_rate(name, cells, options.rates)
     kind = options.kind(name)
-    return _cells.make_medium(name, kind, columns, cells, options.categories, rate)
+    return number_cells.make_medium(name, kind, columns, cells, options.categories, rate)
 
 
 def _file(
@@ -190,7 +194,7 @@ def _file(
     if kind in ("audio", "video"):
         return Clip(path, *_times(cells))
     if kind == "series":
-        return Series(path, _cells.find_rate(name, cells, options.rates))
+        return Series(path, number_cells.find_rate(name, cells, options.rates))
     return path
 
 
@@ -288,6 +292,12 @@ class _Table:
             raise UserError(what, str(folder / options.table), hint)
         self.classes = options.classes or tuple(sorted(labels))
         self.marked = {_mark(mark) for mark in marks} - {""}
+        self.folds = self._plan_folds()
+        self.unplaced = "unknown split"
+        if self.folds.folds:
+            self.unplaced = "no fold"
+            self.splits = tuple(fold.split for fold in self.folds.folds)
+            return
         # The side of a group, needed where only some of its rows are marked.
         self.homes: dict[str, str] = {}
         if self.marked and "" in marks:
@@ -299,6 +309,29 @@ class _Table:
         used = {self.split(row) for row in self if not row.problem}
         self.splits = tuple(name for name in SPEC.splits if name in used) or ("train",)
 
+    def _plan_folds(self) -> FoldPlan:
+        """The folds, none without the option. UserError where they can't be made."""
+        options = self.options.folds
+        if options is None:
+            return FoldPlan((), {})
+        groups: dict[str, FoldGroup] = {}
+        for row in self:
+            if row.problem:
+                continue
+            group = groups.setdefault(self._name_group(row), FoldGroup())
+            if row.labels and set(row.labels) <= set(self.classes):
+                group.add(row.labels)
+            cell = row.cells.get(FOLD, "")
+            if cell and options.column:
+                cell = folds.check_number(cell, row.number, options.column)
+            if cell:
+                group.cells.setdefault(cell, row.number)
+        return folds.plan_folds(groups, options)
+
+    def _name_group(self, row: Row) -> str:
+        """The group whose rows stay together, or the row itself."""
+        return row.group(self.options.files) or row.key
+
     def __iter__(self) -> Iterator[Row]:
         return (Row(*json.loads(packed)) for packed in self.packed)
 
@@ -309,7 +342,12 @@ class _Table:
         return (Row(*json.loads(self.packed[n])) for n in np.argsort(hashes, kind="stable"))
 
     def split(self, row: Row) -> str:
-        """train, val or test; "" where the row names another."""
+        """train, val, test or a fold; "" where the row names another, or no fold."""
+        if self.folds.folds:
+            fold = self.folds.fold_of.get(self._name_group(row))
+            if fold is None:
+                return ""
+            return fold.split
         group, shares = row.group(self.options.files), self.options.shares
         if "split" in row.cells:
             mark = _mark(row.cells["split"])
@@ -366,8 +404,15 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         if column:
             roles[name] = column
     roles |= options.groupings
+    if options.folds and options.split:
+        raise UserError(
+            "folds can't be had together with a column of splits",
+            "preprocess.options.folds",
+            "Set either folds or split to null.",
+            usage=True,
+        )
+    if options.folds and options.folds.named:
+        roles[FOLD] = options.folds.named
     for row in _table.rows(path, roles, options.columns, options.separator, options.lists):
-        for name in options.files:
-            if _cells.is_list(row.cells.get(name, "")) and options.kind(name) in _cells.ARRAYS:
-                row.cells[_cells.name_role(name, 0)] = row.cells.pop(name)
+        number_cells.move_lists(row.cells, options.arrays)
         yield row

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma.evaluation.calibration import Calibration
+from umemma.missing import list_patterns
 from umemma.system.files import new_file
 from umemma.types import format_pattern
 
@@ -209,6 +210,55 @@ class Predictions:
             probes=logits["probe"],
             prior=json.loads(metadata.get(b"prior", b"[]")),
         )
+
+
+def name_tables(
+    names: Sequence[str], tables: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return {subset: (N, C)} and {modality: (N, C)} of an ensemble's subsets and probes.
+
+    tables: (N, S + M, C), or (N, S, C) without probes.
+    """
+    subsets = list_patterns(names)
+    ensemble = {format_pattern(pattern): tables[:, s] for s, pattern in enumerate(subsets)}
+    probes = {}
+    for m, logits in zip(names, np.moveaxis(tables[:, len(subsets) :], 1, 0), strict=False):
+        if not np.isnan(logits).all():  # otherwise there was nothing to fit
+            probes[m] = logits
+    return ensemble, probes
+
+
+def pool_folds(folds: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of all folds as those of one split, one fold after another.
+
+    Each fold's logits are calibrated by its own models, so there is no calibration to undo. The
+    prior is the mean over folds, as often as samples have it.
+    """
+    if len(folds) == 1:
+        return folds[0]
+    first = folds[0]
+    sizes = np.array([len(fold.keys) for fold in folds])
+    prior: list[float] = []
+    if all(fold.prior for fold in folds):
+        prior = np.average([fold.prior for fold in folds], 0, sizes).tolist()
+    return Predictions(
+        keys=[key for fold in folds for key in fold.keys],
+        groups={
+            name: [group for fold in folds for group in fold.groups[name]] for name in first.groups
+        },
+        target=np.concatenate([fold.target for fold in folds]),
+        ensemble=_join_tables([fold.ensemble for fold in folds]),
+        unimodal=_join_tables([fold.unimodal for fold in folds]),
+        classes=first.classes,
+        probes=_join_tables([fold.probes for fold in folds]),
+        prior=prior,
+    )
+
+
+def _join_tables(tables: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return {name: (N, C)} of what every fold has a table of."""
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    return {name: np.concatenate([table[name] for table in tables]) for name in names}
 
 
 def read_made_by(path: Path) -> str | None:

@@ -198,6 +198,10 @@ def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     if not_shown:
         yield Text(not_shown)
     yield _make_calibration_table(predictions, raw, fitted)
+    if len(outcome.settings.folds) > 1 and outcome.settings.calibrated:
+        yield Text(
+            "Each fold is calibrated on its own validation samples, so there is no one temperature."
+        )
     if not outcome.settings.calibrated:
         yield Text("Calibration is off in the settings (evaluate.calibrate).")
 

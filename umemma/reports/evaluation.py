@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from umemma.config import Params
 from umemma.evaluation import error_analysis
 from umemma.evaluation.information_report import (
     Information,
@@ -15,7 +18,14 @@ from umemma.evaluation.information_report import (
     describe_threshold,
 )
 from umemma.evaluation.predictions import Predictions
-from umemma.evaluation.results import MAX_CURVES, Outcome, find_ceiling, replace_nan, summarize
+from umemma.evaluation.results import (
+    MAX_CURVES,
+    Outcome,
+    find_ceiling,
+    list_fold_rows,
+    replace_nan,
+    summarize,
+)
 from umemma.reports import classes, confidence, figures, html, robustness
 from umemma.reports.html import Block, Code, Points, Section, Table, Terms, Text
 from umemma.reports.published.rows import format_protocol
@@ -96,6 +106,24 @@ def _list_confusions(outcome: Outcome, predictions: Predictions) -> Iterator[lis
             yield [left, names[right], names[answered], count]
 
 
+def format_command(params: Params, folds: Sequence[int]) -> str:
+    """Return the command line that makes the same files."""
+    if params.place:  # an experiment of a comparison has its settings in a file
+        run_folder = params.paths.runs / params.place / str(params.fold) / params.finetune.preset
+        return f"umemma evaluate-missing --params {run_folder}/params.json"
+    changes: dict[str, Any] = {"seed": params.seed}
+    if params.fold != "":
+        changes["fold"] = params.fold
+    for name, value in params.evaluate.model_dump(mode="json", exclude_defaults=True).items():
+        changes[f"evaluate.{name}"] = value
+    words = ["umemma evaluate-missing"]
+    if len(folds) > 1:
+        words.append("--all-folds")
+    for name, value in changes.items():
+        words.append(f"--set {shlex.quote(f'{name}={json.dumps(value)}')}")
+    return " ".join(words)
+
+
 def sections(outcome: Outcome, predictions: Predictions, command: str) -> Iterator[Section]:
     """Yield the sections of the report, what matters most first."""
     yield Section("Results", list(robustness.results(outcome)))
@@ -108,6 +136,8 @@ def sections(outcome: Outcome, predictions: Predictions, command: str) -> Iterat
         settings.split,
         [format_protocol(settings.train_missing)],
     )
+    if outcome.folds:
+        yield Section("Folds", [_make_fold_table(outcome)])
     yield Section("When modalities go missing", list(robustness.ratios(outcome)))
     class_blocks = list(classes.classes(outcome, predictions))
     if class_blocks:
@@ -119,6 +149,17 @@ def sections(outcome: Outcome, predictions: Predictions, command: str) -> Iterat
     yield Section("Selective prediction", list(confidence.selective(outcome, predictions)))
     yield Section("Settings", list(_list_settings(outcome, command)))
     yield Section("Terms", [Terms(_define_terms(outcome))])
+
+
+def _make_fold_table(outcome: Outcome) -> Table:
+    """Return the leading metric of each subset in every fold."""
+    metric = outcome.metrics[0]
+    headings = ["fold", *outcome.folds]
+    rows = []
+    for name, values in list_fold_rows(outcome):
+        rows.append([name, *(metric.shown(value) for value in values)])
+    caption = f"{metric.label} of each fold, by the modalities present"
+    return Table(caption, headings, rows)
 
 
 def _list_advice(information: Information) -> list[Block]:

@@ -75,6 +75,7 @@ def examine(params: Params) -> DoctorReport:
     try:
         spec = module.spec(raw, options)
         report.variant = spec.variant
+        report.folds = {fold.split: fold.group for fold in spec.folds}
         splits_of_files = _examine_samples(report, module, spec, raw, options, section)
     except UserError as error:
         if error.usage:

@@ -8,13 +8,12 @@ writes no result.
 from __future__ import annotations
 
 import contextlib
-import json
-import shlex
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
 from loguru import logger
 
 from umemma.config import Params, Training
@@ -24,17 +23,13 @@ from umemma.errors import UserError
 from umemma.evaluation import information, metrics
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.grid import Grid, write_rows
-from umemma.evaluation.predictions import Predictions
-from umemma.evaluation.results import (
-    EvaluationSettings,
-    Outcome,
-)
-from umemma.missing import list_conditions, list_patterns, make_keep_table, parse_missing
+from umemma.evaluation.predictions import Predictions, name_tables, pool_folds
+from umemma.evaluation.results import EvaluationSettings, Outcome
+from umemma.missing import list_conditions, make_keep_table, parse_missing
 from umemma.models import saved_model
 from umemma.reports import evaluation
 from umemma.system import distributed
 from umemma.system.files import new_files
-from umemma.types import format_pattern
 from umemma.validation import fingerprint
 
 if TYPE_CHECKING:
@@ -73,6 +68,60 @@ def run(params: Params) -> Outcome:
     predictions = _predict(params, inputs)
     if not distributed.is_main():
         return Outcome([], [], [], inputs.settings)
+    return _write(params, inputs, predictions)
+
+
+def run_all_folds(params: Params) -> Outcome:
+    """Evaluate the test samples of all folds together, from the predictions that each fold keeps.
+
+    Without `fold` the paths are those of all folds. UserError where a fold has none.
+    """
+    params = params.model_copy(update={"fold": ""})
+    inputs, predictions = _collect_folds(params)
+    by_subset: dict[str, dict[int, float]] = {}
+    for number, of_fold in zip(inputs.settings.folds, predictions, strict=True):
+        grid = _make_grid(params, of_fold)
+        for row in grid.subsets(grid.metrics[0]):
+            if row.model == "ensemble":
+                by_subset.setdefault(row.left, {})[number] = row.value
+    return _write(params, inputs, pool_folds(predictions), by_subset)
+
+
+def _collect_folds(params: Params) -> tuple[_Inputs, list[Predictions]]:
+    """Return the inputs of all folds as one, and the predictions of each."""
+    index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
+    if not index.folds:
+        raise UserError("the shards have no folds", "--all-folds", usage=True)
+    inputs: list[_Inputs] = []
+    predictions: list[Predictions] = []
+    for fold in index.folds:
+        own = params.model_copy(update={"fold": fold.number})
+        hint = f"Run each stage with --set fold={fold.number}, then this command again."
+        try:
+            inputs.append(_check_inputs(own))
+        except UserError as error:
+            raise UserError(f"fold {fold.number}: {error.what}", error.where, hint) from None
+        kept = Predictions.load(own.paths.results / PREDICTIONS, inputs[-1].made_by)
+        if kept is None:
+            what = f"fold {fold.number} is not evaluated with these models"
+            raise UserError(what, str(own.paths.results), hint)
+        predictions.append(kept)
+    settings = dataclasses.replace(
+        inputs[0].settings,
+        samples=sum(one.settings.samples for one in inputs),
+        folds=tuple(fold.number for fold in index.folds),
+    )
+    made_by = fingerprint({"folds": [one.made_by for one in inputs]})
+    return _Inputs(index, settings, {}, made_by, []), predictions
+
+
+def _write(
+    params: Params,
+    inputs: _Inputs,
+    predictions: Predictions,
+    by_fold: Mapping[str, Mapping[int, float]] = MappingProxyType({}),
+) -> Outcome:
+    """Score the predictions, and write everything to results/<dataset>/."""
     grid = _make_grid(params, predictions)
     rows = grid.rows(list_conditions(sorted(params.modalities)), params.evaluate.ratios)
     report = information.estimate_information(
@@ -81,7 +130,8 @@ def run(params: Params) -> Outcome:
         grid.metrics[0],
         params.evaluate.smallest_effect,
     )
-    outcome = Outcome(*rows, grid.metrics, inputs.settings, report)
+    outcome = Outcome(*rows, grid.metrics, inputs.settings, report, by_fold)
+    command = evaluation.format_command(params, inputs.settings.folds)
     with new_files(params.paths.results) as folder:
         predictions.save(folder / PREDICTIONS, inputs.made_by)
         settings = inputs.settings
@@ -92,7 +142,7 @@ def run(params: Params) -> Outcome:
             "absent": settings.absent,
         }
         write_rows(folder / "grid.parquet", outcome.subsets + outcome.ratios, constants)
-        evaluation.write(folder, outcome, predictions, _format_command(params))
+        evaluation.write(folder, outcome, predictions, command)
     return outcome
 
 
@@ -133,24 +183,11 @@ def _make_grid(params: Params, predictions: Predictions) -> Grid:
     return Grid(predictions, params.seed, section.draws, section.bootstrap, section.metrics)
 
 
-def _format_command(params: Params) -> str:
-    """Return the command line that makes the same files."""
-    if params.place:  # an experiment of a comparison has its settings in a file
-        run_folder = params.paths.runs / params.place / params.finetune.preset
-        return f"umemma evaluate-missing --params {run_folder}/params.json"
-    changes = {"seed": params.seed}
-    for name, value in params.evaluate.model_dump(mode="json", exclude_defaults=True).items():
-        changes[f"evaluate.{name}"] = value
-    words = ["umemma evaluate-missing"]
-    for name, value in changes.items():
-        words.append(f"--set {shlex.quote(f'{name}={json.dumps(value)}')}")
-    return " ".join(words)
-
-
 def _check_inputs(params: Params) -> _Inputs:
     """Return what the evaluation reads; UserError if it is missing or of other settings."""
     params.evaluate.check_split()
-    index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
+    store = Store(params.paths.shards)
+    index = shard_reader.read_index(store, params.shard_settings()).select_fold(params.fold_number)
     params.check_modalities(index.modalities, index.kinds)
     class_count = len(index.classes)
     lead = metrics.select_metrics(params.evaluate.metrics, index.task, class_count)[0]
@@ -176,6 +213,9 @@ def _check_inputs(params: Params) -> _Inputs:
         calibration = {}
     split = params.evaluate.split
     finetune = ensemble_settings["finetune"]
+    folds: tuple[int, ...] = ()
+    if params.fold_number is not None:
+        folds = (params.fold_number,)
     settings = EvaluationSettings(
         preset=finetune["preset"],
         init=finetune["init"],
@@ -191,6 +231,7 @@ def _check_inputs(params: Params) -> _Inputs:
         seed=params.seed,
         train_missing=ensemble_settings["missing"]["train"],
         calibrated=params.evaluate.calibrate,
+        folds=folds,
     )
     made_from = {
         "shards": index.fingerprint,
@@ -246,7 +287,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         )
         unimodal_logits.update(zip(trained, other_logits, strict=True))
 
-    ensemble, probes = _name_tables(names, ensemble_logits.numpy())
+    ensemble, probes = name_tables(names, ensemble_logits.numpy())
     unimodal = {m: unimodal_logits[m][:, 0].numpy() for m in names}
     return Predictions.calibrated(
         split.keys,
@@ -271,22 +312,6 @@ def _open_data(params: Params, index: shard_reader.Index) -> DataSource:
         params.seed,
         cache=params.decoded_cache,
     )
-
-
-def _name_tables(
-    names: Sequence[str], tables: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return {subset: (N, C)} and {modality: (N, C)} of an ensemble's subsets and probes.
-
-    tables: (N, S + M, C), or (N, S, C) without probes.
-    """
-    subsets = list_patterns(names)
-    ensemble = {format_pattern(pattern): tables[:, s] for s, pattern in enumerate(subsets)}
-    probes = {}
-    for m, logits in zip(names, np.moveaxis(tables[:, len(subsets) :], 1, 0), strict=False):
-        if not np.isnan(logits).all():  # otherwise there was nothing to fit
-            probes[m] = logits
-    return ensemble, probes
 
 
 def _load_models(

@@ -100,7 +100,7 @@ def _is_pooled(section: Finetune, switches: Switches) -> bool:
 def _open_data(params: Params) -> tuple[DataSource, dict[str, Any]]:
     """Return the shards, and all settings that the ensemble depends on."""
     store = Store(params.paths.shards)
-    index = shard_reader.read_index(store, params.shard_settings())
+    index = shard_reader.read_index(store, params.shard_settings()).select_fold(params.fold_number)
     params.check_modalities(index.modalities, index.kinds)
     settings = params.ensemble_settings(index.fingerprint)
     specs = factory.input_specs({m: params.encoder(m) for m in params.modalities}, index.inputs)

@@ -108,7 +108,7 @@ def _open_data(
     The settings of all modalities are checked, so that they fail before the first one trains.
     """
     store = Store(params.paths.shards)
-    index = shard_reader.read_index(store, params.shard_settings())
+    index = shard_reader.read_index(store, params.shard_settings()).select_fold(params.fold_number)
     params.check_modalities(index.modalities, index.kinds)
     settings = {m: params.unimodal_settings(m, index.fingerprint) for m in group}
     common = settings[group[0]]

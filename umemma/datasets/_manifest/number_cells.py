@@ -30,6 +30,13 @@ def name_role(name: str, place: int) -> str:
     return f"{name}/{place}"
 
 
+def move_lists(cells: dict[str, str], names: Sequence[str]) -> None:
+    """Move a list in the only column of a modality to its own role, in place: it is no path."""
+    for name in names:
+        if is_list(cells.get(name, "")):
+            cells[name_role(name, 0)] = cells.pop(name)
+
+
 def name_rate_role(name: str) -> str:
     """What the column with the sampling rate of a series is for."""
     return f"rates/{name}"

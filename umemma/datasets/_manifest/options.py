@@ -8,7 +8,9 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from umemma.datasets import _cells, _table
+from umemma.datasets import _table
+from umemma.datasets._manifest import number_cells
+from umemma.datasets._manifest.folds import Folds
 from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain, PositiveFloat
 
 KINDS = ("audio", "image", "series", "spectrogram", "table", "text", "vector", "video")
@@ -48,6 +50,7 @@ class Options(Plain):
     separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
     classes: Names | None = None  # null = those of the table, sorted
     shares: Shares = Shares()
+    folds: Folds | None = None  # in place of fixed splits
     text_files: bool = False  # a text cell is the path of a UTF-8 file, not the text
     rates: dict[Name, PositiveFloat | Name] = {}  # {series: Hz, or the column that holds it}
     categories: Names = ()  # columns of a table whose numbers are names, such as a zip code
@@ -87,7 +90,7 @@ class Options(Plain):
                     f"columns: {name!r} is of the unknown kind {kind!r}; say which of "
                     f"{', '.join(KINDS)} it is in modalities, such as {{{name}: image}}"
                 )
-            if kind not in _cells.KINDS and isinstance(self.columns[name], tuple):
+            if kind not in number_cells.KINDS and isinstance(self.columns[name], tuple):
                 raise ValueError(f"columns: {name!r} is of kind {kind!r}, which has one column")
         return self
 
@@ -119,8 +122,8 @@ class Options(Plain):
 
     def _has_path(self, name: str) -> bool:
         kind = self.kind(name)
-        if kind in _cells.KINDS:
-            return kind in _cells.ARRAYS and isinstance(self.columns[name], str)
+        if kind in number_cells.KINDS:
+            return kind in number_cells.ARRAYS and isinstance(self.columns[name], str)
         return kind != "text" or self.text_files
 
     @property
@@ -132,25 +135,35 @@ class Options(Plain):
                 roles[name] = columns
                 continue
             for place, column in enumerate(self.list_columns(name), 1):
-                roles[_cells.name_role(name, place)] = column
+                roles[number_cells.name_role(name, place)] = column
         for name, rate in self.rates.items():
             if isinstance(rate, str):
-                roles[_cells.name_rate_role(name)] = rate
+                roles[number_cells.name_rate_role(name)] = rate
         return roles
+
+    @property
+    def arrays(self) -> list[str]:
+        """The modalities whose cells are paths or lists of numbers."""
+        return [name for name in self.files if self.kind(name) in number_cells.ARRAYS]
 
     @property
     def lists(self) -> set[str]:
         """The columns whose cells may be lists of numbers."""
         columns: set[str] = set()
         for name in self.columns:
-            if self.kind(name) in _cells.ARRAYS:
+            if self.kind(name) in number_cells.ARRAYS:
                 columns.update(self.list_columns(name))
         return columns
 
     @property
     def groupings(self) -> dict[str, str]:
-        """{what a column is for, as Row has it: the column} of `group`."""
+        """{what a column is for, as Row has it: the column} of `group`.
+
+        Without one, what is left out at a time is a group.
+        """
         columns = self.group or ()
+        if self.folds and self.folds.by:
+            columns = self.group or (self.folds.by,)
         if isinstance(columns, str):
             columns = (columns,)
         names = ["group", *(f"group/{i}" for i in range(2, len(columns) + 1))]

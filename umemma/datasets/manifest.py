@@ -167,23 +167,10 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
 
 def _numbers(name: str, cells: dict[str, str], options: Options) -> Media | None:
     """The numbers that the cells of a modality hold, None where all of these are empty."""
-    return number_cells.make_medium(
-        name,
-        options.kind(name),
-        options.list_columns(name),
-        cells,
-        options.categories,
-        _rate(name, cells, options),
-    )
-
-
-def _rate(name: str, cells: dict[str, str], options: Options) -> float | None:
-    """Hz, None where the options or the row don't say it."""
-    rate = options.rates.get(name)
-    if isinstance(rate, str):
-        text = cells.get(f"rates/{name}")
-        return None if text is None else number_cells.parse_rate(text)
-    return rate
+    columns = options.list_columns(name)
+    rate = number_cells.find_rate(name, cells, options.rates)
+    kind = options.kind(name)
+    return number_cells.make_medium(name, kind, columns, cells, options.categories, rate)
 
 
 def _file(
@@ -203,7 +190,7 @@ def _file(
     if kind in ("audio", "video"):
         return Clip(path, *_times(cells))
     if kind == "series":
-        return Series(path, _rate(name, cells, options))
+        return Series(path, number_cells.find_rate(name, cells, options.rates))
     return path
 
 
@@ -453,21 +440,6 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         )
     if options.folds and options.folds.named:
         roles[FOLD] = options.folds.named
-    lists = _list_array_columns(options)
-    for row in _table.rows(path, roles, options.columns, options.separator, lists):
-        for name in options.files:
-            if (
-                number_cells.is_list(row.cells.get(name, ""))
-                and options.kind(name) in number_cells.ARRAYS
-            ):
-                row.cells[number_cells.name_role(name, 0)] = row.cells.pop(name)
+    for row in _table.rows(path, roles, options.columns, options.separator, options.lists):
+        number_cells.move_lists(row.cells, options.arrays)
         yield row
-
-
-def _list_array_columns(options: Options) -> set[str]:
-    """The columns whose cells may be lists of numbers."""
-    columns: set[str] = set()
-    for name in options.columns:
-        if options.kind(name) in number_cells.ARRAYS:
-            columns.update(options.list_columns(name))
-    return columns

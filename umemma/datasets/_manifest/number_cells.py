@@ -38,6 +38,18 @@ def name_role(name: str, place: int) -> str:
     return f"{name}/{place}"
 
 
+def move_lists(cells: dict[str, str], names: Sequence[str]) -> None:
+    """Move a list in the only column of a modality to its own role, in place: it is no path."""
+    for name in names:
+        if is_list(cells.get(name, "")):
+            cells[name_role(name, 0)] = cells.pop(name)
+
+
+def name_rate_role(name: str) -> str:
+    """What the column with the sampling rate of a series is for."""
+    return f"rates/{name}"
+
+
 def make_medium(
     name: str,
     kind: str,
@@ -126,12 +138,25 @@ def _number(columns: Sequence[str]) -> list[tuple[int, str]]:
     return list(enumerate(columns, 1))
 
 
-def parse_rate(text: str) -> float:
-    """Hz. Problem for what is no positive number."""
-    rate = _try_number(text)
-    if rate is None or not 0 < rate < math.inf:
+def find_rate(
+    name: str,
+    cells: Mapping[str, str],
+    rates: Mapping[str, float | str],
+) -> float | None:
+    """Hz, None where neither the options nor the row say it.
+
+    rates: {series: Hz, or its column}. Problem for what is no positive number.
+    """
+    rate = rates.get(name)
+    if not isinstance(rate, str):
+        return rate
+    text = cells.get(name_rate_role(name))
+    if text is None:
+        return None
+    number = _try_number(text)
+    if number is None or not 0 < number < math.inf:
         raise Problem("sampling rate unreadable")
-    return rate
+    return number
 
 
 def _parse_list(text: str, column: str) -> np.ndarray:

@@ -173,8 +173,22 @@ class Options(Plain):
                 roles[number_cells.name_role(name, place)] = column
         for name, rate in self.rates.items():
             if isinstance(rate, str):
-                roles[f"rates/{name}"] = rate
+                roles[number_cells.name_rate_role(name)] = rate
         return roles
+
+    @property
+    def arrays(self) -> list[str]:
+        """The modalities whose cells are paths or lists of numbers."""
+        return [name for name in self.files if self.kind(name) in number_cells.ARRAYS]
+
+    @property
+    def lists(self) -> set[str]:
+        """The columns whose cells may be lists of numbers."""
+        columns: set[str] = set()
+        for name in self.columns:
+            if self.kind(name) in number_cells.ARRAYS:
+                columns.update(self.list_columns(name))
+        return columns
 
     @property
     def groupings(self) -> dict[str, str]:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from toys.models import call
 
+import umemma
 from umemma import config
+from umemma.config import Finetune
 from umemma.data import shard_reader
 from umemma.data.storage import Store
 from umemma.errors import UserError
@@ -99,6 +103,41 @@ def test_a_subset_of_named_modalities_needs_no_new_shards(house):
     preprocess.run(config.load_params(), workers=1)
     one = config.load_params(sets=["modalities={front: image}", "encoders={}"])
     assert pretrain.run(one.model_copy(update={"encoders": config.load_params().encoders}), "front")
+
+
+def test_two_cameras_share_an_encoder(house):
+    """They are pretrained together, each alone; the ensemble starts from their average."""
+    params = config.load_params(sets=["encoders.kitchen={same_as: front}", "finetune.preset=ume"])
+    preprocess.run(params, workers=1)
+    scores = {m: pretrain.run(params, m) for m in params.modalities}
+    states = {m: load_file(params.paths.pretrain(m) / "model.safetensors") for m in scores}
+    weights = "encoders.{}.layers.0.weight"
+    assert torch.equal(
+        states["front"][weights.format("front")], states["kitchen"][weights.format("kitchen")]
+    )
+    heads = [states[m][f"heads.{m}.weight"] for m in ("front", "kitchen")]
+    assert not torch.equal(*heads)
+    made = (params.paths.pretrain("kitchen") / "model.safetensors").stat().st_mtime_ns
+    assert pretrain.run(params, "kitchen") == scores["kitchen"]  # trained with front, so kept
+    assert (params.paths.pretrain("kitchen") / "model.safetensors").stat().st_mtime_ns == made
+
+    finetune.run(params.model_copy(update={"finetune": Finetune(preset="ume-mma", epochs=1)}))
+    model = umemma.load(params.paths.ensemble).model
+    assert model.encoders["front"] is model.encoders["kitchen"]
+    assert model.encoders["front"] is not model.encoders["note"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("encoders.kitchen={same_as: front, tune: frozen}", "no other key may stand beside it"),
+        ("encoders.kitchen={same_as: hall}", "has to be another one of modalities"),
+        ("encoders.kitchen={same_as: note}", "is of another kind"),
+    ],
+)
+def test_what_cannot_be_shared_is_said(house, change, message):
+    with pytest.raises(UserError, match=message):
+        config.load_params(sets=[change])
 
 
 @pytest.mark.parametrize(

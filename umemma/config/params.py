@@ -21,7 +21,7 @@ from umemma.config.sections import (
 )
 from umemma.config.training import Finetune, Pretrain
 from umemma.errors import UserError, unknown_name
-from umemma.types import NO_KINDS, Plain, parse_alternatives
+from umemma.types import MAX_MODALITIES, NO_KINDS, Plain, parse_alternatives
 from umemma.validation import fingerprint
 
 
@@ -54,14 +54,29 @@ class Params(Plain):
     place: Annotated[str, Field(pattern=r"^(compare/[^/]+/-?\d+)?$")] = ""
 
     @model_validator(mode="after")
-    def _kinds_stand_in_modalities(self) -> Params:
+    def _check_encoders(self) -> Params:
         for name, encoder in self.encoders.items():
             if encoder.kind is not None:
                 raise ValueError(
                     f"encoders.{name}.kind can't be set here; write modalities: "
                     f"{{{name}: {encoder.kind}}}"
                 )
+            if encoder.same_as is not None:
+                self._check_shared(name, encoder, encoder.same_as)
         return self
+
+    def _check_shared(self, name: str, encoder: Encoder, owner: str) -> None:
+        where = f"encoders.{name}.same_as: {owner}"
+        if len(encoder.model_fields_set) > 1:
+            raise ValueError(f"{where} takes all from there, so no other key may stand beside it")
+        if name not in self.modalities:
+            return
+        if owner == name or owner not in self.modalities:
+            raise ValueError(f"{where} has to be another one of modalities")
+        if self.encoders.get(owner, Encoder()).same_as is not None:
+            raise ValueError(f"{where} is itself the same as another; name that one")
+        if self.modalities[owner] != self.modalities[name]:
+            raise ValueError(f"{where} is of another kind")
 
     @property
     def paths(self) -> Paths:
@@ -83,12 +98,25 @@ class Params(Plain):
         return None
 
     def encoder(self, modality: str) -> Encoder:
-        """Return the settings of a modality's encoder."""
+        """Return the settings of a modality's encoder, those of another where they share one."""
         encoder = self.encoders.get(modality, Encoder())
+        changes: dict[str, str] = {}
+        if encoder.same_as is not None:
+            changes["same_as"] = encoder.same_as
+            encoder = self.encoders.get(encoder.same_as, Encoder())
         kind = self.modalities.get(modality, modality)
-        if kind == modality:
-            return encoder
-        return encoder.model_copy(update={"kind": kind})
+        if kind != modality:
+            changes["kind"] = kind
+        return encoder.model_copy(update=changes)
+
+    def sharing(self, modality: str) -> list[str]:
+        """Return the modalities that have the encoder of this one, the owner of its settings first.
+
+        One that shares with no other stands alone.
+        """
+        owner = self.encoders.get(modality, Encoder()).same_as or modality
+        others = [m for m in self.modalities if self.encoders.get(m, Encoder()).same_as == owner]
+        return [owner, *sorted(others)]
 
     def check_modalities(self, known: Sequence[str], kinds: Mapping[str, str] = NO_KINDS) -> None:
         """Raise UserError unless all modalities that the settings name are `known` and of the same
@@ -100,6 +128,14 @@ class Params(Plain):
             for name in names:
                 if name not in known:
                     raise unknown_name("modality", name, known, where)
+        if len(self.modalities) > MAX_MODALITIES:
+            raise UserError(
+                f"{len(self.modalities)} modalities, {MAX_MODALITIES} are possible: each subset of "
+                "them is evaluated",
+                "modalities",
+                "Leave some out, or put vectors and tables together as columns of one.",
+                usage=True,
+            )
         if not self.modalities:
             raise UserError("has to name a modality", "modalities", usage=True)
         for name, kind in self.modalities.items():
@@ -131,17 +167,21 @@ class Params(Plain):
 
     def unimodal_settings(self, modality: str, shards: str) -> dict[str, Any]:
         """Return the settings that a uni-modal model depends on; `shards` is their fingerprint."""
-        return {
+        group = self.sharing(modality)
+        settings = {
             "kind": "unimodal",
             "dataset": self.dataset,
             "shards": shards,
             "modalities": [modality],
             "encoders": {modality: self.encoder(modality).describe()},
-            **self._sample_settings([modality]),
+            **self._sample_settings(group),
             "seed": self.seed,
             **self._fold_settings(),
-            "pretrain": self.pretrain.of(modality).model_dump(mode="json"),
+            "pretrain": self.pretrain.of(group[0]).model_dump(mode="json"),
         }
+        if len(group) > 1:
+            settings["trained_with"] = group
+        return settings
 
     def ensemble_settings(self, shards: str) -> dict[str, Any]:
         """Return the settings that the ensemble depends on; `shards` is their fingerprint."""

@@ -104,6 +104,8 @@ class Encoder(Plain):
         where the family is known for its weights, otherwise none.
     tune: `full`, `frozen` (the weights stay as they are, in evaluation mode) or `lora`.
     pool: how the features of the frames of a video become one.
+    same_as: another modality of the same kind, whose encoder this one is, weights included. It
+        stands without any other key.
     kind: that of the modality, set from `modalities`. null = the modality is named like its kind.
     """
 
@@ -113,6 +115,7 @@ class Encoder(Plain):
     tune: Literal["full", "frozen", "lora"] = "full"
     lora: Lora = Lora()
     pool: Literal["mean", "attention"] = "mean"
+    same_as: str | None = None
     kind: str | None = None
 
     @model_validator(mode="before")
@@ -127,7 +130,7 @@ class Encoder(Plain):
 
         So models from before there were kinds stay valid.
         """
-        unset = {name for name in ("kind",) if getattr(self, name) is None}
+        unset = {name for name in ("same_as", "kind") if getattr(self, name) is None}
         return self.model_dump(mode="json", exclude=unset)
 
     def adapt(self, spec: InputSpec, modality: str) -> InputSpec:

@@ -16,18 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from umemma import datasets
+from umemma import datasets, modalities
 from umemma.data.raw_folder import RawFile
 from umemma.data.storage import Store
 from umemma.system.files import sha256
 from umemma.types import (
     NO_KINDS,
+    OWN,
     BrokenPolicy,
     Clip,
     DatasetSpec,
     Media,
     Packing,
     Record,
+    Series,
     Unreadable,
 )
 from umemma.validation import fingerprint
@@ -190,7 +192,7 @@ def make_input_hash(
         "raw": {name: file.sha256 for name, file in files.items() if not file.media},
     }
     if kinds:
-        common_inputs["kinds"] = dict(kinds)
+        common_inputs["kinds"] = {name: _describe_kind(kind) for name, kind in kinds.items()}
     common = fingerprint(common_inputs)
 
     def hash_input(records: Iterable[Record]) -> str:
@@ -213,15 +215,24 @@ def make_input_hash(
     return hash_input
 
 
+def _describe_kind(kind: str) -> list[str]:
+    """Return the name of a kind and, where the user wrote it, the checksum of its file."""
+    if not kind.startswith(OWN):
+        return [kind]
+    return [kind, sha256(Path(modalities.get_module(kind).__file__ or ""))]
+
+
 def _describe_medium(medium: Media, raw: Path, files: Mapping[str, RawFile]) -> Any:
     """Return what identifies a medium in an input hash; "" for one that its dataset makes."""
     if isinstance(medium, Path):
         return _describe_file(medium, raw, files)
     if isinstance(medium, Clip):
         return [*_describe_file(medium.path, raw, files), medium.start, medium.end]
+    if isinstance(medium, Series) and isinstance(medium.samples, Path):
+        return [*_describe_file(medium.samples, raw, files), medium.rate]
     if isinstance(medium, Unreadable):
         return ["unreadable", medium.reason]
-    if isinstance(medium, str):
+    if isinstance(medium, (str, Mapping)):
         return medium
     return ""
 

@@ -23,7 +23,7 @@ from umemma.data.shard_marker import ShardMarker, list_damage, read_marker, summ
 from umemma.data.storage import Store
 from umemma.errors import UserError, unknown_name
 from umemma.system.files import sha256
-from umemma.types import Fold, Plain, Record, Span
+from umemma.types import Fold, Media, Plain, Record, Span
 from umemma.validation import fingerprint, list_differences
 
 REMAKE = "Run: umemma preprocess"
@@ -33,8 +33,9 @@ SHARD_NAME = re.compile(r"(?:[A-Za-z0-9]+|fold-\d+)-\d{6,}\.tar", re.ASCII)
 class Index(Plain):
     """index.json. settings: what the shards were made with; fingerprint: the hash of the content
     of all shards, which models name as the data that they were trained on; kinds: {modality: its
-    kind} of those that are not named like their kind, left out where there are none; folds: those
-    that the splits are named after, left out where there are none."""
+    kind} of those that are not named like their kind; inputs: {modality: what its training samples
+    say about its InputSpec}; folds: those that the splits are named after; fold_inputs: {the number
+    of a fold: its inputs}. The last four are left out where there is nothing in them."""
 
     dataset: str
     variant: str
@@ -45,13 +46,15 @@ class Index(Plain):
     fingerprint: str
     splits: dict[str, list[ShardMarker]]
     kinds: dict[str, str] = {}
+    inputs: dict[str, dict[str, Any]] = {}
     folds: list[Fold] = []
+    fold_inputs: dict[str, dict[str, dict[str, Any]]] = {}
 
     @model_serializer(mode="wrap")
     def _leave_out_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Keep the bytes of an index, and its fingerprint, as they were before there were these."""
         data: dict[str, Any] = serialize(self)
-        for name in ("kinds", "folds"):
+        for name in ("kinds", "inputs", "folds", "fold_inputs"):
             if not data.get(name):
                 data.pop(name, None)
         return data
@@ -78,7 +81,9 @@ class Index(Plain):
             splits[name] += self.shards(fold.split)
         changes = {
             "splits": splits,
+            "inputs": self.fold_inputs.get(str(number), {}),
             "folds": [],
+            "fold_inputs": {},
             "fingerprint": fingerprint({"shards": self.fingerprint, "fold": number}),
         }
         return self.model_copy(update=changes)
@@ -201,6 +206,14 @@ def locate_split(
     for shard in index.shards(split):
         path = stay.enter_context(_open_shard(store, shard))
         yield from _make_records(_iterate_spans(path), store, index, split, shard)
+
+
+def read_span(span: Media) -> bytes:
+    """Return the encoded medium that a Span of `locate_split` names."""
+    assert isinstance(span, Span)
+    with open(span.path, "rb") as shard:
+        shard.seek(span.offset)
+        return shard.read(span.size)
 
 
 @contextlib.contextmanager

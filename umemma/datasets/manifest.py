@@ -19,7 +19,7 @@ drawn by the first: those of the others may stand on both sides, which `umemma d
 Splits: a row is on the side that its split cell names. An empty cell takes the side of its group's
 other rows; where there are none, a hash of the group draws it in `shares`. If no row is marked val,
 those marked train are drawn into train and val in the ratio of these two shares, again by group;
-test stays as it is. With `folds` the splits are folds, see _folds.py.
+test stays as it is. With `folds` the splits are folds, see folds/plan.py.
 
 A row that can't be used becomes a Record with a problem. A path that leads elsewhere and an event
 whose times make no sense are media that can't be read. Rows are kept as JSON until their turn in
@@ -41,18 +41,19 @@ from typing import Literal
 
 import numpy as np
 
-from umemma.datasets import _folds, _table
-from umemma.datasets._folds import FoldGroup, FoldPlan
+from umemma.datasets import _cells, _table
 from umemma.datasets._manifest_options import Options
 from umemma.datasets._table import Problem, Row
+from umemma.datasets.folds import plan
+from umemma.datasets.folds.plan import FOLD
 from umemma.errors import UserError
 from umemma.system.seeds import uniform
-from umemma.types import Clip, DatasetSpec, Media, Record, Source, Unreadable
+from umemma.types import Clip, DatasetSpec, Media, Record, Series, Source, Unreadable
 
 SPEC = DatasetSpec(
     name="manifest",
     summary="your own table: CSV, Parquet or JSON lines, a column per modality",
-    modalities=("audio", "image", "text", "video"),
+    modalities=("audio", "image", "series", "table", "text", "vector", "video"),
     classes=(),
     licence="your own",
     citation="your own",
@@ -65,7 +66,6 @@ SPLITS = {
     "dev": "val",
     "test": "test",
 }
-FOLD = "folds/cell"  # what the column of the folds is for, as Row has it
 MANY = "a list of labels in a single-label task"
 STEPS = """\
 Run: umemma download manifest --from FOLDER, where FOLDER holds the table and the media that it
@@ -151,12 +151,16 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
     if row.problem:
         raise Problem(row.problem)
     media: dict[str, Media] = {}
-    for name in sorted(options.columns.keys() & row.cells.keys()):
-        if name not in options.files:
-            media[name] = row.cells[name]
-            continue
+    for name in sorted(options.columns):
         try:
-            media[name] = _file(name, options.kind(name), row.cells, place)
+            if name in row.cells and name not in options.files:
+                media[name] = row.cells[name]
+            elif name in row.cells:
+                media[name] = _file(name, row.cells, place, options)
+            elif options.kind(name) in _cells.KINDS:
+                numbers = _numbers(name, row.cells, options)
+                if numbers is not None:
+                    media[name] = numbers
         except Problem as problem:
             media[name] = Unreadable(str(problem))
     if not media:
@@ -164,12 +168,33 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
     return media
 
 
+def _numbers(name: str, cells: dict[str, str], options: Options) -> Media | None:
+    """The numbers that the cells of a modality hold, None where all of these are empty."""
+    return _cells.make_medium(
+        name,
+        options.kind(name),
+        options.list_columns(name),
+        cells,
+        options.categories,
+        _rate(name, cells, options),
+    )
+
+
+def _rate(name: str, cells: dict[str, str], options: Options) -> float | None:
+    """Hz, None where the options or the row don't say it."""
+    rate = options.rates.get(name)
+    if isinstance(rate, str):
+        text = cells.get(f"rates/{name}")
+        return None if text is None else _cells.parse_rate(text)
+    return rate
+
+
 def _file(
     name: str,
-    kind: str,
     cells: dict[str, str],
     place: Callable[[str], Path | None],
-) -> Path | Clip:
+    options: Options,
+) -> Path | Clip | Series:
     """The file of a modality, or the event in it.
 
     Problem for a path outside, and for times that make no sense.
@@ -177,8 +202,11 @@ def _file(
     path = place(cells[name])
     if path is None:
         raise Problem("path outside of root")
+    kind = options.kind(name)
     if kind in ("audio", "video"):
         return Clip(path, *_times(cells))
+    if kind == "series":
+        return Series(path, _rate(name, cells, options))
     return path
 
 
@@ -276,7 +304,7 @@ class _Table:
             raise UserError(what, str(folder / options.table), hint)
         self.classes = options.classes or tuple(sorted(labels))
         self.marked = {_mark(mark) for mark in marks} - {""}
-        self.folds = self._plan_folds()
+        self.folds = plan.plan_folds(options.folds, self._list_members())
         self.unplaced = "unknown split"
         if self.folds.folds:
             self.unplaced = "no fold"
@@ -293,24 +321,14 @@ class _Table:
         used = {self.split(row) for row in self if not row.problem}
         self.splits = tuple(name for name in SPEC.splits if name in used) or ("train",)
 
-    def _plan_folds(self) -> FoldPlan:
-        """The folds, none without the option. UserError where they can't be made."""
-        options = self.options.folds
-        if options is None:
-            return FoldPlan((), {})
-        groups: dict[str, FoldGroup] = {}
+    def _list_members(self) -> Iterator[plan.Member]:
+        """The rows that can be read, as `plan_folds` takes them."""
+        known = set(self.classes)
         for row in self:
-            if row.problem:
-                continue
-            group = groups.setdefault(self._name_group(row), FoldGroup())
-            if row.labels and set(row.labels) <= set(self.classes):
-                group.add(row.labels)
-            cell = row.cells.get(FOLD, "")
-            if cell and options.column:
-                cell = _folds.check_number(cell, row.number, options.column)
-            if cell:
-                group.cells.setdefault(cell, row.number)
-        return _folds.plan_folds(groups, options)
+            if not row.problem:
+                labels = row.labels if known.issuperset(row.labels) else []
+                cell = row.cells.get(FOLD, "")
+                yield plan.Member(row.number, self._name_group(row), labels, cell)
 
     def _name_group(self, row: Row) -> str:
         """The group whose rows stay together, or the row itself."""
@@ -382,19 +400,26 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         )
     if not path.is_file():
         raise UserError("no such file", str(path), STEPS.format(table=options.table))
-    roles = dict[str, str](label=options.label, **options.columns)
+    roles = {"label": options.label, **options.roles}
     for name in ("key", "split", "start", "end"):
         column = getattr(options, name)
         if column:
             roles[name] = column
     roles |= options.groupings
-    if options.folds and options.split:
-        raise UserError(
-            "folds can't be had together with a column of splits",
-            "preprocess.options.folds",
-            "Set either folds or split to null.",
-            usage=True,
-        )
-    if options.folds and options.folds.named:
-        roles[FOLD] = options.folds.named
-    return _table.rows(path, roles, options.columns, options.separator)
+    if options.folds:
+        roles |= plan.find_column(options.folds, options.split)
+    lists = _list_array_columns(options)
+    for row in _table.rows(path, roles, options.columns, options.separator, lists):
+        for name in options.files:
+            if _cells.is_list(row.cells.get(name, "")) and options.kind(name) in _cells.ARRAYS:
+                row.cells[_cells.name_role(name, 0)] = row.cells.pop(name)
+        yield row
+
+
+def _list_array_columns(options: Options) -> set[str]:
+    """The columns whose cells may be lists of numbers."""
+    columns: set[str] = set()
+    for name in options.columns:
+        if options.kind(name) in _cells.ARRAYS:
+            columns.update(options.list_columns(name))
+    return columns

@@ -51,7 +51,8 @@ class InferenceMetadata(NamedTuple):
     """What predicting from new media takes besides the weights and the settings.
 
     media: how media are packed. calibration: {modality subset or "probe/MODALITY": calibration}.
-    prior: the share of the training samples that have each class, [] where it is unknown.
+    prior: the share of the training samples that have each class, [] where it is unknown. inputs:
+    {modality: what its training samples say about its InputSpec}.
     """
 
     classes: list[str]
@@ -59,6 +60,7 @@ class InferenceMetadata(NamedTuple):
     media: Packing
     calibration: dict[str, Calibration]
     prior: list[float] = []
+    inputs: dict[str, dict[str, Any]] = {}
 
 
 class _TrainingOptions(Plain):
@@ -91,6 +93,7 @@ class ModelInfo(Plain):
 
     started_from: {modality: checksum of the pretrained weights that its encoder started from}.
     hf: {NAME of an `hf:NAME` encoder or tokenizer: its files in the folder}.
+    inputs: {modality: what its training samples say about its InputSpec}.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -105,10 +108,11 @@ class ModelInfo(Plain):
     media: Packing
     calibration: dict[str, Annotated[Calibration, BeforeValidator(_parse_calibration)]]
     prior: list[Annotated[float, Field(ge=0, le=1)]] = []
+    inputs: dict[str, dict[str, Any]] = {}
 
     def as_json(self) -> dict[str, Any]:
         calibration = {name: one.as_json() for name, one in self.calibration.items()}
-        return {
+        data = {
             "format": FORMAT,
             "settings": self.settings,
             "fingerprint": fingerprint(self.settings),
@@ -122,6 +126,9 @@ class ModelInfo(Plain):
             "calibration": calibration,
             "prior": self.prior,
         }
+        if self.inputs:
+            data["inputs"] = self.inputs
+        return data
 
 
 # Save. ----------------------------------------------------------------------------------------

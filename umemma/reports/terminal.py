@@ -28,6 +28,7 @@ from umemma.reports.wording import (
     NO_BREAK_SPACE,
     Tone,
     describe_absence,
+    describe_listed_subsets,
     describe_worst_case,
     format_gap,
     format_interval,
@@ -35,6 +36,7 @@ from umemma.reports.wording import (
     keep_together,
     with_interval,
 )
+from umemma.system import log
 from umemma.types import ResultRow
 
 STYLES: dict[Tone, str] = {"better": "green", "worse": "bold red", "unclear": ""}
@@ -55,6 +57,8 @@ def print_evaluation(console: Console, outcome: Outcome) -> None:
         print_paragraph(console, text, STYLES[finding.tone])
     print_paragraph(console, describe_worst_case(outcome))
     console.print()
+    if outcome.sizes():
+        console.print(make_size_table(outcome))
     console.print(make_subset_table(outcome, console.width))
     for note in list_notes(outcome):
         print_paragraph(console, note)
@@ -146,7 +150,7 @@ def make_subset_table(outcome: Outcome, width: int = 80) -> Table:
         "gap\n(95 % interval)",
     ]
     rows = []
-    for left, row in outcome.lead().items():
+    for left, row in outcome.listed().items():
         gap = gaps[left]
         tone = judge_subset(outcome, left)
         points = with_interval(f"{ARROWS[tone]}{format_gap(gap)}", format_points_range(gap))
@@ -178,14 +182,25 @@ def make_fold_table(outcome: Outcome) -> Table:
     """Return the leading metric of the complete set and of the worst subsets in every fold."""
     metric = outcome.metrics[0]
     shown = outcome.shown[:FOLD_COLUMNS]
-    columns = [list(outcome.folds).index(left) for left in shown]
     table = Table(title=f"{metric.label} over folds", title_justify="left")
     table.add_column("fold")
     for left in shown:
         table.add_column(Text(wrap_names(left, NARROWEST_NAMES)), justify="right")
-    for name, values in list_fold_rows(outcome):
-        table.add_row(name, *(metric.shown(values[column]) for column in columns))
+    for name, values in list_fold_rows(outcome, shown):
+        table.add_row(name, *(metric.shown(value) for value in values))
     return table
+
+
+def make_size_table(outcome: Outcome) -> Table:
+    """Return the leading metric by how many modalities are present."""
+    metric = outcome.metrics[0]
+    rows = []
+    for summary in outcome.sizes():
+        values = (summary.mean, summary.lowest.value, summary.highest.value)
+        shown = [metric.shown(value) for value in values]
+        rows.append([str(summary.size), str(summary.subsets), *shown])
+    title = f"{metric.label} by how many modalities are present"
+    return log.make_table(title, ["present", "subsets", "mean", "lowest", "highest"], rows)
 
 
 def wrap_names(names: str, width: int) -> str:
@@ -249,4 +264,7 @@ def list_notes(outcome: Outcome) -> Iterator[str]:
         "gap: the ensemble minus the ceiling, in points; ▲ better or ▼ worse where the interval "
         "excludes 0 and no sample lacks the modality of the ceiling"
     )
+    omitted = describe_listed_subsets(outcome)
+    if omitted:
+        yield omitted
     yield f"absence: {ABSENCE[outcome.settings.absent]}"

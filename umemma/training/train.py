@@ -7,7 +7,7 @@ probes and the calibration, which are fitted to the trained model.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -166,7 +166,8 @@ def train_model(
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
         scores = {f"val_{name}": value for name, value in validation.run().items()}
         calibrations = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
-    inference_metadata = _describe_inference(data.index, calibrations, splits.get("train"))
+    names = model.modalities
+    inference_metadata = _describe_inference(data.index, names, calibrations, splits.get("train"))
     return TrainResult(scores, metrics, inference_metadata)
 
 
@@ -230,6 +231,7 @@ def _fit_calibrations(
 
 def _describe_inference(
     index: Index,
+    names: Sequence[str],
     calibrations: dict[str, calibration.Calibration],
     train: LoadedSplit | None,
 ) -> InferenceMetadata:
@@ -243,6 +245,7 @@ def _describe_inference(
         media=Packing.model_validate(preprocess_settings.get("media", {})),
         calibration=calibrations,
         prior=prior,
+        inputs={m: index.inputs[m] for m in names if m in index.inputs},
     )
 
 

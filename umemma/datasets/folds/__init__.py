@@ -1,0 +1,1 @@
+"""The folds of `manifest`: the options, and which group is in which fold."""

@@ -64,15 +64,16 @@ def _survey(store: Store, index: Index) -> dict[str, Any]:
     """Return `inputs` of the index or, as other samples are for training in each, `fold_inputs`."""
     if not index.folds:
         return {"inputs": _survey_inputs(store, index)}
-    by_fold = {}
+    by_fold: dict[str, dict[str, dict[str, Any]]] = {}
     for fold in index.folds:
-        inputs = _survey_inputs(store, index.select_fold(fold.number))
+        is_first = fold is index.folds[0]  # the others have nearly the same to say
+        inputs = _survey_inputs(store, index.select_fold(fold.number), is_first)
         if inputs:
             by_fold[str(fold.number)] = inputs
     return {"fold_inputs": by_fold}
 
 
-def _survey_inputs(store: Store, index: Index) -> dict[str, dict[str, Any]]:
+def _survey_inputs(store: Store, index: Index, is_logged: bool = True) -> dict[str, dict[str, Any]]:
     """Return {modality: what its training samples say about its InputSpec}, and log it.
 
     Empty for modalities whose input depends on the encoder alone, such as images.
@@ -94,7 +95,8 @@ def _survey_inputs(store: Store, index: Index) -> dict[str, dict[str, Any]]:
                         surveys[name].add(record.key, split, data)
     for name, survey in surveys.items():
         for line in survey.summarize():
-            logger.info(f"{name}: {line}")
+            if is_logged:
+                logger.info(f"{name}: {line}")
     return {name: survey.find() for name, survey in surveys.items()}
 
 

@@ -9,7 +9,7 @@ import pytest
 from toys.tables import options, read, write
 
 from umemma.datasets import manifest
-from umemma.datasets.folds.plan import Folds, Member, plan_folds
+from umemma.datasets._manifest.folds import FoldGroup, Folds, plan_folds
 from umemma.errors import UserError
 from umemma.types import Record
 
@@ -148,8 +148,8 @@ def test_folds_that_cannot_be_made_are_one_message(tmp_path, cells, changes, mes
 
 def test_equally_large_groups_are_dealt_out_by_a_hash_of_their_names():
     """So a fold is not the first rows of a table that is sorted."""
-    members = [Member(i, f"g{i:02d}", ["a"], "") for i in range(30)]
-    plan = plan_folds(Folds(count=3), members)
+    groups = {f"g{i:02d}": FoldGroup(Counter({"": 1, "a": 1})) for i in range(30)}
+    plan = plan_folds(groups, Folds(count=3))
     first = [plan.fold_of[f"g{i:02d}"].number for i in range(10)]
     assert first != [i % 3 for i in range(10)]
     assert len(set(first)) == 3

@@ -49,7 +49,7 @@ def write_index(
         kinds=dict(spec.kinds),
         folds=list(spec.folds),
     )
-    index = index.model_copy(update=_survey(store, index))
+    index = index.model_copy(update=_survey_training(store, index))
     index = index.model_copy(update={"fingerprint": index.compute_fingerprint()})
     text = to_json(index)
     if store.read("index.json") == text.encode():
@@ -60,17 +60,18 @@ def write_index(
     return index
 
 
-def _survey(store: Store, index: Index) -> dict[str, Any]:
-    """Return `inputs` of the index or, as other samples are for training in each, `fold_inputs`."""
+def _survey_training(store: Store, index: Index) -> dict[str, Any]:
+    """Return the `inputs` of an index; with folds its `fold_inputs`, as each has other training
+    samples."""
     if not index.folds:
         return {"inputs": _survey_inputs(store, index)}
-    by_fold: dict[str, dict[str, dict[str, Any]]] = {}
+    fold_inputs: dict[str, dict[str, dict[str, Any]]] = {}
     for fold in index.folds:
         is_first = fold is index.folds[0]  # the others have nearly the same to say
-        inputs = _survey_inputs(store, index.select_fold(fold.number), is_first)
-        if inputs:
-            by_fold[str(fold.number)] = inputs
-    return {"fold_inputs": by_fold}
+        found = _survey_inputs(store, index.select_fold(fold.number), is_first)
+        if found:
+            fold_inputs[str(fold.number)] = found
+    return {"fold_inputs": fold_inputs}
 
 
 def _survey_inputs(store: Store, index: Index, is_logged: bool = True) -> dict[str, dict[str, Any]]:

@@ -182,8 +182,9 @@ def make_input_hash(
     of each record its fields and the checksums of the media that it names. So a changed clip
     changes one shard.
     """
-    # Modules of the folder that several datasets import.
-    shared_modules = Path(datasets.__file__).parent.glob("_[a-z]*.py")
+    # Modules of the folder that datasets import.
+    folder = Path(datasets.__file__).parent
+    shared_modules = {*folder.glob("_[a-z]*.py"), *folder.glob("_[a-z]*/*.py")}
     code = sorted({Path(module.__file__ or ""), *shared_modules})
     common_inputs = {
         "settings": settings,

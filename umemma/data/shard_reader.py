@@ -34,8 +34,8 @@ class Index(Plain):
     """index.json. settings: what the shards were made with; fingerprint: the hash of the content
     of all shards, which models name as the data that they were trained on; kinds: {modality: its
     kind} of those that are not named like their kind; inputs: {modality: what its training samples
-    say about its InputSpec}; folds: those that the splits are named after; fold_inputs: {the number
-    of a fold: its inputs}. The last four are left out where there is nothing in them."""
+    say about its InputSpec}; folds: those that the splits are named after; fold_inputs: {number of
+    a fold: `inputs` where it is tested}. Each of these is left out where there is nothing in it."""
 
     dataset: str
     variant: str
@@ -81,8 +81,8 @@ class Index(Plain):
             splits[name] += self.shards(fold.split)
         changes = {
             "splits": splits,
-            "inputs": self.fold_inputs.get(str(number), {}),
             "folds": [],
+            "inputs": self.fold_inputs.get(str(number), {}),
             "fold_inputs": {},
             "fingerprint": fingerprint({"shards": self.fingerprint, "fold": number}),
         }

@@ -19,7 +19,7 @@ drawn by the first: those of the others may stand on both sides, which `umemma d
 Splits: a row is on the side that its split cell names. An empty cell takes the side of its group's
 other rows; where there are none, a hash of the group draws it in `shares`. If no row is marked val,
 those marked train are drawn into train and val in the ratio of these two shares, again by group;
-test stays as it is. With `folds` the splits are folds, see folds/plan.py.
+test stays as it is. With `folds` the splits are folds, see _manifest/folds.py.
 
 A row that can't be used becomes a Record with a problem. A path that leads elsewhere and an event
 whose times make no sense are media that can't be read. Rows are kept as JSON until their turn in
@@ -41,11 +41,11 @@ from typing import Literal
 
 import numpy as np
 
-from umemma.datasets import _cells, _table
-from umemma.datasets._manifest_options import Options
+from umemma.datasets import _table
+from umemma.datasets._manifest import folds, number_cells
+from umemma.datasets._manifest.folds import FoldGroup, FoldPlan
+from umemma.datasets._manifest.options import Options
 from umemma.datasets._table import Problem, Row
-from umemma.datasets.folds import plan
-from umemma.datasets.folds.plan import FOLD
 from umemma.errors import UserError
 from umemma.system.seeds import uniform
 from umemma.types import Clip, DatasetSpec, Media, Record, Series, Source, Unreadable
@@ -66,6 +66,7 @@ SPLITS = {
     "dev": "val",
     "test": "test",
 }
+FOLD = "folds/cell"  # what the column of the folds is for, as Row has it
 MANY = "a list of labels in a single-label task"
 STEPS = """\
 Run: umemma download manifest --from FOLDER, where FOLDER holds the table and the media that it
@@ -157,7 +158,7 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
                 media[name] = row.cells[name]
             elif name in row.cells:
                 media[name] = _file(name, row.cells, place, options)
-            elif options.kind(name) in _cells.KINDS:
+            elif options.kind(name) in number_cells.KINDS:
                 numbers = _numbers(name, row.cells, options)
                 if numbers is not None:
                     media[name] = numbers
@@ -170,7 +171,7 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
 
 def _numbers(name: str, cells: dict[str, str], options: Options) -> Media | None:
     """The numbers that the cells of a modality hold, None where all of these are empty."""
-    return _cells.make_medium(
+    return number_cells.make_medium(
         name,
         options.kind(name),
         options.list_columns(name),
@@ -185,7 +186,7 @@ def _rate(name: str, cells: dict[str, str], options: Options) -> float | None:
     rate = options.rates.get(name)
     if isinstance(rate, str):
         text = cells.get(f"rates/{name}")
-        return None if text is None else _cells.parse_rate(text)
+        return None if text is None else number_cells.parse_rate(text)
     return rate
 
 
@@ -304,7 +305,7 @@ class _Table:
             raise UserError(what, str(folder / options.table), hint)
         self.classes = options.classes or tuple(sorted(labels))
         self.marked = {_mark(mark) for mark in marks} - {""}
-        self.folds = plan.plan_folds(options.folds, self._list_members())
+        self.folds = self._plan_folds()
         self.unplaced = "unknown split"
         if self.folds.folds:
             self.unplaced = "no fold"
@@ -321,14 +322,24 @@ class _Table:
         used = {self.split(row) for row in self if not row.problem}
         self.splits = tuple(name for name in SPEC.splits if name in used) or ("train",)
 
-    def _list_members(self) -> Iterator[plan.Member]:
-        """The rows that can be read, as `plan_folds` takes them."""
-        known = set(self.classes)
+    def _plan_folds(self) -> FoldPlan:
+        """The folds, none without the option. UserError where they can't be made."""
+        options = self.options.folds
+        if options is None:
+            return FoldPlan((), {})
+        groups: dict[str, FoldGroup] = {}
         for row in self:
-            if not row.problem:
-                labels = row.labels if known.issuperset(row.labels) else []
-                cell = row.cells.get(FOLD, "")
-                yield plan.Member(row.number, self._name_group(row), labels, cell)
+            if row.problem:
+                continue
+            group = groups.setdefault(self._name_group(row), FoldGroup())
+            if row.labels and set(row.labels) <= set(self.classes):
+                group.add(row.labels)
+            cell = row.cells.get(FOLD, "")
+            if cell and options.column:
+                cell = folds.check_number(cell, row.number, options.column)
+            if cell:
+                group.cells.setdefault(cell, row.number)
+        return folds.plan_folds(groups, options)
 
     def _name_group(self, row: Row) -> str:
         """The group whose rows stay together, or the row itself."""
@@ -406,13 +417,23 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         if column:
             roles[name] = column
     roles |= options.groupings
-    if options.folds:
-        roles |= plan.find_column(options.folds, options.split)
+    if options.folds and options.split:
+        raise UserError(
+            "folds can't be had together with a column of splits",
+            "preprocess.options.folds",
+            "Set either folds or split to null.",
+            usage=True,
+        )
+    if options.folds and options.folds.named:
+        roles[FOLD] = options.folds.named
     lists = _list_array_columns(options)
     for row in _table.rows(path, roles, options.columns, options.separator, lists):
         for name in options.files:
-            if _cells.is_list(row.cells.get(name, "")) and options.kind(name) in _cells.ARRAYS:
-                row.cells[_cells.name_role(name, 0)] = row.cells.pop(name)
+            if (
+                number_cells.is_list(row.cells.get(name, ""))
+                and options.kind(name) in number_cells.ARRAYS
+            ):
+                row.cells[number_cells.name_role(name, 0)] = row.cells.pop(name)
         yield row
 
 
@@ -420,6 +441,6 @@ def _list_array_columns(options: Options) -> set[str]:
     """The columns whose cells may be lists of numbers."""
     columns: set[str] = set()
     for name in options.columns:
-        if options.kind(name) in _cells.ARRAYS:
+        if options.kind(name) in number_cells.ARRAYS:
             columns.update(options.list_columns(name))
     return columns

@@ -178,6 +178,18 @@ def make_subset_table(outcome: Outcome, width: int = 80) -> Table:
     return table
 
 
+def make_size_table(outcome: Outcome) -> Table:
+    """Return the leading metric by how many modalities are present."""
+    metric = outcome.metrics[0]
+    rows = []
+    for summary in outcome.sizes():
+        values = (summary.mean, summary.lowest.value, summary.highest.value)
+        shown = [metric.shown(value) for value in values]
+        rows.append([str(summary.size), str(summary.subsets), *shown])
+    title = f"{metric.label} by how many modalities are present"
+    return log.make_table(title, ["present", "subsets", "mean", "lowest", "highest"], rows)
+
+
 def make_fold_table(outcome: Outcome) -> Table:
     """Return the leading metric of the complete set and of the worst subsets in every fold."""
     metric = outcome.metrics[0]
@@ -189,18 +201,6 @@ def make_fold_table(outcome: Outcome) -> Table:
     for name, values in list_fold_rows(outcome, shown):
         table.add_row(name, *(metric.shown(value) for value in values))
     return table
-
-
-def make_size_table(outcome: Outcome) -> Table:
-    """Return the leading metric by how many modalities are present."""
-    metric = outcome.metrics[0]
-    rows = []
-    for summary in outcome.sizes():
-        values = (summary.mean, summary.lowest.value, summary.highest.value)
-        shown = [metric.shown(value) for value in values]
-        rows.append([str(summary.size), str(summary.subsets), *shown])
-    title = f"{metric.label} by how many modalities are present"
-    return log.make_table(title, ["present", "subsets", "mean", "lowest", "highest"], rows)
 
 
 def wrap_names(names: str, width: int) -> str:

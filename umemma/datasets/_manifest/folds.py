@@ -26,7 +26,6 @@ from umemma.errors import UserError
 from umemma.system.seeds import uniform
 from umemma.types import Fold, Plain
 
-FOLD = "folds/cell"  # what the column that decides is for, as Row has it
 WHERE = "preprocess.options.folds"
 FEWEST = 3  # one fold is tested, one validates, one is for training
 SHOWN = 5  # folds that an error names
@@ -65,14 +64,10 @@ class Folds(Plain):
             raise ValueError("folds.val: only {by: COLUMN} has it; else the next fold validates")
         return self
 
-
-class Member(NamedTuple):
-    """A row. labels: those that are known; cell: of the column that decides, "" for none."""
-
-    number: int
-    group: str
-    labels: list[str]
-    cell: str
+    @property
+    def named(self) -> str | None:
+        """The column that decides, None where groups are dealt out."""
+        return self.by or self.column
 
 
 @dataclass
@@ -86,6 +81,10 @@ class FoldGroup:
     labels: Counter[str] = field(default_factory=Counter)
     cells: dict[str, int] = field(default_factory=dict)
 
+    def add(self, labels: Iterable[str]) -> None:
+        """Count a usable row."""
+        self.labels.update([*labels, ALL])
+
 
 class FoldPlan(NamedTuple):
     """folds: in order; fold_of: {group: the fold that its rows are in}."""
@@ -94,42 +93,8 @@ class FoldPlan(NamedTuple):
     fold_of: Mapping[str, Fold]
 
 
-def find_column(options: Folds, split: str | None) -> dict[str, str]:
-    """Return {`FOLD`: the column that decides}, {} for none. UserError where splits are given too.
-
-    split: the column of splits.
-    """
-    if split:
-        raise UserError(
-            "folds can't be had together with a column of splits",
-            WHERE,
-            "Set either folds or split to null.",
-            usage=True,
-        )
-    column = options.by or options.column
-    if column is None:
-        return {}
-    return {FOLD: column}
-
-
-def plan_folds(options: Folds | None, members: Iterable[Member]) -> FoldPlan:
-    """Return the folds, none without options. UserError where they can't be made."""
-    if options is None:
-        return FoldPlan((), {})
-    groups: dict[str, FoldGroup] = {}
-    for member in members:
-        group = groups.setdefault(member.group, FoldGroup())
-        if member.labels:
-            group.labels.update([*member.labels, ALL])
-        cell = member.cell
-        if cell and options.column:
-            cell = _read_number(cell, member.number, options.column)
-        if cell:
-            group.cells.setdefault(cell, member.number)
-    return _place_groups(groups, options)
-
-
-def _place_groups(groups: Mapping[str, FoldGroup], options: Folds) -> FoldPlan:
+def plan_folds(groups: Mapping[str, FoldGroup], options: Folds) -> FoldPlan:
+    """Return the folds. UserError where they can't be made."""
     if options.count is not None:
         numbers = deal_groups(groups, options.count)
         folds = _make_cycle(range(options.count))
@@ -242,7 +207,7 @@ def _find_cells(groups: Mapping[str, FoldGroup], column: str) -> dict[str, str]:
     return cells
 
 
-def _read_number(cell: str, row: int, column: str) -> str:
+def check_number(cell: str, row: int, column: str) -> str:
     """Return the number of a fold as its shortest text. UserError for a cell that is none."""
     if not re.fullmatch(r"\d{1,9}", cell, re.ASCII):
         raise UserError(

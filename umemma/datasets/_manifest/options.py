@@ -8,8 +8,9 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from umemma.datasets import _cells, _table
-from umemma.datasets.folds.plan import Folds
+from umemma.datasets import _table
+from umemma.datasets._manifest import number_cells
+from umemma.datasets._manifest.folds import Folds
 from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain, PositiveFloat
 
 KINDS = ("audio", "image", "series", "spectrogram", "table", "text", "vector", "video")
@@ -89,7 +90,7 @@ class Options(Plain):
                     f"columns: {name!r} is of the unknown kind {kind!r}; say which of "
                     f"{', '.join(KINDS)} it is in modalities, such as {{{name}: image}}"
                 )
-            if kind not in _cells.KINDS and isinstance(self.columns[name], tuple):
+            if kind not in number_cells.KINDS and isinstance(self.columns[name], tuple):
                 raise ValueError(f"columns: {name!r} is of kind {kind!r}, which has one column")
         return self
 
@@ -121,8 +122,8 @@ class Options(Plain):
 
     def _has_path(self, name: str) -> bool:
         kind = self.kind(name)
-        if kind in _cells.KINDS:
-            return kind in _cells.ARRAYS and isinstance(self.columns[name], str)
+        if kind in number_cells.KINDS:
+            return kind in number_cells.ARRAYS and isinstance(self.columns[name], str)
         return kind != "text" or self.text_files
 
     @property
@@ -134,7 +135,7 @@ class Options(Plain):
                 roles[name] = columns
                 continue
             for place, column in enumerate(self.list_columns(name), 1):
-                roles[_cells.name_role(name, place)] = column
+                roles[number_cells.name_role(name, place)] = column
         for name, rate in self.rates.items():
             if isinstance(rate, str):
                 roles[f"rates/{name}"] = rate

@@ -1,1 +1,0 @@
-"""The folds of `manifest`: the options, and which group is in which fold."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -115,15 +116,25 @@ def _find_problem(record: Record, spec: DatasetSpec, seen: set[str]) -> str:
         return "an id with other characters than letters, digits, '_' and '-'"
     if record.label is None:
         return "label out of range"
-    is_set = isinstance(record.label, tuple)
-    if is_set != (spec.task == "multilabel"):
+    is_tuple = isinstance(record.label, tuple)
+    if is_tuple != (spec.task in ("multilabel", "regression")):
         return f"not the label of a {spec.task} task"
+    if spec.task == "regression":
+        return _find_target_problem(record.label, len(spec.classes))
     if not all(0 <= number < len(spec.classes) for number in _list_classes(record.label)):
         return "label out of range"
     return ""
 
 
-def _list_classes(label: int | tuple[int, ...]) -> tuple[int, ...]:
+def _find_target_problem(label: Any, targets: int) -> str:
+    if len(label) != targets:
+        return "another number of targets"
+    if not all(isinstance(number, float) and math.isfinite(number) for number in label):
+        return "a target is not a finite number"
+    return ""
+
+
+def _list_classes(label: Any) -> tuple[int, ...]:
     if isinstance(label, tuple):
         return label
     return (label,)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
@@ -23,7 +25,7 @@ from umemma.data.shard_marker import ShardMarker, list_damage, read_marker, summ
 from umemma.data.storage import Store
 from umemma.errors import UserError, unknown_name
 from umemma.system.files import sha256
-from umemma.types import Fold, Media, Plain, Record, Span
+from umemma.types import Fold, Media, Plain, Record, Span, TargetScale, list_outputs
 from umemma.validation import fingerprint, list_differences
 
 REMAKE = "Run: umemma preprocess"
@@ -58,6 +60,11 @@ class Index(Plain):
             if not data.get(name):
                 data.pop(name, None)
         return data
+
+    @property
+    def outputs(self) -> list[str]:
+        """What the numbers of a head are of (see `list_outputs`)."""
+        return list_outputs(self.classes, self.task)
 
     def select_fold(self, number: int | None) -> Index:
         """Return an index with the splits train, val and test of one fold.
@@ -208,6 +215,38 @@ def locate_split(
         yield from _make_records(_iterate_spans(path), store, index, split, shard)
 
 
+def read_scales(store: Store, index: Index) -> list[TargetScale]:
+    """Return the scale of each target over all training samples; none but in regression.
+
+    It does not depend on the modalities that a sample has. UserError for a target that is the same
+    in every training sample.
+    """
+    if index.task != "regression":
+        return []
+    labels: list[list[float]] = []
+    for shard in index.shards("train"):
+        with store.local(shard.rows_name) as path:
+            if path is None or sha256(path) != shard.rows_sha256:
+                problem = "table of a shard is missing or differs from its index"
+                raise UserError(problem, store.at(shard.rows_name), REMAKE)
+            table = pq.read_table(path, columns=["label", "status"])
+        for row in table.to_pylist():
+            if row["status"] == "ok":
+                labels.append(row["label"])
+    targets = np.array(labels, dtype=np.float64)
+    scales = []
+    for name, values in zip(index.classes, targets.T, strict=True):
+        mean, std = float(values.mean()), float(values.std())
+        if not std > 0:
+            raise UserError(
+                f"the target {name!r} is {mean:g} in all {len(values)} samples",
+                "train shards",
+                "Take it out of the targets. Check the labels: umemma doctor",
+            )
+        scales.append(TargetScale(mean=mean, std=std))
+    return scales
+
+
 def read_span(span: Media) -> bytes:
     """Return the encoded medium that a Span of `locate_split` names."""
     assert isinstance(span, Span)
@@ -303,7 +342,7 @@ def verify_shard(store: Store, index: Index, split: str, shard: ShardMarker) -> 
 class _Description(NamedTuple):
     """The `json` member of a sample. has: the modalities that are in the tar, sorted."""
 
-    label: int | tuple[int, ...]
+    label: int | tuple[int, ...] | tuple[float, ...]
     group: str | dict[str, str]
     has: list[str]
 
@@ -337,20 +376,25 @@ def _parse_description(sample: Mapping[str, Any], index: Index) -> _Description 
         has = about["has"]
     except (KeyError, ValueError, TypeError):
         return None
-    multilabel = isinstance(label, list)
-    if multilabel != (index.task == "multilabel"):
-        return None
-    if multilabel:
+    if isinstance(label, list):
         label = tuple(label)
-        numbers = label
-    else:
-        numbers = (label,)
-    for number in numbers:
-        if not isinstance(number, int) or not 0 <= number < len(index.classes):
-            return None
-    if not _is_group(group):
+    if not _is_label(label, index) or not _is_group(group):
         return None
     return _Description(label, group, has)
+
+
+def _is_label(label: Any, index: Index) -> bool:
+    """Return whether a label is as a Record of the task has it."""
+    count = len(index.classes)
+    if isinstance(label, tuple) != (index.task in ("multilabel", "regression")):
+        return False
+    if index.task == "regression":
+        is_number = [isinstance(number, float) and math.isfinite(number) for number in label]
+        return len(is_number) == count and all(is_number)
+    numbers = label
+    if index.task == "multiclass":
+        numbers = (label,)
+    return all(isinstance(number, int) and 0 <= number < count for number in numbers)
 
 
 def _is_group(group: Any) -> bool:

@@ -37,7 +37,6 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -97,9 +96,6 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 def spec(folder: Path, options: Options) -> DatasetSpec:
     """Modalities, classes, task and splits of this table. UserError as `records`."""
     table = _read_table(folder, options)
-    task: Literal["multiclass", "multilabel"] = "multiclass"
-    if options.multilabel:
-        task = "multilabel"
     return dataclasses.replace(
         SPEC,
         modalities=tuple(sorted(options.columns)),
@@ -107,7 +103,7 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
         classes=table.classes,
         splits=table.splits,
         folds=table.folds.folds,
-        task=task,
+        task=options.chosen_task,
     )
 
 
@@ -126,7 +122,7 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
             side = table.splits[0]  # a failure has to stand somewhere
         try:
             media = _media(row, place, options)
-            label = _label(row.labels, numbers, options)
+            label = _label(row, numbers, options)
             if not split:
                 raise Problem(table.unplaced)
             yield Record(row.key, side, label, media, group)
@@ -171,23 +167,10 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
 
 def _numbers(name: str, cells: dict[str, str], options: Options) -> Media | None:
     """The numbers that the cells of a modality hold, None where all of these are empty."""
-    return number_cells.make_medium(
-        name,
-        options.kind(name),
-        options.list_columns(name),
-        cells,
-        options.categories,
-        _rate(name, cells, options),
-    )
-
-
-def _rate(name: str, cells: dict[str, str], options: Options) -> float | None:
-    """Hz, None where the options or the row don't say it."""
-    rate = options.rates.get(name)
-    if isinstance(rate, str):
-        text = cells.get(f"rates/{name}")
-        return None if text is None else number_cells.parse_rate(text)
-    return rate
+    columns = options.list_columns(name)
+    rate = number_cells.find_rate(name, cells, options.rates)
+    kind = options.kind(name)
+    return number_cells.make_medium(name, kind, columns, cells, options.categories, rate)
 
 
 def _file(
@@ -207,7 +190,7 @@ def _file(
     if kind in ("audio", "video"):
         return Clip(path, *_times(cells))
     if kind == "series":
-        return Series(path, _rate(name, cells, options))
+        return Series(path, number_cells.find_rate(name, cells, options.rates))
     return path
 
 
@@ -224,15 +207,21 @@ def _times(cells: dict[str, str]) -> tuple[float, float | None]:
     return start, end if "end" in cells else None
 
 
-def _label(labels: list[str], numbers: dict[str, int], options: Options) -> int | tuple[int, ...]:
+def _label(
+    row: Row, numbers: dict[str, int], options: Options
+) -> int | tuple[int, ...] | tuple[float, ...]:
+    if options.target_columns:
+        return number_cells.parse_targets(row, len(options.target_columns))
+    labels = row.labels
+    is_set = options.chosen_task == "multilabel"
     if not labels:
         raise Problem("no label")
-    if len(labels) > 1 and not options.multilabel:
+    if len(labels) > 1 and not is_set:
         raise Problem(MANY)
     if not all(label in numbers for label in labels):
         raise Problem("unknown label")
     found = tuple(sorted(numbers[label] for label in labels))
-    if options.multilabel:
+    if is_set:
         return found
     return found[0]
 
@@ -291,19 +280,21 @@ class _Table:
         for row in _rows(folder, options):
             self.packed.append(json.dumps(row).encode())
             marks.add(row.cells.get("split", ""))
-            if options.multilabel or len(row.labels) == 1:
-                labels |= set(row.labels)
+            problem = _find_label_problem(row, options)
+            if not problem:
+                labels |= set(options.target_columns or row.labels)
             if not labels:
-                problem = row.problem or "no label"
-                if row.labels:
-                    problem = row.problem or MANY
                 unlabelled[problem] += 1
         if not labels and not options.classes:
             hint = "The option label names the column that holds them."
             (problem, count), *_ = unlabelled.most_common(1)
             what = f"no label in any row ({count} of {len(self.packed)}: {problem})"
             raise UserError(what, str(folder / options.table), hint)
-        self.classes = options.classes or tuple(sorted(labels))
+        if options.chosen_task == "multiclass" and not options.classes:
+            number_cells.refuse_numbers_as_classes(
+                labels, len(self.packed), str(folder / options.table)
+            )
+        self.classes = options.classes or options.target_columns or tuple(sorted(labels))
         self.marked = {_mark(mark) for mark in marks} - {""}
         self.folds = self._plan_folds()
         self.unplaced = "unknown split"
@@ -332,7 +323,10 @@ class _Table:
             if row.problem:
                 continue
             group = groups.setdefault(self._name_group(row), FoldGroup())
-            if row.labels and set(row.labels) <= set(self.classes):
+            if self.options.target_columns:
+                if not _find_label_problem(row, self.options):
+                    group.add(())
+            elif row.labels and set(row.labels) <= set(self.classes):
                 group.add(row.labels)
             cell = row.cells.get(FOLD, "")
             if cell and options.column:
@@ -377,6 +371,21 @@ class _Table:
         return "test"
 
 
+def _find_label_problem(row: Row, options: Options) -> str:
+    """Why a row has no label, "" for one that has."""
+    if options.target_columns:
+        try:
+            number_cells.parse_targets(row, len(options.target_columns))
+        except Problem as problem:
+            return str(problem)
+        return ""
+    if not row.labels:
+        return row.problem or "no label"
+    if len(row.labels) > 1 and options.chosen_task == "multiclass":
+        return MANY
+    return ""
+
+
 def _read_table(folder: Path, options: Options) -> _Table:
     """The table, read once for `spec` and for every `records`, and anew when its file changes."""
     path = folder / options.table
@@ -411,7 +420,12 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         )
     if not path.is_file():
         raise UserError("no such file", str(path), STEPS.format(table=options.table))
-    roles = {"label": options.label, **options.roles}
+    roles = number_cells.name_target_roles(options.target_columns)
+    if options.targets:
+        roles["label"] = options.targets[0]  # a table has to have one
+    else:
+        roles["label"] = options.label
+    roles |= options.roles
     for name in ("key", "split", "start", "end"):
         column = getattr(options, name)
         if column:
@@ -426,21 +440,6 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         )
     if options.folds and options.folds.named:
         roles[FOLD] = options.folds.named
-    lists = _list_array_columns(options)
-    for row in _table.rows(path, roles, options.columns, options.separator, lists):
-        for name in options.files:
-            if (
-                number_cells.is_list(row.cells.get(name, ""))
-                and options.kind(name) in number_cells.ARRAYS
-            ):
-                row.cells[number_cells.name_role(name, 0)] = row.cells.pop(name)
+    for row in _table.rows(path, roles, options.columns, options.separator, options.lists):
+        number_cells.move_lists(row.cells, options.arrays)
         yield row
-
-
-def _list_array_columns(options: Options) -> set[str]:
-    """The columns whose cells may be lists of numbers."""
-    columns: set[str] = set()
-    for name in options.columns:
-        if options.kind(name) in number_cells.ARRAYS:
-            columns.update(options.list_columns(name))
-    return columns

@@ -136,7 +136,7 @@ def make_references(predictions: Predictions) -> dict[str, Predictions]:
     if len(predictions.modalities) > 1:
         averages = {subset: predictions.average(subset) for subset in predictions.ensemble}
         references[AVERAGE] = replace(predictions, ensemble=averages)
-    if predictions.prior:
+    if predictions.has_prior:
         prior = predictions.class_prior()
         priors = {}
         for subset, logits in predictions.ensemble.items():

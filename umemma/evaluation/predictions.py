@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.metrics import task_of
+from umemma.evaluation.regression import gaussian
 from umemma.missing import list_patterns
 from umemma.system.files import new_file
-from umemma.types import format_pattern
+from umemma.types import TargetScale, format_pattern
 
 RAREST = 1e-6  # share of a class that no training sample has
 
@@ -35,6 +37,9 @@ class Predictions:
 
     keys: N; groups: {grouping: N groups}; target: (N,) classes or (N, C) sets of labels; classes: C
     names; prior: C shares of the training samples, [] where they are unknown.
+
+    In regression logits are (N, 2T), see `regression.gaussian`; target is (N, T), standardized by
+    `scales`; classes are the names of the targets.
     """
 
     keys: list[str]
@@ -46,6 +51,7 @@ class Predictions:
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     probes: dict[str, np.ndarray] = field(default_factory=dict)
     prior: Sequence[float] = ()
+    scales: Sequence[TargetScale] = ()
 
     @property
     def modalities(self) -> list[str]:
@@ -53,9 +59,22 @@ class Predictions:
 
     @property
     def task(self) -> str:
-        if self.target.ndim == 1:
-            return "multiclass"
-        return "multilabel"
+        width = 0
+        for outputs in self.unimodal.values():
+            width = outputs.shape[-1]
+        return task_of(self.target, width)
+
+    @property
+    def unit(self) -> float:
+        """The unit of errors: that of the target. Of several targets, a standard deviation each."""
+        if len(self.scales) == 1:
+            return self.scales[0].std
+        return 1.0
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the constant answer of the training samples is known."""
+        return bool(self.prior) or bool(self.scales)
 
     @classmethod
     def calibrated(
@@ -67,6 +86,7 @@ class Predictions:
         classes: list[str],
         calibration: Mapping[str, Calibration],
         prior: Sequence[float] = (),
+        scales: Sequence[TargetScale] = (),
     ) -> Predictions:
         """Calibrate the models' own logits, (ensemble, unimodal) or (ensemble, unimodal, probes).
 
@@ -88,6 +108,7 @@ class Predictions:
             calibration,
             probes,
             prior,
+            scales,
         )
         for subset, logits in ensemble.items():
             ensemble[subset] = predictions._change(subset, logits, Calibration.apply)
@@ -118,7 +139,13 @@ class Predictions:
         return {m: bool(np.isnan(table[:, 0]).any()) for m, table in self.unimodal.items()}
 
     def class_prior(self) -> np.ndarray:
-        """Return (N, C): the same logits for every sample, those of `prior`."""
+        """Return (N, C): the same logits for every sample, those of `prior`.
+
+        In regression N(0, 1), the distribution of the training samples.
+        """
+        if self.task == "regression":
+            outputs = gaussian.prior_outputs(len(self.classes))
+            return np.tile(outputs, (len(self.keys), 1))
         shares = np.clip(np.asarray(self.prior), RAREST, 1 - RAREST)
         logits = np.log(shares)
         if self.task == "multilabel":
@@ -170,6 +197,8 @@ class Predictions:
             "calibration": json.dumps(calibration),
             "prior": json.dumps(list(self.prior)),
         }
+        if self.scales:
+            metadata["scales"] = json.dumps([scale.model_dump() for scale in self.scales])
         table = pa.table(columns).replace_schema_metadata(metadata)
         with new_file(path) as aside:
             pq.write_table(table, aside, write_page_checksum=True)
@@ -209,6 +238,7 @@ class Predictions:
             calibration=calibration,
             probes=logits["probe"],
             prior=json.loads(metadata.get(b"prior", b"[]")),
+            scales=[TargetScale(**scale) for scale in json.loads(metadata.get(b"scales", b"[]"))],
         )
 
 
@@ -232,11 +262,13 @@ def pool_folds(folds: Sequence[Predictions]) -> Predictions:
     """Return the predictions of all folds as those of one split, one fold after another.
 
     Each fold's logits are calibrated by its own models, so there is no calibration to undo. The
-    prior is the mean over folds, as often as samples have it.
+    prior is the mean over folds, as often as samples have it. In regression all folds are in the
+    scales of the first one, whose training samples also make the constant answer.
     """
     if len(folds) == 1:
         return folds[0]
     first = folds[0]
+    folds = [_rescale(fold, first.scales) for fold in folds]
     sizes = np.array([len(fold.keys) for fold in folds])
     prior: list[float] = []
     if all(fold.prior for fold in folds):
@@ -252,6 +284,28 @@ def pool_folds(folds: Sequence[Predictions]) -> Predictions:
         classes=first.classes,
         probes=_join_tables([fold.probes for fold in folds]),
         prior=prior,
+        scales=first.scales,
+    )
+
+
+def _rescale(fold: Predictions, scales: Sequence[TargetScale]) -> Predictions:
+    """Return the predictions of a regression in other scales; those of classes stay."""
+    if list(fold.scales) == list(scales):
+        return fold
+    factor = np.array([own.std / s.std for own, s in zip(fold.scales, scales, strict=True)])
+    offset = np.array(
+        [(own.mean - s.mean) / s.std for own, s in zip(fold.scales, scales, strict=True)]
+    )
+    tables = []
+    for models in (fold.ensemble, fold.unimodal, fold.probes):
+        rescaled = {}
+        for name, outputs in models.items():
+            rescaled[name] = gaussian.rescale(outputs, factor, offset).astype(np.float32)
+        tables.append(rescaled)
+    ensemble, unimodal, probes = tables
+    target = fold.target * factor + offset
+    return replace(
+        fold, target=target, ensemble=ensemble, unimodal=unimodal, probes=probes, scales=scales
     )
 
 

@@ -23,7 +23,7 @@ from umemma.models.hf_files import HfFiles, locate_hf_folders, save_hf_files
 from umemma.presets import FusionName
 from umemma.system import distributed
 from umemma.system.files import new_folder, read_json, save_tensors, sha256, write_json
-from umemma.types import Packing, Plain
+from umemma.types import Packing, Plain, TargetScale, Task, list_outputs
 from umemma.validation import fingerprint, list_differences
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class InferenceMetadata(NamedTuple):
 
     media: how media are packed. calibration: {modality subset or "probe/MODALITY": calibration}.
     prior: the share of the training samples that have each class, [] where it is unknown. inputs:
-    {modality: what its training samples say about its InputSpec}.
+    {modality: what its training samples say about its InputSpec}. scales: of the targets of a
+    regression.
     """
 
     classes: list[str]
@@ -61,6 +62,7 @@ class InferenceMetadata(NamedTuple):
     calibration: dict[str, Calibration]
     prior: list[float] = []
     inputs: dict[str, dict[str, Any]] = {}
+    scales: list[TargetScale] = []
 
 
 class _TrainingOptions(Plain):
@@ -104,15 +106,21 @@ class ModelInfo(Plain):
     started_from: dict[str, str]
     hf: dict[str, HfFiles]
     classes: Annotated[list[str], Field(min_length=1)]
-    task: Literal["multiclass", "multilabel"]
+    task: Task
     media: Packing
     calibration: dict[str, Annotated[Calibration, BeforeValidator(_parse_calibration)]]
     prior: list[Annotated[float, Field(ge=0, le=1)]] = []
     inputs: dict[str, dict[str, Any]] = {}
+    scales: list[TargetScale] = []
+
+    @property
+    def outputs(self) -> list[str]:
+        """What the numbers of a head are of (see `list_outputs`)."""
+        return list_outputs(self.classes, self.task)
 
     def as_json(self) -> dict[str, Any]:
         calibration = {name: one.as_json() for name, one in self.calibration.items()}
-        data = {
+        data: dict[str, Any] = {
             "format": FORMAT,
             "settings": self.settings,
             "fingerprint": fingerprint(self.settings),
@@ -128,6 +136,8 @@ class ModelInfo(Plain):
         }
         if self.inputs:
             data["inputs"] = self.inputs
+        if self.scales:
+            data["scales"] = [scale.model_dump() for scale in self.scales]
         return data
 
 

@@ -57,8 +57,7 @@ OVER_FOLDS = "mean and standard deviation over {folds} folds"
 ABOUT_ROWS = (
     "{worst}: of each sample the answer under the subset that hurts it most. {alone}: the models "
     "that were trained on one modality; {average}: the mean of their logits{calibrated}, a "
-    "baseline that trains nothing; {prior}: the shares of the classes in training, whatever the "
-    "sample."
+    "baseline that trains nothing; {prior}: {shares} in training, whatever the sample."
 )
 
 LEVEL = 0.05  # of the tests
@@ -132,8 +131,17 @@ class ComparisonReport:
         calibrated = ""
         if self.setup.calibrated:
             calibrated = ", each calibrated on validation"
+        prior = self.metrics[0].prior
+        shares = "the shares of the classes"
+        if prior != PRIOR:
+            shares = "the mean and the variance of the targets"
         rows = ABOUT_ROWS.format(
-            worst=WORST, alone=ALONE, average=AVERAGE, prior=PRIOR, calibrated=calibrated
+            worst=WORST,
+            alone=ALONE,
+            average=AVERAGE,
+            prior=prior,
+            shares=shares,
+            calibrated=calibrated,
         )
         baselines = list(dict.fromkeys(test.baseline for test in self.differences))
         folds = []
@@ -157,8 +165,11 @@ class ComparisonReport:
         by_method: dict[str, dict[str, MethodScore]] = {}
         for score in self.scores:
             if (score.train, score.metric) == (train, metric.name):
-                by_method.setdefault(score.method, {})[score.column] = score
-        methods = sorted(by_method, key=lambda name: name in (ALONE, AVERAGE, PRIOR))
+                name = score.method
+                if name == PRIOR:
+                    name = metric.prior
+                by_method.setdefault(name, {})[score.column] = score
+        methods = sorted(by_method, key=lambda name: name in (ALONE, AVERAGE, metric.prior))
         return {name: by_method[name] for name in methods}
 
     def columns_of(self, train: str, metric: Metric) -> list[str]:

@@ -99,7 +99,7 @@ def make_panels(report: ComparisonReport) -> dict[str, figures.Draw]:
             xlabel="share of samples that lose it",
             ylabel=report.metrics[0].label,
             title=title,
-            ylim=(max(0.0, lowest - 0.05), 1.0),
+            ylim=(max(report.metrics[0].lowest, lowest - 0.05), 1.0),
         )
     return panels
 

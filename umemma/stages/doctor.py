@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from umemma import datasets, modalities
 from umemma.config import Params, Preprocess
@@ -284,9 +285,11 @@ class _SampleTally:
         split = self.report.splits[record.split]
         split.listed += 1
         split.usable += is_usable
-        labels = record.label
+        labels: Any = record.label
         if not isinstance(labels, tuple):
             labels = (-1 if labels is None else labels,)
+        if self.spec.task == "regression" and record.label is not None:
+            labels = tuple(range(len(self.spec.classes)))  # a sample has all targets
         for number in labels:
             if 0 <= number < len(self.spec.classes):
                 counts = self.report.classes[self.spec.classes[number]][record.split]

@@ -30,6 +30,7 @@ from umemma.models import saved_model
 from umemma.reports import evaluation
 from umemma.system import distributed
 from umemma.system.files import new_files
+from umemma.types import TargetScale
 from umemma.validation import fingerprint
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class _Inputs:
     """What an evaluation reads, checked against the settings before anything is computed.
 
     calibration: of each table of logits, {} if it is not applied; made_by: a hash of everything
-    that the predictions depend on; prior: the share of each class in training.
+    that the predictions depend on; prior: the share of each class in training; scales: of the
+    targets of a regression.
     """
 
     index: shard_reader.Index
@@ -57,6 +59,7 @@ class _Inputs:
     calibration: dict[str, Calibration]
     made_by: str
     prior: list[float]
+    scales: list[TargetScale]
 
 
 def run(params: Params) -> Outcome:
@@ -112,7 +115,7 @@ def _collect_folds(params: Params) -> tuple[_Inputs, list[Predictions]]:
         folds=tuple(fold.number for fold in index.folds),
     )
     made_by = fingerprint({"folds": [one.made_by for one in inputs]})
-    return _Inputs(index, settings, {}, made_by, []), predictions
+    return _Inputs(index, settings, {}, made_by, [], []), predictions
 
 
 def _write(
@@ -239,7 +242,9 @@ def _check_inputs(params: Params) -> _Inputs:
         "weights": weights,
         "calibration": {name: fitted.as_json() for name, fitted in calibration.items()},
     }
-    return _Inputs(index, settings, calibration, fingerprint(made_from), ensemble.prior)
+    return _Inputs(
+        index, settings, calibration, fingerprint(made_from), ensemble.prior, ensemble.scales
+    )
 
 
 def _predict(params: Params, inputs: _Inputs) -> Predictions:
@@ -297,6 +302,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         index.classes,
         inputs.calibration,
         inputs.prior,
+        inputs.scales,
     )
 
 
@@ -327,14 +333,14 @@ def _load_models(
     specs = factory.input_specs(encoders, index.inputs)
     section = params.finetune
     ensemble = factory.build(
-        encoders, specs, index.classes, section.absent, fusion=section.switches().fusion
+        encoders, specs, index.outputs, section.absent, fusion=section.switches().fusion
     )
     settings = params.ensemble_settings(index.fingerprint)
     saved_model.load(params.paths.ensemble, ensemble, settings, ENSEMBLE)
     factory.place_on_device(ensemble, params.finetune, device)
     unimodal = {}
     for m in names:
-        model = factory.build({m: encoders[m]}, {m: specs[m]}, index.classes)
+        model = factory.build({m: encoders[m]}, {m: specs[m]}, index.outputs)
         settings = params.unimodal_settings(m, index.fingerprint)
         saved_model.load(params.paths.pretrain(m), model, settings, _name_pretraining(m))
         unimodal[m] = factory.place_on_device(model, params.pretrain.of(m), device)

@@ -115,7 +115,7 @@ def make_validation(
         loss = (losses * sample_weights).sum(1).mean()
         return {"score": float(score_samples(logits).mean()), "loss": float(loss)}
 
-    task = task_of(split.target.numpy())
+    task = task_of(split.target.numpy(), model.classes)
     metric = get(USUAL[task][0], task, model.classes).label
     return Validation(
         validate,

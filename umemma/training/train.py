@@ -19,7 +19,7 @@ from torch.nn import functional
 from umemma.config import Machine, Training
 from umemma.data import decoding, loader
 from umemma.data.loader import LoadedSplit
-from umemma.data.shard_reader import Index
+from umemma.data.shard_reader import Index, read_scales
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import calibration
@@ -167,7 +167,7 @@ def train_model(
         scores = {f"val_{name}": value for name, value in validation.run().items()}
         calibrations = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
     names = model.modalities
-    inference_metadata = _describe_inference(data.index, names, calibrations, splits.get("train"))
+    inference_metadata = _describe_inference(data, names, calibrations, splits.get("train"))
     return TrainResult(scores, metrics, inference_metadata)
 
 
@@ -230,14 +230,15 @@ def _fit_calibrations(
 
 
 def _describe_inference(
-    index: Index,
+    data: DataSource,
     names: Sequence[str],
     calibrations: dict[str, calibration.Calibration],
     train: LoadedSplit | None,
 ) -> InferenceMetadata:
+    index = data.index
     preprocess_settings = index.settings.get("preprocess", {})
     prior: list[float] = []
-    if train is not None:
+    if train is not None and index.task != "regression":
         prior = _compute_prior(train.target, len(index.classes))
     return InferenceMetadata(
         classes=index.classes,
@@ -246,6 +247,7 @@ def _describe_inference(
         calibration=calibrations,
         prior=prior,
         inputs={m: index.inputs[m] for m in names if m in index.inputs},
+        scales=read_scales(data.store, index),
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from umemma.datasets import _table
 from umemma.datasets._manifest import number_cells
 from umemma.datasets._manifest.folds import Folds
-from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain, PositiveFloat
+from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain, PositiveFloat, Task
 
 KINDS = ("audio", "image", "series", "spectrogram", "table", "text", "vector", "video")
 Name = Annotated[str, Field(min_length=1)]
@@ -46,6 +46,8 @@ class Options(Plain):
     group: Name | Columns | None = None  # one column, or several
     start: Name | None = None  # s, of the event in a sound or video
     end: Name | None = None  # s
+    task: Task | None = None  # null = multilabel or multiclass, as the option multilabel says
+    targets: Columns | None = None  # of a regression; null = the column `label`
     multilabel: bool = False
     separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
     classes: Names | None = None  # null = those of the table, sorted
@@ -78,6 +80,39 @@ class Options(Plain):
         if isinstance(value, tuple) and len(value) > len(set(value)):
             raise ValueError("has to name each column once")
         return value
+
+    @field_validator("targets")
+    @classmethod
+    def _each_target_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(value) > len(set(value)):
+            raise ValueError("has to name each column once")
+        return value
+
+    @model_validator(mode="after")
+    def _one_task(self) -> Options:
+        if self.multilabel and self.task not in (None, "multilabel"):
+            raise ValueError(f"multilabel is true, but task is {self.task}")
+        if self.targets is not None and self.task != "regression":
+            raise ValueError("targets are of a regression: set task to regression")
+        if self.task == "regression" and self.classes is not None:
+            raise ValueError("a regression has no classes")
+        return self
+
+    @property
+    def chosen_task(self) -> Task:
+        """The task, which the option multilabel may also name."""
+        if self.task is not None:
+            return self.task
+        if self.multilabel:
+            return "multilabel"
+        return "multiclass"
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """The columns of the targets; none but in regression."""
+        if self.task != "regression":
+            return ()
+        return self.targets or (self.label,)
 
     @model_validator(mode="after")
     def _known_kinds(self) -> Options:
@@ -138,8 +173,22 @@ class Options(Plain):
                 roles[number_cells.name_role(name, place)] = column
         for name, rate in self.rates.items():
             if isinstance(rate, str):
-                roles[f"rates/{name}"] = rate
+                roles[number_cells.name_rate_role(name)] = rate
         return roles
+
+    @property
+    def arrays(self) -> list[str]:
+        """The modalities whose cells are paths or lists of numbers."""
+        return [name for name in self.files if self.kind(name) in number_cells.ARRAYS]
+
+    @property
+    def lists(self) -> set[str]:
+        """The columns whose cells may be lists of numbers."""
+        columns: set[str] = set()
+        for name in self.columns:
+            if self.kind(name) in number_cells.ARRAYS:
+                columns.update(self.list_columns(name))
+        return columns
 
     @property
     def groupings(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from umemma.errors import UserError
 from umemma.types import Record
 
 # {group: its labels}
-GROUPS = {"A": "aaaaaa", "B": "bbbbb", "C": "aaaa", "D": "bbb", "E": "aa", "F": "b"}
+GROUPS = {"A": "aaaaaa", "B": "bbbbb", "C": "bbbb", "D": "bbb", "E": "aa", "F": "a"}
 
 
 def rows_of(groups: dict[str, str], **cells: str) -> list[dict]:
@@ -45,16 +45,16 @@ def validating(folder: Path, **changes) -> dict[int, tuple[int, ...]]:
 
 
 def test_groups_are_dealt_out_so_that_classes_are_alike(tmp_path):
-    """Twelve a and nine b. A goes to fold 0; B to 1, as 0 has samples already; C to 2, which is
-    empty. D, of b: 0 costs 6*3/21^2, 2 costs 4*3/21^2, 1 has b. E, of a: 1 has none. F, of b: 0
-    has none.
+    """Nine a and twelve b. A goes to fold 0; B to 1, as 0 has samples already; C to 2, which is
+    empty. D, of b: to 0, which has none, though it has the most samples. E, of a: 1 and 2 have
+    none, and 2 has fewer samples. F, of a: only 1 has none.
     """
     write(tmp_path, rows_of(GROUPS))
     found = read(tmp_path, group="pack", folds=3)
-    assert folds_of(found) == {"A": "0", "F": "0", "B": "1", "E": "1", "C": "2", "D": "2"}
+    assert folds_of(found) == {"A": "0", "D": "0", "B": "1", "F": "1", "C": "2", "E": "2"}
     labels = Counter((record.split, record.label) for record in found.values())
-    assert [labels[f"fold-{k}", 0] for k in range(3)] == [6, 2, 4]
-    assert [labels[f"fold-{k}", 1] for k in range(3)] == [1, 5, 3]
+    assert [labels[f"fold-{k}", 0] for k in range(3)] == [6, 1, 2]
+    assert [labels[f"fold-{k}", 1] for k in range(3)] == [3, 5, 4]
     assert validating(tmp_path, group="pack", folds=3) == {0: (1,), 1: (2,), 2: (0,)}
     spec = manifest.spec(tmp_path, options(group="pack", folds={"count": 3}))
     assert spec.splits == ("fold-0", "fold-1", "fold-2")

@@ -67,13 +67,14 @@ def _survey_training(store: Store, index: Index) -> dict[str, Any]:
         return {"inputs": _survey_inputs(store, index)}
     fold_inputs: dict[str, dict[str, dict[str, Any]]] = {}
     for fold in index.folds:
-        found = _survey_inputs(store, index.select_fold(fold.number))
+        is_first = fold is index.folds[0]  # the others have nearly the same to say
+        found = _survey_inputs(store, index.select_fold(fold.number), is_first)
         if found:
             fold_inputs[str(fold.number)] = found
     return {"fold_inputs": fold_inputs}
 
 
-def _survey_inputs(store: Store, index: Index) -> dict[str, dict[str, Any]]:
+def _survey_inputs(store: Store, index: Index, is_logged: bool = True) -> dict[str, dict[str, Any]]:
     """Return {modality: what its training samples say about its InputSpec}, and log it.
 
     Empty for modalities whose input depends on the encoder alone, such as images.
@@ -95,7 +96,8 @@ def _survey_inputs(store: Store, index: Index) -> dict[str, dict[str, Any]]:
                         surveys[name].add(record.key, split, data)
     for name, survey in surveys.items():
         for line in survey.summarize():
-            logger.info(f"{name}: {line}")
+            if is_logged:
+                logger.info(f"{name}: {line}")
     return {name: survey.find() for name, survey in surveys.items()}
 
 

@@ -313,10 +313,10 @@ def name_worst_case(outcome: Outcome) -> str:
     return get(name, tasks[0], 0).label
 
 
-def list_fold_rows(outcome: Outcome) -> Iterator[tuple[str, list[float]]]:
-    """Yield (name, the leading metric of each subset): all folds together, their mean, their
+def list_fold_rows(outcome: Outcome, subsets: Sequence[str]) -> Iterator[tuple[str, list[float]]]:
+    """Yield (name, the leading metric of the subsets): all folds together, their mean, their
     standard deviation, then each fold."""
-    by_subset = outcome.folds
+    by_subset = {left: outcome.folds[left] for left in subsets}
     pooled = outcome.lead()
     yield "together", [pooled[left].value for left in by_subset]
     spread = [mean_and_std(list(by_fold.values())) for by_fold in by_subset.values()]

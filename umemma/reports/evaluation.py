@@ -182,9 +182,10 @@ def _make_error_table(outcome: Outcome, predictions: Predictions) -> Table:
 def _make_fold_table(outcome: Outcome) -> Table:
     """Return the leading metric of each subset in every fold."""
     metric = outcome.metrics[0]
-    headings = ["fold", *outcome.folds]
+    subsets = list(outcome.listed())
+    headings = ["fold", *subsets]
     rows = []
-    for name, values in list_fold_rows(outcome):
+    for name, values in list_fold_rows(outcome, subsets):
         rows.append([name, *(metric.shown(value) for value in values)])
     caption = f"{metric.label} of each fold, by the modalities present"
     return Table(caption, headings, rows)

@@ -194,13 +194,12 @@ def make_fold_table(outcome: Outcome) -> Table:
     """Return the leading metric of the complete set and of the worst subsets in every fold."""
     metric = outcome.metrics[0]
     shown = outcome.shown[:FOLD_COLUMNS]
-    columns = [list(outcome.folds).index(left) for left in shown]
     table = Table(title=f"{metric.label} over folds", title_justify="left")
     table.add_column("fold")
     for left in shown:
         table.add_column(Text(wrap_names(left, NARROWEST_NAMES)), justify="right")
-    for name, values in list_fold_rows(outcome):
-        table.add_row(name, *(metric.shown(values[column]) for column in columns))
+    for name, values in list_fold_rows(outcome, shown):
+        table.add_row(name, *(metric.shown(value) for value in values))
     return table
 
 

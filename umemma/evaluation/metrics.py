@@ -3,7 +3,7 @@
 Because a metric is a function of sums, it can be averaged over draws, mixed, weighted and resampled
 without another pass over the logits: `stats` turns (N, C) logits and the target into what each
 sample adds to some sums, and `value` turns these sums, over any samples and with any weights, into
-the value of the metric. Average precision alone needs the samples in order; it has `ranked`
+the value of the metric. Average precision and AUROC need the samples in order; they have `ranked`
 instead.
 
 To add a metric:
@@ -29,6 +29,12 @@ import numpy as np
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 from umemma.errors import UserError, unknown_name
+from umemma.evaluation.classification.counts import (
+    balanced_accuracy,
+    cohen_kappa,
+    matthews_correlation,
+)
+from umemma.evaluation.classification.ranks import auroc, average_precision
 
 BINS = 15  # bins of confidence, for the calibration error
 # The metrics that are computed where the settings name none. The first is a mean over samples.
@@ -226,35 +232,6 @@ def log_loss(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     return -(target * log_expit(logits) + (1 - target) * log_expit(-logits)).mean(-1)
 
 
-def average_precision(
-    logits: np.ndarray,
-    target: np.ndarray,
-    weights: np.ndarray,
-) -> np.ndarray:
-    """Return the mean over classes of the area under precision against recall.
-
-    This is scikit-learn's average_precision_score (macro); classes that don't occur are left out.
-    weights: (..., N), each of which gives one of the values (...).
-    """
-    table = target
-    if target.ndim == 1:
-        table = target[:, None] == np.arange(logits.shape[1])
-    areas = []
-    for c in range(logits.shape[1]):
-        order = np.argsort(-logits[:, c], kind="stable")
-        differs = np.diff(logits[order, c]) != 0
-        ends = np.append(differs, True)  # samples of equal score are one step
-        predicted = np.cumsum(weights[..., order], -1)[..., ends]
-        right = np.cumsum(weights[..., order] * table[order, c], -1)[..., ends]
-        steps = np.diff(right, prepend=0.0) * right / np.maximum(predicted, SMALLEST)
-        area = steps.sum(-1)
-        with np.errstate(invalid="ignore"):
-            areas.append(area / right[..., -1])
-    counted = ~np.isnan(areas)
-    with np.errstate(invalid="ignore"):
-        return np.nansum(areas, 0) / counted.sum(0)
-
-
 def _is_in_top(
     logits: np.ndarray,
     target: np.ndarray,
@@ -369,7 +346,11 @@ def _list_metrics() -> dict[str, Entry]:
     f1_macro = Metric("f1_macro", "F1 (macro)", _count_classes, _f1_macro)
     f1_micro = Metric("f1_micro", "F1 (micro)", _count_classes, _f1_micro)
     f1_weighted = Metric("f1_weighted", "F1 (weighted)", _count_classes, _f1_weighted)
+    balanced = Metric("balanced_accuracy", "balanced accuracy", _count_classes, balanced_accuracy)
+    mcc = Metric("mcc", "Matthews correlation", _count_classes, matthews_correlation, percent=False)
+    kappa = Metric("kappa", "Cohen's kappa", _count_classes, cohen_kappa, percent=False)
     mean_ap = Metric("map", "mean average precision", None, ranked=average_precision)
+    area = Metric("auroc", "AUROC", None, ranked=auroc)
     nats = Metric(
         "log_loss",
         "log-loss",
@@ -385,7 +366,11 @@ def _list_metrics() -> dict[str, Entry]:
         "f1_macro": (both, f1_macro),
         "f1_micro": (both, f1_micro),
         "f1_weighted": (both, f1_weighted),
+        "balanced_accuracy": (multiclass, balanced),
+        "mcc": (multiclass, mcc),
+        "kappa": (multiclass, kappa),
         "map": (both, mean_ap),
+        "auroc": (both, area),
         "log_loss": (both, nats),
         "ece": (both, ece),
     }

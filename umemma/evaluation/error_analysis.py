@@ -69,8 +69,8 @@ def selective_scores(predictions: Predictions, points: int = 20) -> list[Selecti
     for deep neural networks, NIPS 2017.
     """
     rows = []
-    for subset, logits in predictions.ensemble.items():
-        confidences, means = _sort_by_confidence(logits, predictions.target)
+    for subset in predictions.ensemble:
+        confidences, means = _sort_by_confidence(predictions, subset)
         total = len(confidences)
         if not total:
             continue
@@ -90,12 +90,12 @@ def selective_scores(predictions: Predictions, points: int = 20) -> list[Selecti
     return rows
 
 
-def aurc(logits: np.ndarray, target: np.ndarray) -> float:
+def aurc(predictions: Predictions, subset: str) -> float:
     """Return the area under risk (1 - score) against coverage, the mean over every n.
 
-    Lower is better. NaN where there are no logits.
+    Lower is better. NaN where there are no logits of the subset.
     """
-    _, means = _sort_by_confidence(logits, target)
+    _, means = _sort_by_confidence(predictions, subset)
     if not len(means):
         return float("nan")
     return float(1 - means.mean())
@@ -125,8 +125,9 @@ def reliability_bins(predictions: Predictions) -> list[ReliabilityBin]:
 def score_classes(predictions: Predictions) -> list[ClassScore]:
     """Return the score of each class under each subset."""
     rows = []
-    for subset, logits in predictions.ensemble.items():
-        hits, predicted, right = _sum_stats("f1_macro", logits, predictions.target)
+    for subset in predictions.ensemble:
+        decided = predictions.decide("ensemble", subset)
+        hits, predicted, right = _sum_stats("f1_macro", decided, predictions.target)
         totals = right
         if predictions.target.ndim == 2:
             totals = (predicted + right) / 2
@@ -144,11 +145,12 @@ def score_classes(predictions: Predictions) -> list[ClassScore]:
     return rows
 
 
-def confusion_matrix(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+def confusion_matrix(predictions: Predictions, subset: str) -> np.ndarray:
     """Return (C, C) counts for single classes: the target's row and the answer's column.
 
     Samples without logits don't count.
     """
+    logits, target = predictions.decide("ensemble", subset), predictions.target
     scored = ~np.isnan(logits).any(1)
     classes = logits.shape[1]
     pairs = target[scored] * classes + logits[scored].argmax(1)
@@ -201,23 +203,26 @@ def _sum_stats(
 
 
 def _sort_by_confidence(
-    logits: np.ndarray,
-    target: np.ndarray,
+    predictions: Predictions,
+    subset: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (n,) confidences of the samples with logits, highest first, and (n,) mean scores.
 
-    Each mean is over all samples down to this one. Confidence is the largest probability; for sets
-    of labels it is the mean over labels of the probability of the answer. Equally confident samples
-    stand in no order: each counts as their mean.
+    Each mean is over all samples down to this one. Confidence is the probability of the answer; for
+    sets of labels its mean over labels. Equally confident samples stand in no order: each counts as
+    their mean.
     """
+    logits, target = predictions.ensemble[subset], predictions.target
     scored = ~np.isnan(logits).any(1)
     p = probabilities(logits[scored], task_of(target))
-    confidence = p.max(1)
+    decided = predictions.decide("ensemble", subset)[scored]
     if target.ndim == 2:
-        confidence = np.maximum(p, 1 - p).mean(1)
+        confidence = np.where(decided > 0, p, 1 - p).mean(1)
+    else:
+        confidence = np.take_along_axis(p, decided.argmax(1)[:, None], 1)[:, 0]
     levels, level = np.unique(-confidence, return_inverse=True)
     counts = np.bincount(level, minlength=len(levels))
-    scores = score(logits[scored], target[scored])
+    scores = score(decided, target[scored])
     level_means = np.bincount(level, scores, len(levels)) / counts
     ranks = np.arange(1, len(confidence) + 1)
     means = np.cumsum(np.repeat(level_means, counts)) / ranks

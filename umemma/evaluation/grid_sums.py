@@ -138,13 +138,14 @@ class SumsCache:
         self.bootstrap = bootstrap
         self.cached: dict[CacheKey, tuple[Stats, np.ndarray, np.ndarray]] = {}
 
-    def logits(self, model: str, subset: str) -> np.ndarray:
-        """Return (N, C) logits of "ensemble", "unimodal", "average" or "prior"."""
-        if model == "ensemble":
-            return self.predictions.ensemble[subset]
-        if model == "prior":
-            return self.predictions.class_prior()
-        return self.predictions.average(subset)
+    def logits(self, metric: Metric, model: str, subset: str) -> np.ndarray:
+        """Return (N, C) logits of "ensemble", "unimodal", "average" or "prior".
+
+        They are after thresholds where the metric is one of answers.
+        """
+        if metric.of_answers:
+            return self.predictions.decide(model, subset)
+        return self.predictions.logits(model, subset)
 
     def sums(
         self,
@@ -181,7 +182,7 @@ class SumsCache:
         if key not in self.cached:
             if _count_bytes(self.cached) > CACHE_BYTES:
                 self.cached.clear()
-            logits = np.nan_to_num(self.logits(model, subset))
+            logits = np.nan_to_num(self.logits(metric, model, subset))
             stats = metric.stats(logits, self.predictions.target)
             weight = where.astype(np.float64)
             resampled = self.bootstrap.totals(stats, weight)

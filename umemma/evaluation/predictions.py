@@ -6,7 +6,7 @@ Every number of a report is computed from this file.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.classification import thresholds as class_thresholds
+from umemma.evaluation.classification.thresholds import Thresholds
 from umemma.missing import list_patterns
 from umemma.system.files import new_file
 from umemma.types import format_pattern
@@ -33,7 +35,8 @@ class Predictions:
     where nothing of the subset is present in the sample.
 
     keys: N; groups: {grouping: N groups}; target: (N,) classes or (N, C) sets of labels; classes: C
-    names; prior: C shares of the training samples, [] where they are unknown.
+    names; prior: C shares of the training samples, [] where they are unknown; thresholds: those of
+    the tables that have any, by the names of `calibration`. `decide` applies them.
     """
 
     keys: list[str]
@@ -45,6 +48,7 @@ class Predictions:
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     probes: dict[str, np.ndarray] = field(default_factory=dict)
     prior: Sequence[float] = ()
+    thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
 
     @property
     def modalities(self) -> list[str]:
@@ -66,6 +70,7 @@ class Predictions:
         classes: list[str],
         calibration: Mapping[str, Calibration],
         prior: Sequence[float] = (),
+        thresholds: Mapping[str, Thresholds] | None = None,
     ) -> Predictions:
         """Calibrate the models' own logits, (ensemble, unimodal) or (ensemble, unimodal, probes).
 
@@ -87,6 +92,7 @@ class Predictions:
             calibration,
             probes,
             prior,
+            thresholds or {},
         )
         for subset, logits in ensemble.items():
             ensemble[subset] = predictions._change(subset, logits, Calibration.apply)
@@ -95,6 +101,42 @@ class Predictions:
                 fitted = calibration.get(f"{model}/{m}", Calibration())
                 tables[m] = fitted.apply(logits)
         return predictions
+
+    def logits(self, model: str, subset: str) -> np.ndarray:
+        """Return the (N, C) logits of "ensemble", "unimodal", "probe", "average" or "prior"."""
+        if model == "average":
+            return self.average(subset)
+        if model == "prior":
+            return self.class_prior()
+        tables = {"ensemble": self.ensemble, "unimodal": self.unimodal, "probe": self.probes}
+        return tables[model][subset]
+
+    def decide(self, model: str, subset: str) -> np.ndarray:
+        """Return the (N, C) `logits` after thresholds: their largest is the predicted class, or
+        their signs are the predicted labels."""
+        logits = self.logits(model, subset)
+        if not self.thresholds:
+            return logits
+        if model not in ("ensemble", "average"):
+            return class_thresholds.shift_logits(
+                logits, self.thresholds_of(model, subset), self.task
+            )
+        shifted = logits.astype(np.float64)
+        for name, rows in self._group_by_present(subset):
+            found = self.thresholds_of(model, name)
+            shifted[rows] = class_thresholds.shift_logits(logits[rows], found, self.task)
+        return shifted
+
+    def thresholds_of(self, model: str, subset: str) -> Thresholds:
+        """Return the thresholds of a model where just this subset is present; () for none."""
+        if model == "average":
+            tables = [self.thresholds_of("unimodal", m) for m in subset.split("+")]
+            return class_thresholds.average(tables, self.task)
+        if model == "prior":
+            if self.thresholds and self.task == "multilabel":
+                return class_thresholds.of_prior(self.prior)
+            return ()
+        return self.thresholds.get(f"{model}/{subset}", ())
 
     def average(self, subset: str) -> np.ndarray:
         """Return (N, C): the mean of the uni-modal logits of what is present; NaN for nothing."""
@@ -128,14 +170,18 @@ class Predictions:
         change: Callable[[Calibration, np.ndarray], np.ndarray],
     ) -> np.ndarray:
         """Apply or undo the calibration that belongs to what is present of the subset."""
+        changed = logits.astype(np.float32)
+        for name, rows in self._group_by_present(subset):
+            fitted = self.calibration.get(f"ensemble/{name}", Calibration())
+            changed[rows] = change(fitted, logits[rows])
+        return changed
+
+    def _group_by_present(self, subset: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each pattern of a subset with (N,) bool: where it is what is present of it."""
         names = subset.split("+")
         present = np.stack([~np.isnan(self.unimodal[m][:, 0]) for m in names], 1)
-        changed = logits.astype(np.float32)
         for pattern in list_patterns(names):
-            is_pattern = (present == [m in pattern for m in names]).all(1)
-            fitted = self.calibration.get(f"ensemble/{format_pattern(pattern)}", Calibration())
-            changed[is_pattern] = change(fitted, logits[is_pattern])
-        return changed
+            yield format_pattern(pattern), (present == [m in pattern for m in names]).all(1)
 
     def save(self, path: Path, made_by: str) -> None:
         """Write key, group, target and a column of logits per model and subset.
@@ -160,6 +206,8 @@ class Predictions:
             "calibration": json.dumps(calibration),
             "prior": json.dumps(list(self.prior)),
         }
+        if self.thresholds:
+            metadata["thresholds"] = json.dumps(dict(self.thresholds))
         table = pa.table(columns).replace_schema_metadata(metadata)
         with new_file(path) as aside:
             pq.write_table(table, aside, write_page_checksum=True)
@@ -199,7 +247,12 @@ class Predictions:
             calibration=calibration,
             probes=logits["probe"],
             prior=json.loads(metadata.get(b"prior", b"[]")),
+            thresholds=_read_thresholds(metadata.get(b"thresholds", b"{}")),
         )
+
+
+def _read_thresholds(text: bytes) -> dict[str, Thresholds]:
+    return {name: tuple(numbers) for name, numbers in json.loads(text).items()}
 
 
 def read_made_by(path: Path) -> str | None:

@@ -23,6 +23,9 @@ from umemma.data.shard_reader import Index
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import calibration
+from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.classification import thresholds
+from umemma.evaluation.classification.thresholds import Thresholds
 from umemma.missing import list_patterns, make_keep_table
 from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
@@ -165,8 +168,8 @@ def train_model(
         if has_probes:
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
         scores = {f"val_{name}": value for name, value in validation.run().items()}
-        calibrations = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
-    inference_metadata = _describe_inference(data.index, calibrations, splits.get("train"))
+        fitted = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
+    inference_metadata = _describe_inference(data.index, *fitted, splits.get("train"))
     return TrainResult(scores, metrics, inference_metadata)
 
 
@@ -204,10 +207,11 @@ def _fit_calibrations(
     batch_size: int,
     device: torch.device,
     seed: int,
-) -> dict[str, calibration.Calibration]:
-    """Return the calibration of every subset, and of every probe ("probe/audio").
+) -> tuple[dict[str, Calibration], dict[str, Thresholds]]:
+    """Return the calibration of every subset, and of every probe ("probe/audio"), and thresholds.
 
-    Each is fitted on the validation samples that have all modalities of the subset.
+    Each is fitted on the validation samples that have all modalities of the subset. Only labels of
+    a multi-label task have thresholds.
     """
     modalities = model.modalities
     has_probes = bool(model.probes)
@@ -219,18 +223,24 @@ def _fit_calibrations(
     if has_probes:
         patterns |= {f"probe/{m}": (m,) for m in modalities}
     target = val.target.numpy()
-    calibrations = {}
+    calibrations: dict[str, Calibration] = {}
+    fitted_thresholds: dict[str, Thresholds] = {}
     for i, (name, pattern) in enumerate(patterns.items()):
         columns = [modalities.index(m) for m in pattern]
         has_all = val.present[:, columns].all(1).numpy()
         logits = np.where(has_all[:, None], all_logits[:, i].numpy(), np.nan)
         calibrations[name] = calibration.fit(logits, target, val.groups, seed)
-    return calibrations
+        if target.ndim == 2:
+            found = thresholds.fit(calibrations[name].apply(logits), target)
+            if found:
+                fitted_thresholds[name] = found
+    return calibrations, fitted_thresholds
 
 
 def _describe_inference(
     index: Index,
-    calibrations: dict[str, calibration.Calibration],
+    calibrations: dict[str, Calibration],
+    fitted_thresholds: dict[str, Thresholds],
     train: LoadedSplit | None,
 ) -> InferenceMetadata:
     preprocess_settings = index.settings.get("preprocess", {})
@@ -243,6 +253,7 @@ def _describe_inference(
         media=Packing.model_validate(preprocess_settings.get("media", {})),
         calibration=calibrations,
         prior=prior,
+        thresholds=fitted_thresholds,
     )
 
 

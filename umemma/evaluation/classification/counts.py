@@ -1,4 +1,4 @@
-"""Metrics of single classes that are made from the counts of a confusion matrix's margins.
+"""Metrics of answers that are made from counts of each class.
 
 Each takes (..., 3C) sums: for each class how often it was predicted and right, how often it was
 predicted, and how often it was right. So they can be mixed, weighted and resampled. Each gives
@@ -10,6 +10,32 @@ from __future__ import annotations
 import numpy as np
 
 NOTHING = 1e-13  # a share below this is one of rounding
+SMALLEST = 1e-300  # keeps a division by 0 from being one
+
+
+def f1_macro(sums: np.ndarray) -> np.ndarray:
+    """Return the mean F1 of the classes that are predicted or right; scikit-learn's f1_score."""
+    return _f1(sums, "macro")
+
+
+def f1_micro(sums: np.ndarray) -> np.ndarray:
+    return _f1(sums, "micro")
+
+
+def f1_weighted(sums: np.ndarray) -> np.ndarray:
+    return _f1(sums, "weighted")
+
+
+def _f1(sums: np.ndarray, average: str) -> np.ndarray:
+    both, predicted, right = np.split(sums, 3, -1)
+    with np.errstate(invalid="ignore"):
+        if average == "micro":
+            return 2 * both.sum(-1) / (predicted.sum(-1) + right.sum(-1))
+        each = 2 * both / np.maximum(predicted + right, SMALLEST)
+        weight = (predicted + right > 0).astype(np.float64)
+        if average == "weighted":
+            weight = right
+        return (each * weight).sum(-1) / weight.sum(-1)
 
 
 def balanced_accuracy(sums: np.ndarray) -> np.ndarray:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
-from umemma.types import Record, format_pattern, parse_alternatives
+from umemma.types import (
+    MODALITY_NAME,
+    RESERVED_NAMES,
+    Record,
+    format_pattern,
+    parse_alternatives,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,3 +48,8 @@ def test_the_name_of_a_set_of_modalities_is_sorted():
 )
 def test_alternatives_are_sorted_sets_without_repetition(text, sets):
     assert parse_alternatives(text) == sets
+
+
+def test_no_modality_is_named_like_a_part_of_torchs_module_dictionaries():
+    names = set(dir(nn.ModuleDict())) | set(dir(nn.ParameterDict()))
+    assert {name for name in names if MODALITY_NAME.fullmatch(name)} <= RESERVED_NAMES

@@ -10,11 +10,11 @@ from umemma.errors import UserError
 
 
 def test_a_wrong_key_of_a_mapping_is_named():
-    options = {"columns": {"front": "image"}, "label": "label"}
+    options = {"columns": {"": "image"}, "label": "label"}
     with pytest.raises(UserError) as error:
         validation.validate(Options, options, "settings", "preprocess.options")
-    assert "preprocess.options.columns: the key should be 'audio'" in error.value.what
-    assert "but it is 'front'" in error.value.what
+    assert "preprocess.options.columns: string should have at least 1" in error.value.what
+    assert "but it is ''" in error.value.what
     assert "[key]" not in error.value.what
 
 

@@ -9,9 +9,11 @@ to the i-th modality in sorted order. Booleans say what is there: True means pre
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +21,26 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+OWN = "import:"  # how the name of an encoder or of a kind that the user wrote begins
+
+# A modality's name is part of file names, of a tar's members and of patterns such as "audio+image".
+MODALITY_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
+# Names that mean something else: in shards, tables and results, and in torch's module dictionaries.
+_RESERVED = """
+any end group json key label probe self split start worst
+T_destination add_module apply bfloat16 buffers call_super_init children clear compile copy cpu cuda
+double dump_patches eval extra_repr float forward fromkeys get get_buffer get_extra_state
+get_parameter get_submodule half ipu items keys load_state_dict modules mtia named_buffers
+named_children named_modules named_parameters parameters pop popitem register_backward_hook
+register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+register_full_backward_pre_hook register_load_state_dict_post_hook
+register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
+register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule setdefault share_memory
+state_dict to to_empty train training type update values xpu zero_grad
+"""
+RESERVED_NAMES = frozenset(_RESERVED.split())
+NO_KINDS: Mapping[str, str] = MappingProxyType({})  # every modality is named like its kind
 
 PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
 PositiveFloat: TypeAlias = Annotated[float, Field(gt=0)]
@@ -131,7 +153,8 @@ class Record:
 class DatasetSpec:
     """What is known of a dataset before any file is read.
 
-    modalities: sorted.
+    modalities: their names, sorted.
+    kinds: {modality: its kind, such as "image"} of those that are not named like their kind.
     variant: which of several published versions this is, "" for the only one. Numbers of two
         variants never share a table.
     expected: {split: samples} of the official lists.
@@ -151,6 +174,7 @@ class DatasetSpec:
     expected: Mapping[str, int] = field(default_factory=dict)
     size: int = 0
     disk: int = 0
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,6 @@ def _describe_problem(model: type[BaseModel], path: list[str], details: Any, pre
         return _describe_unknown_key(model, path, prefix)
     message = details["msg"][0].lower() + details["msg"][1:]
     if path[-1:] == [KEY]:
-        message = message.replace("input", "the key", 1)
         path = path[:-2]
     name = _join(prefix, path)
     if details["type"] == "missing":

@@ -42,7 +42,7 @@ def test_modalities_are_checked_against_the_dataset():
     for change, message in (
         ("modalities=[audio, imge]", "Did you mean 'image'"),
         ("modalities=[audio, audio]", "name each modality once"),
-        ("modalities=[]", "name each modality once"),
+        ("modalities=[]", "has to name a modality"),
         ("encoders.video=cnn:small", "unknown modality 'video'"),
     ):
         with pytest.raises(UserError, match=message):

@@ -231,7 +231,10 @@ def test_a_long_table_stays_small_in_memory(tmp_path):
 
 def test_the_recipe_is_whole():
     params = config.load_params(ROOT / "recipes" / "manifest.yaml")
-    assert (params.dataset, params.modalities) == ("manifest", ("audio", "video"))
+    assert (params.dataset, params.modalities) == (
+        "manifest",
+        {"audio": "audio", "video": "video"},
+    )
     assert (params.preprocess.media.frames, params.preprocess.media.side) == (8, 224)
     assert set(params.preprocess.options) == set(manifest.Options.model_fields)
     chosen = validate(manifest.Options, params.preprocess.options, "recipe")

@@ -66,7 +66,7 @@ def download(
     settings = start("download", params, set_, name)
     from umemma.stages import download as stage
 
-    folder = stage.run(settings.dataset, settings.preprocess.options, from_)
+    folder = stage.run(settings.dataset, settings.preprocess.options, from_, settings.modalities)
     print(f"Raw files are in {folder}")
 
 

@@ -54,6 +54,14 @@ Video = Annotated[
     str,
     typer.Option(metavar="FILE", help="The video.", show_default=False),
 ]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="MODALITY=FILE",
+        help="The medium of a modality, by its name: --input front=a.png. Repeatable.",
+    ),
+]
 Manifest = Annotated[
     str,
     typer.Option(
@@ -110,6 +118,7 @@ def predict(
     spectrogram: Spectrogram = "",
     text: Text = "",
     video: Video = "",
+    inputs: Inputs = None,
     manifest: Manifest = "",
     out: PredictionsFile = "",
     columns: Columns = None,
@@ -137,11 +146,12 @@ def predict(
     folder = start_with_model("predict", model, params, set_)
     values = (audio, image, spectrogram, text, video)
     media = {name: value for name, value in zip(MODALITIES, values, strict=True) if value}
-    _check_sources(manifest, out, media)
+    named = _parse_inputs(inputs or [])
+    _check_sources(manifest, out, {**media, **named})
     from umemma.stages import predict as stage
 
     if not manifest:
-        prediction = stage.run(folder, media, text_files, trust, broken)
+        prediction = stage.run(folder, media, text_files, trust, broken, named)
         if as_json:
             print(stage.as_json(prediction))
         else:
@@ -164,6 +174,22 @@ def predict(
         print(f"{out}: {counts}")
     if not counts.answered:
         sys.exit(1)
+
+
+def _parse_inputs(inputs: list[str]) -> dict[str, str]:
+    """Return {modality: value} of "modality=value"."""
+    named: dict[str, str] = {}
+    for text in inputs:
+        modality, equals, value = text.partition("=")
+        if not equals or not modality or not value or modality in named:
+            raise UserError(
+                f"can't read {text!r}",
+                "--input",
+                "Write each modality once, as --input front=a.png.",
+                usage=True,
+            )
+        named[modality] = value
+    return named
 
 
 def _check_sources(manifest: str, out: str, media: Mapping[str, str]) -> None:

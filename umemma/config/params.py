@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from umemma.config.paths import Paths
 from umemma.config.sections import (
@@ -15,26 +15,27 @@ from umemma.config.sections import (
     Evaluate,
     Machine,
     MissingRatios,
-    Names,
+    Modalities,
     Preprocess,
 )
 from umemma.config.training import Finetune, Pretrain
 from umemma.errors import UserError, unknown_name
-from umemma.types import Plain, parse_alternatives
+from umemma.types import NO_KINDS, Plain, parse_alternatives
 from umemma.validation import fingerprint
 
 
 class Params(Plain):
     """The whole of params.yaml.
 
-    modalities: the modalities to use, some or all of those of the dataset.
+    modalities: {name: kind} of the modalities to use, some or all of those of the dataset. In a
+        plain list each is named like its kind.
     shards: a folder, or a URL such as s3://bucket/shards.
     augment: {modality: its options}, which the modality validates.
     place: set by `umemma compare` for each of its runs, see `Paths`.
     """
 
     dataset: str
-    modalities: Names
+    modalities: Modalities
     seed: int = 0
     shards: str = "data/shards"
     preprocess: Preprocess = Preprocess()
@@ -47,6 +48,31 @@ class Params(Plain):
     compare: Compare = Compare()
     machine: Machine = Machine()
     place: Annotated[str, Field(pattern=r"^(compare/[^/]+/-?\d+)?$")] = ""
+
+    @model_validator(mode="after")
+    def _check_encoders(self) -> Params:
+        for name, encoder in self.encoders.items():
+            if encoder.kind is not None:
+                raise ValueError(
+                    f"encoders.{name}.kind can't be set here; write modalities: "
+                    f"{{{name}: {encoder.kind}}}"
+                )
+            if encoder.same_as is not None:
+                self._check_shared(name, encoder, encoder.same_as)
+        return self
+
+    def _check_shared(self, name: str, encoder: Encoder, owner: str) -> None:
+        where = f"encoders.{name}.same_as: {owner}"
+        if len(encoder.model_fields_set) > 1:
+            raise ValueError(f"{where} takes all from there, so no other key may stand beside it")
+        if name not in self.modalities:
+            return
+        if owner == name or owner not in self.modalities:
+            raise ValueError(f"{where} has to be another one of modalities")
+        if self.encoders.get(owner, Encoder()).same_as is not None:
+            raise ValueError(f"{where} is itself the same as another; name that one")
+        if self.modalities[owner] != self.modalities[name]:
+            raise ValueError(f"{where} is of another kind")
 
     @property
     def paths(self) -> Paths:
@@ -61,21 +87,47 @@ class Params(Plain):
         return None
 
     def encoder(self, modality: str) -> Encoder:
-        """Return the settings of a modality's encoder."""
-        return self.encoders.get(modality, Encoder())
+        """Return the settings of a modality's encoder, those of another where they share one."""
+        encoder = self.encoders.get(modality, Encoder())
+        changes: dict[str, str] = {}
+        if encoder.same_as is not None:
+            changes["same_as"] = encoder.same_as
+            encoder = self.encoders.get(encoder.same_as, Encoder())
+        kind = self.modalities.get(modality, modality)
+        if kind != modality:
+            changes["kind"] = kind
+        return encoder.model_copy(update=changes)
 
-    def check_modalities(self, known: Sequence[str]) -> None:
-        """Raise UserError unless `modalities` names each one once and all names are `known`."""
+    def sharing(self, modality: str) -> list[str]:
+        """Return the modalities that have the encoder of this one, the owner of its settings first.
+
+        One that shares with no other stands alone.
+        """
+        owner = self.encoders.get(modality, Encoder()).same_as or modality
+        others = [m for m in self.modalities if self.encoders.get(m, Encoder()).same_as == owner]
+        return [owner, *sorted(others)]
+
+    def check_modalities(self, known: Sequence[str], kinds: Mapping[str, str] = NO_KINDS) -> None:
+        """Raise UserError unless all modalities that the settings name are `known` and of the same
+        kinds.
+
+        kinds: {modality: its kind} of those that are not named like their kind.
+        """
         for where, names in self._modalities_named():
             for name in names:
                 if name not in known:
                     raise unknown_name("modality", name, known, where)
-        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
-            raise UserError(
-                f"{list(self.modalities)} has to name each modality once",
-                "modalities",
-                usage=True,
-            )
+        if not self.modalities:
+            raise UserError("has to name a modality", "modalities", usage=True)
+        for name, kind in self.modalities.items():
+            known_kind = kinds.get(name, name)
+            if kind != known_kind:
+                raise UserError(
+                    f"{name} is of kind {known_kind!r} in the data, {kind!r} in the settings",
+                    "modalities",
+                    f"Write it as modalities: {{{name}: {known_kind}}}, or run: umemma preprocess",
+                    usage=True,
+                )
 
     def _modalities_named(self) -> Iterator[tuple[str, Iterable[str]]]:
         """Yield (setting, the modalities that it names)."""
@@ -96,16 +148,20 @@ class Params(Plain):
 
     def unimodal_settings(self, modality: str, shards: str) -> dict[str, Any]:
         """Return the settings that a uni-modal model depends on; `shards` is their fingerprint."""
-        return {
+        group = self.sharing(modality)
+        settings = {
             "kind": "unimodal",
             "dataset": self.dataset,
             "shards": shards,
             "modalities": [modality],
-            "encoders": {modality: self.encoder(modality).model_dump(mode="json")},
-            **self._sample_settings([modality]),
+            "encoders": {modality: self.encoder(modality).describe()},
+            **self._sample_settings(group),
             "seed": self.seed,
-            "pretrain": self.pretrain.of(modality).model_dump(mode="json"),
+            "pretrain": self.pretrain.of(group[0]).model_dump(mode="json"),
         }
+        if len(group) > 1:
+            settings["trained_with"] = group
+        return settings
 
     def ensemble_settings(self, shards: str) -> dict[str, Any]:
         """Return the settings that the ensemble depends on; `shards` is their fingerprint."""
@@ -128,7 +184,7 @@ class Params(Plain):
             "dataset": self.dataset,
             "shards": shards,
             "modalities": names,
-            "encoders": {m: self.encoder(m).model_dump(mode="json") for m in names},
+            "encoders": {m: self.encoder(m).describe() for m in names},
             **self._sample_settings(names),
             "seed": self.seed,
             "finetune": finetune,

@@ -4,17 +4,63 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
 from umemma.errors import UserError
 from umemma.presets import PRESETS
-from umemma.types import BrokenPolicy, InputSpec, Packing, Plain, PositiveFloat, PositiveInt
+from umemma.types import (
+    MODALITY_NAME,
+    RESERVED_NAMES,
+    BrokenPolicy,
+    InputSpec,
+    Packing,
+    Plain,
+    PositiveFloat,
+    PositiveInt,
+)
 from umemma.validation import validate
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def _name_kinds(value: Any) -> Any:
+    """Return {name: kind}; in a plain list each modality is named like its kind."""
+    if not isinstance(value, list | tuple):
+        return value
+    if not all(isinstance(name, str) for name in value):
+        raise ValueError("has to be a list of names, or {name: kind}")
+    if len(set(value)) < len(value):
+        raise ValueError("has to name each modality once")
+    return {name: name for name in value}
+
+
+def _check_names(value: dict[str, str]) -> dict[str, str]:
+    for name in value:
+        if not MODALITY_NAME.fullmatch(name) or name in RESERVED_NAMES:
+            raise ValueError(
+                f"{name!r} can't be the name of a modality: use letters, digits and '_', and none "
+                "of the words that mean something else, such as 'json', 'key' or 'train'"
+            )
+    return value
+
+
+def _shorten_kinds(value: dict[str, str]) -> Any:
+    """Return the plain list where it says as much."""
+    if all(name == kind for name, kind in value.items()):
+        return list(value)
+    return value
+
+
+# {name: kind}, in the order of the settings.
+Modalities = Annotated[
+    dict[str, str],
+    BeforeValidator(_name_kinds),
+    AfterValidator(_check_names),
+    PlainSerializer(_shorten_kinds),
+]
 
 
 class Preprocess(Plain):
@@ -57,6 +103,9 @@ class Encoder(Plain):
         where the family is known for its weights, otherwise none.
     tune: `full`, `frozen` (the weights stay as they are, in evaluation mode) or `lora`.
     pool: how the features of the frames of a video become one.
+    same_as: another modality of the same kind, whose encoder this one is, weights included. No other
+        key may then stand beside it.
+    kind: that of the modality, set from `modalities`. null = the modality is named like its kind.
     """
 
     name: str = "cnn:small"
@@ -65,6 +114,8 @@ class Encoder(Plain):
     tune: Literal["full", "frozen", "lora"] = "full"
     lora: Lora = Lora()
     pool: Literal["mean", "attention"] = "mean"
+    same_as: str | None = None
+    kind: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -72,6 +123,14 @@ class Encoder(Plain):
         if isinstance(value, str):
             return {"name": value}
         return value
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings as a model's description has them, without what is not set.
+
+        So models from before there were kinds stay valid.
+        """
+        unset = {name for name in ("same_as", "kind") if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude=unset)
 
     def adapt(self, spec: InputSpec, modality: str) -> InputSpec:
         """Return the encoder's InputSpec with the changes of `input`.

@@ -81,7 +81,8 @@ def _add_absent(dataset: SampleDataset, modality: str, rows: Tensor) -> Tensor:
     present = _list_present(dataset, modality)
     if len(present) == len(dataset.keys):
         return rows
-    blank: Tensor = modalities.get_module(modality).make_blank(dataset.specs[modality])
+    spec = dataset.specs[modality]
+    blank: Tensor = modalities.find_module(spec).make_blank(spec)
     inputs = blank[None].repeat(len(dataset.keys), *[1] * blank.ndim)
     inputs[present] = rows
     return inputs

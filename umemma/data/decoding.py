@@ -72,7 +72,7 @@ class SampleDataset(Dataset[Any]):
         """
         inputs = {}
         for m, spec in self.specs.items():
-            modality = modalities.get_module(m)
+            modality = modalities.find_module(spec)
             file, offset, size = self.spans[m][i].tolist()
             if not size:
                 inputs[m] = modality.make_blank(spec)

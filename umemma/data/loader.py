@@ -147,7 +147,7 @@ class LoadedSplit:
         sample_seeds: np.ndarray | None,
     ) -> Tensor:
         """Augment the compact inputs of a modality (in training) and make what its encoder sees."""
-        modality = modalities.get_module(name)
+        modality = modalities.find_module(spec)
         if sample_seeds is not None and name in self.augments:
             augment = self.augments[name]
             drawn = modality.draw(augment, mix(sample_seeds, 0, "augment", name), spec)
@@ -257,7 +257,7 @@ def _fits_memory(
     where: str,
 ) -> bool:
     """Return whether the decoded samples need at most `memory` GiB."""
-    sizes = [modalities.get_module(m).make_blank(spec).nbytes for m, spec in specs.items()]
+    sizes = [modalities.find_module(spec).make_blank(spec).nbytes for spec in specs.values()]
     size = sum(sizes) * samples / GIB
     if size > memory:
         logger.info(
@@ -307,7 +307,7 @@ def _decode_share(
     """Return {modality: (n, ...)}, this process's share of the samples."""
     parts: dict[str, list[Tensor]] = {}
     for m, spec in dataset.specs.items():
-        parts[m] = [modalities.get_module(m).make_blank(spec)[None][:0]]
+        parts[m] = [modalities.find_module(spec).make_blank(spec)[None][:0]]
     plan = cut_batches(distributed.rank_indices(len(dataset.keys)), BATCH)
     processes = distributed.world().size
     with contextlib.ExitStack() as stay:

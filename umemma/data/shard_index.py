@@ -42,6 +42,7 @@ def write_index(
         settings=dict(settings),
         fingerprint="",
         splits=dict(made),
+        kinds=dict(spec.kinds),
     )
     index = index.model_copy(update={"fingerprint": index.compute_fingerprint()})
     text = to_json(index)

@@ -16,11 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from umemma import datasets
+from umemma import datasets, modalities
 from umemma.data.raw_folder import RawFile
 from umemma.data.storage import Store
 from umemma.system.files import sha256
-from umemma.types import BrokenPolicy, Clip, DatasetSpec, Media, Packing, Record, Unreadable
+from umemma.types import (
+    NO_KINDS,
+    OWN,
+    BrokenPolicy,
+    Clip,
+    DatasetSpec,
+    Media,
+    Packing,
+    Record,
+    Unreadable,
+)
 from umemma.validation import fingerprint
 
 # The version of the bytes that packing gives, a part of every input hash as a cache key has one:
@@ -34,7 +44,8 @@ KEY = re.compile(r"[\w-]+", re.ASCII)  # WebDataset splits the name of a member 
 class ShardJob:
     """One shard to write: everything that a process anywhere needs to know.
 
-    input_hash: goes into the marker; broken: what a medium that cannot be read makes of its sample;
+    input_hash: goes into the marker; kinds: {modality: its kind} of those that are not named like
+    their kind; broken: what a medium that cannot be read makes of its sample;
     retry: take the samples of the present shard that are well from there.
     """
 
@@ -45,6 +56,7 @@ class ShardJob:
     modalities: tuple[str, ...] = field(repr=False)
     packing: Packing = field(repr=False)
     input_hash: str = field(repr=False)
+    kinds: Mapping[str, str] = field(default_factory=dict, repr=False)
     broken: BrokenPolicy = field(default="absent", repr=False)
     retry: bool = field(default=False, repr=False)
 
@@ -143,6 +155,7 @@ def plan_shards(
             spec.modalities,
             packing,
             hash_input(chunk),
+            spec.kinds,
             broken,
         )
 
@@ -160,6 +173,7 @@ def make_input_hash(
     raw: Path,
     files: Mapping[str, RawFile],
     settings: Mapping[str, Any],
+    kinds: Mapping[str, str] = NO_KINDS,
 ) -> Callable[[Iterable[Record]], str]:
     """Return a function from the records of a shard to the hash of all that decides its bytes.
 
@@ -170,14 +184,15 @@ def make_input_hash(
     # Modules of the folder that several datasets import.
     shared_modules = Path(datasets.__file__).parent.glob("_[a-z]*.py")
     code = sorted({Path(module.__file__ or ""), *shared_modules})
-    common = fingerprint(
-        {
-            "settings": settings,
-            "format": FORMAT,
-            "code": [sha256(file) for file in code],
-            "raw": {name: file.sha256 for name, file in files.items() if not file.media},
-        }
-    )
+    common_inputs = {
+        "settings": settings,
+        "format": FORMAT,
+        "code": [sha256(file) for file in code],
+        "raw": {name: file.sha256 for name, file in files.items() if not file.media},
+    }
+    if kinds:
+        common_inputs["kinds"] = {name: _describe_kind(kind) for name, kind in kinds.items()}
+    common = fingerprint(common_inputs)
 
     def hash_input(records: Iterable[Record]) -> str:
         hasher = hashlib.sha256(common.encode())
@@ -197,6 +212,13 @@ def make_input_hash(
         return hasher.hexdigest()[:16]
 
     return hash_input
+
+
+def _describe_kind(kind: str) -> list[str]:
+    """Return the name of a kind and, where the user wrote it, the checksum of its file."""
+    if not kind.startswith(OWN):
+        return [kind]
+    return [kind, sha256(Path(modalities.get_module(kind).__file__ or ""))]
 
 
 def _describe_medium(medium: Media, raw: Path, files: Mapping[str, RawFile]) -> Any:

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from umemma.data.shard_marker import ShardMarker, list_damage, read_marker, summarize_reasons
 from umemma.data.storage import Store
 from umemma.errors import UserError, unknown_name
@@ -29,7 +31,8 @@ SHARD_NAME = re.compile(r"[A-Za-z0-9]+-\d{6,}\.tar", re.ASCII)
 
 class Index(Plain):
     """index.json. settings: what the shards were made with; fingerprint: the hash of the content
-    of all shards, which models name as the data that they were trained on."""
+    of all shards, which models name as the data that they were trained on; kinds: {modality: its
+    kind} of those that are not named like their kind, left out where there are none."""
 
     dataset: str
     variant: str
@@ -39,6 +42,15 @@ class Index(Plain):
     settings: dict[str, Any]
     fingerprint: str
     splits: dict[str, list[ShardMarker]]
+    kinds: dict[str, str] = {}
+
+    @model_serializer(mode="wrap")
+    def _leave_out_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the bytes of an index, and its fingerprint, as they were before there were kinds."""
+        data: dict[str, Any] = serialize(self)
+        if not data.get("kinds"):
+            data.pop("kinds", None)
+        return data
 
     def shards(self, split: str) -> list[ShardMarker]:
         """Return the shards of a split. Raises UserError for an unknown split."""

@@ -124,7 +124,7 @@ def _pack(record: Record, job: ShardJob) -> PackedSample:
         return _make_sample(record, job, {}, named, "failed", record.problem)
     if record.left_out:
         return _make_sample(record, job, {}, named, "left out", record.left_out)
-    packed, broken = modalities.pack_readable(record.media, job.packing)
+    packed, broken = modalities.pack_readable(record.media, job.packing, job.kinds)
     reason = "; ".join(modalities.format_reasons(broken))
     if not packed or (broken and job.broken == "fail"):
         reason = reason or "no modality at all"

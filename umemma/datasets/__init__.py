@@ -17,9 +17,12 @@ wrong with the whole is a UserError.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from umemma.errors import unknown_name
+from umemma.validation import validate
 
 NAMES = {
     "avmnist": "umemma.datasets.avmnist",
@@ -32,6 +35,21 @@ NAMES = {
     "digits": "umemma.datasets.digits",
     "manifest": "umemma.datasets.manifest",
 }
+
+
+def read_options(
+    module: ModuleType,
+    options: Mapping[str, Any],
+    modalities: Mapping[str, str],
+) -> Any:
+    """The `preprocess.options` of a data set, checked. UserError for what it doesn't know.
+
+    modalities: {name: kind} of the settings, for a data set whose columns have names of the user's.
+    """
+    if "kinds" in module.Options.model_fields:
+        options = {**options, "kinds": {**options.get("kinds", {}), **modalities}}
+    checked = validate(module.Options, options, "settings", "preprocess.options")
+    return checked
 
 
 def check(name: str) -> None:

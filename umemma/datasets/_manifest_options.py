@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
 from umemma.datasets import _table
-from umemma.types import Plain
+from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain
 
+KINDS = ("audio", "image", "spectrogram", "text", "video")
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Columns = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
@@ -35,7 +36,8 @@ class Options(Plain):
     """Which column is what. null = there is no such column."""
 
     table: str = "table.csv"  # its name in the raw folder; the suffix tells the format
-    columns: dict[Literal["audio", "image", "text", "video"], Name] = {}  # at least one
+    columns: dict[Name, Name] = {}  # {modality: its column}, at least one
+    kinds: dict[Name, Name] = {}  # {modality: kind}, of columns that `modalities` doesn't name
     label: Name = "label"
     key: Name | None = None  # null = the number of the row: row-000001
     split: Name | None = None
@@ -72,10 +74,27 @@ class Options(Plain):
             raise ValueError("has to name each column once")
         return value
 
+    @model_validator(mode="after")
+    def _known_kinds(self) -> Options:
+        for name in self.columns:
+            kind = self.kind(name)
+            if not MODALITY_NAME.fullmatch(name) or name in RESERVED_NAMES:
+                raise ValueError(f"columns: {name!r} can't be the name of a modality")
+            if kind not in KINDS and not kind.startswith(OWN):
+                raise ValueError(
+                    f"columns: {name!r} is of the unknown kind {kind!r}; say which of "
+                    f"{', '.join(KINDS)} it is in modalities, such as {{{name}: image}}"
+                )
+        return self
+
+    def kind(self, name: str) -> str:
+        """The kind of a modality: its name, where nothing else is said."""
+        return self.kinds.get(name, name)
+
     @property
     def files(self) -> list[str]:
         """The modalities whose cells are paths."""
-        return sorted(name for name in self.columns if name != "text" or self.text_files)
+        return sorted(name for name in self.columns if self.kind(name) != "text" or self.text_files)
 
     @property
     def groupings(self) -> dict[str, str]:

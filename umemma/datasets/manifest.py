@@ -100,6 +100,7 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
     return dataclasses.replace(
         SPEC,
         modalities=tuple(sorted(options.columns)),
+        kinds={m: options.kind(m) for m in sorted(options.columns) if options.kind(m) != m},
         classes=table.classes,
         splits=table.splits,
         task=task,
@@ -152,7 +153,7 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
             media[name] = row.cells[name]
             continue
         try:
-            media[name] = _file(name, row.cells, place)
+            media[name] = _file(name, options.kind(name), row.cells, place)
         except Problem as problem:
             media[name] = Unreadable(str(problem))
     if not media:
@@ -160,7 +161,12 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
     return media
 
 
-def _file(name: str, cells: dict[str, str], place: Callable[[str], Path | None]) -> Path | Clip:
+def _file(
+    name: str,
+    kind: str,
+    cells: dict[str, str],
+    place: Callable[[str], Path | None],
+) -> Path | Clip:
     """The file of a modality, or the event in it.
 
     Problem for a path outside, and for times that make no sense.
@@ -168,7 +174,7 @@ def _file(name: str, cells: dict[str, str], place: Callable[[str], Path | None])
     path = place(cells[name])
     if path is None:
         raise Problem("path outside of root")
-    if name in ("audio", "video"):
+    if kind in ("audio", "video"):
         return Clip(path, *_times(cells))
     return path
 

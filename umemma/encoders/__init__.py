@@ -1,10 +1,10 @@
 """The encoders, named `family:variant` in params.yaml. A family is a module with
 
-MODALITIES                              the modalities that it serves. An image encoder also serves
-                                        video, frame by frame (see frame_pooling)
+MODALITIES                              the kinds of modalities that it serves. An image encoder
+                                        also serves video, frame by frame (see frame_pooling)
 PRETRAINED                              whether it starts from published weights by default
 names() -> Collection[str] | None       the variants; None = any, checked when one is used
-input_spec(variant, modality) -> InputSpec      what it takes, unless settings change that
+input_spec(variant, kind) -> InputSpec  what it takes, unless settings change that
 build(variant, spec) -> (nn.Module, D)  a module (B, ...) -> (B, D) with fresh weights. Nothing is
                                         downloaded except the configuration of an `hf:` encoder
 width(variant) -> int                   D, without building a large module
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from umemma.errors import UserError, unknown_name
 from umemma.system.http import NotServed
-from umemma.types import ImageInput, InputSpec, VideoInput
+from umemma.types import OWN, ImageInput, InputSpec, VideoInput
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,11 +57,20 @@ EXAMPLES = {
 }
 
 
-def input_spec(name: str, modality: str) -> InputSpec:
-    """Return what the encoder takes, unless settings change that. UserError for an unknown one."""
-    family, variant = _find_family(name, modality)
-    spec: InputSpec = family.input_spec(variant, modality)
-    if modality == "video" and isinstance(spec, ImageInput):
+def input_spec(name: str, kind: str, modality: str = "") -> InputSpec:
+    """Return what the encoder takes of a kind of modality, unless settings change that.
+
+    modality: its name, by default that of its kind. UserError for an unknown encoder, and for a
+    kind that the family does not serve.
+    """
+    where = f"encoders.{modality or kind}"
+    family, variant = _find_family(name, where)
+    is_own = kind.startswith(OWN) and name.startswith(OWN)
+    if kind not in family.MODALITIES and not is_own:
+        what = f"{name.partition(':')[0]!r} has no encoder for {kind}"
+        raise UserError(what, where, "Choose another family.", usage=True)
+    spec: InputSpec = family.input_spec(variant, kind)
+    if kind == "video" and isinstance(spec, ImageInput):
         return VideoInput(**spec.model_dump())
     return spec
 
@@ -71,9 +80,9 @@ def build(name: str, modality: str, spec: InputSpec, pool: str = "mean") -> tupl
 
     pool: how an image encoder pools the frames of a video, "mean" or "attention".
     """
-    family, variant = _find_family(name, modality)
+    family, variant = _find_family(name, f"encoders.{modality}")
     if isinstance(spec, VideoInput):
-        takes_video = isinstance(family.input_spec(variant, modality), VideoInput)
+        takes_video = isinstance(family.input_spec(variant, "video"), VideoInput)
         if not takes_video:
             return _build_over_frames(family, variant, spec, pool)
     module: nn.Module
@@ -102,7 +111,7 @@ def find_weights(name: str, modality: str, weights: str | None) -> Path | None:
     """
     from umemma.encoders.weights import fetch_weights, find_placed, placed_name
 
-    family, variant = _find_family(name, modality)
+    family, variant = _find_family(name, f"encoders.{modality}")
     where = f"encoders.{modality}.weights"
     if weights == "none" or (weights is None and not family.PRETRAINED):
         return None
@@ -138,7 +147,7 @@ def load_weights(module: nn.Module, name: str, modality: str, spec: InputSpec, p
     from umemma.encoders.published_names import rename_by_order
     from umemma.encoders.weights import fits, load_state, read_state, take_own_encoder
 
-    family, variant = _find_family(name, modality)
+    family, variant = _find_family(name, f"encoders.{modality}")
     state = take_own_encoder(read_state(path), modality, path)
     where = f"{path} for {name}"
     if not fits(module, state):
@@ -160,20 +169,15 @@ def add_lora(module: nn.Module, rank: int, alpha: float, dropout: float) -> None
     add_adapters(module, rank, alpha, dropout)
 
 
-def _find_family(name: str, modality: str) -> tuple[Any, str]:
+def _find_family(name: str, where: str) -> tuple[Any, str]:
     """Return the family's module and the variant.
 
-    UserError, with the nearest names, for an unknown family or variant, and for a modality that the
-    family does not serve.
+    UserError, with the nearest names, for an unknown family or variant.
     """
     family, _, variant = name.partition(":")
-    where = f"encoders.{modality}"
     if family not in FAMILIES:
         raise unknown_name("encoder family", family, FAMILIES, where)
     module = importlib.import_module(FAMILIES[family])
-    if modality not in module.MODALITIES:
-        what = f"{family!r} has no encoder for {modality}"
-        raise UserError(what, where, "Choose another family.", usage=True)
     known = module.names()
     if not variant or (known is not None and variant not in known):
         raise _unknown_variant(family, variant, known or (), where)

@@ -6,11 +6,7 @@ D being the width. It is called for each question about the encoder.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +15,17 @@ from torch import Tensor, nn
 
 from umemma.encoders.published_names import remove_counters, shorten_keys
 from umemma.errors import UserError, unknown_name
-from umemma.types import AudioInput, ImageInput, InputSpec, TextInput, VideoInput, WaveInput
+from umemma.system.imports import current_folder_first, import_user_module
+from umemma.types import (
+    OWN,
+    AudioInput,
+    ImageInput,
+    InputSpec,
+    Plain,
+    TextInput,
+    VideoInput,
+    WaveInput,
+)
 
 INPUTS: dict[str, tuple[type, ...]] = {
     "audio": (AudioInput, WaveInput),
@@ -38,8 +44,13 @@ def names() -> None:
 
 def input_spec(variant: str, modality: str) -> InputSpec:
     _, _, spec = _call_function(variant)
-    if not isinstance(spec, INPUTS[modality]):
+    if modality.startswith(OWN):
+        fits = type(spec).__module__ == modality.removeprefix(OWN)
+        expected = f"the Input of {modality.removeprefix(OWN)}"
+    else:
+        fits = isinstance(spec, INPUTS[modality])
         expected = " or ".join(kind.__name__ for kind in INPUTS[modality])
+    if not fits:
         what = f"its input is {type(spec).__name__}; for {modality} it has to be {expected}"
         hint = "Return another InputSpec, or name this encoder for another modality."
         raise UserError(what, f"import:{variant}", hint, usage=True)
@@ -87,27 +98,16 @@ def _call_function(variant: str) -> tuple[nn.Module, int, InputSpec]:
     if not path or not name.isidentifier():
         hint = "Write it as import:package.module:function."
         raise UserError("not a function", where, hint, usage=True)
-    with _current_folder_first():
-        function = _find_function(_import_module(path, where), name, where)
+    with current_folder_first():
+        function = _find_function(import_user_module(path, where), name, where)
         result = function()
     match result:
-        case (nn.Module() as module, int(width), spec):
-            if width > 0 and isinstance(spec, InputSpec):
-                return module, width, spec
+        case (nn.Module() as module, int(width), Plain() as spec):
+            if width > 0:
+                return module, width, spec  # type: ignore[return-value]
     what = f"the function returned {result!r:.80}"
     hint = "It has to return (module, width, InputSpec); see docs/encoders.md."
     raise UserError(what, where, hint, usage=True)
-
-
-def _import_module(path: str, where: str) -> ModuleType:
-    try:
-        return importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        is_named_module = error.name is not None and f"{path}.".startswith(f"{error.name}.")
-        if not is_named_module:  # it is a module that the user's module imports
-            raise
-        hint = "The current directory and the installed packages are searched."
-        raise UserError(f"no module {error.name!r}", where, hint, usage=True) from None
 
 
 def _find_function(module: ModuleType, name: str, where: str) -> Callable[[], Any]:
@@ -116,15 +116,3 @@ def _find_function(module: ModuleType, name: str, where: str) -> Callable[[], An
         return function
     public_names = [other for other in vars(module) if not other.startswith("_")]
     raise unknown_name("function", name, public_names, where)
-
-
-@contextlib.contextmanager
-def _current_folder_first() -> Iterator[None]:
-    """Search the current directory first when modules are imported inside the block."""
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)

@@ -1,7 +1,10 @@
-"""The modalities. Each one is a module that defines these names:
+"""The kinds of modalities.
+
+A modality has a name of the user's, such as "front", and a kind, such as "image"; where nothing
+else is said, its name is its kind. Each kind is a module that defines these names:
 
 SUFFIXES
-    The file names of its tar members: `key.image.jpg`, `key.image.png`.
+    The suffixes of its tar members: `key.image.jpg`, `key.front.png`.
 pack(media, packing) -> Packed | None
     Encodes a medium for the shards, whatever the encoder, always to the same bytes. Returns None if
     there is nothing (an empty text, a silent sound). Raises ValueError with a fixed phrase if the
@@ -24,6 +27,9 @@ draw(options, numbers, spec) -> SampleDraws
 augment(x, spec, options, drawn) -> Tensor
     Applies these draws to a compact batch, before `finish`: a pure function on any device.
 
+`import:package.module` is a kind that the user wrote: such a module (docs/own-modality.md), which
+also defines `Input`, its InputSpec. It may lack SUFFIXES, make_recipe and the augmentation.
+
 Where to find what: `image` resizes and crops pictures, `av_decoder` resizes the frames of a video
 and resamples sound while it decodes a clip, `audio` makes the log-mel spectrogram, `text` has the
 tokenizers, `vision` and `spec_augment` have the augmentation of pictures and of spectrograms.
@@ -36,47 +42,93 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 from collections.abc import Mapping
 from types import ModuleType
 
-from umemma.errors import unknown_name
-from umemma.types import Clip, Media, Packing, Unreadable
+from umemma.errors import UserError, unknown_name
+from umemma.system.imports import import_user_module
+from umemma.types import (
+    NO_KINDS,
+    OWN,
+    AudioInput,
+    Clip,
+    ImageInput,
+    InputSpec,
+    Media,
+    Packing,
+    TextInput,
+    Unreadable,
+    VideoInput,
+    WaveInput,
+)
 
-NAMES = {
+KINDS = {
     "audio": "umemma.modalities.audio",
     "image": "umemma.modalities.image",
     "spectrogram": "umemma.modalities.image",  # ready-made, as AV-MNIST distributes it
     "text": "umemma.modalities.text",
     "video": "umemma.modalities.video",
 }
+# The kind whose module decodes an input.
+INPUTS: dict[type, str] = {
+    AudioInput: "audio",
+    ImageInput: "image",
+    TextInput: "text",
+    VideoInput: "video",
+    WaveInput: "audio",
+}
+OWN_PARTS = ("Input", "pack", "decode", "make_blank", "finish")  # that a module of the user needs
 
 
-def get_module(name: str) -> ModuleType:
-    """Return the module of a modality. Raises UserError for an unknown name."""
-    if name not in NAMES:
-        raise unknown_name("modality", name, NAMES)
-    return importlib.import_module(NAMES[name])
+def get_module(kind: str) -> ModuleType:
+    """Return the module of a kind of modality. Raises UserError for an unknown one."""
+    if kind.startswith(OWN):
+        return _import_own(kind)
+    if kind not in KINDS:
+        raise unknown_name("kind of modality", kind, KINDS, "modalities")
+    return importlib.import_module(KINDS[kind])
 
 
-def pack(media: Mapping[str, Media], packing: Packing) -> dict[str, bytes]:
+def find_module(spec: InputSpec) -> ModuleType:
+    """Return the module that decodes the input of an encoder: `get_module` of its kind."""
+    return get_module(find_kind(spec))
+
+
+def find_kind(spec: InputSpec) -> str:
+    """Return the kind whose module decodes an input; for a spectrogram that is "image"."""
+    if type(spec) in INPUTS:
+        return INPUTS[type(spec)]
+    return f"{OWN}{type(spec).__module__}"  # it is defined beside the functions
+
+
+def pack(
+    media: Mapping[str, Media],
+    packing: Packing,
+    kinds: Mapping[str, str] = NO_KINDS,
+) -> dict[str, bytes]:
     """Return the tar members of one sample. Raises ValueError if a medium cannot be read."""
-    members, broken = pack_readable(media, packing)
+    members, broken = pack_readable(media, packing, kinds)
     for reason in broken.values():
         raise ValueError(reason)
     return members
 
 
 def pack_readable(
-    media: Mapping[str, Media], packing: Packing
+    media: Mapping[str, Media],
+    packing: Packing,
+    kinds: Mapping[str, str] = NO_KINDS,
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the tar members of one sample, and why each unreadable medium cannot be read.
+
+    kinds: {modality: its kind} of those that are not named like their kind.
 
     For example ({"audio.flac": ..., "video.mjpeg": ...}, {"image": "file is missing"}); the
     reasons are fixed phrases. A modality that is in neither is absent.
     """
     broken: dict[str, str] = {}
     loaded = _call_functions(media, broken)
-    _decode_shared_clip(loaded, packing)
+    _decode_shared_clips(loaded, packing, kinds)
     members: dict[str, bytes] = {}
     for name, medium in sorted(loaded.items()):
         if medium is None:  # the shared clip has no sound
@@ -84,7 +136,7 @@ def pack_readable(
         try:
             if isinstance(medium, Unreadable):
                 raise ValueError(medium.reason)
-            packed = get_module(name).pack(medium, packing)
+            packed = get_module(kinds.get(name, name)).pack(medium, packing)
         except ValueError as error:
             broken[name] = str(error)
             continue
@@ -107,20 +159,57 @@ def _call_functions(media: Mapping[str, Media], broken: dict[str, str]) -> dict[
     return loaded
 
 
-def _decode_shared_clip(loaded: dict[str, Media | None], packing: Packing) -> None:
-    """Decode a clip that is both audio and video in one pass, in place.
+def find_shared_clips(
+    media: Mapping[str, Media | None],
+    kinds: Mapping[str, str],
+) -> list[tuple[str, str]]:
+    """Return the pairs (audio, video) of modalities that are the sound and the pictures of one
+    clip."""
+    clips = {name: medium for name, medium in media.items() if isinstance(medium, Clip)}
+    of_kind: dict[str, list[str]] = {"audio": [], "video": []}
+    for name in sorted(clips):
+        of_kind.get(kinds.get(name, name), []).append(name)
+    pairs: list[tuple[str, str]] = []
+    for audio, video in itertools.product(of_kind["audio"], of_kind["video"]):
+        is_taken = any(audio in pair or video in pair for pair in pairs)
+        if clips[audio] == clips[video] and not is_taken:
+            pairs.append((audio, video))
+    return pairs
+
+
+def _decode_shared_clips(
+    loaded: dict[str, Media | None],
+    packing: Packing,
+    kinds: Mapping[str, str],
+) -> None:
+    """Decode each clip that is both audio and video in one pass, in place.
 
     If that fails, the clip stays: one of the two may be intact, so each is then read separately.
     """
-    audio = loaded.get("audio")
-    video = loaded.get("video")
-    if isinstance(audio, Clip) and isinstance(video, Clip) and audio == video:
+    for audio, video in find_shared_clips(loaded, kinds):
         from umemma.modalities import av_decoder
 
+        clip = loaded[audio]
+        assert isinstance(clip, Clip)
         with contextlib.suppress(ValueError):
-            decoded = av_decoder.read_clip(audio, packing, pictures=True, sound=True)
-            loaded["audio"] = decoded.sound
-            loaded["video"] = decoded.frames
+            decoded = av_decoder.read_clip(clip, packing, pictures=True, sound=True)
+            loaded[audio] = decoded.sound
+            loaded[video] = decoded.frames
+
+
+def _import_own(kind: str) -> ModuleType:
+    """Import the module of a modality that the user wrote. UserError for one that lacks a part."""
+    path = kind.removeprefix(OWN)
+    module = import_user_module(path, kind)
+    missing = [part for part in OWN_PARTS if not hasattr(module, part)]
+    if missing:
+        raise UserError(
+            f"lacks {', '.join(missing)}",
+            kind,
+            "docs/own-modality.md shows a whole one.",
+            usage=True,
+        )
+    return module
 
 
 def format_reasons(broken: Mapping[str, str]) -> tuple[str, ...]:

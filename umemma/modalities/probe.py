@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from umemma import modalities
 from umemma.modalities import image
 from umemma.modalities.limits import read_file
-from umemma.types import Clip, Media, Packing, Unreadable
+from umemma.types import NO_KINDS, Clip, Media, Packing, Unreadable
 
 if TYPE_CHECKING:
     from umemma.modalities.av_decoder import DecodedClip
@@ -38,8 +38,14 @@ class Probe(NamedTuple):
     unseen: frozenset[str]
 
 
-def probe(media: Mapping[str, Media], packing: Packing) -> Probe:
+def probe(
+    media: Mapping[str, Media],
+    packing: Packing,
+    kinds: Mapping[str, str] = NO_KINDS,
+) -> Probe:
     """Check every medium of a sample.
+
+    kinds: {modality: its kind} of those that are not named like their kind.
 
     In threads: reading an image changes the warning filters of the whole process, so start the
     threads inside `warnings.catch_warnings` with everything ignored.
@@ -47,10 +53,11 @@ def probe(media: Mapping[str, Media], packing: Packing) -> Probe:
     unseen = frozenset(name for name, medium in media.items() if callable(medium))
     broken: dict[str, str] = {}
     absent: dict[str, str] = {}
-    shared_clip = _scan_shared_clip(media, packing)
+    shared_clips = _scan_shared_clips(media, packing, kinds)
     for name in sorted(media.keys() - unseen):
+        kind = kinds.get(name, name)
         try:
-            reason = _find_absence(name, media[name], packing, shared_clip)
+            reason = _find_absence(kind, media[name], packing, shared_clips.get(name))
         except ValueError as error:
             broken[name] = str(error)
             continue
@@ -59,22 +66,28 @@ def probe(media: Mapping[str, Media], packing: Packing) -> Probe:
     return Probe(broken, absent, unseen)
 
 
-def _scan_shared_clip(media: Mapping[str, Media], packing: Packing) -> DecodedClip | None:
-    """Scan a clip that is both audio and video once.
+def _scan_shared_clips(
+    media: Mapping[str, Media],
+    packing: Packing,
+    kinds: Mapping[str, str],
+) -> dict[str, DecodedClip]:
+    """Scan each clip that is both audio and video once. Returns {modality: the scan of its clip}.
 
-    Returns None if there is none or if it cannot be read: then, as in packing, each of the two is
-    checked separately.
+    A clip that cannot be read is not in it: as in packing, each of the two is then checked
+    separately.
     """
-    audio = media.get("audio")
-    video = media.get("video")
-    if isinstance(audio, Clip) and isinstance(video, Clip) and audio == video:
+    scans: dict[str, DecodedClip] = {}
+    for pair in modalities.find_shared_clips(media, kinds):
+        clip = media[pair[0]]
+        assert isinstance(clip, Clip)
         with contextlib.suppress(ValueError):
-            return _scan_packets(audio, packing, {"audio", "video"})
-    return None
+            scan = _scan_packets(clip, packing, {"audio", "video"})
+            scans |= dict.fromkeys(pair, scan)
+    return scans
 
 
 def _find_absence(
-    name: str,
+    kind: str,
     medium: Media,
     packing: Packing,
     shared_clip: DecodedClip | None,
@@ -83,16 +96,16 @@ def _find_absence(
 
     shared_clip: the scan of a clip that is both audio and video. Raises ValueError as packing does.
     """
-    module = modalities.get_module(name)
+    module = modalities.get_module(kind)
     if isinstance(medium, Unreadable):
         raise ValueError(medium.reason)
     clip: Clip | bytes | None = None
-    if name in ("audio", "video"):
-        clip = _as_clip(name, medium)
-    if shared_clip and name in ("audio", "video"):
+    if kind in ("audio", "video"):
+        clip = _as_clip(kind, medium)
+    if shared_clip:
         scan = shared_clip
     elif clip is not None:
-        scan = _scan_packets(clip, packing, {name})
+        scan = _scan_packets(clip, packing, {kind})
     elif module is image and isinstance(medium, (Path, bytes)):
         image.open_image(_read_bytes(medium), packing.side)
         return ""
@@ -100,18 +113,18 @@ def _find_absence(
         return ""
     else:
         return EMPTY
-    if name == "video":
+    if kind == "video":
         return EMPTY if scan.frames is None else ""
     return SOUNDLESS if scan.sound is None else ""
 
 
-def _as_clip(name: str, medium: Media) -> Clip | bytes | None:
+def _as_clip(kind: str, medium: Media) -> Clip | bytes | None:
     """Return what the packet scan reads of an audio or video medium; None if packing is as fast."""
     if isinstance(medium, Clip):
         return medium
-    if name == "video" and isinstance(medium, Path):
+    if kind == "video" and isinstance(medium, Path):
         return Clip(medium)
-    if name == "audio" and isinstance(medium, (Path, bytes)):
+    if kind == "audio" and isinstance(medium, (Path, bytes)):
         if _read_bytes(medium)[:4] == b"fLaC":
             return None
         if isinstance(medium, Path):
@@ -120,14 +133,14 @@ def _as_clip(name: str, medium: Media) -> Clip | bytes | None:
     return None
 
 
-def _scan_packets(clip: Clip | bytes, packing: Packing, names: set[str]) -> DecodedClip:
+def _scan_packets(clip: Clip | bytes, packing: Packing, kinds: set[str]) -> DecodedClip:
     from umemma.modalities import av_decoder
 
     return av_decoder.read_clip(
         clip,
         packing,
-        pictures="video" in names,
-        sound="audio" in names,
+        pictures="video" in kinds,
+        sound="audio" in kinds,
         decode=False,
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from umemma import encoders, modalities
 from umemma.config import Encoder, Training
+from umemma.errors import UserError
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
 from umemma.types import InputSpec, Plain, TextInput
@@ -28,7 +29,7 @@ def input_specs(chosen: Mapping[str, Encoder]) -> dict[str, InputSpec]:
     """
     specs: dict[str, InputSpec] = {}
     for m, encoder in sorted(chosen.items()):
-        spec = encoders.input_spec(encoder.name, m)
+        spec = encoders.input_spec(encoder.name, encoder.kind or m, m)
         specs[m] = encoder.adapt(spec, m)
     return specs
 
@@ -61,7 +62,9 @@ def make_augmentations(
     augmentations: dict[str, Plain] = {}
     for m, modality_options in options.items():
         if modality_options and m in specs:
-            modality = modalities.get_module(m)
+            modality = modalities.find_module(specs[m])
+            if not hasattr(modality, "Augment"):
+                raise UserError("it has no augmentation", f"augment.{m}", usage=True)
             augmentation = validate(modality.Augment, modality_options, "settings", f"augment.{m}")
             modality.check(augmentation, specs[m])
             augmentations[m] = augmentation
@@ -102,11 +105,17 @@ def build(
     """Build a LateFusion over the modalities of `chosen`.
 
     absent, fusion: as in LateFusion. weights: {modality: file of pretrained weights}; the other
-    encoders have fresh weights.
+    encoders have fresh weights. Modalities that are the same as another share its module.
     """
     modules: dict[str, nn.Module] = {}
     dims: dict[str, int] = {}
+    owners = {m: m for m in chosen}
+    for m, encoder in chosen.items():
+        if encoder.same_as is not None and encoder.same_as in chosen:
+            owners[m] = encoder.same_as
     for m, encoder in sorted(chosen.items()):
+        if owners[m] != m:
+            continue
         module, dims[m] = encoders.build(encoder.name, m, specs[m], encoder.pool)
         if weights and m in weights:
             encoders.load_weights(module, encoder.name, m, specs[m], weights[m])
@@ -114,15 +123,18 @@ def build(
             lora = encoder.lora
             encoders.add_lora(module, lora.rank, lora.alpha, lora.dropout)
         modules[m] = module
-    blanks = {m: _make_blank_input(m, specs[m]) for m in modules}
+    for m, owner in owners.items():
+        modules[m] = modules[owner]
+        dims[m] = dims[owner]
+    blanks = {m: _make_blank_input(specs[m]) for m in modules}
     model = LateFusion(modules, dims, blanks, len(classes), absent, fusion)
     model.freeze(m for m, encoder in chosen.items() if encoder.tune == "frozen")
     return model
 
 
-def _make_blank_input(name: str, spec: InputSpec) -> Tensor:
+def _make_blank_input(spec: InputSpec) -> Tensor:
     """(...) what an encoder sees of an absent modality: black, silence, the empty text."""
-    modality = modalities.get_module(name)
+    modality = modalities.find_module(spec)
     compact_batch = modality.make_blank(spec)[None]
     blank: Tensor = modality.finish(compact_batch, spec)[0]
     return blank

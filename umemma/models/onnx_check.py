@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from umemma.evaluation.calibration import probabilities
 from umemma.missing import Pattern, list_patterns
 from umemma.models.onnx_recipe import FUSION, name_encoder_file
 from umemma.models.predictor import Predictor
-from umemma.types import InputSpec, Media, Packing, Sound, format_pattern
+from umemma.types import OWN, InputSpec, Media, Packing, Sound, format_pattern
 
 MAX_DIFFERENCE = 1e-4  # between ONNX and PyTorch, relative to the largest number
 SAMPLES = 3
@@ -103,30 +104,47 @@ def _run_onnx(path: Path, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 def make_example_inputs(model: Predictor) -> dict[str, Tensor]:
     """Return {modality: (SAMPLES, ...)} as the encoders take them."""
     packing = model.info.media
-    return {m: _make_example_input(m, spec, packing) for m, spec in model.specs.items()}
+    return {m: _make_example_input(spec, packing) for m, spec in model.specs.items()}
 
 
-def _make_example_input(name: str, spec: InputSpec, packing: Packing) -> Tensor:
+def _make_example_input(spec: InputSpec, packing: Packing) -> Tensor:
     """Pack, decode and finish made-up media, as all media are."""
-    modality = modalities.get_module(name)
+    kind = modalities.find_kind(spec)
+    modality = modalities.get_module(kind)
     compact: list[Tensor] = []
     for seed in range(SAMPLES):
-        media = _make_media(name, np.random.default_rng(seed))
-        (data,) = modalities.pack({name: media}, packing).values()
+        generator = np.random.default_rng(seed)
+        if kind.startswith(OWN):
+            media = _make_own_example(modality, kind, generator)
+        else:
+            media = _make_media(kind, generator)
+        (data,) = modalities.pack({kind: media}, packing).values()
         compact.append(modality.decode(data, spec))
     finished: Tensor = modality.finish(torch.stack(compact), spec)
     return finished
 
 
-def _make_media(modality: str, generator: np.random.Generator) -> Media:
-    if modality == "text":
+def _make_own_example(
+    modality: ModuleType,
+    kind: str,
+    generator: np.random.Generator,
+) -> Media:
+    if not hasattr(modality, "make_example"):
+        what = "it has no make_example, and nothing to check the export with"
+        raise UserError(what, kind, "Add it: docs/own-modality.md.")
+    media: Media = modality.make_example(generator)
+    return media
+
+
+def _make_media(kind: str, generator: np.random.Generator) -> Media:
+    if kind == "text":
         length = int(generator.integers(3, 30))
         return " ".join(generator.choice(WORDS, length))
-    if modality == "audio":
+    if kind == "audio":
         samples = generator.uniform(-0.5, 0.5, 24000).astype(np.float32)
         return Sound(samples, 16000)
     pixels = generator.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-    if modality == "video":
+    if kind == "video":
         from umemma.modalities.image import to_jpeg
 
         return [to_jpeg(frame, 90) for frame in pixels]

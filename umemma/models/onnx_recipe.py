@@ -86,9 +86,10 @@ def _describe_input(
 
     The files of a text's tokenizer are written into `folder`.
     """
-    modality = modalities.get_module(name)
+    modality = modalities.find_module(spec)
     recipe: dict[str, Any] = {"kind": type(spec).__name__, **spec.model_dump(mode="json")}
-    recipe |= modality.make_recipe(spec, packing)
+    if hasattr(modality, "make_recipe"):
+        recipe |= modality.make_recipe(spec, packing)
     if isinstance(spec, TextInput):
         tokenizer_folder = f"tokenizer-{name}"
         if modality.write_tokenizer(spec, folder / tokenizer_folder):

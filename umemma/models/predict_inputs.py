@@ -21,7 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from umemma import modalities
 from umemma.errors import UserError, unknown_name
-from umemma.types import BrokenPolicy, Clip, InputSpec, Media, Packing, Sound
+from umemma.types import OWN, BrokenPolicy, Clip, InputSpec, Media, Packing, Sound
 
 NOTHING = "no modality is present"
 MAX_SAMPLE_RATE = 655350  # Hz, the highest that FLAC can store
@@ -134,10 +134,11 @@ def decode_sample(
         if sample.get(m) is None:
             continue
         try:
-            media = to_media(m, sample[m], packing)
+            kind = modalities.find_kind(spec)
+            media = to_media(kind, sample[m], packing)
             # An empty text or a silent sound packs to nothing: it is absent.
-            for data in modalities.pack({m: media}, packing).values():
-                inputs[m] = modalities.get_module(m).decode(data, spec)
+            for data in modalities.pack({m: media}, packing, {m: kind}).values():
+                inputs[m] = modalities.get_module(kind).decode(data, spec)
         except ValueError as error:
             broken[m] = str(error)
     reasons = modalities.format_reasons(broken)
@@ -146,30 +147,30 @@ def decode_sample(
     present = [m in inputs for m in sorted(specs)]
     for m, spec in specs.items():
         if m not in inputs:
-            inputs[m] = modalities.get_module(m).make_blank(spec)
+            inputs[m] = modalities.find_module(spec).make_blank(spec)
     return DecodedSample(inputs, present, reasons)
 
 
 # What a user gives as Media. ------------------------------------------------------------------
 
 
-def to_media(modality: str, value: Any, packing: Packing) -> Media:
-    """Convert what a user gives to what `modalities.pack` takes.
+def to_media(kind: str, value: Any, packing: Packing) -> Media:
+    """Convert what a user gives to what `modalities.pack` takes of a kind of modality.
 
     ValueError, a fixed phrase, for what is of the wrong type or shape. Other types are passed on;
     `modalities.pack` refuses the ones it does not know.
     """
-    if isinstance(value, str) and modality != "text":
+    if isinstance(value, str) and kind != "text":
         value = Path(value)
     if isinstance(value, Path):
-        return _to_file(modality, value)
-    if isinstance(value, bytes) and modality == "video":
+        return _to_file(kind, value)
+    if isinstance(value, bytes) and kind == "video":
         from umemma.modalities import av_decoder
 
         return av_decoder.read_clip(value, packing, pictures=True, sound=False).frames or []
     if isinstance(value, Image.Image) and not value.mode.startswith(("I", "F")):
         value = _to_pixels(value)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not kind.startswith(OWN):
         return _check_pixels(value)
     if isinstance(value, tuple) and len(value) == 2:
         samples, rate = value
@@ -179,14 +180,14 @@ def to_media(modality: str, value: Any, packing: Packing) -> Media:
     return value
 
 
-def _to_file(modality: str, path: Path) -> Media:
+def _to_file(kind: str, path: Path) -> Media:
     try:
         is_special = path.exists() and not path.is_file()
     except OSError:  # too long a name, or a folder without permission to enter it
         raise ValueError("file can't be read") from None
     if is_special:  # a folder, or a device that may never end
         raise ValueError("not a file")
-    if modality in ("audio", "video"):
+    if kind in ("audio", "video"):
         return Clip(path)
     return path
 

@@ -23,12 +23,13 @@ KEY = "key"
 class TableSamples:
     """The rows of a table. Each process that iterates over them reads the table by itself.
 
-    columns: {modality or "key": column}. text_files: whether a text cell is the path of a file.
+    columns: {modality or "key": column}. texts: the modalities whose cells are the texts
+    themselves; the cells of the others are paths.
     """
 
     path: Path
     columns: Mapping[str, str]
-    text_files: bool
+    texts: Collection[str]
 
     def rows(self) -> Iterator[Row]:
         # `_table.rows` requires a label column. Prediction ignores it, so any column will do.
@@ -47,7 +48,7 @@ class TableSamples:
             yield sample
 
     def _parse_cell(self, modality: str, cell: str) -> str | Path:
-        if modality == "text" and not self.text_files:
+        if modality in self.texts:
             return cell
         return self.path.parent / cell
 
@@ -56,14 +57,16 @@ def open_table(
     path: Path,
     columns: Sequence[str],
     text_files: bool,
-    modalities: Sequence[str],
+    kinds: Mapping[str, str],
 ) -> TableSamples:
-    """Find the columns of a model's `modalities` in a table.
+    """Find the columns of a model's modalities in a table.
 
-    columns: "image=COLUMN"; without any, the columns that are named like the modalities. UserError
+    columns: "image=COLUMN"; without any, the columns that are named like the modalities. kinds:
+    {modality: its kind}. text_files: whether the cells of texts are paths too. UserError
     for a column that the table lacks, and where no column is one of the modalities.
     """
     header = _read_header(path)
+    modalities = sorted(kinds)
     roles: dict[str, str] = {}
     if columns:
         for column in columns:
@@ -79,7 +82,8 @@ def open_table(
         raise UserError(what, f"--manifest {path}", hint, usage=True)
     if KEY in header:
         roles[KEY] = KEY
-    return TableSamples(path, roles, text_files)
+    texts = [m for m in modalities if kinds[m] == "text" and not text_files]
+    return TableSamples(path, roles, texts)
 
 
 def _parse_column(text: str, header: Sequence[str], modalities: Sequence[str]) -> tuple[str, str]:

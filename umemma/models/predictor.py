@@ -38,7 +38,7 @@ from umemma.models.predict_inputs import (
 )
 from umemma.models.saved_model import ModelInfo, ModelSettings
 from umemma.system.files import read_json
-from umemma.types import BrokenPolicy, InputSpec, TextInput, format_pattern
+from umemma.types import OWN, BrokenPolicy, InputSpec, TextInput, format_pattern
 
 TRAIN_HINT = "Run: umemma finetune-ensemble, or name the folder of a trained model."
 REPAIR_HINT = "Copy the folder again, or train it: umemma finetune-ensemble --force"
@@ -132,8 +132,10 @@ def _check_consistent(info: ModelInfo, settings: ModelSettings) -> None:
         raise ValueError("its modalities and its encoders do not match")
     if len(set(info.classes)) < len(info.classes):
         raise ValueError("it names a class twice")
-    for m in names:
-        modalities.get_module(m)
+    for m, encoder in settings.encoders.items():
+        kind = encoder.kind or m
+        if not kind.startswith(OWN):  # code that may not be trusted
+            modalities.get_module(kind)
     for pattern in map(format_pattern, list_patterns(names)):
         if pattern not in info.calibration:
             raise ValueError(f"no calibration of {pattern!r}")
@@ -145,10 +147,16 @@ def _check_consistent(info: ModelInfo, settings: ModelSettings) -> None:
             raise ValueError(f"{pattern!r} has {len(found)} thresholds")
 
 
+def _read_encoders(info: ModelInfo) -> dict[str, Encoder]:
+    return ModelSettings.model_validate(info.settings).encoders
+
+
 def _refuse_custom_code(encoders: Mapping[str, Encoder], folder: Path) -> None:
     for m, encoder in encoders.items():
-        if encoder.name.startswith("import:"):
-            what = f"the {m} encoder {encoder.name!r} runs code of its author"
+        for part, name in (("encoder", encoder.name), ("kind", encoder.kind or m)):
+            if not name.startswith(OWN):
+                continue
+            what = f"the {m} {part} {name!r} runs code of its author"
             hint = "If you trust that code: --trust, or umemma.load(folder, trust=True)."
             raise UserError(what, str(folder), hint)
 
@@ -235,6 +243,7 @@ class Predictor:
         self.device = device
         self.broken = broken
         self.modalities = model.modalities
+        self.kinds = {m: encoder.kind or m for m, encoder in _read_encoders(info).items()}
         self.classes = info.classes
         self.task = info.task
         self.temperature, self.bias = _make_calibration_tables(info, model.modalities)
@@ -309,8 +318,9 @@ class Predictor:
         if len(batch.present):
             inputs: dict[str, Tensor] = {}
             for m, compact in batch.inputs.items():
-                modality = modalities.get_module(m)
-                inputs[m] = modality.finish(compact.to(self.device), self.specs[m])
+                spec = self.specs[m]
+                modality = modalities.find_module(spec)
+                inputs[m] = modality.finish(compact.to(self.device), spec)
             rows = probabilities(self.logits(inputs, batch.present), self.task)
             predictions = map(self._make_prediction, rows, batch.present.tolist(), batch.broken)
         for failure in batch.failures:

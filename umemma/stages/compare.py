@@ -65,7 +65,7 @@ def run(
     """
     plan = experiments.plan_experiments(params)
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
-    params.check_modalities(index.modalities)
+    params.check_modalities(index.modalities, index.kinds)
     _check_choices(params, preset, seed, train, modality)
     selected = []
     for experiment in plan:
@@ -95,7 +95,7 @@ def _check_choices(
     section = params.compare
     _check_choice("preset", preset, section.presets)
     _check_choice("train", train, section.train)
-    _check_choice("modality", modality, params.modalities)
+    _check_choice("modality", modality, sorted(params.modalities))
     if seed is not None:
         _check_choice("seed", str(seed), [str(number) for number in section.seeds])
 

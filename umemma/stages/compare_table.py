@@ -39,7 +39,7 @@ def run(params: Params) -> ComparisonReport:
     columns = {}
     for train in params.compare.train:
         extra = _training_column(params, train)
-        columns[train] = comparison.list_columns(params.modalities, extra)
+        columns[train] = comparison.list_columns(sorted(params.modalities), extra)
     rates = _list_rates(params, markers)
     setup = ComparisonSetup(
         dataset=params.dataset,
@@ -153,7 +153,7 @@ def _training_column(params: Params, train: str) -> AbsenceColumn | None:
         return None
     ((text, ratio),) = absences.items()
     try:
-        missing = parse_missing(text, params.modalities, "compare.train")
+        missing = parse_missing(text, sorted(params.modalities), "compare.train")
     except UserError:
         return None
     return AbsenceColumn(missing, ratio)

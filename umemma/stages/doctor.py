@@ -31,7 +31,6 @@ from umemma.system.archives import find_target
 from umemma.system.files import file_size, find_mismatch, sha256
 from umemma.system.log import make_progress
 from umemma.types import BrokenPolicy, Clip, DatasetSpec, Media, Plain, Record, Source
-from umemma.validation import validate
 
 UNLISTED = "none listed"
 
@@ -56,7 +55,7 @@ def examine(params: Params) -> DoctorReport:
     module = datasets.get_module(params.dataset)
     section = params.preprocess
     raw = params.paths.raw
-    options = validate(module.Options, section.options, "settings", "preprocess.options")
+    options = datasets.read_options(module, section.options, params.modalities)
     spec: DatasetSpec = module.SPEC
     report = DoctorReport(spec.name, spec.variant, spec.licence, spec.citation, str(raw))
     command = f"umemma download {params.dataset}"
@@ -204,7 +203,7 @@ def _examine_samples(
     def look(record: Record) -> tuple[Record, Probe | None]:
         if record.problem or record.left_out:
             return record, None
-        return record, probe(record.media, section.media)
+        return record, probe(record.media, section.media, spec.kinds)
 
     records = mark_problems(module.records(raw, options), spec, repeated)
     with warnings.catch_warnings(), make_progress() as bars:

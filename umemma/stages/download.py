@@ -12,22 +12,28 @@ from umemma.data.downloader import Downloader
 from umemma.data.fetcher import is_address
 from umemma.errors import UserError
 from umemma.system.log import make_progress
-from umemma.validation import validate
+from umemma.types import NO_KINDS
 
 
-def run(dataset: str, options: Mapping[str, Any], origin: str = "") -> Path:
+def run(
+    dataset: str,
+    options: Mapping[str, Any],
+    origin: str = "",
+    modalities: Mapping[str, str] = NO_KINDS,
+) -> Path:
     """Put the raw files of `dataset` with its `options` in place and return their folder.
 
     A source that is in place and right stays. A source without a known checksum is replaced where
     the file or folder `origin` has other content for it. The others are made, or come from `origin`
     (a file, a folder or an http(s) address), or, where that is empty, from their own addresses.
-    At the end, download.json lists every file with its checksum.
+    At the end, download.json lists every file with its checksum. modalities: {name: kind}, as in
+    the settings.
 
     Raises UserError for files that are unavailable, with the steps that a person can take, for a
     hostile or damaged archive, and where the disk is too small.
     """
     module = datasets.get_module(dataset)
-    checked = validate(module.Options, options, "settings", "preprocess.options")
+    checked = datasets.read_options(module, options, modalities)
     if origin and not is_address(origin):
         origin = str(Path(origin).expanduser().absolute())
         if not Path(origin).exists():

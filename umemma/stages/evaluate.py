@@ -77,7 +77,7 @@ def run(params: Params) -> Outcome:
     if not distributed.is_main():
         return Outcome([], [], [], inputs.settings)
     grid = _make_grid(params, predictions)
-    rows = grid.rows(list_conditions(params.modalities), params.evaluate.ratios)
+    rows = grid.rows(list_conditions(sorted(params.modalities)), params.evaluate.ratios)
     report = information.estimate_information(
         predictions,
         grid.bootstrap,
@@ -114,7 +114,7 @@ def ask(params: Params, missing: str, ratios: Sequence[float]) -> Outcome:
                 "It is the share of samples, e.g. 0.5.",
                 usage=True,
             )
-    names = params.modalities
+    names = sorted(params.modalities)
     missing_sets = list_conditions(names)
     if missing:
         missing_sets = [parse_missing(missing.replace(",", "+"), names, "--missing")]
@@ -154,7 +154,7 @@ def _check_inputs(params: Params) -> _Inputs:
     """Return what the evaluation reads; UserError if it is missing or of other settings."""
     params.evaluate.check_split()
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
-    params.check_modalities(index.modalities)
+    params.check_modalities(index.modalities, index.kinds)
     class_count = len(index.classes)
     lead = metrics.select_metrics(params.evaluate.metrics, index.task, class_count)[0]
 

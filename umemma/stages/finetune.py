@@ -101,7 +101,7 @@ def _open_data(params: Params) -> tuple[DataSource, dict[str, Any]]:
     """Return the shards, and all settings that the ensemble depends on."""
     store = Store(params.paths.shards)
     index = shard_reader.read_index(store, params.shard_settings())
-    params.check_modalities(index.modalities)
+    params.check_modalities(index.modalities, index.kinds)
     settings = params.ensemble_settings(index.fingerprint)
     specs = factory.input_specs({m: params.encoder(m) for m in params.modalities})
     augments = factory.make_augmentations(settings["augment"], specs)

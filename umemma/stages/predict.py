@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from umemma.system.cores import count_cores
 from umemma.system.files import new_file
 from umemma.types import BrokenPolicy, format_pattern
 
+NOTHING_NAMED: Mapping[str, str] = MappingProxyType({})
 ROW_GROUP = 4096  # rows that are written together
 # From this number of rows on, decoding in several processes is faster: one takes seconds to start.
 MIN_ROWS_FOR_WORKERS = 1000
@@ -42,25 +44,51 @@ def run(
     text_files: bool = False,
     trust: bool = False,
     broken: BrokenPolicy = "absent",
+    named: Mapping[str, str] = NOTHING_NAMED,
 ) -> Prediction:
-    """Predict one sample, {modality: path or words}, and warn of each medium that can't be read.
+    """Predict one sample, and warn of each medium that can't be read.
 
-    UserError where no medium can be read, and where `broken` says that the sample fails.
+    media: {kind: path or words}, for a model with one modality of the kind; named: {modality: path
+    or words}. UserError where no medium can be read, where `broken` says that the sample fails, and
+    for a kind of which the model has several modalities.
     """
-    if not media:
+    if not media and not named:
         hint = (
             "Name the media of a sample, as --image FILE, "
             "or a table of samples, --manifest TABLE --out FILE."
         )
         raise UserError("nothing to predict from", "umemma predict", hint, usage=True)
-    sample: dict[str, str | Path] = dict(media)
-    if text_files and "text" in sample:
-        sample["text"] = Path(sample["text"])
-    prediction = predictor.load(folder, trust, broken=broken).predict(**sample)
+    model = predictor.load(folder, trust, broken=broken)
+    sample: dict[str, str | Path] = {**_name_media(media, model.kinds), **named}
+    if text_files:
+        for m in sample:
+            if model.kinds.get(m) == "text":
+                sample[m] = Path(sample[m])
+    prediction = model.predict(**sample)
     for reason_of_modality in prediction.broken:
         modality, _, reason = reason_of_modality.partition(": ")
         logger.warning(f"{modality} {sample[modality]}: {reason}; predicted without it")
     return prediction
+
+
+def _name_media(media: Mapping[str, str], kinds: Mapping[str, str]) -> dict[str, str]:
+    """Return {modality: medium} of {kind: medium}.
+
+    A kind that the model has no modality of stays, for the error of an unknown modality. kinds:
+    {modality: its kind}.
+    """
+    by_name: dict[str, str] = {}
+    for kind, medium in media.items():
+        names = [m for m, its_kind in kinds.items() if its_kind == kind]
+        if len(names) > 1:
+            raise UserError(
+                f"this model has several modalities of that kind: {', '.join(names)}",
+                f"--{kind}",
+                f"Name one: --input {names[0]}={medium}",
+                usage=True,
+            )
+        by_name[names[0] if names else kind] = medium
+    return by_name
 
 
 def make_class_table(prediction: Prediction, top: int) -> Table:
@@ -125,7 +153,7 @@ def run_table(
     """
     _check_paths(manifest, out)
     model = predictor.load(folder, trust, broken=broken)
-    samples = open_table(manifest, columns, text_files, model.modalities)
+    samples = open_table(manifest, columns, text_files, model.kinds)
     total = estimate_rows(manifest)
     if workers is None:
         workers = _choose_workers(total)

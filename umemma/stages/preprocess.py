@@ -30,7 +30,7 @@ from umemma.system import executors
 from umemma.system.cores import count_cores
 from umemma.system.log import make_progress
 from umemma.types import DatasetSpec
-from umemma.validation import list_differences, validate
+from umemma.validation import list_differences
 
 Executor = Callable[
     [Callable[[ShardJob], ShardMarker], Iterable[ShardJob], int],
@@ -106,12 +106,12 @@ def _make_plan(params: Params) -> _Plan:
     section = params.preprocess
     raw = params.paths.raw
     module = datasets.get_module(params.dataset)
-    options = validate(module.Options, section.options, "settings", "preprocess.options")
+    options = datasets.read_options(module, section.options, params.modalities)
     hint = f"Run: umemma download {params.dataset}"
     files = raw_folder.read_raw_files(raw, hint)
     raw_folder.check_raw_files(raw, files, hint)
     spec: DatasetSpec = module.spec(raw, options)
-    params.check_modalities(spec.modalities)
+    params.check_modalities(spec.modalities, spec.kinds)
     counts, repeated = shard_plan.count_records(module.records(raw, options))
     check_splits(counts, spec)
     store = Store(params.paths.shards)
@@ -122,7 +122,7 @@ def _make_plan(params: Params) -> _Plan:
         store,
         section.media,
         section.shard_size,
-        shard_plan.make_input_hash(module, raw, files, settings),
+        shard_plan.make_input_hash(module, raw, files, settings, spec.kinds),
         section.broken,
     )
     return _Plan(spec, store, settings, counts.total(), jobs)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from umemma.errors import UserError
 from umemma.models.late_fusion import LateFusion
 from umemma.training.loss import sample_losses
 from umemma.types import Batch
@@ -44,6 +45,14 @@ class GradientModulation:
         self.alpha = alpha
         self.noise = noise
         self.coefficients = torch.ones(len(model.modalities))
+        modules = {id(model.encoders[m]) for m in model.modalities}
+        if len(modules) < len(model.modalities):
+            raise UserError(
+                "ogm-ge has no gradient of its own for modalities that share an encoder",
+                "finetune.balance",
+                "Take another preset, or encoders without same_as.",
+                usage=True,
+            )
         for i, m in enumerate(model.modalities):
             for parameter in model.encoders[m].parameters():
                 if parameter.requires_grad and parameter.ndim > 1:

@@ -157,7 +157,7 @@ class Params(Plain):
             "encoders": {modality: self.encoder(modality).describe()},
             **self._sample_settings(group),
             "seed": self.seed,
-            "pretrain": self.pretrain.of(group[0]).model_dump(mode="json"),
+            "pretrain": self.pretrain.of(group[0]).describe(),
         }
         if len(group) > 1:
             settings["trained_with"] = group
@@ -172,7 +172,7 @@ class Params(Plain):
             for m in names:
                 unimodal[m] = fingerprint(self.unimodal_settings(m, shards))
         finetune = {
-            **self.finetune.model_dump(mode="json"),
+            **self.finetune.describe(),
             "preset": switches.preset,
             **switches._asdict(),
         }

@@ -12,6 +12,8 @@ from umemma.presets import PRESETS, Balance, FusionName, Init, Mma, Switches, Tr
 from umemma.types import Plain, PositiveFloat, PositiveInt
 from umemma.validation import validate
 
+SINCE = ("select",)  # settings that older models don't have
+
 
 class LearningRate(Plain):
     """The learning rate of a part of a model. null uses that of the enclosing section."""
@@ -58,6 +60,9 @@ class Training(PartRates):
     keep_start: by how many standard errors the validation score of the best epoch has to exceed
         that of the weights that training starts from; otherwise these are kept. null never keeps
         them.
+    select: the metric of validation that selects the best epoch, such as `f1_macro`, `map` or
+        `log_loss`; labels are predicted by thresholds that are fitted to it. null is accuracy or,
+        for sets of labels, `f1_samples`.
     """
 
     epochs: PositiveInt = 20
@@ -73,6 +78,19 @@ class Training(PartRates):
     channels_last: bool = False
     compile: bool = False
     keep_start: NonNegativeFloat | None = None
+    select: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that a model depends on.
+
+        Those of `SINCE` that have their default are left out, so that models from before there were
+        such settings stay valid.
+        """
+        data = self.model_dump(mode="json")
+        for name in SINCE:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del data[name]
+        return data
 
     def rate(self, part: str, modality: str) -> tuple[float, float]:
         """Return (learning rate, weight decay) of a part of a modality's model.

@@ -43,7 +43,7 @@ BINS = 15  # bins of confidence, for the calibration error
 # The metrics that are computed where the settings name none. The first is a mean over samples.
 USUAL = {
     "multiclass": ("accuracy", "f1_macro", "log_loss", "ece"),
-    "multilabel": ("f1_samples", "f1_macro", "f1_micro", "f1_weighted", "log_loss", "ece"),
+    "multilabel": ("f1_samples", "f1_macro", "f1_micro", "f1_weighted", "map", "log_loss", "ece"),
 }
 SETTING = "evaluate.metrics"
 # Metrics of what is likely, and not of what is answered: thresholds don't change them.

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from umemma.data.loader import LoadedSplit, cut_batches
-from umemma.evaluation.metrics import USUAL, get, score, task_of
+from umemma.evaluation.classification.selection import Selection
+from umemma.evaluation.metrics import USUAL, Metric, get, score, task_of
 from umemma.missing import draw_patterns, make_keep_table, weigh_patterns
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
@@ -96,8 +97,12 @@ def make_validation(
     pattern_weights: np.ndarray,
     batch_size: int,
     device: torch.device,
+    metric: Metric | None = None,
 ) -> Validation:
-    """Return the validation under the weights of the step."""
+    """Return the validation under the weights of the step.
+
+    metric: what an epoch is selected by. None is the mean over samples of `metrics.score`.
+    """
     keep_table, used_weights = _select_patterns(model, pattern_weights)
     sample_weights = weigh_patterns(split.present, keep_table, used_weights)
 
@@ -113,13 +118,26 @@ def make_validation(
         logits = predict()
         losses = sample_losses(logits, split.target)
         loss = (losses * sample_weights).sum(1).mean()
+        if selection is not None:
+            return {"score": selection.score(logits.numpy()), "loss": float(loss)}
         return {"score": float(score_samples(logits).mean()), "loss": float(loss)}
 
+    selection = None
+    if metric is not None:
+        target = split.target.numpy()
+        selection = Selection(metric, target, sample_weights.numpy(), split.groups)
+        return Validation(
+            validate,
+            metric.label,
+            _describe_mean(used_weights),
+            groups=split.groups,
+            jackknife=lambda: selection.jackknife(predict().numpy()),
+            shown=selection.shown,
+        )
     task = task_of(split.target.numpy())
-    metric = get(USUAL[task][0], task, model.classes).label
     return Validation(
         validate,
-        metric,
+        get(USUAL[task][0], task, model.classes).label,
         _describe_mean(used_weights),
         lambda: score_samples(predict()).numpy(),
         split.groups,

@@ -25,6 +25,7 @@ from umemma.errors import UserError
 from umemma.evaluation import calibration
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.classification import thresholds
+from umemma.evaluation.classification.selection import choose_metric
 from umemma.evaluation.classification.thresholds import Thresholds
 from umemma.missing import list_patterns, make_keep_table
 from umemma.models import factory
@@ -142,6 +143,7 @@ def train_model(
     if run or has_probes:
         names = ["train", "val"]
     metrics: list[MetricRow] = []
+    metric = choose_metric(training.select, data.index.task, model.classes, f"{title}: select")
     with contextlib.ExitStack() as stay, decoding.watch_workers(), explain_nondeterminism():
         # 1. Load the splits; frozen encoders are replaced by their cached features.
         frozen = feature_cache.find_frozen(model, data.augments)
@@ -160,7 +162,9 @@ def train_model(
         if pooled:
             pooling.pool_heads(model, splits["val"], batch_size, device)
         pattern_weights = step.pattern_weights
-        validation = make_validation(model, splits["val"], pattern_weights, batch_size, device)
+        validation = make_validation(
+            model, splits["val"], pattern_weights, batch_size, device, metric
+        )
         if run:
             metrics = _fit(step, splits["train"], validation, run, training, data.seed, title)
 
@@ -168,7 +172,9 @@ def train_model(
         if has_probes:
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
         scores = {f"val_{name}": value for name, value in validation.run().items()}
-        fitted = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
+        fitted = _fit_calibrations(
+            model, splits["val"], batch_size, device, data.seed, data.index.task
+        )
     inference_metadata = _describe_inference(data.index, *fitted, splits.get("train"))
     return TrainResult(scores, metrics, inference_metadata)
 
@@ -207,6 +213,7 @@ def _fit_calibrations(
     batch_size: int,
     device: torch.device,
     seed: int,
+    task: str,
 ) -> tuple[dict[str, Calibration], dict[str, Thresholds]]:
     """Return the calibration of every subset, and of every probe ("probe/audio"), and thresholds.
 
@@ -230,7 +237,7 @@ def _fit_calibrations(
         has_all = val.present[:, columns].all(1).numpy()
         logits = np.where(has_all[:, None], all_logits[:, i].numpy(), np.nan)
         calibrations[name] = calibration.fit(logits, target, val.groups, seed)
-        if target.ndim == 2:
+        if task == "multilabel":
             found = thresholds.fit(calibrations[name].apply(logits), target)
             if found:
                 fitted_thresholds[name] = found

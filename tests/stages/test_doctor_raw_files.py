@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 from toys.doctor import RAW, examine, print_report
 
-from umemma.stages import download
+from umemma import config, datasets
+from umemma.stages import doctor, download
 
 NOT_VERIFIED = "The raw files are missing or not verified yet. Run: umemma download toy"
 
@@ -76,3 +78,11 @@ def test_before_download_files_are_examined_all_the_same(toy, capsys):
     assert report["across_splits"]["count"] == 1
     (RAW / "download.json").write_text("{}")
     assert "download.json: damaged: lists no files" in examine(capsys)[1]["needs"][0]
+
+
+@pytest.mark.parametrize("name", datasets.NAMES)
+def test_without_raw_files_every_dataset_says_what_to_do(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = ["preprocess.options.columns={image: photo}"] if name == "manifest" else []
+    assert doctor.run(config.default_params(name, settings), as_json=False) == 1
+    assert f"umemma download {name}" in capsys.readouterr().out

@@ -122,3 +122,9 @@ def test_what_is_put_in_wrong(project, change, message):
 def test_nothing_is_left_to_train_on(project):
     with pytest.raises(UserError, match="no sample has image"):
         pretrain.run(quick("missing.train.image=1.0"), "image")
+
+
+def test_modalities_that_share_an_encoder_are_shown_alone():
+    """Patterns front+kitchen, front, kitchen: only the single ones are trained."""
+    assert pretrain._weigh_alone(["front", "kitchen"]).tolist() == [0.0, 0.5, 0.5]
+    assert pretrain._weigh_alone(["front"]).tolist() == [1.0]

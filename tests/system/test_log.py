@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from loguru import logger
 from rich.console import Console
 
 from umemma.system import log
@@ -66,3 +67,14 @@ def test_the_time_left_is_that_of_the_steps_left_at_the_mean_speed():
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_a_folder_that_cannot_be_written_costs_the_log_file_only(tmp_path, capsys):
+    (tmp_path / "logs").write_text("a file in its place")
+    log.start_logging("doctor", tmp_path / "logs")
+    logger.info("goes on")
+    errors = capsys.readouterr().err
+    assert "no log file" in errors
+    assert "goes on" in errors
+    assert "Traceback" not in errors
+    assert "Logging error" not in errors

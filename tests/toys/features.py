@@ -44,7 +44,10 @@ class FeatureSplit(LoadedSplit):
         for numbers in plan:
             rows = torch.from_numpy(numbers)
             inputs = {m: x[rows] for m, x in self.in_memory.items()}
-            yield Batch(inputs, self.present[rows], self.target[rows])
+            weight = None
+            if self.weight is not None:
+                weight = self.weight[rows]
+            yield Batch(inputs, self.present[rows], self.target[rows], weight=weight)
 
 
 def make_split(inputs: Mapping[str, np.ndarray], target: np.ndarray) -> FeatureSplit:

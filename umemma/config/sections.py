@@ -103,8 +103,8 @@ class Encoder(Plain):
         where the family is known for its weights, otherwise none.
     tune: `full`, `frozen` (the weights stay as they are, in evaluation mode) or `lora`.
     pool: how the features of the frames of a video become one.
-    same_as: another modality of the same kind, whose encoder this one is, weights included. No other
-        key may then stand beside it.
+    same_as: another modality of the same kind, whose encoder this one is, weights included. It
+        stands without any other key.
     kind: that of the modality, set from `modalities`. null = the modality is named like its kind.
     """
 

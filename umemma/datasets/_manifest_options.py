@@ -44,6 +44,7 @@ class Options(Plain):
     group: Name | Columns | None = None  # one column, or several
     start: Name | None = None  # s, of the event in a sound or video
     end: Name | None = None  # s
+    weight: Name | None = None  # of the sample in the loss of a training, a number from 0 on
     multilabel: bool = False
     separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
     classes: Classes | None = None  # null = those of the table, sorted

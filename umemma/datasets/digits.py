@@ -83,6 +83,9 @@ def spec(folder: Path, options: Options) -> DatasetSpec:
 
 def records(folder: Path, options: Options) -> Iterator[Record]:
     """Pairs in the order of their keys; the noise of a pair is drawn by its key."""
+    for name in ("images.parquet", "speech.parquet"):
+        if not (folder / name).is_file():
+            raise UserError("no such file", str(folder / name), "Run: umemma download digits")
     labels, images = _images(folder / "images.parquet")
     image_split = _cut(
         [str(i) for i in range(len(labels))], [str(label) for label in labels], "image"

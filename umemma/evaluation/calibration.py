@@ -40,6 +40,11 @@ class Calibration:
         """Return (..., C) float32 logits as `apply` was given them, but for rounding."""
         return ((logits - self._bias_row()) * self.temperature).astype(np.float32)
 
+    def after_shift(self, shift: np.ndarray) -> Calibration:
+        """Return the calibration of logits that this one takes after (C,) `shift` is added."""
+        bias = self._bias_row() + shift / self.temperature
+        return Calibration(self.temperature, tuple(round(float(number), 6) for number in bias))
+
     def as_json(self) -> dict[str, Any]:
         return {"temperature": self.temperature, "bias": list(self.bias)}
 

@@ -27,6 +27,7 @@ from umemma.models.predictor import Prediction, Predictor
 from umemma.system import log
 from umemma.system.cores import count_cores
 from umemma.system.files import new_file
+from umemma.training.reproducibility import set_threads
 from umemma.types import BrokenPolicy, format_pattern
 
 NOTHING_NAMED: Mapping[str, str] = MappingProxyType({})
@@ -58,6 +59,7 @@ def run(
             "or a table of samples, --manifest TABLE --out FILE."
         )
         raise UserError("nothing to predict from", "umemma predict", hint, usage=True)
+    set_threads(None)
     model = predictor.load(folder, trust, broken=broken)
     sample: dict[str, str | Path] = {**_name_media(media, model.kinds), **named}
     if text_files:
@@ -152,6 +154,7 @@ def run_table(
     needed or is damaged, and where `out` can't be written.
     """
     _check_paths(manifest, out)
+    set_threads(None)
     model = predictor.load(folder, trust, broken=broken)
     samples = open_table(manifest, columns, text_files, model.kinds)
     total = estimate_rows(manifest)

@@ -55,7 +55,6 @@ def start_logging(command: str, folder: Path = Path("logs")) -> None:
             folder / f"{name}.log",
             format="{time:YYYY-MM-DD HH:mm:ss.SSS} {level} {message}",
             level="DEBUG",
-            delay=True,
         )
     except OSError as error:
         logger.warning(f"no log file: {error}")

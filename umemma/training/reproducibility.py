@@ -29,7 +29,7 @@ def prepare(seed: int, *names: str, machine: Machine | None = None) -> torch.dev
     None = the default settings.
     """
     machine = machine or Machine()
-    _set_threads(machine.threads)
+    set_threads(machine.threads)
     # Without a fixed workspace cuBLAS is not deterministic.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Unlike use_deterministic_algorithms this does not import torch's compiler (a second).
@@ -41,7 +41,7 @@ def prepare(seed: int, *names: str, machine: Machine | None = None) -> torch.dev
     return distributed.init()
 
 
-def _set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None) -> None:
     """Set the threads that torch computes with, unless OMP_NUM_THREADS has set them.
 
     None is torch's own number, which counts physical cores, but no more than this process may use.

@@ -6,7 +6,7 @@ the best epoch weigh the missing patterns as the step does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from umemma.system import distributed
 from umemma.system.seeds import mix, to_unit
 from umemma.training.balancing import Balancing
 from umemma.training.early_stopping import Validation
-from umemma.training.loss import rank_more_over_fewer, sample_losses
+from umemma.training.loss import TrainingLoss, rank_more_over_fewer, sample_losses
 from umemma.types import Batch
 
 
@@ -35,6 +35,7 @@ class PatternStep(nn.Module):
     expectation of `drop` over its draws.
     balancing: computes a term of the loss from the features; it sees the batch after the draw.
     ranking_weight: the weight of the More vs. Fewer ranking loss, where every pattern is computed.
+    loss: that of each sample, which a training may replace by one that weighs classes.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class PatternStep(nn.Module):
         self.draw_one = draw_one
         self.balancing = balancing
         self.ranking_weight = ranking_weight
+        self.loss = TrainingLoss()
         self.keep_table, self.used_weights = _select_patterns(model, pattern_weights)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -61,11 +63,11 @@ class PatternStep(nn.Module):
         features, absent = self.model.encode(batch.inputs, batch.present)
         if self.draw_one:
             logits = self._fuse(batch, features, absent, batch.present)
-            loss = sample_losses(logits, batch.target).mean()
+            loss = self.loss(logits, batch.target, batch.weight).mean()
         else:
             keep = batch.present[:, None] & self.keep_table
             logits = self._fuse(batch, features, absent, keep)
-            pattern_losses = sample_losses(logits, batch.target)
+            pattern_losses = self.loss(logits, batch.target, batch.weight)
             loss = (pattern_losses * sample_weights.to(logits.device)).sum(1).mean()
             if self.ranking_weight:
                 ranking_loss = rank_more_over_fewer(pattern_losses, keep).mean()
@@ -98,10 +100,12 @@ def make_validation(
     batch_size: int,
     device: torch.device,
     metric: Metric | None = None,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
 ) -> Validation:
     """Return the validation under the weights of the step.
 
-    metric: what an epoch is selected by. None is the mean over samples of `metrics.score`.
+    metric: what an epoch is selected by. None is the mean over samples of `metrics.score`. loss_of:
+    the loss of each sample from (B, S, C) logits and the target.
     """
     keep_table, used_weights = _select_patterns(model, pattern_weights)
     sample_weights = weigh_patterns(split.present, keep_table, used_weights)
@@ -116,7 +120,7 @@ def make_validation(
 
     def validate() -> dict[str, float]:
         logits = predict()
-        losses = sample_losses(logits, split.target)
+        losses = loss_of(logits, split.target)
         loss = (losses * sample_weights).sum(1).mean()
         if selection is not None:
             return {"score": selection.score(logits.numpy()), "loss": float(loss)}

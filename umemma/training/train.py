@@ -34,6 +34,7 @@ from umemma.models.saved_model import InferenceMetadata
 from umemma.system.log import make_progress
 from umemma.training import feature_cache, linear_probe, pooling
 from umemma.training.early_stopping import Validation
+from umemma.training.loss import TrainingLoss, make_training_loss
 from umemma.training.optimizer import Optimizer
 from umemma.training.reproducibility import explain_nondeterminism
 from umemma.training.run_folder import MetricRow, Run
@@ -140,10 +141,13 @@ def train_model(
     batch_size = training.batch_size
     has_probes = len(model.modalities) > 1
     names = ["val"]
-    if run or has_probes:
+    if run or has_probes or training.weighs_classes:
         names = ["train", "val"]
     metrics: list[MetricRow] = []
-    metric = choose_metric(training.select, data.index.task, model.classes, f"{title}: select")
+    select = training.select
+    if select is None and training.weighs_classes and data.index.task == "multiclass":
+        select = "balanced_accuracy"
+    metric = choose_metric(select, data.index.task, model.classes, f"{title}: select")
     with contextlib.ExitStack() as stay, decoding.watch_workers(), explain_nondeterminism():
         # 1. Load the splits; frozen encoders are replaced by their cached features.
         frozen = feature_cache.find_frozen(model, data.augments)
@@ -158,12 +162,15 @@ def train_model(
         )
         splits = stay.enter_context(cached)
 
+        if "train" in splits:
+            step.loss = _make_loss(training, splits["train"], data.index, title).to(device)
+
         # 2. Train.
         if pooled:
-            pooling.pool_heads(model, splits["val"], batch_size, device)
+            pooling.pool_heads(model, splits["val"], batch_size, device, step.loss)
         pattern_weights = step.pattern_weights
         validation = make_validation(
-            model, splits["val"], pattern_weights, batch_size, device, metric
+            model, splits["val"], pattern_weights, batch_size, device, metric, step.loss
         )
         if run:
             metrics = _fit(step, splits["train"], validation, run, training, data.seed, title)
@@ -173,7 +180,7 @@ def train_model(
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
         scores = {f"val_{name}": value for name, value in validation.run().items()}
         fitted = _fit_calibrations(
-            model, splits["val"], batch_size, device, data.seed, data.index.task
+            model, splits["val"], batch_size, device, data.seed, data.index.task, step.loss
         )
     inference_metadata = _describe_inference(data.index, *fitted, splits.get("train"))
     return TrainResult(scores, metrics, inference_metadata)
@@ -214,11 +221,12 @@ def _fit_calibrations(
     device: torch.device,
     seed: int,
     task: str,
+    loss: TrainingLoss,
 ) -> tuple[dict[str, Calibration], dict[str, Thresholds]]:
     """Return the calibration of every subset, and of every probe ("probe/audio"), and thresholds.
 
-    Each is fitted on the validation samples that have all modalities of the subset. Only labels of
-    a multi-label task have thresholds.
+    Each is fitted on the validation samples that have all modalities of the subset. Labels of a
+    multi-label task have thresholds, and classes that the loss of the training weighs.
     """
     modalities = model.modalities
     has_probes = bool(model.probes)
@@ -230,18 +238,33 @@ def _fit_calibrations(
     if has_probes:
         patterns |= {f"probe/{m}": (m,) for m in modalities}
     target = val.target.numpy()
+    natural_shift = loss.natural_shift()
     calibrations: dict[str, Calibration] = {}
     fitted_thresholds: dict[str, Thresholds] = {}
     for i, (name, pattern) in enumerate(patterns.items()):
         columns = [modalities.index(m) for m in pattern]
         has_all = val.present[:, columns].all(1).numpy()
         logits = np.where(has_all[:, None], all_logits[:, i].numpy(), np.nan)
-        calibrations[name] = calibration.fit(logits, target, val.groups, seed)
+        shift = natural_shift
+        if shift is None or name.startswith("probe/"):  # the loss of a probe weighs nothing
+            shift = np.zeros(1)
+        fitted = calibration.fit(logits + shift, target, val.groups, seed)
+        if shift.any():
+            fitted = fitted.after_shift(shift)
+        calibrations[name] = fitted
         if task == "multilabel":
             found = thresholds.fit(calibrations[name].apply(logits), target)
             if found:
                 fitted_thresholds[name] = found
+        elif natural_shift is not None:
+            fitted_thresholds[name] = thresholds.of_shift(natural_shift)
     return calibrations, fitted_thresholds
+
+
+def _make_loss(training: Training, train: LoadedSplit, index: Index, title: str) -> TrainingLoss:
+    return make_training_loss(
+        training, train.target, index.classes, index.task, title, train.weight
+    )
 
 
 def _describe_inference(

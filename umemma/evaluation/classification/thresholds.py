@@ -70,6 +70,17 @@ def _fit_label(probability: np.ndarray, is_right: np.ndarray) -> float:
     return float(f"{between:.{DIGITS}g}")
 
 
+def of_shift(shift: np.ndarray) -> Thresholds:
+    """Return the thresholds of single classes with which calibrated logits answer as uncalibrated.
+
+    A training that weighs classes has the answers that are best for its weights; calibration adds
+    (C,) `shift` to its logits, so that probabilities are those of the data.
+    """
+    thresholds = np.exp(shift - shift.max())
+    thresholds /= thresholds.sum()
+    return tuple(float(f"{number:.{DIGITS}g}") for number in np.clip(thresholds, *BOUNDS))
+
+
 def shift_logits(logits: np.ndarray, thresholds: Thresholds, task: str) -> np.ndarray:
     """Return (N, C) logits from which answers are made without thresholds.
 

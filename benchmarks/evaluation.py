@@ -1,6 +1,6 @@
 """Measure what the evaluation grid costs beside one plain test pass, and with a million samples.
 
-    python benchmarks/evaluation.py grid       # 2 modalities, then 4 modalities (15 subsets)
+    python benchmarks/evaluation.py grid       # 2, 4 and 8 modalities (3, 15 and 255 subsets)
     python benchmarks/evaluation.py million    # a million samples of features: seconds, peak memory
 
 A plain test pass decodes nothing: it encodes every modality of every sample once, fuses what is
@@ -36,6 +36,7 @@ DRAWS = 5
 RESAMPLES = 1000
 TWO = ["audio", "image"]
 FOUR = ["audio", "image", "text", "video"]
+EIGHT = [f"view{number}" for number in range(8)]
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
     if arguments.what == "million":
         measure_large_grid(TWO, arguments.samples or 1_000_000)
         return
-    for names in (TWO, FOUR):
+    for names in (TWO, FOUR, EIGHT):
         compare_with_plain_pass(names, arguments.samples or 10_000, arguments.rounds)
 
 

@@ -108,6 +108,7 @@ def _keys(node):
         if isinstance(value, dict) and key not in (
             "columns",
             "pattern_weights",
+            "rates",
             "missing",
             "modalities",
         ):

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 Pattern = tuple[str, ...]  # modalities, sorted
 Missing = tuple[Pattern, ...]  # alternative sets of modalities; a sample loses one of them
 
+MANY = 4  # from more modalities on, evaluations and reports select among the patterns
 PATTERN_WEIGHTS = "finetune.pattern_weights"
 
 
@@ -56,6 +57,19 @@ def list_patterns(modalities: Sequence[str]) -> list[Pattern]:
     for size in range(len(names), 0, -1):
         patterns.extend(combinations(names, size))
     return patterns
+
+
+def list_shown_patterns(modalities: Sequence[str]) -> list[Pattern]:
+    """Return the patterns that tables have room for, in the order of `list_patterns`.
+
+    Of more than `MANY` modalities they are the complete one, those without one modality, and each
+    modality alone; of fewer, all.
+    """
+    count = len(modalities)
+    patterns = list_patterns(modalities)
+    if count <= MANY:
+        return patterns
+    return [pattern for pattern in patterns if len(pattern) in (1, count - 1, count)]
 
 
 def list_missing_sets(modalities: Sequence[str]) -> list[Pattern]:
@@ -198,11 +212,16 @@ def draw_training_absences(
 
 
 def list_conditions(modalities: Sequence[str]) -> list[Missing]:
-    """Return all that an evaluation removes: each missing set, and then one modality of all."""
+    """Return all that an evaluation removes: each missing set, and then one modality of all.
+
+    Of more than `MANY` modalities the missing sets are each modality, and all but each one.
+    """
     names = sorted(modalities)
     missing_sets = list_missing_sets(names)
     if not missing_sets:
         return []
+    if len(names) > MANY:
+        missing_sets = [taken for taken in missing_sets if len(taken) in (1, len(names) - 1)]
     conditions: list[Missing] = [(missing_set,) for missing_set in missing_sets]
     conditions.append(tuple((m,) for m in names))
     return conditions

@@ -40,6 +40,7 @@ register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule setdef
 state_dict to to_empty train training type update values xpu zero_grad
 """
 RESERVED_NAMES = frozenset(_RESERVED.split())
+MAX_MODALITIES = 8  # which have 255 subsets
 NO_KINDS: Mapping[str, str] = MappingProxyType({})  # every modality is named like its kind
 
 PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
@@ -65,6 +66,18 @@ class Sound:
 
     samples: np.ndarray
     rate: int
+
+
+@dataclass(frozen=True)
+class Series:
+    """Measurements over time, or the file that holds them.
+
+    samples: (T, C) numbers, NaN where nothing was measured, or the path of a file.
+    rate: Hz; None is unknown.
+    """
+
+    samples: np.ndarray | Path
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,12 +112,14 @@ class Span(NamedTuple):
 
 
 # What a dataset may give as the medium of a modality: encoded bytes, a file, a part of a file, a
-# text, a sound, an image as an (H, W[, 3]) uint8 array, encoded frames, or a function that returns
-# one of these. The function is called where the sample is packed, so it has to be picklable: a
-# `functools.partial` of a module's function.
+# text, a sound, an image as an (H, W[, 3]) uint8 array, encoded frames, a vector as a (D,) array, a
+# series, the cells of a table's row by their columns, or a function that returns one of these. The
+# function is called where the sample is packed, so it has to be picklable: a `functools.partial` of
+# a module's function.
+Cell: TypeAlias = "str | float | None"
 Media: TypeAlias = (
-    "bytes | Path | Clip | Span | str | Sound | np.ndarray | list[bytes] | Unreadable"
-    " | Callable[[], Media]"
+    "bytes | Path | Clip | Span | str | Sound | Series | np.ndarray | list[bytes]"
+    " | Mapping[str, Cell] | Unreadable | Callable[[], Media]"
 )
 
 # What happens to a sample with a medium that cannot be read: it lacks that modality, or it fails.
@@ -309,7 +324,91 @@ class TextInput(Plain):
     padding: Annotated[int, Field(ge=0)] = 0
 
 
-InputSpec = ImageInput | AudioInput | WaveInput | VideoInput | TextInput
+# One finite number for each of a vector's numbers or of a series' channels.
+PerNumber = Annotated[tuple[float, ...], Field(strict=False)]
+PositivePerNumber = Annotated[tuple[PositiveFloat, ...], Field(strict=False)]
+
+
+class VectorInput(Plain):
+    """(width,) float32, (number - mean) / std within -clip..clip, 0 for a number that is unknown.
+
+    width, mean, std: found in the training samples by preprocess.
+    """
+
+    width: Annotated[int, Field(ge=0)] = 0
+    mean: PerNumber = ()
+    std: PositivePerNumber = ()
+    clip: PositiveFloat = 10.0
+
+
+class NumberColumn(Plain):
+    """A column of numbers: its name, and mean and standard deviation in training."""
+
+    name: str
+    mean: float = 0.0
+    std: PositiveFloat = 1.0
+
+
+class CategoryColumn(Plain):
+    """A column of names: its own name, and the names in training, sorted."""
+
+    name: str
+    values: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
+class TableInput(Plain):
+    """(2 * N + K,) float32 of a row with N columns of numbers and K of categories.
+
+    First the numbers, (number - mean) / std within -clip..clip, 0 for an empty cell; then for each
+    of them 1 where the cell is empty, else 0; then the number of each category: 0 for an empty
+    cell, 1 for a name that is not in `values`, 2 for the first of them.
+
+    numbers, categories: found in the training samples by preprocess.
+    """
+
+    numbers: Annotated[tuple[NumberColumn, ...], Field(strict=False)] = ()
+    categories: Annotated[tuple[CategoryColumn, ...], Field(strict=False)] = ()
+    clip: PositiveFloat = 10.0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns."""
+        numbers = [column.name for column in self.numbers]
+        return (*numbers, *(column.name for column in self.categories))
+
+
+class SeriesInput(Plain):
+    """(channels, steps) float32, (sample - mean) / std within -clip..clip.
+
+    Steps whose channels are all exactly 0 are padding at the end.
+
+    channels, mean, std: found in the training samples by preprocess, and so are rate and steps
+        where no settings say them.
+    rate: Hz; a series of another known rate is resampled. null: no series is.
+    steps: the length of the window.
+    fit: what becomes of a series of another length: `pad`, its middle is taken or zeros follow it;
+        `stretch`, it is resampled to the length of the window.
+    """
+
+    channels: Annotated[int, Field(ge=0)] = 0
+    mean: PerNumber = ()
+    std: PositivePerNumber = ()
+    rate: PositiveFloat | None = None
+    steps: Annotated[int, Field(ge=0)] = 0
+    fit: Literal["pad", "stretch"] = "pad"
+    clip: PositiveFloat = 10.0
+
+
+InputSpec = (
+    ImageInput
+    | AudioInput
+    | WaveInput
+    | VideoInput
+    | TextInput
+    | VectorInput
+    | TableInput
+    | SeriesInput
+)
 
 
 # 4. Batch: the input of a model. ------------------------------------------------------------------

@@ -28,6 +28,9 @@ INPUTS = {  # heading: the class of the encoder's input
     "audio": umemma_types.AudioInput,
     "wave": umemma_types.WaveInput,
     "text": umemma_types.TextInput,
+    "vector": umemma_types.VectorInput,
+    "series": umemma_types.SeriesInput,
+    "table": umemma_types.TableInput,
 }
 INPUT_TITLES = {
     "image": "Image and spectrogram encoders",
@@ -35,6 +38,9 @@ INPUT_TITLES = {
     "audio": "Audio encoders that see a log-mel spectrogram",
     "wave": "Audio encoders that see samples",
     "text": "Text encoders",
+    "vector": "Vector encoders",
+    "series": "Series encoders",
+    "table": "Table encoders",
 }
 BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 WORDS = {int: "integer", float: "number", bool: "true or false", str: "text"}
@@ -131,7 +137,7 @@ def _augment() -> Iterator[Section]:
         "draws depend on the seed, the epoch and the sample's key. By default nothing changes."
     )
     yield Section("## augment {#augment}", intro)
-    for name in ("image", "video", "audio", "text"):
+    for name in ("image", "video", "audio", "text", "vector", "series", "table"):
         title = "image and spectrogram" if name == "image" else name
         heading = f"### augment: {title} {{#augment-{name}}}"
         yield _whole(heading, "", modalities.get_module(name).Augment, f"augment.{name}")

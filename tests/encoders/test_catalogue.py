@@ -14,8 +14,18 @@ from umemma.errors import UserError
 def test_the_listing_shows_small_families_in_full_and_large_ones_by_a_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, notes = list_encoders()
-    assert [row.name for row in rows] == ["cnn:lenet", "cnn:small", "text:cnn", "text:transformer"]
-    assert {row.width for row in rows} == {84, 64, 192, 128}
+    assert [row.name for row in rows] == [
+        "cnn:lenet",
+        "cnn:small",
+        "mlp:linear",
+        "mlp:small",
+        "series:cnn",
+        "series:tcn",
+        "series:transformer",
+        "text:cnn",
+        "text:transformer",
+    ]
+    assert {row.width for row in rows} == {0, 84, 64, 192, 128}
     assert {note.partition(":")[0] for note in notes} == {
         "hf",
         "import",

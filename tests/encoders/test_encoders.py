@@ -11,8 +11,22 @@ from toys.encoders import save_state
 
 from umemma import config, encoders
 from umemma.errors import UserError
-from umemma.types import AudioInput, ImageInput, TextInput, VideoInput, WaveInput
+from umemma.types import (
+    AudioInput,
+    ImageInput,
+    SeriesInput,
+    TableInput,
+    TextInput,
+    VectorInput,
+    VideoInput,
+    WaveInput,
+)
 
+VECTOR = VectorInput(width=5, mean=[0.0] * 5, std=[1.0] * 5)
+SERIES = SeriesInput(channels=3, steps=9, mean=[0.0] * 3, std=[1.0] * 3)
+TABLE = TableInput(
+    numbers=[{"name": "a"}, {"name": "b"}], categories=[{"name": "c", "values": ["x"]}]
+)
 INPUTS = [
     ("cnn:small", "audio", AudioInput(mels=8), (2, 1, 8, 12), 64),
     ("cnn:small", "image", ImageInput(size=8), (2, 3, 8, 8), 64),
@@ -21,6 +35,13 @@ INPUTS = [
     ("cnn:lenet", "audio", AudioInput(mels=16, seconds=0.2), (2, 1, 16, 21), 84),
     ("cnn:lenet", "image", ImageInput(), (2, 3, 32, 32), 84),
     ("cnn:lenet", "spectrogram", ImageInput(size=112, channels=1), (2, 1, 112, 112), 84),
+    ("mlp:linear", "vector", VECTOR, (2, 5), 5),
+    ("mlp:small", "vector", VECTOR, (2, 5), 64),
+    ("mlp:linear", "table", TABLE, (2, 5), 7),
+    ("mlp:small", "table", TABLE, (2, 5), 64),
+    ("series:cnn", "series", SERIES, (2, 3, 9), 128),
+    ("series:tcn", "series", SERIES, (2, 3, 9), 128),
+    ("series:transformer", "series", SERIES, (2, 3, 9), 64),
     ("text:cnn", "text", TextInput(length=9), (2, 9), 192),
     ("text:transformer", "text", TextInput(length=9), (2, 9), 128),
     ("timm:test_resnet", "audio", AudioInput(mels=16, seconds=0.2), (2, 1, 16, 21), 96),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from toys.predictions import four_samples, logits, random_predictions
+from toys.reports import noisy_predictions
 
 from umemma.encoders import build
 from umemma.errors import UserError
@@ -16,7 +18,13 @@ from umemma.evaluation.bootstrap import Bootstrap
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.metrics import score
 from umemma.evaluation.predictions import Predictions
-from umemma.missing import draw_test_absences, list_patterns, make_keep_table, parse_missing
+from umemma.missing import (
+    draw_test_absences,
+    list_conditions,
+    list_patterns,
+    make_keep_table,
+    parse_missing,
+)
 from umemma.models.late_fusion import LateFusion
 from umemma.system.seeds import hash_keys
 from umemma.types import Batch, ImageInput, format_pattern
@@ -349,3 +357,29 @@ def test_fast_grid_is_the_slow_way(absent):
                     ), format_pattern(pattern)
                 else:
                     assert fast[sample, s].isnan().all()
+
+
+def test_of_many_modalities_each_one_and_all_but_each_one_go_missing():
+    names = [f"view{i}" for i in range(6)]
+    conditions = list_conditions(names)
+    assert [len(taken) for (taken, *_) in conditions] == [1] * 6 + [5] * 6 + [1]
+    assert len(conditions[-1]) == 6  # one of all
+    assert len(list_conditions(names[:4])) == 14 + 1  # of a few, every set
+
+
+def test_of_many_modalities_every_subset_has_a_value_and_some_have_intervals():
+    """Five modalities: 31 subsets, of which tables list 1 + 5 + 5."""
+    names = [f"view{i}" for i in range(5)]
+    predictions = noisy_predictions(names, 4, 60)
+    rows, _ = Grid(predictions, 0, 0, 20).rows(list_conditions(names), [0.0, 1.0])
+    ours = [row for row in rows if row.model == "ensemble" and row.missing != "any"]
+    lead = {row.left: row for row in ours if row.metric == "accuracy"}
+    others = {row.left: row for row in ours if row.metric == "f1_macro"}
+    assert len(lead) == len(others) == 31
+    assert not any(math.isnan(row.low) for row in lead.values())
+    without = {left for left, row in others.items() if math.isnan(row.low)}
+    assert {len(left.split("+")) for left in without} == {2, 3}
+    assert len(without) == 20
+    for left, row in lead.items():
+        hits = predictions.ensemble[left].argmax(1) == predictions.target
+        assert row.value == pytest.approx(hits.mean())

@@ -170,3 +170,37 @@ def test_a_column_of_averages_needs_more_than_one(results, tmp_path):
 
 def test_every_rule_for_an_absent_modality_has_words():
     assert set(ABSENCE) == {"zero", "blank", "learned", *FUSIONS}
+
+
+@pytest.mark.slow
+def test_of_many_modalities_the_report_lists_some_subsets_and_sums_up_all(tmp_path):
+    """Six modalities: 63 subsets; listed are all, six without one, six alone."""
+    names = [f"view{i}" for i in range(6)]
+    predictions = reports.noisy_predictions(names, 3, 60)
+    reports.write(tmp_path, predictions)
+    text = (tmp_path / "report.md").read_text()
+    table = text.split("Accuracy by the modalities present")[1].split("\n\n")[1]
+    assert table.count("\n| view") == 13
+    assert "Tables list 13 of 63 subsets" in text
+    sizes = text.split("Accuracy by how many modalities are present")[1].split("\n\n")[1]
+    rows = [row.split(" | ") for row in sizes.splitlines()[2:]]
+    assert [(row[0].strip("| "), row[1]) for row in rows] == [
+        ("6", "1"),
+        ("5", "6"),
+        ("4", "15"),
+        ("3", "20"),
+        ("2", "15"),
+        ("1", "6"),
+    ]
+    pairs = {
+        left: float((logits.argmax(1) == predictions.target).mean())
+        for left, logits in predictions.ensemble.items()
+        if left.count("+") == 1
+    }
+    assert rows[4][2] == f"{100 * np.mean(list(pairs.values())):.1f} %"
+    assert rows[4][3] == f"{100 * min(pairs.values()):.1f} %"
+    assert pairs[rows[4][4]] == min(pairs.values())
+    assert "view0+view1+view2+view3+view4+view5" in text
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert len(metrics["accuracy"]) == 63
+    assert len(text) < 40_000

@@ -117,3 +117,14 @@ def test_names_are_broken_after_a_sign():
     assert wrap_names("audio+image", 20) == "audio+image"
     assert wrap_names("audio+image+text", 12) == "audio+image+\ntext"
     assert wrap_names("audio|image", 6) == "audio|\nimage"
+
+
+def test_of_many_modalities_the_terminal_shows_a_screenful():
+    names = [f"view{i}" for i in range(6)]
+    console = make_console()
+    terminal.print_evaluation(console, reports.evaluate(reports.noisy_predictions(names, 3, 60)))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 120
+    assert any("by how many modalities are present" in line for line in lines)
+    assert any("Tables list 13 of 63 subsets" in line for line in lines)

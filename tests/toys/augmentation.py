@@ -12,7 +12,17 @@ import numpy as np
 import torch
 
 from umemma.system.seeds import hash_keys, mix
-from umemma.types import AudioInput, ImageInput, InputSpec, TextInput, VideoInput, WaveInput
+from umemma.types import (
+    AudioInput,
+    ImageInput,
+    InputSpec,
+    SeriesInput,
+    TableInput,
+    TextInput,
+    VectorInput,
+    VideoInput,
+    WaveInput,
+)
 
 
 def make_numbers(count: int) -> np.ndarray:
@@ -30,6 +40,11 @@ VIDEO_SPEC = VideoInput(frames=3, size=12)
 AUDIO_SPEC = AudioInput(sample_rate=1000, seconds=0.2, mels=8, window=64, hop=10)
 WAVE_SPEC = WaveInput(sample_rate=1000, seconds=0.2)
 TEXT_SPEC = TextInput(length=10)
+VECTOR_SPEC = VectorInput(width=5, mean=[1.0] * 5, std=[2.0] * 5)
+SERIES_SPEC = SeriesInput(channels=2, steps=9, mean=(1.0, 0.0), std=(2.0, 1.0))
+TABLE_SPEC = TableInput(
+    numbers=[{"name": "a"}, {"name": "b"}], categories=[{"name": "c", "values": ["x", "y"]}]
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 PIXELS = torch.randint(1, 256, (6, 3, 12, 12), dtype=torch.uint8, generator=GENERATOR)
@@ -45,6 +60,12 @@ TEXTS = [
     [1, 2, 0, 0, 0, 0, 0, 0, 0, 0],
 ]
 TOKENS = torch.tensor(TEXTS * 2)
+VECTORS = torch.randn(6, 5, generator=GENERATOR)
+SERIES = torch.randn(6, 2, 9, generator=GENERATOR)
+SERIES[1, :, 6:] = torch.nan  # padding
+SERIES[2] = torch.nan  # nothing there
+CELLS = [[1.0, 2.0, 2.0], [torch.nan, 2.0, 3.0], [3.0, 4.0, 0.0]]
+TABLE_ROWS = torch.tensor(CELLS * 2, dtype=torch.float64)
 
 CROP_FLIP_SHIFT = {"crop": 0.4, "flip": 0.5, "shift": 0.3}
 PICTURE_OPTIONS: list[dict[str, Any]] = [

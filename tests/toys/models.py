@@ -51,7 +51,7 @@ def save_model(
     of absent modalities. calibration: of some subsets; the others change nothing. thresholds: of
     some subsets. fusion: with another one than "mean" there are no such heads and vectors.
     """
-    chosen = {m: Encoder.model_validate(encoders.get(m, ENCODERS[m])) for m in names.split("+")}
+    chosen = {m: Encoder.model_validate(encoders.get(m) or ENCODERS[m]) for m in names.split("+")}
     classes = [f"class {i}" for i in range(len(head) or 3)]
     torch.manual_seed(0)
     specs = factory.input_specs(chosen)

@@ -20,7 +20,7 @@ from umemma.config.sections import (
 )
 from umemma.config.training import Finetune, Pretrain
 from umemma.errors import UserError, unknown_name
-from umemma.types import NO_KINDS, Plain, parse_alternatives
+from umemma.types import MAX_MODALITIES, NO_KINDS, Plain, parse_alternatives
 from umemma.validation import fingerprint
 
 
@@ -117,6 +117,14 @@ class Params(Plain):
             for name in names:
                 if name not in known:
                     raise unknown_name("modality", name, known, where)
+        if len(self.modalities) > MAX_MODALITIES:
+            raise UserError(
+                f"{len(self.modalities)} modalities, {MAX_MODALITIES} are possible: each subset of "
+                "them is evaluated",
+                "modalities",
+                "Leave some out, or put vectors and tables together as columns of one.",
+                usage=True,
+            )
         if not self.modalities:
             raise UserError("has to name a modality", "modalities", usage=True)
         for name, kind in self.modalities.items():

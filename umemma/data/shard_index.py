@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import pyarrow.parquet as pq
+from loguru import logger
 
+from umemma import modalities
 from umemma.data.shard_marker import ShardMarker, summarize_reasons
-from umemma.data.shard_reader import Index
+from umemma.data.shard_reader import Index, locate_split, read_span
 from umemma.data.shard_writer import to_json
 from umemma.data.storage import Store
 from umemma.errors import UserError
@@ -29,8 +33,8 @@ def write_index(
     """Write the index over the shards `made` {split: shards} and remove the files of other shards.
 
     Raises UserError where more than the share `max_failures` of the samples could not be packed or
-    have a medium that cannot be read, with a summary of the reasons, and where a split has no
-    sample.
+    have a medium that cannot be read, with a summary of the reasons, where a split has no sample,
+    and where the samples of a modality differ in shape.
     """
     _check_failures(store, spec, made, max_failures)
     index = Index(
@@ -44,6 +48,7 @@ def write_index(
         splits=dict(made),
         kinds=dict(spec.kinds),
     )
+    index = index.model_copy(update={"inputs": _survey_inputs(store, index)})
     index = index.model_copy(update={"fingerprint": index.compute_fingerprint()})
     text = to_json(index)
     if store.read("index.json") == text.encode():
@@ -52,6 +57,32 @@ def write_index(
     with store.new("index.json") as path:
         path.write_text(text)
     return index
+
+
+def _survey_inputs(store: Store, index: Index) -> dict[str, dict[str, Any]]:
+    """Return {modality: what its training samples say about its InputSpec}, and log it.
+
+    Empty for modalities whose input depends on the encoder alone, such as images.
+    """
+    surveys = {}
+    for name in index.modalities:
+        module = modalities.get_module(index.kinds.get(name, name))
+        if hasattr(module, "Survey"):
+            surveys[name] = module.Survey(name)
+    if not surveys:
+        return {}
+    for split, shards in index.splits.items():
+        for shard in shards:
+            only_this = index.model_copy(update={"splits": {split: [shard]}})
+            with contextlib.ExitStack() as stay:
+                for record in locate_split(store, only_this, split, stay):
+                    for name in surveys.keys() & record.media.keys():
+                        data = read_span(record.media[name])
+                        surveys[name].add(record.key, split, data)
+    for name, survey in surveys.items():
+        for line in survey.summarize():
+            logger.info(f"{name}: {line}")
+    return {name: survey.find() for name, survey in surveys.items()}
 
 
 def _check_failures(

@@ -29,6 +29,7 @@ from umemma.types import (
     Media,
     Packing,
     Record,
+    Series,
     Unreadable,
 )
 from umemma.validation import fingerprint
@@ -229,9 +230,11 @@ def _describe_medium(medium: Media, raw: Path, files: Mapping[str, RawFile]) -> 
         return _describe_file(medium, raw, files)
     if isinstance(medium, Clip):
         return [*_describe_file(medium.path, raw, files), medium.start, medium.end]
+    if isinstance(medium, Series) and isinstance(medium.samples, Path):
+        return [*_describe_file(medium.samples, raw, files), medium.rate]
     if isinstance(medium, Unreadable):
         return ["unreadable", medium.reason]
-    if isinstance(medium, str):
+    if isinstance(medium, (str, Mapping)):
         return medium
     return ""
 

@@ -22,7 +22,7 @@ from umemma.data.shard_marker import ShardMarker, list_damage, read_marker, summ
 from umemma.data.storage import Store
 from umemma.errors import UserError, unknown_name
 from umemma.system.files import sha256
-from umemma.types import Plain, Record, Span
+from umemma.types import Media, Plain, Record, Span
 from umemma.validation import fingerprint, list_differences
 
 REMAKE = "Run: umemma preprocess"
@@ -32,7 +32,8 @@ SHARD_NAME = re.compile(r"[A-Za-z0-9]+-\d{6,}\.tar", re.ASCII)
 class Index(Plain):
     """index.json. settings: what the shards were made with; fingerprint: the hash of the content
     of all shards, which models name as the data that they were trained on; kinds: {modality: its
-    kind} of those that are not named like their kind, left out where there are none."""
+    kind} of those that are not named like their kind; inputs: {modality: what its training samples
+    say about its InputSpec}. Both are left out where there is nothing in them."""
 
     dataset: str
     variant: str
@@ -43,13 +44,15 @@ class Index(Plain):
     fingerprint: str
     splits: dict[str, list[ShardMarker]]
     kinds: dict[str, str] = {}
+    inputs: dict[str, dict[str, Any]] = {}
 
     @model_serializer(mode="wrap")
     def _leave_out_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Keep the bytes of an index, and its fingerprint, as they were before there were kinds."""
         data: dict[str, Any] = serialize(self)
-        if not data.get("kinds"):
-            data.pop("kinds", None)
+        for name in ("kinds", "inputs"):
+            if not data.get(name):
+                data.pop(name, None)
         return data
 
     def shards(self, split: str) -> list[ShardMarker]:
@@ -141,6 +144,14 @@ def locate_split(
     for shard in index.shards(split):
         path = stay.enter_context(_open_shard(store, shard))
         yield from _make_records(_iterate_spans(path), store, index, split, shard)
+
+
+def read_span(span: Media) -> bytes:
+    """Return the encoded medium that a Span of `locate_split` names."""
+    assert isinstance(span, Span)
+    with open(span.path, "rb") as shard:
+        shard.seek(span.offset)
+        return shard.read(span.size)
 
 
 @contextlib.contextmanager

@@ -8,14 +8,14 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from umemma.datasets import _table
-from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain
+from umemma.datasets import _cells, _table
+from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain, PositiveFloat
 
-KINDS = ("audio", "image", "spectrogram", "text", "video")
+KINDS = ("audio", "image", "series", "spectrogram", "table", "text", "vector", "video")
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Columns = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
-Classes = Annotated[tuple[Name, ...], Field(strict=False)]
+Names = Annotated[tuple[Name, ...], Field(strict=False)]
 
 
 class Shares(Plain):
@@ -36,7 +36,7 @@ class Options(Plain):
     """Which column is what. null = there is no such column."""
 
     table: str = "table.csv"  # its name in the raw folder; the suffix tells the format
-    columns: dict[Name, Name] = {}  # {modality: its column}, at least one
+    columns: dict[Name, Name | Columns] = {}  # {modality: its column, or several of numbers}
     kinds: dict[Name, Name] = {}  # {modality: kind}, of columns that `modalities` doesn't name
     label: Name = "label"
     key: Name | None = None  # null = the number of the row: row-000001
@@ -47,9 +47,11 @@ class Options(Plain):
     weight: Name | None = None  # of the sample in the loss of a training, a number from 0 on
     multilabel: bool = False
     separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
-    classes: Classes | None = None  # null = those of the table, sorted
+    classes: Names | None = None  # null = those of the table, sorted
     shares: Shares = Shares()
     text_files: bool = False  # a text cell is the path of a UTF-8 file, not the text
+    rates: dict[Name, PositiveFloat | Name] = {}  # {series: Hz, or the column that holds it}
+    categories: Names = ()  # columns of a table whose numbers are names, such as a zip code
     root: Name | None = None  # media stay here: absolute, or relative to the current directory
 
     @field_validator("table")
@@ -86,16 +88,56 @@ class Options(Plain):
                     f"columns: {name!r} is of the unknown kind {kind!r}; say which of "
                     f"{', '.join(KINDS)} it is in modalities, such as {{{name}: image}}"
                 )
+            if kind not in _cells.KINDS and isinstance(self.columns[name], tuple):
+                raise ValueError(f"columns: {name!r} is of kind {kind!r}, which has one column")
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Options:
+        tables = [name for name in self.columns if self.kind(name) == "table"]
+        known = {column for name in tables for column in self.list_columns(name)}
+        for column in self.categories:
+            if column not in known:
+                raise ValueError(f"categories: {column!r} is not a column of a table in columns")
+        for name in self.rates:
+            if name not in self.columns or self.kind(name) != "series":
+                raise ValueError(f"rates: {name!r} is not a series in columns")
         return self
 
     def kind(self, name: str) -> str:
         """The kind of a modality: its name, where nothing else is said."""
         return self.kinds.get(name, name)
 
+    def list_columns(self, name: str) -> tuple[str, ...]:
+        """The columns of a modality."""
+        columns = self.columns[name]
+        return (columns,) if isinstance(columns, str) else columns
+
     @property
     def files(self) -> list[str]:
         """The modalities whose cells are paths."""
-        return sorted(name for name in self.columns if self.kind(name) != "text" or self.text_files)
+        return sorted(name for name in self.columns if self._has_path(name))
+
+    def _has_path(self, name: str) -> bool:
+        kind = self.kind(name)
+        if kind in _cells.KINDS:
+            return kind in _cells.ARRAYS and isinstance(self.columns[name], str)
+        return kind != "text" or self.text_files
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """{what a column is for, as Row has it: the column} of `columns` and `rates`."""
+        roles = {}
+        for name, columns in self.columns.items():
+            if isinstance(columns, str) and self.kind(name) != "table":
+                roles[name] = columns
+                continue
+            for place, column in enumerate(self.list_columns(name), 1):
+                roles[_cells.name_role(name, place)] = column
+        for name, rate in self.rates.items():
+            if isinstance(rate, str):
+                roles[f"rates/{name}"] = rate
+        return roles
 
     @property
     def groupings(self) -> dict[str, str]:

@@ -73,10 +73,15 @@ class Row(NamedTuple):
 
 
 def rows(
-    path: Path, roles: Mapping[str, str], modalities: Collection[str], separator: str
+    path: Path,
+    roles: Mapping[str, str],
+    modalities: Collection[str],
+    separator: str,
+    lists: Collection[str] = (),
 ) -> Iterator[Row]:
     """The rows of a table in their order. roles: {"label", "key", a modality, ...: its column};
-    "group", "group/2", ... are columns of one option.
+    "group", "group/2", ... are columns of one option, and so are "specs/1", "specs/2" of a
+    modality. lists: the columns whose cells may be lists of numbers, which become JSON.
 
     UserError where the table is damaged, has no rows, or lacks a column or has it twice.
     """
@@ -85,8 +90,8 @@ def rows(
         for role, column in roles.items():
             if column not in header:
                 option = role.partition("/")[0]
-                if role in modalities:
-                    option = f"columns.{role}"
+                if option in modalities:
+                    option = f"columns.{option}"
                 where = f"preprocess.options.{option}"
                 raise unknown_name("column", column, header, where)
             if list(header).count(column) > 1:
@@ -101,7 +106,7 @@ def rows(
             if isinstance(found, str):
                 yield Row(number, {}, [], found)
             else:
-                yield _row(number, found, roles, separator)
+                yield _row(number, found, roles, separator, lists)
     except (OSError, pa.ArrowException) as error:  # a damaged Parquet file raises either
         reason = str(
             error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -113,11 +118,21 @@ def rows(
         raise UserError("no rows in it", str(path), "A row is a sample.")
 
 
-def _row(number: int, found: dict[str, Any], roles: Mapping[str, str], separator: str) -> Row:
+def _row(
+    number: int,
+    found: dict[str, Any],
+    roles: Mapping[str, str],
+    separator: str,
+    lists: Collection[str],
+) -> Row:
     try:
-        texts = {
-            role: _text(found.get(column)) for role, column in roles.items() if role != "label"
-        }
+        texts = {}
+        for role, column in roles.items():
+            cell = found.get(column)
+            if isinstance(cell, list) and column in lists:
+                texts[role] = _list(cell)
+            elif role != "label":
+                texts[role] = _text(cell)
         label = found.get(roles["label"])
         if isinstance(label, list):
             parts = label
@@ -128,6 +143,13 @@ def _row(number: int, found: dict[str, Any], roles: Mapping[str, str], separator
         return Row(number, {}, [], str(problem))
     cells = {role: text for role, text in texts.items() if text}
     return Row(number, cells, [label for label in labels if label], "")
+
+
+def _list(cells: list[Any]) -> str:
+    try:
+        return json.dumps(cells, separators=(",", ":"))
+    except (TypeError, ValueError):
+        raise Problem(NOT_PLAIN) from None
 
 
 def _text(cell: Any) -> str:

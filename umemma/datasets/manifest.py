@@ -41,17 +41,17 @@ from typing import Literal
 
 import numpy as np
 
-from umemma.datasets import _table
+from umemma.datasets import _cells, _table
 from umemma.datasets._manifest_options import Options
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError
 from umemma.system.seeds import uniform
-from umemma.types import Clip, DatasetSpec, Media, Record, Source, Unreadable
+from umemma.types import Clip, DatasetSpec, Media, Record, Series, Source, Unreadable
 
 SPEC = DatasetSpec(
     name="manifest",
     summary="your own table: CSV, Parquet or JSON lines, a column per modality",
-    modalities=("audio", "image", "text", "video"),
+    modalities=("audio", "image", "series", "table", "text", "vector", "video"),
     classes=(),
     licence="your own",
     citation="your own",
@@ -150,12 +150,16 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
     if row.problem:
         raise Problem(row.problem)
     media: dict[str, Media] = {}
-    for name in sorted(options.columns.keys() & row.cells.keys()):
-        if name not in options.files:
-            media[name] = row.cells[name]
-            continue
+    for name in sorted(options.columns):
         try:
-            media[name] = _file(name, options.kind(name), row.cells, place)
+            if name in row.cells and name not in options.files:
+                media[name] = row.cells[name]
+            elif name in row.cells:
+                media[name] = _file(name, row.cells, place, options)
+            elif options.kind(name) in _cells.KINDS:
+                numbers = _numbers(name, row.cells, options)
+                if numbers is not None:
+                    media[name] = numbers
         except Problem as problem:
             media[name] = Unreadable(str(problem))
     if not media:
@@ -163,12 +167,33 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
     return media
 
 
+def _numbers(name: str, cells: dict[str, str], options: Options) -> Media | None:
+    """The numbers that the cells of a modality hold, None where all of these are empty."""
+    return _cells.make_medium(
+        name,
+        options.kind(name),
+        options.list_columns(name),
+        cells,
+        options.categories,
+        _rate(name, cells, options),
+    )
+
+
+def _rate(name: str, cells: dict[str, str], options: Options) -> float | None:
+    """Hz, None where the options or the row don't say it."""
+    rate = options.rates.get(name)
+    if isinstance(rate, str):
+        text = cells.get(f"rates/{name}")
+        return None if text is None else _cells.parse_rate(text)
+    return rate
+
+
 def _file(
     name: str,
-    kind: str,
     cells: dict[str, str],
     place: Callable[[str], Path | None],
-) -> Path | Clip:
+    options: Options,
+) -> Path | Clip | Series:
     """The file of a modality, or the event in it.
 
     Problem for a path outside, and for times that make no sense.
@@ -176,8 +201,11 @@ def _file(
     path = place(cells[name])
     if path is None:
         raise Problem("path outside of root")
+    kind = options.kind(name)
     if kind in ("audio", "video"):
         return Clip(path, *_times(cells))
+    if kind == "series":
+        return Series(path, _rate(name, cells, options))
     return path
 
 
@@ -359,7 +387,7 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         )
     if not path.is_file():
         raise UserError("no such file", str(path), STEPS.format(table=options.table))
-    roles = dict[str, str](label=options.label, **options.columns)
+    roles = {"label": options.label, **options.roles}
     for name in ("key", "split", "start", "end"):
         column = getattr(options, name)
         if column:
@@ -367,4 +395,18 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
     if options.weight:
         roles[WEIGHT] = options.weight
     roles |= options.groupings
-    return _table.rows(path, roles, options.columns, options.separator)
+    lists = _list_array_columns(options)
+    for row in _table.rows(path, roles, options.columns, options.separator, lists):
+        for name in options.files:
+            if _cells.is_list(row.cells.get(name, "")) and options.kind(name) in _cells.ARRAYS:
+                row.cells[_cells.name_role(name, 0)] = row.cells.pop(name)
+        yield row
+
+
+def _list_array_columns(options: Options) -> set[str]:
+    """The columns whose cells may be lists of numbers."""
+    columns: set[str] = set()
+    for name in options.columns:
+        if options.kind(name) in _cells.ARRAYS:
+            columns.update(options.list_columns(name))
+    return columns

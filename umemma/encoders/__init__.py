@@ -7,7 +7,7 @@ names() -> Collection[str] | None       the variants; None = any, checked when o
 input_spec(variant, kind) -> InputSpec  what it takes, unless settings change that
 build(variant, spec) -> (nn.Module, D)  a module (B, ...) -> (B, D) with fresh weights. Nothing is
                                         downloaded except the configuration of an `hf:` encoder
-width(variant) -> int                   D, without building a large module
+width(variant) -> int                   D, without building a large module; 0 = that of the input
 
 and, where PRETRAINED,
 
@@ -40,7 +40,9 @@ FAMILIES = {
     "cnn": "umemma.encoders.cnn",
     "hf": "umemma.encoders.hf",
     "import": "umemma.encoders.custom",
+    "mlp": "umemma.encoders.numeric.mlp",
     "open_clip": "umemma.encoders.open_clip",
+    "series": "umemma.encoders.numeric.series",
     "text": "umemma.encoders.text",
     "timm": "umemma.encoders.timm",
     "torchaudio": "umemma.encoders.torchaudio",

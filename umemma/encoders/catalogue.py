@@ -12,15 +12,27 @@ from typing import NamedTuple
 from umemma.encoders import EXAMPLES, FAMILIES
 from umemma.errors import UserError
 from umemma.system.http import NotServed
-from umemma.types import AudioInput, ImageInput, InputSpec, TextInput, VideoInput, WaveInput
+from umemma.types import (
+    AudioInput,
+    ImageInput,
+    InputSpec,
+    SeriesInput,
+    TableInput,
+    TextInput,
+    VectorInput,
+    VideoInput,
+    WaveInput,
+)
 
 MAX_ROWS = 40
+KINDS = ("image", "text", "audio", "vector", "table", "series", "video")
 
 
 class Row(NamedTuple):
     """An encoder in the list.
 
-    width: D. input: what it takes, in short. weights: where they are, or how to get them.
+    width: D, 0 for that of the input. input: what it takes, in short. weights: where they are, or
+    how to get them.
     """
 
     name: str
@@ -114,7 +126,7 @@ def _make_row(family: str, variant: str) -> Row:
 
 def _find_input(module: ModuleType, variant: str) -> InputSpec:
     """Return the input for the first modality that the encoder serves."""
-    modalities = [m for m in ("image", "text", "audio", "video") if m in module.MODALITIES]
+    modalities = [m for m in KINDS if m in module.MODALITIES]
     for modality in modalities[:-1]:
         # An encoder of a user serves one kind of input out of all.
         with contextlib.suppress(UserError):
@@ -132,6 +144,12 @@ def _describe_input(spec: InputSpec) -> str:
             return f"{spec.length} tokens"
         case AudioInput() | WaveInput():
             return f"{spec.sample_rate} Hz"
+        case VectorInput():
+            return "numbers"
+        case TableInput():
+            return "cells"
+        case SeriesInput():
+            return "channels, steps"
 
 
 def _describe_weights(module: ModuleType, family: str, variant: str) -> str:

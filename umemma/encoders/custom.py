@@ -22,7 +22,10 @@ from umemma.types import (
     ImageInput,
     InputSpec,
     Plain,
+    SeriesInput,
+    TableInput,
     TextInput,
+    VectorInput,
     VideoInput,
     WaveInput,
 )
@@ -30,8 +33,11 @@ from umemma.types import (
 INPUTS: dict[str, tuple[type, ...]] = {
     "audio": (AudioInput, WaveInput),
     "image": (ImageInput,),
+    "series": (SeriesInput,),
     "spectrogram": (ImageInput,),
+    "table": (TableInput,),
     "text": (TextInput,),
+    "vector": (VectorInput,),
     "video": (VideoInput, ImageInput),  # an ImageInput: frame by frame
 }
 MODALITIES = tuple(INPUTS)

@@ -24,7 +24,13 @@ from umemma.evaluation.paired_test import (
     sample_contributions,
 )
 from umemma.evaluation.predictions import Predictions
-from umemma.missing import Missing, format_missing, list_conditions, list_patterns
+from umemma.missing import (
+    Missing,
+    format_missing,
+    list_conditions,
+    list_patterns,
+    list_shown_patterns,
+)
 from umemma.types import ResultRow, format_pattern
 
 # Rows of the table that are no presets. The average is a baseline that is tested like any preset.
@@ -199,8 +205,8 @@ def summarize_experiment(
 
 
 def list_columns(modalities: Sequence[str], extra: AbsenceColumn | None) -> list[str]:
-    """Return the columns in the order of the table."""
-    columns = [format_pattern(pattern) for pattern in list_patterns(modalities)]
+    """Return the columns in the order of the table; of many modalities, not every subset."""
+    columns = [format_pattern(pattern) for pattern in list_shown_patterns(modalities)]
     if len(columns) > 1:
         columns.append(LESSER)
     columns.append(WORST)

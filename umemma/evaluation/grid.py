@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from umemma.errors import UserError
 from umemma.evaluation.bootstrap import Bootstrap, Clustering
-from umemma.evaluation.grid_sums import Condition, SeededDraw, SumsCache
+from umemma.evaluation.grid_sums import NO_BOUNDS, Condition, SeededDraw, SumsCache
 from umemma.evaluation.metrics import USUAL, Metric, score, select_metrics
 from umemma.evaluation.predictions import Predictions
-from umemma.missing import Missing, format_missing, list_patterns
+from umemma.missing import Missing, format_missing, list_patterns, list_shown_patterns
 from umemma.system.files import new_file
 from umemma.system.seeds import hash_keys
 from umemma.types import ResultRow, format_pattern
@@ -52,6 +52,7 @@ class Grid:
         self.bootstrap = Bootstrap(predictions.groups, seed, bootstrap)
         self.modalities = predictions.modalities
         self.complete = format_pattern(self.modalities)
+        self.listed = set(map(format_pattern, list_shown_patterns(self.modalities)))
         classes = predictions.unimodal[self.modalities[0]].shape[1]
         self.metrics = select_metrics(names, predictions.task, classes)
         self.sample_numbers = np.empty(0, np.uint64)
@@ -84,7 +85,8 @@ class Grid:
 
         The ensemble is scored with every subset of the modalities; each uni-modal model alone, as
         the ceiling; the average of the uni-modal models with the larger subsets; and the class
-        prior, for the samples of the complete set.
+        prior, for the samples of the complete set. Of many modalities, the subsets that tables do
+        not list have an interval, and an average, in the first metric only.
         """
         patterns = list_patterns(self.modalities)
         single = [format_pattern(pattern) for pattern in patterns if len(pattern) == 1]
@@ -94,7 +96,8 @@ class Grid:
         for subset in single:
             yield self._score_subset(metric, "unimodal", subset)
         for subset in larger:
-            yield self._score_subset(metric, "average", subset)
+            if self._is_scored(metric, subset):
+                yield self._score_subset(metric, "average", subset)
         if self.predictions.prior:
             yield self._score_subset(metric, "prior", self.complete)
 
@@ -293,7 +296,13 @@ class Grid:
                     weights,
                 )
             )
+            if not self._has_interval(metric, model, subset):
+                return self._subset_row(metric, model, subset, value, NO_BOUNDS)
             draws = self._resample_ranked(metric, logits, where)
+        elif not self._has_interval(metric, model, subset):
+            assert metric.value
+            value = float(metric.value(self.cache.total(metric, model, subset, where)))
+            return self._subset_row(metric, model, subset, value, NO_BOUNDS)
         else:
             assert metric.value
             sums = self.cache.sums(metric, model, subset, where)
@@ -301,6 +310,15 @@ class Grid:
             draws = metric.value(sums.resampled)
         bounds = self._bounds(metric, draws, value)
         return self._subset_row(metric, model, subset, value, bounds)
+
+    def _is_scored(self, metric: Metric, subset: str) -> bool:
+        """Whether the average of the uni-modal models is scored with this subset."""
+        return metric is self.metrics[0] or subset in self.listed
+
+    def _has_interval(self, metric: Metric, model: str, subset: str) -> bool:
+        if model == "ensemble" and metric is self.metrics[0]:
+            return True
+        return subset in self.listed
 
     def _subset_row(
         self,

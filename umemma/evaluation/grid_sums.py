@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -136,6 +136,7 @@ class SumsCache:
     def __init__(self, predictions: Predictions, bootstrap: Bootstrap) -> None:
         self.predictions = predictions
         self.bootstrap = bootstrap
+        self.cached_bytes = 0
         self.cached: dict[CacheKey, tuple[Stats, np.ndarray, np.ndarray]] = {}
 
     def logits(self, metric: Metric, model: str, subset: str) -> np.ndarray:
@@ -167,6 +168,12 @@ class SumsCache:
         lost = np.array([draw.lost(stats, where, part, parts) for draw in draws])
         return MetricSums(total, resampled, lost)
 
+    def total(self, metric: Metric, model: str, subset: str, where: np.ndarray) -> np.ndarray:
+        """Return the (K,) sums over the samples `where` the subset is scored, without resamples."""
+        assert metric.stats
+        logits = _without_nan(self.logits(metric, model, subset), where)
+        return metric.stats(logits, self.predictions.target).total(where.astype(np.float64))
+
     def _load(
         self,
         metric: Metric,
@@ -180,17 +187,23 @@ class SumsCache:
             samples = where.tobytes()
         key = (metric.stats, model, subset, samples)
         if key not in self.cached:
-            if _count_bytes(self.cached) > CACHE_BYTES:
+            if self.cached_bytes > CACHE_BYTES:
                 self.cached.clear()
-            logits = np.nan_to_num(self.logits(metric, model, subset))
+                self.cached_bytes = 0
+            logits = _without_nan(self.logits(metric, model, subset), where)
             stats = metric.stats(logits, self.predictions.target)
             weight = where.astype(np.float64)
             resampled = self.bootstrap.totals(stats, weight)
             self.cached[key] = (stats, stats.total(weight), resampled)
+            self.cached_bytes += stats.values.nbytes
         return self.cached[key]
 
 
-def _count_bytes(
-    cached: Mapping[CacheKey, tuple[Stats, np.ndarray, np.ndarray]],
-) -> int:
-    return sum(stats.values.nbytes for stats, _, _ in cached.values())
+def _without_nan(logits: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return (N, C) logits without the NaN of samples that are not scored. where: (N,) the others.
+
+    Usually all are scored, and nothing is copied.
+    """
+    if where.all():
+        return logits
+    return np.nan_to_num(logits)

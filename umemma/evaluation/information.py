@@ -35,7 +35,7 @@ from umemma.evaluation.information_report import (
 )
 from umemma.evaluation.metrics import USUAL, Metric, get, log_loss
 from umemma.evaluation.predictions import Predictions
-from umemma.missing import list_patterns
+from umemma.missing import list_shown_patterns
 from umemma.types import format_pattern
 
 ModelKey: TypeAlias = tuple[str, str]  # ("ensemble", "unimodal" or "probe"; modalities)
@@ -82,7 +82,7 @@ def estimate_information(
             0,
         )
     models: dict[ModelKey, np.ndarray] = {}
-    for pattern in list_patterns(names):
+    for pattern in list_shown_patterns(names):
         subset = format_pattern(pattern)
         models["ensemble", subset] = predictions.ensemble[subset]
     for m in names:

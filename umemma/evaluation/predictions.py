@@ -5,6 +5,7 @@ Every number of a report is computed from this file.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ import pyarrow.parquet as pq
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.classification import thresholds as class_thresholds
 from umemma.evaluation.classification.thresholds import Thresholds
-from umemma.missing import list_patterns
 from umemma.system.files import new_file
 from umemma.types import format_pattern
 
@@ -143,6 +143,8 @@ class Predictions:
         tables = [self.unimodal[m] for m in subset.split("+")]
         if len(tables) == 1:
             return tables[0]
+        if not any(self._lacks_samples[m] for m in subset.split("+")):
+            return np.asarray(sum(tables) / np.float32(len(tables)))
         total = np.zeros_like(tables[0])
         present = np.zeros_like(tables[0][:, :1])
         for table in tables:
@@ -150,6 +152,11 @@ class Predictions:
             present += ~np.isnan(table[:, :1])
         with np.errstate(invalid="ignore"):
             return np.asarray(total / present)
+
+    @functools.cached_property
+    def _lacks_samples(self) -> dict[str, bool]:
+        """{modality: whether some samples have no uni-modal logits of it}."""
+        return {m: bool(np.isnan(table[:, 0]).any()) for m, table in self.unimodal.items()}
 
     def class_prior(self) -> np.ndarray:
         """Return (N, C): the same logits for every sample, those of `prior`."""
@@ -180,8 +187,10 @@ class Predictions:
         """Yield each pattern of a subset with (N,) bool: where it is what is present of it."""
         names = subset.split("+")
         present = np.stack([~np.isnan(self.unimodal[m][:, 0]) for m in names], 1)
-        for pattern in list_patterns(names):
-            yield format_pattern(pattern), (present == [m in pattern for m in names]).all(1)
+        codes = present @ (2 ** np.arange(len(names)))
+        for code in np.unique(codes[codes > 0]).tolist():  # few of the 2**M patterns occur
+            pattern = [m for i, m in enumerate(names) if code >> i & 1]
+            yield format_pattern(pattern), codes == code
 
     def save(self, path: Path, made_by: str) -> None:
         """Write key, group, target and a column of logits per model and subset.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from umemma.evaluation.information_report import Information
 from umemma.evaluation.metrics import USUAL, Metric, get
-from umemma.types import ResultRow
+from umemma.missing import list_shown_patterns
+from umemma.types import ResultRow, format_pattern
 
 # Figures show the complete set and at most this many others: first each set that lacks one
 # modality, then those with the lowest values.
@@ -44,6 +47,26 @@ class EvaluationSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as they stand in metrics.json."""
         return asdict(self)
+
+
+class SizeSummary(NamedTuple):
+    """The leading metric over all subsets of one size.
+
+    size: how many modalities are present; subsets: how many such subsets there are.
+    """
+
+    size: int
+    subsets: int
+    mean: float
+    lowest: ResultRow
+    highest: ResultRow
+
+
+def _summarize_size(size: int, rows: Sequence[ResultRow]) -> SizeSummary:
+    values = [row.value for row in rows]
+    lowest = min(rows, key=lambda row: row.value)
+    highest = max(rows, key=lambda row: row.value)
+    return SizeSummary(size, len(rows), float(np.mean(values)), lowest, highest)
 
 
 @dataclass(frozen=True)
@@ -94,6 +117,23 @@ class Outcome:
             if row.model == model and row.metric == metric and row.missing != "any":
                 rows[row.left] = row
         return rows
+
+    def listed(self) -> dict[str, ResultRow]:
+        """Return {modalities present: row} of the subsets that tables have room for, as `lead`."""
+        rows = self.lead()
+        complete, *_ = rows
+        shown = list_shown_patterns(complete.split("+"))
+        return {left: rows[left] for left in map(format_pattern, shown)}
+
+    def sizes(self) -> list[SizeSummary]:
+        """Return a summary per number of modalities present, where not all subsets are listed."""
+        rows = self.lead()
+        if len(rows) == len(self.listed()):
+            return []
+        by_size: dict[int, list[ResultRow]] = {}
+        for left, row in rows.items():
+            by_size.setdefault(len(left.split("+")), []).append(row)
+        return [_summarize_size(size, rows_of_size) for size, rows_of_size in by_size.items()]
 
     def unimodal_values(self) -> dict[str, float]:
         """Return {modality: value} of the uni-modal models, in the leading metric."""

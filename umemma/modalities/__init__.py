@@ -27,12 +27,20 @@ draw(options, numbers, spec) -> SampleDraws
 augment(x, spec, options, drawn) -> Tensor
     Applies these draws to a compact batch, before `finish`: a pure function on any device.
 
+and, where what the encoder takes depends on the samples,
+
+Survey(name)
+    What the training samples of a modality say: `add(key, split, data)` takes every tar member,
+    `find()` returns fields of the InputSpec as JSON, from the training split alone, `summarize()`
+    lines for the log. `add` raises UserError for a sample of another shape.
+
 `import:package.module` is a kind that the user wrote: such a module (docs/own-modality.md), which
 also defines `Input`, its InputSpec. It may lack SUFFIXES, make_recipe and the augmentation.
 
 Where to find what: `image` resizes and crops pictures, `av_decoder` resizes the frames of a video
 and resamples sound while it decodes a clip, `audio` makes the log-mel spectrogram, `text` has the
-tokenizers, `vision` and `spec_augment` have the augmentation of pictures and of spectrograms.
+tokenizers, `vision` and `spec_augment` have the augmentation of pictures and of spectrograms,
+`vector` reads .npy files and computes means and standard deviations, for `series` and `table` too.
 
 A batch is augmented exactly as its items are one by one. An augmentation that is off is neither
 drawn nor applied: with all of them off, `augment` returns x itself. Packing never imports torch.
@@ -57,8 +65,11 @@ from umemma.types import (
     InputSpec,
     Media,
     Packing,
+    SeriesInput,
+    TableInput,
     TextInput,
     Unreadable,
+    VectorInput,
     VideoInput,
     WaveInput,
 )
@@ -68,13 +79,19 @@ KINDS = {
     "image": "umemma.modalities.image",
     "spectrogram": "umemma.modalities.image",  # ready-made, as AV-MNIST distributes it
     "text": "umemma.modalities.text",
+    "series": "umemma.modalities.series",
+    "table": "umemma.modalities.table",
+    "vector": "umemma.modalities.vector",
     "video": "umemma.modalities.video",
 }
 # The kind whose module decodes an input.
 INPUTS: dict[type, str] = {
     AudioInput: "audio",
     ImageInput: "image",
+    SeriesInput: "series",
+    TableInput: "table",
     TextInput: "text",
+    VectorInput: "vector",
     VideoInput: "video",
     WaveInput: "audio",
 }

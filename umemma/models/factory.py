@@ -14,22 +14,29 @@ from umemma.config import Encoder, Training
 from umemma.errors import UserError
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
-from umemma.types import InputSpec, Plain, TextInput
+from umemma.types import InputSpec, Plain, TableInput, TextInput
 from umemma.validation import validate
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NOTHING_FOUND: Mapping[str, Mapping[str, Any]] = {}
 # The child modules of a LateFusion, and the part of the settings that each one's rates stand in.
 SETTINGS_PART = {"encoders": "encoder", "heads": "head", "fusion": "head", "vectors": "absence"}
 
 
-def input_specs(chosen: Mapping[str, Encoder]) -> dict[str, InputSpec]:
-    """Return what each modality's encoder takes, as the settings change it.
+def input_specs(
+    chosen: Mapping[str, Encoder],
+    found: Mapping[str, Mapping[str, Any]] = NOTHING_FOUND,
+) -> dict[str, InputSpec]:
+    """Return what each modality's encoder takes, as the data and then the settings change it.
 
-    UserError for an unknown encoder, or for a change that its input does not know.
+    found: {modality: what its training samples say}, `inputs` of an index or of a model. UserError
+    for an unknown encoder, or for a change that its input does not know.
     """
     specs: dict[str, InputSpec] = {}
     for m, encoder in sorted(chosen.items()):
         spec = encoders.input_spec(encoder.name, encoder.kind or m, m)
+        if m in found:
+            spec = validate(type(spec), {**spec.model_dump(), **found[m]}, f"the samples of {m}")
         specs[m] = encoder.adapt(spec, m)
     return specs
 
@@ -127,9 +134,32 @@ def build(
         modules[m] = modules[owner]
         dims[m] = dims[owner]
     blanks = {m: _make_blank_input(specs[m]) for m in modules}
+    for m, owner in owners.items():
+        _check_shared_input(m, owner, specs, blanks)
     model = LateFusion(modules, dims, blanks, len(classes), absent, fusion)
     model.freeze(m for m, encoder in chosen.items() if encoder.tune == "frozen")
     return model
+
+
+def _check_shared_input(
+    modality: str,
+    owner: str,
+    specs: Mapping[str, InputSpec],
+    blanks: Mapping[str, Tensor],
+) -> None:
+    """UserError where a modality can't have the encoder of `owner`, as its input differs."""
+    spec = specs[modality]
+    other = specs[owner]
+    differs = blanks[modality].shape != blanks[owner].shape
+    if isinstance(spec, TableInput) and isinstance(other, TableInput):
+        differs = spec.columns != other.columns or spec.categories != other.categories
+    if differs:
+        raise UserError(
+            f"the samples of {modality} have another shape or other columns than those of {owner}",
+            f"encoders.{modality}.same_as",
+            "Give it an encoder of its own.",
+            usage=True,
+        )
 
 
 def _make_blank_input(spec: InputSpec) -> Tensor:

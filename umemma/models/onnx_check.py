@@ -16,7 +16,19 @@ from umemma.evaluation.calibration import probabilities
 from umemma.missing import Pattern, list_patterns
 from umemma.models.onnx_recipe import FUSION, name_encoder_file
 from umemma.models.predictor import Predictor
-from umemma.types import OWN, InputSpec, Media, Packing, Sound, format_pattern
+from umemma.types import (
+    OWN,
+    Cell,
+    InputSpec,
+    Media,
+    Packing,
+    Series,
+    SeriesInput,
+    Sound,
+    TableInput,
+    VectorInput,
+    format_pattern,
+)
 
 MAX_DIFFERENCE = 1e-4  # between ONNX and PyTorch, relative to the largest number
 SAMPLES = 3
@@ -117,7 +129,7 @@ def _make_example_input(spec: InputSpec, packing: Packing) -> Tensor:
         if kind.startswith(OWN):
             media = _make_own_example(modality, kind, generator)
         else:
-            media = _make_media(kind, generator)
+            media = _make_media(kind, spec, generator)
         (data,) = modalities.pack({kind: media}, packing).values()
         compact.append(modality.decode(data, spec))
     finished: Tensor = modality.finish(torch.stack(compact), spec)
@@ -136,7 +148,14 @@ def _make_own_example(
     return media
 
 
-def _make_media(kind: str, generator: np.random.Generator) -> Media:
+def _make_media(kind: str, spec: InputSpec, generator: np.random.Generator) -> Media:
+    if isinstance(spec, VectorInput):
+        return _scale(generator.standard_normal(spec.width), spec)
+    if isinstance(spec, SeriesInput):
+        length = int(generator.integers(1, spec.steps + 1))
+        return Series(_scale(generator.standard_normal((length, spec.channels)), spec), spec.rate)
+    if isinstance(spec, TableInput):
+        return _make_row(spec, generator)
     if kind == "text":
         length = int(generator.integers(3, 30))
         return " ".join(generator.choice(WORDS, length))
@@ -149,3 +168,20 @@ def _make_media(kind: str, generator: np.random.Generator) -> Media:
 
         return [to_jpeg(frame, 90) for frame in pixels]
     return pixels[0]
+
+
+def _scale(numbers: np.ndarray, spec: VectorInput | SeriesInput) -> np.ndarray:
+    """Return standard normal numbers with the mean and standard deviation of the training."""
+    return numbers * np.array(spec.std) + np.array(spec.mean)
+
+
+def _make_row(spec: TableInput, generator: np.random.Generator) -> dict[str, Cell]:
+    """Return a row of numbers and names, one of the cells empty unless it is the only one."""
+    row: dict[str, Cell] = {}
+    for number in spec.numbers:
+        row[number.name] = float(generator.normal(number.mean, number.std))
+    for column in spec.categories:
+        row[column.name] = str(generator.choice([*column.values, "a name that nobody has"]))
+    if len(row) > 1:
+        row[str(generator.choice(list(row)))] = None
+    return row

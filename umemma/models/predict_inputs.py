@@ -7,6 +7,7 @@ absent, with its reason. A sample of which nothing is left becomes a Failure in 
 from __future__ import annotations
 
 import itertools
+import json
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from umemma import modalities
 from umemma.errors import UserError, unknown_name
-from umemma.types import OWN, BrokenPolicy, Clip, InputSpec, Media, Packing, Sound
+from umemma.types import OWN, BrokenPolicy, Clip, InputSpec, Media, Packing, Series, Sound
 
+NUMERIC = ("series", "table", "vector")  # kinds that are numbers
 NOTHING = "no modality is present"
 MAX_SAMPLE_RATE = 655350  # Hz, the highest that FLAC can store
 SOUND_TYPES = (np.float32, np.float64, np.int16)
@@ -160,10 +162,14 @@ def to_media(kind: str, value: Any, packing: Packing) -> Media:
     ValueError, a fixed phrase, for what is of the wrong type or shape. Other types are passed on;
     `modalities.pack` refuses the ones it does not know.
     """
+    if isinstance(value, str) and kind in NUMERIC and value.lstrip()[:1] in ("[", "{"):
+        value = _parse_numbers(value)
     if isinstance(value, str) and kind != "text":
         value = Path(value)
     if isinstance(value, Path):
         return _to_file(kind, value)
+    if kind in NUMERIC:
+        return _to_numbers(kind, value)
     if isinstance(value, bytes) and kind == "video":
         from umemma.modalities import av_decoder
 
@@ -190,6 +196,28 @@ def _to_file(kind: str, path: Path) -> Media:
     if kind in ("audio", "video"):
         return Clip(path)
     return path
+
+
+def _parse_numbers(text: str) -> Any:
+    """Return a list of numbers, or the cells of a row, written as JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+
+
+def _to_numbers(kind: str, value: Any) -> Media:
+    """Return a vector, a series or the cells of a row; (samples, rate) becomes a Series."""
+    rate = None
+    is_pair = isinstance(value, tuple) and len(value) == 2
+    if kind == "series" and is_pair and not isinstance(value[0], (int, float)):
+        value, rate = value
+    if hasattr(value, "__array__"):
+        value = np.asarray(value)
+    if rate is not None:
+        return Series(value, rate)
+    numbers: Media = value
+    return numbers
 
 
 def _to_pixels(image: Image.Image) -> np.ndarray:

@@ -11,44 +11,70 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from umemma.datasets import _table
-from umemma.datasets._table import Row
+from umemma.datasets import _cells, _table
+from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError, unknown_name
 from umemma.models.predict_inputs import Failure
+from umemma.types import InputSpec, TableInput, Unreadable
 
 KEY = "key"
+NO_SPECS: Mapping[str, InputSpec] = {}
 
 
 @dataclass(frozen=True)
 class TableSamples:
     """The rows of a table. Each process that iterates over them reads the table by itself.
 
-    columns: {modality or "key": column}. texts: the modalities whose cells are the texts
-    themselves; the cells of the others are paths.
+    columns: {modality or "key": its columns}, several only of modalities that hold numbers. kinds:
+    {modality: its kind}. names: the columns of tables that hold names, whatever they look like.
+    text_files: whether the cells of texts are paths, as those of other media are.
     """
 
     path: Path
-    columns: Mapping[str, str]
-    texts: Collection[str]
+    columns: Mapping[str, tuple[str, ...]]
+    kinds: Mapping[str, str]
+    names: Collection[str] = ()
+    text_files: bool = False
 
     def rows(self) -> Iterator[Row]:
+        roles: dict[str, str] = {}
+        lists: set[str] = set()
+        for m, columns in self.columns.items():
+            kind = self.kinds.get(m, KEY)
+            if kind == "table" or len(columns) > 1:
+                roles |= {_cells.name_role(m, i): name for i, name in enumerate(columns, 1)}
+            else:
+                roles[m] = columns[0]
+            if kind in _cells.ARRAYS:
+                lists.update(columns)
         # `_table.rows` requires a label column. Prediction ignores it, so any column will do.
-        label = next(iter(self.columns.values()))
-        return _table.rows(self.path, {"label": label, **self.columns}, (), "|")
+        label = next(iter(roles.values()))
+        return _table.rows(self.path, {"label": label, **roles}, (), "|", lists)
 
     def __iter__(self) -> Iterator[Mapping[str, Any] | Failure]:
         for row in self.rows():
             if row.problem:
                 yield Failure(row.problem)
                 continue
-            sample: dict[str, str | Path] = {}
+            sample: dict[str, Any] = {}
             for m in self.columns:
-                if m != KEY and m in row.cells:
-                    sample[m] = self._parse_cell(m, row.cells[m])
+                if m != KEY:
+                    sample[m] = self._make_medium(m, row)
             yield sample
 
-    def _parse_cell(self, modality: str, cell: str) -> str | Path:
-        if modality in self.texts:
+    def _make_medium(self, modality: str, row: Row) -> Any:
+        """Return the medium in the cells of a modality, None where they are empty."""
+        kind = self.kinds[modality]
+        if kind in _cells.KINDS:
+            columns = self.columns[modality]
+            try:
+                numbers = _cells.make_medium(modality, kind, columns, row.cells, self.names)
+            except Problem as problem:
+                return Unreadable(str(problem))
+            if numbers is not None:
+                return numbers
+        cell = row.cells.get(modality)
+        if cell is None or (kind == "text" and not self.text_files):
             return cell
         return self.path.parent / cell
 
@@ -58,32 +84,40 @@ def open_table(
     columns: Sequence[str],
     text_files: bool,
     kinds: Mapping[str, str],
+    specs: Mapping[str, InputSpec] = NO_SPECS,
 ) -> TableSamples:
     """Find the columns of a model's modalities in a table.
 
-    columns: "image=COLUMN"; without any, the columns that are named like the modalities. kinds:
-    {modality: its kind}. text_files: whether the cells of texts are paths too. UserError
-    for a column that the table lacks, and where no column is one of the modalities.
+    columns: "image=COLUMN", several of one modality if it holds numbers; without any, the columns
+    that are named like the modalities, and those of the rows that the model was trained on. kinds:
+    {modality: its kind}. specs: {modality: its input}. text_files: whether the cells of texts are
+    paths too. UserError for a column that the table lacks, and where no column is one of the
+    modalities.
     """
     header = _read_header(path)
     modalities = sorted(kinds)
-    roles: dict[str, str] = {}
-    if columns:
-        for column in columns:
-            modality, name = _parse_column(column, header, modalities)
-            roles[modality] = name
-    else:
+    tables = {m: spec for m, spec in specs.items() if isinstance(spec, TableInput)}
+    roles: dict[str, tuple[str, ...]] = {}
+    for column in columns:
+        modality, name = _parse_column(column, header, modalities)
+        roles[modality] = (*roles.get(modality, ()), name)
+        if len(roles[modality]) > 1 and kinds[modality] not in _cells.KINDS:
+            raise UserError(f"{modality} has one column", "--columns", usage=True)
+    for m in modalities if not columns else ():
         # Where the header can't be read, reading the rows gives the error.
-        roles = {m: m for m in modalities if m in header or not header}
+        wanted = tables[m].columns if m in tables else (m,)
+        found = tuple(name for name in wanted if name in header or not header)
+        if found:
+            roles[m] = found
     if not roles:
         what = f"no column is named {' or '.join(modalities)}"
         names = ", ".join(header)
         hint = f"The table has {names}. Name the column: --columns {modalities[0]}=COLUMN."
         raise UserError(what, f"--manifest {path}", hint, usage=True)
     if KEY in header:
-        roles[KEY] = KEY
-    texts = [m for m in modalities if kinds[m] == "text" and not text_files]
-    return TableSamples(path, roles, texts)
+        roles[KEY] = (KEY,)
+    columns_of_names = {column.name for spec in tables.values() for column in spec.categories}
+    return TableSamples(path, roles, kinds, columns_of_names, text_files)
 
 
 def _parse_column(text: str, header: Sequence[str], modalities: Sequence[str]) -> tuple[str, str]:

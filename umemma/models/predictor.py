@@ -175,7 +175,7 @@ def _resolve_encoders(
     for m, encoder in settings.encoders.items():
         name = _replace_hf_name(encoder.name, hf_folders, folder)
         encoders[m] = encoder.model_copy(update={"name": name})
-    specs = factory.input_specs(encoders)
+    specs = factory.input_specs(encoders, info.inputs)
     for m, spec in specs.items():
         if isinstance(spec, TextInput):
             tokenizer = _replace_hf_name(spec.tokenizer, hf_folders, folder)

@@ -54,7 +54,8 @@ class InferenceMetadata(NamedTuple):
 
     media: how media are packed. calibration: {modality subset or "probe/MODALITY": calibration}.
     prior: the share of the training samples that have each class, [] where it is unknown.
-    thresholds: by the names of `calibration`, those of the tables that have any.
+    thresholds: by the names of `calibration`, those of the tables that have any. inputs: {modality:
+    what its training samples say about its InputSpec}.
     """
 
     classes: list[str]
@@ -63,6 +64,7 @@ class InferenceMetadata(NamedTuple):
     calibration: dict[str, Calibration]
     prior: list[float] = []
     thresholds: dict[str, Thresholds] = {}
+    inputs: dict[str, dict[str, Any]] = {}
 
 
 class _TrainingOptions(Plain):
@@ -97,6 +99,7 @@ class ModelInfo(Plain):
     hf: {NAME of an `hf:NAME` encoder or tokenizer: its files in the folder}.
     thresholds: {as in calibration: from which probability on each class is the answer}; those that
         are not listed are 0.5, or the same for all classes.
+    inputs: {modality: what its training samples say about its InputSpec}.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -112,6 +115,7 @@ class ModelInfo(Plain):
     calibration: dict[str, Annotated[Calibration, BeforeValidator(_parse_calibration)]]
     prior: list[Annotated[float, Field(ge=0, le=1)]] = []
     thresholds: dict[str, Annotated[tuple[Threshold, ...], Field(strict=False)]] = {}
+    inputs: dict[str, dict[str, Any]] = {}
 
     def as_json(self) -> dict[str, Any]:
         calibration = {name: one.as_json() for name, one in self.calibration.items()}
@@ -131,6 +135,8 @@ class ModelInfo(Plain):
         }
         if self.thresholds:
             data["thresholds"] = {name: list(found) for name, found in self.thresholds.items()}
+        if self.inputs:
+            data["inputs"] = self.inputs
         return data
 
 

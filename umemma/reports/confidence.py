@@ -179,7 +179,7 @@ def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     """Yield how calibrated the answers are, before and after calibration."""
     fitted: dict[str, Calibration] = {}
     raw = {}
-    for left in predictions.ensemble:
+    for left in dict.fromkeys([*outcome.listed(), *outcome.shown]):
         fitted[left] = predictions.calibration.get(f"ensemble/{left}", Calibration())
         raw[left] = predictions.uncalibrated(left)
     tables = {"as scored": predictions.ensemble}
@@ -246,10 +246,10 @@ def _make_calibration_table(
         "bias per class",
     ]
     rows = []
-    for left, logits in predictions.ensemble.items():
+    for left in fitted:
         cells = [left]
         for name, digits, scale in (("log_loss", 3, 1), ("ece", 1, 100)):
-            for table in (raw[left], logits):
+            for table in (raw[left], predictions.ensemble[left]):
                 value = scale * _measure(name, table, predictions.target)
                 cells.append(f"{value:.{digits}f}")
         cells.append(f"{fitted[left].temperature:.2f}")

@@ -20,6 +20,7 @@ from umemma.reports.verdict import judge_subset
 from umemma.reports.wording import (
     capitalize,
     describe_absence,
+    describe_listed_subsets,
     format_gap,
     format_interval,
     format_percent,
@@ -40,6 +41,10 @@ HOW_TO_READ = (
 def results(outcome: Outcome) -> Iterator[Block]:
     """Yield the table with a line per subset, how to read it, and the other metrics."""
     averages = outcome.lead("average")
+    if outcome.sizes():
+        yield _draw_sizes(outcome)
+        yield _make_size_table(outcome)
+        yield Text(describe_listed_subsets(outcome))
     yield _make_subset_table(outcome, averages)
     yield Text(HOW_TO_READ)
     for left, row in averages.items():
@@ -72,7 +77,7 @@ def _make_subset_table(outcome: Outcome, averages: Mapping[str, ResultRow]) -> T
         headings.append("average of the uni-modal models")
     headings.append("samples")
     rows = []
-    for left, row in outcome.lead().items():
+    for left, row in outcome.listed().items():
         gap = gaps[left]
         cells: list[Cell] = [
             left,
@@ -90,6 +95,59 @@ def _make_subset_table(outcome: Outcome, averages: Mapping[str, ResultRow]) -> T
     return Table(capitalize(caption), headings, rows)
 
 
+def _draw_sizes(outcome: Outcome) -> Figure:
+    metric = outcome.metrics[0]
+    scale = 1.0
+    label = metric.label
+    if metric.percent:
+        scale = 100.0
+        label += ", %"
+    sizes = outcome.sizes()
+    line = Curve(
+        "mean over the subsets",
+        [summary.size for summary in sizes],
+        [scale * summary.mean for summary in sizes],
+        [scale * min(summary.lowest.value, summary.highest.value) for summary in sizes],
+        [scale * max(summary.lowest.value, summary.highest.value) for summary in sizes],
+    )
+    draw = partial(
+        figures.curves,
+        lines=[line],
+        xlabel="modalities present",
+        ylabel=label,
+        percent=False,
+        xticks=line.x,
+    )
+    first, last = sizes[-1], sizes[0]
+    caption = (
+        f"With {first.size} of {last.size} modalities present {metric.label} is "
+        f"{metric.shown(first.mean)} on average, with all {metric.shown(last.mean)}"
+    )
+    about = "The band reaches from the lowest to the highest subset of that size."
+    return Figure(figures.svg("sizes", draw, 4, 3), caption, about)
+
+
+def _make_size_table(outcome: Outcome) -> Table:
+    metric = outcome.metrics[0]
+    headings = ["number present", "subsets", "mean", "lowest", "with", "highest", "with"]
+    rows: list[list[Cell]] = []
+    for summary in outcome.sizes():
+        lowest, highest = summary.lowest, summary.highest
+        rows.append(
+            [
+                str(summary.size),
+                str(summary.subsets),
+                metric.shown(summary.mean),
+                metric.shown(lowest.value),
+                lowest.left,
+                metric.shown(highest.value),
+                highest.left,
+            ]
+        )
+    caption = f"{metric.label} by how many modalities are present ({outcome.trained})"
+    return Table(capitalize(caption), headings, rows)
+
+
 def _show_average(metric: Metric, row: ResultRow | None) -> str:
     if row is None:
         return ""
@@ -102,7 +160,7 @@ def _make_metric_table(outcome: Outcome, metrics: Sequence[Metric]) -> Table:
         if row.model == "ensemble":
             values[row.left, row.metric] = row.value
     rows = []
-    for left in outcome.lead():
+    for left in outcome.listed():
         row_values = [metric.shown(values[left, metric.name]) for metric in metrics]
         rows.append([left, *row_values])
     labels = [metric.label for metric in metrics]

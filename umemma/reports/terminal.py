@@ -22,6 +22,7 @@ from umemma.reports.wording import (
     NO_BREAK_SPACE,
     Tone,
     describe_absence,
+    describe_listed_subsets,
     describe_worst_case,
     format_gap,
     format_interval,
@@ -29,6 +30,7 @@ from umemma.reports.wording import (
     keep_together,
     with_interval,
 )
+from umemma.system import log
 from umemma.types import ResultRow
 
 STYLES: dict[Tone, str] = {"better": "green", "worse": "bold red", "unclear": ""}
@@ -49,6 +51,8 @@ def print_evaluation(console: Console, outcome: Outcome) -> None:
         print_paragraph(console, text, STYLES[finding.tone])
     print_paragraph(console, describe_worst_case(outcome))
     console.print()
+    if outcome.sizes():
+        console.print(make_size_table(outcome))
     console.print(make_subset_table(outcome, console.width))
     also = [metric for metric in outcome.metrics[1:] if metric.name in ALSO]
     if outcome.metrics[0].name == LABELS and also:
@@ -143,7 +147,7 @@ def make_subset_table(outcome: Outcome, width: int = 80) -> Table:
         "gap\n(95 % interval)",
     ]
     rows = []
-    for left, row in outcome.lead().items():
+    for left, row in outcome.listed().items():
         gap = gaps[left]
         tone = judge_subset(outcome, left)
         points = with_interval(f"{ARROWS[tone]}{format_gap(gap)}", format_points_range(gap))
@@ -189,6 +193,18 @@ def make_label_table(outcome: Outcome, metrics: Sequence[Metric]) -> Table:
     for model, left, name in rows:
         table.add_row(name, *(metric.shown(values[model, left, metric.name]) for metric in metrics))
     return table
+
+
+def make_size_table(outcome: Outcome) -> Table:
+    """Return the leading metric by how many modalities are present."""
+    metric = outcome.metrics[0]
+    rows = []
+    for summary in outcome.sizes():
+        values = (summary.mean, summary.lowest.value, summary.highest.value)
+        shown = [metric.shown(value) for value in values]
+        rows.append([str(summary.size), str(summary.subsets), *shown])
+    title = f"{metric.label} by how many modalities are present"
+    return log.make_table(title, ["present", "subsets", "mean", "lowest", "highest"], rows)
 
 
 def wrap_names(names: str, width: int) -> str:
@@ -252,4 +268,7 @@ def list_notes(outcome: Outcome) -> Iterator[str]:
         "gap: the ensemble minus the ceiling, in points; ▲ better or ▼ worse where the interval "
         "excludes 0 and no sample lacks the modality of the ceiling"
     )
+    omitted = describe_listed_subsets(outcome)
+    if omitted:
+        yield omitted
     yield f"absence: {ABSENCE[outcome.settings.absent]}"

@@ -7,6 +7,7 @@ import re
 from typing import Literal, TypeAlias
 
 from umemma.evaluation.results import Outcome, name_worst_case
+from umemma.missing import MANY
 from umemma.types import ResultRow
 
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
@@ -105,8 +106,13 @@ def describe_subset(left: str) -> str:
 
 def describe_absence(missing: str) -> str:
     """Return what is missing in words: "without audio", "without one of audio, image"."""
-    if "|" in missing:
-        return f"without one of {missing.replace('|', ', ')}"
+    alternatives = missing.split("|")
+    if len(alternatives) > MANY:
+        return f"without one of {len(alternatives)}"
+    if len(alternatives) > 1:
+        return f"without one of {', '.join(alternatives)}"
+    if missing.count("+") >= MANY:
+        return f"without {missing.count('+') + 1}: {missing}"
     return f"without {missing}"
 
 
@@ -118,6 +124,18 @@ def describe_worst_case(outcome: Outcome) -> str:
         return f"Worst case: {value} of the samples are classified correctly under every subset."
     metric = name_worst_case(outcome)
     return f"Worst case: if each sample has the subset that is worst for it, {metric} is {value}."
+
+
+def describe_listed_subsets(outcome: Outcome) -> str:
+    """Return a sentence on the subsets that tables leave out, "" if they list all."""
+    total = len(outcome.lead())
+    listed = len(outcome.listed())
+    if listed == total:
+        return ""
+    return (
+        f"Tables list {listed} of {total} subsets: all modalities, one missing, and one alone; "
+        "metrics.json has every one."
+    )
 
 
 def describe_shown_subsets(outcome: Outcome) -> str:

@@ -30,7 +30,16 @@ from umemma.reports.doctor.terminal import print_report
 from umemma.system.archives import find_target
 from umemma.system.files import file_size, find_mismatch, sha256
 from umemma.system.log import make_progress
-from umemma.types import BrokenPolicy, Clip, DatasetSpec, Media, Plain, Record, Source
+from umemma.types import (
+    BrokenPolicy,
+    Clip,
+    DatasetSpec,
+    Media,
+    Plain,
+    Record,
+    Series,
+    Source,
+)
 
 UNLISTED = "none listed"
 
@@ -343,6 +352,8 @@ def _paths_of(media: Iterable[Media]) -> list[Path]:
 def _path_of(medium: Media) -> Path | None:
     if isinstance(medium, Clip):
         return medium.path
+    if isinstance(medium, Series):
+        medium = medium.samples
     if isinstance(medium, Path):
         return medium
     return None

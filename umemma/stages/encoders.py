@@ -23,7 +23,8 @@ def run(pattern: str = "", modality: str = "") -> None:
             "weights",
         )
         for row in rows:
-            table.add_row(row.name, row.modalities, str(row.width), row.input, row.weights)
+            width = str(row.width or "input's")
+            table.add_row(row.name, row.modalities, width, row.input, row.weights)
         output.print(table)
     for note in notes:
         output.print(note, markup=False, highlight=False)

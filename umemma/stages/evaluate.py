@@ -281,7 +281,7 @@ def _open_data(params: Params, index: shard_reader.Index) -> DataSource:
     return DataSource(
         Store(params.paths.shards),
         index,
-        factory.input_specs({m: params.encoder(m) for m in params.modalities}),
+        factory.input_specs({m: params.encoder(m) for m in params.modalities}, index.inputs),
         params.machine,
         params.seed,
         cache=params.decoded_cache,
@@ -314,7 +314,7 @@ def _load_models(
 
     names = sorted(params.modalities)
     encoders = {m: params.encoder(m) for m in names}
-    specs = factory.input_specs(encoders)
+    specs = factory.input_specs(encoders, index.inputs)
     section = params.finetune
     ensemble = factory.build(
         encoders, specs, index.classes, section.absent, fusion=section.switches().fusion

@@ -124,7 +124,7 @@ def _open_data(params: Params) -> tuple[DataSource, dict[str, Any]]:
     index = shard_reader.read_index(store, params.shard_settings())
     params.check_modalities(index.modalities, index.kinds)
     settings = params.ensemble_settings(index.fingerprint)
-    specs = factory.input_specs({m: params.encoder(m) for m in params.modalities})
+    specs = factory.input_specs({m: params.encoder(m) for m in params.modalities}, index.inputs)
     augments = factory.make_augmentations(settings["augment"], specs)
     data = DataSource(
         store,
@@ -195,7 +195,8 @@ def _load_unimodal(
     encoders = {modality: params.encoder(modality)}
     # The initial weights of the ensemble are the same as without a uni-modal model.
     with torch.random.fork_rng(devices=[]):
-        model = factory.build(encoders, factory.input_specs(encoders), index.classes)
+        specs = factory.input_specs(encoders, index.inputs)
+        model = factory.build(encoders, specs, index.classes)
     hint = f"Run: umemma pretrain-unimodal --modality {modality}"
     settings = params.unimodal_settings(modality, index.fingerprint)
     return model, saved_model.load(params.paths.pretrain(modality), model, settings, hint)

@@ -156,7 +156,7 @@ def run_table(
     _check_paths(manifest, out)
     set_threads(None)
     model = predictor.load(folder, trust, broken=broken)
-    samples = open_table(manifest, columns, text_files, model.kinds)
+    samples = open_table(manifest, columns, text_files, model.kinds, model.specs)
     total = estimate_rows(manifest)
     if workers is None:
         workers = _choose_workers(total)

@@ -112,7 +112,7 @@ def _open_data(
     params.check_modalities(index.modalities, index.kinds)
     settings = {m: params.unimodal_settings(m, index.fingerprint) for m in group}
     common = settings[group[0]]
-    specs = factory.input_specs({m: params.encoder(m) for m in params.modalities})
+    specs = factory.input_specs({m: params.encoder(m) for m in params.modalities}, index.inputs)
     data = DataSource(
         store,
         index,

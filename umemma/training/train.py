@@ -7,7 +7,7 @@ probes and the calibration, which are fitted to the trained model.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -182,7 +182,8 @@ def train_model(
         fitted = _fit_calibrations(
             model, splits["val"], batch_size, device, data.seed, data.index.task, step.loss
         )
-    inference_metadata = _describe_inference(data.index, *fitted, splits.get("train"))
+    names = model.modalities
+    inference_metadata = _describe_inference(data.index, names, *fitted, splits.get("train"))
     return TrainResult(scores, metrics, inference_metadata)
 
 
@@ -269,6 +270,7 @@ def _make_loss(training: Training, train: LoadedSplit, index: Index, title: str)
 
 def _describe_inference(
     index: Index,
+    names: Sequence[str],
     calibrations: dict[str, Calibration],
     fitted_thresholds: dict[str, Thresholds],
     train: LoadedSplit | None,
@@ -284,6 +286,7 @@ def _describe_inference(
         calibration=calibrations,
         prior=prior,
         thresholds=fitted_thresholds,
+        inputs={m: index.inputs[m] for m in names if m in index.inputs},
     )
 
 

@@ -1,0 +1,1 @@
+"""Encoders of numbers, trained from scratch: of vectors, tables and series."""

@@ -10,7 +10,7 @@ to the i-th modality in sorted order. Booleans say what is there: True means pre
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +28,7 @@ OWN = "import:"  # how the name of an encoder or of a kind that the user wrote b
 MODALITY_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 # Names that mean something else: in shards, tables and results, and in torch's module dictionaries.
 _RESERVED = """
-any end group json key label probe self split start worst
+any end group json key label probe self split start targets worst
 T_destination add_module apply bfloat16 buffers call_super_init children clear compile copy cpu cuda
 double dump_patches eval extra_repr float forward fromkeys get get_buffer get_extra_state
 get_parameter get_submodule half ipu items keys load_state_dict modules mtia named_buffers
@@ -122,6 +122,9 @@ Media: TypeAlias = (
     " | Mapping[str, Cell] | Unreadable | Callable[[], Media]"
 )
 
+# One of several classes, a set of labels, or one or more numbers.
+Task: TypeAlias = Literal["multiclass", "multilabel", "regression"]
+
 # What happens to a sample with a medium that cannot be read: it lacks that modality, or it fails.
 BrokenPolicy: TypeAlias = Literal["absent", "fail"]
 
@@ -131,8 +134,8 @@ class Record:
     """One sample, as a dataset lists it. Nothing is decoded yet.
 
     key: unique in the dataset, without dots (WebDataset splits names at dots).
-    label: the number of the class; a sorted tuple of numbers where the task is multi-label; None
-        only with a problem.
+    label: the number of the class; a sorted tuple of numbers where the task is multi-label, a float
+        for each target in regression; None only with a problem.
     media: {modality: medium}. A modality without an entry is absent.
     group: samples of one group are not independent, such as an image that is paired with several
         recordings. So intervals are drawn over groups, and a group in two splits is a leak. Several
@@ -148,7 +151,7 @@ class Record:
 
     key: str
     split: str
-    label: int | tuple[int, ...] | None
+    label: int | tuple[int, ...] | tuple[float, ...] | None
     media: Mapping[str, Media]
     group: str | Mapping[str, str] = ""
     problem: str = ""
@@ -167,14 +170,33 @@ class Record:
 # 2. DatasetSpec: what is known of a dataset, and where its files come from. -----------------------
 
 
+class Fold(Plain):
+    """One of the folds that take turns as the test split.
+
+    group: what is held out in a leave-one-group-out, "" otherwise.
+    val: the folds that are the validation split while this one is tested; the rest is for training.
+    """
+
+    number: int
+    group: str = ""
+    val: Annotated[tuple[int, ...], Field(strict=False)]
+
+    @property
+    def split(self) -> str:
+        """The name of its samples' split in records and in shards."""
+        return f"fold-{self.number}"
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """What is known of a dataset before any file is read.
 
     modalities: their names, sorted.
     kinds: {modality: its kind, such as "image"} of those that are not named like their kind.
+    classes: the names of the classes; of the targets in regression.
     variant: which of several published versions this is, "" for the only one. Numbers of two
         variants never share a table.
+    folds: of which `splits` then has the names, see `Fold`; empty where splits are fixed.
     expected: {split: samples} of the official lists.
     size: bytes to download.
     disk: bytes needed at most.
@@ -187,12 +209,13 @@ class DatasetSpec:
     licence: str
     citation: str
     splits: tuple[str, ...] = ("train", "val", "test")
-    task: Literal["multiclass", "multilabel"] = "multiclass"
+    task: Task = "multiclass"
     variant: str = ""
     expected: Mapping[str, int] = field(default_factory=dict)
     size: int = 0
     disk: int = 0
     kinds: Mapping[str, str] = field(default_factory=dict)
+    folds: tuple[Fold, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -419,7 +442,7 @@ class Batch(NamedTuple):
 
     inputs: {modality: (B, ...)}; an absent input is filled with the blank input.
     present: (B, M) bool. It is always on the CPU, as it decides which rows enter an encoder.
-    target: (B,) classes, or (B, C) sets of labels.
+    target: (B,) classes, (B, C) sets of labels, or (B, T) numbers, standardized.
     sample_seeds: (B,) uint64 numbers that belong to the seed, the epoch and the sample. Training
         draws from them. None outside of training.
     weight: (B,) of the samples in the loss of a training; None where all count the same.
@@ -462,6 +485,29 @@ class ResultRow(NamedTuple):
     high: float
     n: int
     refused: int
+
+
+# Regression. --------------------------------------------------------------------------------------
+
+
+class TargetScale(Plain):
+    """The mean and the standard deviation of a target over the training samples.
+
+    Models learn (target - mean) / std.
+    """
+
+    mean: float
+    std: PositiveFloat
+
+
+def list_outputs(classes: Sequence[str], task: str) -> list[str]:
+    """Return what the numbers of a head are of: the classes or, in regression, 2T parameters.
+
+    Those are first `a`, then `b` of every target (see evaluation/regression/gaussian.py).
+    """
+    if task != "regression":
+        return list(classes)
+    return [f"{name} {parameter}" for parameter in ("a", "b") for name in classes]
 
 
 # Text for sets of modalities. ---------------------------------------------------------------------

@@ -194,11 +194,15 @@ def _rows(section: Section) -> Iterator[list[str]]:
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:
-    """The model that an annotation is, or of whose dictionary it is; else None."""
+    """The model that an annotation is, or is where it isn't null, or of whose dictionary it is;
+    else None.
+    """
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) is dict:
         return model_of(get_args(annotation)[1])
+    if get_origin(annotation) is types.UnionType and types.NoneType in get_args(annotation):
+        return model_of(get_args(annotation)[0])
     return None
 
 
@@ -234,7 +238,7 @@ def _word(annotation: Any) -> str:
         metadata = [extra for item in arguments[1:] for extra in getattr(item, "metadata", [item])]
         return f"{_word(arguments[0])}{_bounds(metadata)}"
     if origin is Literal:
-        return ", ".join(code(_yaml(choice)) for choice in arguments)
+        return ", ".join(code(_yaml(choice) or '""') for choice in arguments)
     if origin in (types.UnionType, Union):
         words = [_word(member) for member in arguments if member is not types.NoneType]
         if types.NoneType in arguments:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from toys.predictions import OURS, THEIRS, predictions_in_letters
 from umemma import config
@@ -19,23 +21,28 @@ class ToyCommands:
     """Does what the commands of an experiment do to the disk.
 
     A model has a score that depends on its learning rate, and there are predictions. done: the
-    commands so far, with their learning rates.
+    commands so far, with their learning rates; right: {(preset, fold): its answers} of those that
+    have some of their own.
     """
 
-    def __init__(self, params: Params, shards: str) -> None:
+    def __init__(
+        self,
+        params: Params,
+        shards: str,
+        fold_shards: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
         self.params = params
-        self.shards = shards
+        self.inputs = Inputs(params, shards, {}, fold_shards)
         self.done: list[str] = []
+        self.right: dict[tuple[str, int], Mapping[str, str]] = {}
 
     def drive(self, experiment: Experiment, fails: bool = False) -> None:
         """Run an experiment; fails: each command ends with status 1."""
-        inputs = Inputs(self.params, self.shards, {})
-        self._drive(compare._run_experiment(inputs, experiment), fails)
+        self._drive(compare._run_experiment(self.inputs, experiment), fails)
 
     def pretrain(self, experiment: Experiment, modality: str) -> None:
         """Train a uni-modal model, or as many as there are learning rates."""
-        inputs = Inputs(self.params, self.shards, {})
-        self._drive(compare._pretrain(inputs, experiment, modality))
+        self._drive(compare._pretrain(self.inputs, experiment, modality))
 
     def _drive(self, job: Job, fails: bool = False) -> None:
         ended = Ended(int(fails), 1.0, 1.0, 0.5)
@@ -49,19 +56,24 @@ class ToyCommands:
 
     def _carry_out(self, command: Command) -> None:
         params = config.load_params(Path(command.words[-1]))
+        shards = self.inputs.shards_of(params.fold_number)
         rate = params.finetune.learning_rate
         if command.words[3] == "pretrain-unimodal":
             modality = command.words[5]
             rate = params.pretrain.of(modality).learning_rate
             folder = params.paths.pretrain(modality)
-            self._train(folder, params.unimodal_settings(modality, self.shards), rate)
+            self._train(folder, params.unimodal_settings(modality, shards), rate)
         elif command.words[3] == "finetune-ensemble":
-            self._train(params.paths.ensemble, params.ensemble_settings(self.shards), rate)
+            self._train(params.paths.ensemble, params.ensemble_settings(shards), rate)
         else:
             right = OURS
             if params.finetune.preset == "umt":
                 right = THEIRS
-            predictions = predictions_in_letters(right, groups="aabb")
+            alone = None
+            if (params.finetune.preset, params.fold) in self.right:
+                right = self.right[params.finetune.preset, params.fold]
+                alone = {m: right[m] for m in params.modalities}
+            predictions = predictions_in_letters(right, alone, groups="aabb")
             predictions.save(params.paths.results / "predictions.parquet", "toy")
         self.done.append(f"{command.words[3]} {rate:g}")
 

@@ -11,6 +11,8 @@ from umemma.cli.options import PARAMS, AsJson, DatasetName, ParamsFile, Sets, st
 from umemma.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
+    from umemma.config import Params
+    from umemma.data.shard_reader import Index
     from umemma.stages.preprocess import Executor
 
 EXECUTORS = ("local", "ray")
@@ -162,14 +164,31 @@ def preprocess(
         share=stage.Share(num_tasks, task_index),
         executor=run_jobs,
     )
-    counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
-    print(f"Shards are in {settings.paths.shards}: {counts} samples")
+    if index.folds:
+        total = sum(index.samples(split) for split in index.splits)
+        print(f"Shards are in {settings.paths.shards}: {total} samples in {len(index.folds)} folds")
+        _print_folds(settings, index)
+    else:
+        counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
+        print(f"Shards are in {settings.paths.shards}: {counts} samples")
     broken = index.broken()
     if broken:
         print(f"With a medium that can't be read, which counts as absent: {broken}")
     failures = index.failures()
     if failures:
         print(f"Failed: {failures}")
+
+
+def _print_folds(settings: Params, index: Index) -> None:
+    from umemma.data import shard_reader
+    from umemma.data.storage import Store
+    from umemma.reports.doctor.folds import make_fold_table
+    from umemma.system.log import output
+
+    held_out = {fold.split: fold.group for fold in index.folds}
+    samples = {split: index.samples(split) for split in index.splits}
+    classes = shard_reader.count_classes(Store(settings.paths.shards), index)
+    output.print(make_fold_table(held_out, samples, classes))
 
 
 def _make_executor(name: str, ray_address: str) -> Executor:

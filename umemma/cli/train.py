@@ -125,6 +125,13 @@ def evaluate_missing(
             help="The missing ratio: the share of samples that lose them, 0 to 1. Repeatable.",
         ),
     ] = None,
+    all_folds: Annotated[
+        bool,
+        typer.Option(
+            "--all-folds",
+            help="Score the test samples of all folds together, from what each fold's run kept.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     params: ParamsFile = PARAMS,
     set_: Sets = None,
@@ -132,7 +139,8 @@ def evaluate_missing(
     """Measure accuracy with modalities missing.
 
     Without --missing and --ratio: evaluate the whole grid and write the report. With either: answer
-    this one question from the predictions of the last evaluation, and write nothing.
+    this one question from the predictions of the last evaluation, and write nothing. With folds,
+    evaluate each one first (--set fold=0, 1 and so on), then all of them with --all-folds.
 
     Creates: results/<dataset>/ report.html, report.md, metrics.json, information.json,
     grid.parquet, predictions.parquet, information.csv, robustness.csv, robustness.png,
@@ -145,7 +153,17 @@ def evaluate_missing(
     from umemma.system.log import output
 
     is_question = bool(missing or ratio)
-    if is_question:
+    if is_question and all_folds:
+        raise UserError(
+            "these options cannot be combined",
+            "umemma evaluate-missing",
+            "Use --all-folds alone, or ask about one fold with --set fold=0.",
+            usage=True,
+        )
+    if all_folds:
+        settings = settings.model_copy(update={"fold": ""})
+        outcome = stage.run_all_folds(settings)
+    elif is_question:
         outcome = stage.ask(settings, missing, ratio or [])
     else:
         outcome = stage.run(settings)
@@ -157,6 +175,8 @@ def evaluate_missing(
         terminal.print_answer(output, outcome)
     else:
         terminal.print_evaluation(output, outcome)
+        if outcome.folds:
+            output.print(terminal.make_fold_table(outcome))
         terminal.print_next_step(output, settings.paths.results, _params_option(params))
 
 
@@ -174,6 +194,10 @@ OnlyPreset = Annotated[
 OnlySeed = Annotated[
     int | None,
     typer.Option(help="Only the runs of this seed.", show_default=False),
+]
+OnlyFold = Annotated[
+    str,
+    typer.Option(help="Only the runs of this fold.", show_default=False),
 ]
 OnlyTrain = Annotated[
     str,
@@ -204,6 +228,7 @@ def compare(
     seed: OnlySeed = None,
     train: OnlyTrain = "",
     modality: OnlyModality = "",
+    fold: OnlyFold = "",
     table: OnlyTable = False,
     jobs: Jobs = 1,
     params: ParamsFile = PARAMS,
@@ -211,9 +236,9 @@ def compare(
 ) -> None:
     """Train and evaluate every preset with every seed, and compare them in one table.
 
-    The section `compare` of params.yaml lists the presets, the seeds and what training misses.
-    Finished runs stay, so the same command resumes after an interruption. With --preset, --seed,
-    --train or --modality it makes only those runs, and no table.
+    The section `compare` of params.yaml lists the presets, the seeds, the folds and what training
+    misses. Finished runs stay, so the same command resumes after an interruption. With --preset,
+    --seed, --fold, --train or --modality it makes only those runs, and no table.
 
     Exit status 1 where a run fails; the others are made nevertheless. Exit status 75 after SIGTERM:
     run the same command to resume.
@@ -222,7 +247,7 @@ def compare(
     differences.csv, robustness.csv, robustness.png; the runs in models/ and
     results/<dataset>/compare/<train>/<seed>/<preset>/; runs/<dataset>/compare/costs.csv.
     """
-    is_partial = bool(preset or train or modality or seed is not None)
+    is_partial = bool(preset or train or modality or fold or seed is not None)
     if (table and is_partial) or (preset and modality):
         raise UserError(
             "these options cannot be combined",
@@ -232,10 +257,11 @@ def compare(
             usage=True,
         )
     settings = start("compare", params, set_)
+    settings = settings.model_copy(update={"fold": ""})  # the section `compare` has its own
     from umemma.stages import compare as stage
 
     if not table:
-        stage.run(settings, jobs, preset, seed, train, modality)
+        stage.run(settings, jobs, preset, seed, train, modality, fold)
     if not is_partial:
         _print_comparison(settings)
 
@@ -250,7 +276,7 @@ def _print_comparison(settings: Params) -> None:
     for block in format_terminal(report, max(output.width, WIDTH)):
         output.print(block)
     output.print(*report.notes, sep="\n", highlight=False)
-    costs = format_costs(settings)
+    costs = format_costs(settings, report.folds or [None])
     if costs:
         output.print(costs)
     print(f"report: {settings.paths.results / 'compare' / 'compare.md'}")

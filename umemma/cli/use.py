@@ -21,7 +21,7 @@ from umemma.cli.options import (
 from umemma.errors import UserError
 
 if TYPE_CHECKING:
-    from umemma.models.predictor import Prediction
+    from umemma.models.predictor import AnyPrediction
 
 
 MODALITIES = ("audio", "image", "spectrogram", "text", "video")
@@ -141,7 +141,7 @@ def predict(
     Exit status 1 where no row of the table has a prediction.
 
     Creates: with --manifest the file --out: key, label, probability, probabilities, present,
-    reason.
+    reason; in regression value, deviation, low and high of each target.
     """
     folder = start_with_model("predict", model, params, set_)
     values = (audio, image, spectrogram, text, video)
@@ -203,7 +203,7 @@ def _check_sources(manifest: str, out: str, media: Mapping[str, str]) -> None:
         )
 
 
-def _print_prediction(prediction: Prediction, top: int) -> None:
+def _print_prediction(prediction: AnyPrediction, top: int) -> None:
     from umemma.stages import predict as stage
     from umemma.system.log import output
 

@@ -13,6 +13,7 @@ from umemma.config.sections import (
     Compare,
     Encoder,
     Evaluate,
+    FoldNumber,
     Machine,
     MissingRatios,
     Modalities,
@@ -31,12 +32,15 @@ class Params(Plain):
         plain list each is named like its kind.
     shards: a folder, or a URL such as s3://bucket/shards.
     augment: {modality: its options}, which the modality validates.
+    fold: the fold that is tested, where `preprocess.options.folds` makes some; "" for none. DVC
+        puts it into paths, in which null would be a word.
     place: set by `umemma compare` for each of its runs, see `Paths`.
     """
 
     dataset: str
     modalities: Modalities
     seed: int = 0
+    fold: FoldNumber = ""
     shards: str = "data/shards"
     preprocess: Preprocess = Preprocess()
     encoders: dict[str, Encoder] = {}
@@ -77,7 +81,14 @@ class Params(Plain):
     @property
     def paths(self) -> Paths:
         """Where the files of the dataset are."""
-        return Paths(self.dataset, self.shards, self.place, self.finetune.preset)
+        return Paths(self.dataset, self.shards, self.place, self.finetune.preset, self.fold)
+
+    @property
+    def fold_number(self) -> int | None:
+        """The fold that is tested, None where there are no folds."""
+        if self.fold == "":
+            return None
+        return self.fold
 
     @property
     def decoded_cache(self) -> Path | None:
@@ -165,6 +176,7 @@ class Params(Plain):
             "encoders": {modality: self.encoder(modality).describe()},
             **self._sample_settings(group),
             "seed": self.seed,
+            **self._fold_settings(),
             "pretrain": self.pretrain.of(group[0]).describe(),
         }
         if len(group) > 1:
@@ -195,9 +207,16 @@ class Params(Plain):
             "encoders": {m: self.encoder(m).describe() for m in names},
             **self._sample_settings(names),
             "seed": self.seed,
+            **self._fold_settings(),
             "finetune": finetune,
             "starts_from": unimodal,
         }
+
+    def _fold_settings(self) -> dict[str, Any]:
+        """Return the fold, and nothing without one: models from before there were folds stay."""
+        if self.fold == "":
+            return {}
+        return {"fold": self.fold}
 
     def _sample_settings(self, names: Sequence[str]) -> dict[str, Any]:
         """Return what changes the samples that training and validation see of these modalities."""

@@ -10,6 +10,7 @@ class Paths:
 
     place: a subfolder of models/ and results/, in which `umemma compare` keeps one of its runs. The
     presets of a place share the uni-modal models there, so an ensemble is named after its preset.
+    fold: a further subfolder, the number of the fold that is tested; "" for none.
     """
 
     # The files in the folder of a trained model.
@@ -23,12 +24,13 @@ class Paths:
         shards: str = "data/shards",
         place: str = "",
         preset: str = "",
+        fold: int | str = "",
     ) -> None:
         self.raw = Path("data/raw") / dataset
         self.shards = f"{shards.rstrip('/')}/{dataset}"
         self.runs = Path("runs") / dataset
-        self.models = Path("models") / dataset / place
-        self.results = Path("results") / dataset / place
+        self.models = Path("models") / dataset / place / str(fold)
+        self.results = Path("results") / dataset / place / str(fold)
         if place:
             self.ensemble = self.models / preset
             self.results = self.results / preset

@@ -24,6 +24,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+FoldNumber = NonNegativeInt | Literal[""]  # "" where the data has no folds
 
 
 def _name_kinds(value: Any) -> Any:
@@ -181,6 +182,8 @@ class Compare(Plain):
     presets: the presets to train.
     baseline: the preset that the method is tested against; null tests it against all others.
     seeds: one run per preset and seed.
+    folds: one run per preset, seed and fold; `all` is every fold that the data has, and where it
+        has none the one run without. DVC needs a list, which is [""] without folds.
     learning_rates: the rates tried for each training, of uni-modal models and of ensembles alike;
         validation selects the best of each. An empty list uses those of the settings.
     train: the conditions of training, each in place of missing.train: `complete`, `audio=0.7`, or
@@ -190,6 +193,7 @@ class Compare(Plain):
     presets: Names = tuple(PRESETS)
     baseline: str | None = None
     seeds: Annotated[tuple[int, ...], Field(strict=False)] = (0, 1, 2)
+    folds: Literal["all"] | Annotated[tuple[FoldNumber, ...], Field(strict=False)] = "all"
     learning_rates: Annotated[tuple[PositiveFloat, ...], Field(strict=False)] = ()
     train: Names = ("complete",)
 

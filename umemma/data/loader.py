@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,8 @@ class LoadedSplit:
     """The samples of a split.
 
     in_memory: {modality: (N, ...)} decoded; present: (N, M) bool; target: (N,) int64 classes, or
-    (N, C) float32 of 0 and 1 where samples have sets of labels; keys: N; groups: {grouping: N
+    (N, C) float32 of 0 and 1 where samples have sets of labels, or (N, T) float64 standardized
+    numbers in regression; keys: N; groups: {grouping: N
     groups}; specs: what the encoders of `in_memory` and `stream` see; stream: the modalities that
     are decoded for each batch; weight: (N,) of the samples in the loss, None for all alike.
     """
@@ -214,7 +216,7 @@ def load_split(
     return LoadedSplit(
         in_memory,
         present,
-        _make_targets([record.label for record in records], len(index.classes)),
+        _make_targets([record.label for record in records], store, index),
         [record.key for record in records],
         _make_groups(records),
         dict(specs),
@@ -351,13 +353,18 @@ def _make_groups(records: Sequence[Record]) -> dict[str, list[str]]:
     return groups
 
 
-def _make_targets(labels: Sequence[int | tuple[int, ...] | None], classes: int) -> Tensor:
-    """Return (N,) int64 classes, or (N, C) float32 of 0 and 1 for sets of labels."""
+def _make_targets(labels: Sequence[Any], store: Store, index: shard_reader.Index) -> Tensor:
+    """Return the target of a LoadedSplit."""
+    if index.task == "regression":
+        scales = distributed.raise_on_all(lambda: shard_reader.read_scales(store, index))
+        mean = torch.tensor([scale.mean for scale in scales], dtype=torch.float64)
+        std = torch.tensor([scale.std for scale in scales], dtype=torch.float64)
+        return (torch.tensor(labels, dtype=torch.float64) - mean) / std
     if not any(isinstance(label, tuple) for label in labels):
         return torch.tensor(labels)
-    target = torch.zeros(len(labels), classes)
+    target = torch.zeros(len(labels), len(index.classes))
     for row, label in zip(target, labels, strict=True):
-        row[list(label)] = 1.0  # type: ignore[arg-type]
+        row[list(label)] = 1.0
     return target
 
 

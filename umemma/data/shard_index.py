@@ -47,8 +47,9 @@ def write_index(
         fingerprint="",
         splits=dict(made),
         kinds=dict(spec.kinds),
+        folds=list(spec.folds),
     )
-    index = index.model_copy(update={"inputs": _survey_inputs(store, index)})
+    index = index.model_copy(update=_survey_training(store, index))
     index = index.model_copy(update={"fingerprint": index.compute_fingerprint()})
     text = to_json(index)
     if store.read("index.json") == text.encode():
@@ -57,6 +58,19 @@ def write_index(
     with store.new("index.json") as path:
         path.write_text(text)
     return index
+
+
+def _survey_training(store: Store, index: Index) -> dict[str, Any]:
+    """Return the `inputs` of an index; with folds its `fold_inputs`, as each has other training
+    samples."""
+    if not index.folds:
+        return {"inputs": _survey_inputs(store, index)}
+    fold_inputs: dict[str, dict[str, dict[str, Any]]] = {}
+    for fold in index.folds:
+        found = _survey_inputs(store, index.select_fold(fold.number))
+        if found:
+            fold_inputs[str(fold.number)] = found
+    return {"fold_inputs": fold_inputs}
 
 
 def _survey_inputs(store: Store, index: Index) -> dict[str, dict[str, Any]]:
@@ -160,7 +174,7 @@ def _remove_other_shards(store: Store, spec: DatasetSpec, shards: Iterable[Shard
     known: set[str] = set()
     for shard in shards:
         known |= {shard.name, shard.rows_name, shard.marker_name}
-    splits = "|".join(spec.splits)
+    splits = "|".join([*spec.splits, *DatasetSpec.splits, r"fold-\d+"])
     pattern = re.compile(rf"({splits})-\d{{6,}}\.(tar|parquet|json)")
     for name in set(store.list_names()) - known:
         if pattern.fullmatch(name):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -115,15 +116,25 @@ def _find_problem(record: Record, spec: DatasetSpec, seen: set[str]) -> str:
         return "an id with other characters than letters, digits, '_' and '-'"
     if record.label is None:
         return "label out of range"
-    is_set = isinstance(record.label, tuple)
-    if is_set != (spec.task == "multilabel"):
+    is_tuple = isinstance(record.label, tuple)
+    if is_tuple != (spec.task in ("multilabel", "regression")):
         return f"not the label of a {spec.task} task"
+    if spec.task == "regression":
+        return _find_target_problem(record.label, len(spec.classes))
     if not all(0 <= number < len(spec.classes) for number in _list_classes(record.label)):
         return "label out of range"
     return ""
 
 
-def _list_classes(label: int | tuple[int, ...]) -> tuple[int, ...]:
+def _find_target_problem(label: Any, targets: int) -> str:
+    if len(label) != targets:
+        return "another number of targets"
+    if not all(isinstance(number, float) and math.isfinite(number) for number in label):
+        return "a target is not a finite number"
+    return ""
+
+
+def _list_classes(label: Any) -> tuple[int, ...]:
     if isinstance(label, tuple):
         return label
     return (label,)
@@ -182,8 +193,9 @@ def make_input_hash(
     of each record its fields and the checksums of the media that it names. So a changed clip
     changes one shard.
     """
-    # Modules of the folder that several datasets import.
-    shared_modules = Path(datasets.__file__).parent.glob("_[a-z]*.py")
+    # Modules of the folder that datasets import.
+    folder = Path(datasets.__file__).parent
+    shared_modules = {*folder.glob("_[a-z]*.py"), *folder.glob("_[a-z]*/*.py")}
     code = sorted({Path(module.__file__ or ""), *shared_modules})
     common_inputs = {
         "settings": settings,

@@ -10,30 +10,34 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow.parquet as pq
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from umemma.data.shard_marker import ShardMarker, list_damage, read_marker, summarize_reasons
 from umemma.data.storage import Store
 from umemma.errors import UserError, unknown_name
 from umemma.system.files import sha256
-from umemma.types import Media, Plain, Record, Span
+from umemma.types import Fold, Media, Plain, Record, Span, TargetScale, list_outputs
 from umemma.validation import fingerprint, list_differences
 
 REMAKE = "Run: umemma preprocess"
-SHARD_NAME = re.compile(r"[A-Za-z0-9]+-\d{6,}\.tar", re.ASCII)
+SHARD_NAME = re.compile(r"(?:[A-Za-z0-9]+|fold-\d+)-\d{6,}\.tar", re.ASCII)
 
 
 class Index(Plain):
     """index.json. settings: what the shards were made with; fingerprint: the hash of the content
     of all shards, which models name as the data that they were trained on; kinds: {modality: its
     kind} of those that are not named like their kind; inputs: {modality: what its training samples
-    say about its InputSpec}. Both are left out where there is nothing in them."""
+    say about its InputSpec}; folds: those that the splits are named after; fold_inputs: {number of
+    a fold: `inputs` where it is tested}. Each of these is left out where there is nothing in it."""
 
     dataset: str
     variant: str
@@ -45,15 +49,51 @@ class Index(Plain):
     splits: dict[str, list[ShardMarker]]
     kinds: dict[str, str] = {}
     inputs: dict[str, dict[str, Any]] = {}
+    folds: list[Fold] = []
+    fold_inputs: dict[str, dict[str, dict[str, Any]]] = {}
 
     @model_serializer(mode="wrap")
     def _leave_out_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the bytes of an index, and its fingerprint, as they were before there were kinds."""
+        """Keep the bytes of an index, and its fingerprint, as they were before there were these."""
         data: dict[str, Any] = serialize(self)
-        for name in ("kinds", "inputs"):
+        for name in ("kinds", "inputs", "folds", "fold_inputs"):
             if not data.get(name):
                 data.pop(name, None)
         return data
+
+    @property
+    def outputs(self) -> list[str]:
+        """What the numbers of a head are of (see `list_outputs`)."""
+        return list_outputs(self.classes, self.task)
+
+    def select_fold(self, number: int | None) -> Index:
+        """Return an index with the splits train, val and test of one fold.
+
+        Its fingerprint names the fold. An index without folds returns itself. Raises UserError for
+        a fold that there is not, and where there are folds and none is selected.
+        """
+        numbers = [fold.number for fold in self.folds]
+        if number is None and not numbers:
+            return self
+        if number not in numbers:
+            raise _unknown_fold(number, numbers)
+        (selected,) = [fold for fold in self.folds if fold.number == number]
+        splits: dict[str, list[ShardMarker]] = {"train": [], "val": [], "test": []}
+        for fold in self.folds:
+            name = "train"
+            if fold.number == number:
+                name = "test"
+            elif fold.number in selected.val:
+                name = "val"
+            splits[name] += self.shards(fold.split)
+        changes = {
+            "splits": splits,
+            "folds": [],
+            "inputs": self.fold_inputs.get(str(number), {}),
+            "fold_inputs": {},
+            "fingerprint": fingerprint({"shards": self.fingerprint, "fold": number}),
+        }
+        return self.model_copy(update=changes)
 
     def shards(self, split: str) -> list[ShardMarker]:
         """Return the shards of a split. Raises UserError for an unknown split."""
@@ -87,6 +127,18 @@ class Index(Plain):
     def broken(self) -> str:
         """Return which media cannot be read, of how many samples: "2 x image: file is missing"."""
         return summarize_reasons(shard.broken for shard in self.list_shards())
+
+
+def _unknown_fold(number: int | None, known: list[int]) -> UserError:
+    if not known:
+        what = f"fold {number} is set, but the shards have no folds"
+        hint = 'Set fold to "", or preprocess.options.folds and run: umemma preprocess'
+        return UserError(what, "fold", hint, usage=True)
+    what = f"there is no fold {number}"
+    if number is None:
+        what = "the shards have folds, and none is selected"
+    hint = f"Set fold, say --set fold={known[0]}; there are {known[0]} to {known[-1]}."
+    return UserError(what, "fold", hint, usage=True)
 
 
 def read_index(store: Store, settings: Mapping[str, Any] | None = None) -> Index:
@@ -130,6 +182,23 @@ def read_split(store: Store, index: Index, split: str) -> Iterator[Record]:
             yield from _make_records(samples, store, index, split, shard)
 
 
+def count_classes(store: Store, index: Index) -> dict[str, dict[str, int]]:
+    """Return {class: {split: samples}}. A sample of several classes counts in each."""
+    counts = {name: dict.fromkeys(index.splits, 0) for name in index.classes}
+    for split, shards in index.splits.items():
+        for shard in shards:
+            with store.local(shard.rows_name) as path:
+                rows = pq.read_table(path, columns=["label", "status"]).to_pylist()
+            for row in rows:
+                label = row["label"]
+                if not isinstance(label, list):
+                    label = [label]
+                if row["status"] == "ok":
+                    for number in label:
+                        counts[index.classes[number]][split] += 1
+    return counts
+
+
 def locate_split(
     store: Store,
     index: Index,
@@ -144,6 +213,38 @@ def locate_split(
     for shard in index.shards(split):
         path = stay.enter_context(_open_shard(store, shard))
         yield from _make_records(_iterate_spans(path), store, index, split, shard)
+
+
+def read_scales(store: Store, index: Index) -> list[TargetScale]:
+    """Return the scale of each target over all training samples; none but in regression.
+
+    It does not depend on the modalities that a sample has. UserError for a target that is the same
+    in every training sample.
+    """
+    if index.task != "regression":
+        return []
+    labels: list[list[float]] = []
+    for shard in index.shards("train"):
+        with store.local(shard.rows_name) as path:
+            if path is None or sha256(path) != shard.rows_sha256:
+                problem = "table of a shard is missing or differs from its index"
+                raise UserError(problem, store.at(shard.rows_name), REMAKE)
+            table = pq.read_table(path, columns=["label", "status"])
+        for row in table.to_pylist():
+            if row["status"] == "ok":
+                labels.append(row["label"])
+    targets = np.array(labels, dtype=np.float64)
+    scales = []
+    for name, values in zip(index.classes, targets.T, strict=True):
+        mean, std = float(values.mean()), float(values.std())
+        if not std > 0:
+            raise UserError(
+                f"the target {name!r} is {mean:g} in all {len(values)} samples",
+                "train shards",
+                "Take it out of the targets. Check the labels: umemma doctor",
+            )
+        scales.append(TargetScale(mean=mean, std=std))
+    return scales
 
 
 def read_span(span: Media) -> bytes:
@@ -241,7 +342,7 @@ def verify_shard(store: Store, index: Index, split: str, shard: ShardMarker) -> 
 class _Description(NamedTuple):
     """The `json` member of a sample. has: the modalities that are in the tar, sorted."""
 
-    label: int | tuple[int, ...]
+    label: int | tuple[int, ...] | tuple[float, ...]
     group: str | dict[str, str]
     has: list[str]
     weight: float | None = None
@@ -277,23 +378,28 @@ def _parse_description(sample: Mapping[str, Any], index: Index) -> _Description 
         has = about["has"]
     except (KeyError, ValueError, TypeError):
         return None
-    multilabel = isinstance(label, list)
-    if multilabel != (index.task == "multilabel"):
-        return None
-    if multilabel:
+    if isinstance(label, list):
         label = tuple(label)
-        numbers = label
-    else:
-        numbers = (label,)
-    for number in numbers:
-        if not isinstance(number, int) or not 0 <= number < len(index.classes):
-            return None
-    if not _is_group(group):
+    if not _is_label(label, index) or not _is_group(group):
         return None
     weight = about.get("weight")
     if weight is not None and not isinstance(weight, float):
         return None
     return _Description(label, group, has, weight)
+
+
+def _is_label(label: Any, index: Index) -> bool:
+    """Return whether a label is as a Record of the task has it."""
+    count = len(index.classes)
+    if isinstance(label, tuple) != (index.task in ("multilabel", "regression")):
+        return False
+    if index.task == "regression":
+        is_number = [isinstance(number, float) and math.isfinite(number) for number in label]
+        return len(is_number) == count and all(is_number)
+    numbers = label
+    if index.task == "multiclass":
+        numbers = (label,)
+    return all(isinstance(number, int) and 0 <= number < count for number in numbers)
 
 
 def _is_group(group: Any) -> bool:

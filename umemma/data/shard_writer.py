@@ -168,6 +168,8 @@ def _make_schema(job: ShardJob) -> pa.Schema:
     for record in job.records:
         if isinstance(record.label, tuple):
             label_type = pa.list_(pa.int64())
+            if any(isinstance(number, float) for number in record.label):
+                label_type = pa.list_(pa.float64())
         if not isinstance(record.group, str):
             groupings |= record.group.keys()
     group_columns = [_name_column(grouping) for grouping in sorted(groupings)] or ["group"]

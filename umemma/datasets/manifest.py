@@ -19,7 +19,7 @@ drawn by the first: those of the others may stand on both sides, which `umemma d
 Splits: a row is on the side that its split cell names. An empty cell takes the side of its group's
 other rows; where there are none, a hash of the group draws it in `shares`. If no row is marked val,
 those marked train are drawn into train and val in the ratio of these two shares, again by group;
-test stays as it is.
+test stays as it is. With `folds` the splits are folds, see _manifest/folds.py.
 
 A row that can't be used becomes a Record with a problem. A path that leads elsewhere and an event
 whose times make no sense are media that can't be read. Rows are kept as JSON until their turn in
@@ -37,12 +37,13 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from umemma.datasets import _cells, _table
-from umemma.datasets._manifest_options import Options
+from umemma.datasets import _table
+from umemma.datasets._manifest import folds, number_cells
+from umemma.datasets._manifest.folds import FoldGroup, FoldPlan
+from umemma.datasets._manifest.options import Options
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError
 from umemma.system.seeds import uniform
@@ -65,6 +66,7 @@ SPLITS = {
     "test": "test",
 }
 WEIGHT = "weight/"  # the role of a column; no modality has such a name
+FOLD = "folds/cell"  # what the column of the folds is for, as Row has it
 MANY = "a list of labels in a single-label task"
 STEPS = """\
 Run: umemma download manifest --from FOLDER, where FOLDER holds the table and the media that it
@@ -95,16 +97,14 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 def spec(folder: Path, options: Options) -> DatasetSpec:
     """Modalities, classes, task and splits of this table. UserError as `records`."""
     table = _read_table(folder, options)
-    task: Literal["multiclass", "multilabel"] = "multiclass"
-    if options.multilabel:
-        task = "multilabel"
     return dataclasses.replace(
         SPEC,
         modalities=tuple(sorted(options.columns)),
         kinds={m: options.kind(m) for m in sorted(options.columns) if options.kind(m) != m},
         classes=table.classes,
         splits=table.splits,
-        task=task,
+        folds=table.folds.folds,
+        task=options.chosen_task,
     )
 
 
@@ -123,9 +123,9 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
             side = table.splits[0]  # a failure has to stand somewhere
         try:
             media = _media(row, place, options)
-            label = _label(row.labels, numbers, options)
+            label = _label(row, numbers, options)
             if not split:
-                raise Problem("unknown split")
+                raise Problem(table.unplaced)
             weight = _weight(row.cells, options)
             yield Record(row.key, side, label, media, group, weight=weight)
         except Problem as problem:
@@ -156,7 +156,7 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
                 media[name] = row.cells[name]
             elif name in row.cells:
                 media[name] = _file(name, row.cells, place, options)
-            elif options.kind(name) in _cells.KINDS:
+            elif options.kind(name) in number_cells.KINDS:
                 numbers = _numbers(name, row.cells, options)
                 if numbers is not None:
                     media[name] = numbers
@@ -169,23 +169,10 @@ def _media(row: Row, place: Callable[[str], Path | None], options: Options) -> d
 
 def _numbers(name: str, cells: dict[str, str], options: Options) -> Media | None:
     """The numbers that the cells of a modality hold, None where all of these are empty."""
-    return _cells.make_medium(
-        name,
-        options.kind(name),
-        options.list_columns(name),
-        cells,
-        options.categories,
-        _rate(name, cells, options),
-    )
-
-
-def _rate(name: str, cells: dict[str, str], options: Options) -> float | None:
-    """Hz, None where the options or the row don't say it."""
-    rate = options.rates.get(name)
-    if isinstance(rate, str):
-        text = cells.get(f"rates/{name}")
-        return None if text is None else _cells.parse_rate(text)
-    return rate
+    columns = options.list_columns(name)
+    rate = number_cells.find_rate(name, cells, options.rates)
+    kind = options.kind(name)
+    return number_cells.make_medium(name, kind, columns, cells, options.categories, rate)
 
 
 def _file(
@@ -205,7 +192,7 @@ def _file(
     if kind in ("audio", "video"):
         return Clip(path, *_times(cells))
     if kind == "series":
-        return Series(path, _rate(name, cells, options))
+        return Series(path, number_cells.find_rate(name, cells, options.rates))
     return path
 
 
@@ -222,15 +209,21 @@ def _times(cells: dict[str, str]) -> tuple[float, float | None]:
     return start, end if "end" in cells else None
 
 
-def _label(labels: list[str], numbers: dict[str, int], options: Options) -> int | tuple[int, ...]:
+def _label(
+    row: Row, numbers: dict[str, int], options: Options
+) -> int | tuple[int, ...] | tuple[float, ...]:
+    if options.target_columns:
+        return number_cells.parse_targets(row, len(options.target_columns))
+    labels = row.labels
+    is_set = options.chosen_task == "multilabel"
     if not labels:
         raise Problem("no label")
-    if len(labels) > 1 and not options.multilabel:
+    if len(labels) > 1 and not is_set:
         raise Problem(MANY)
     if not all(label in numbers for label in labels):
         raise Problem("unknown label")
     found = tuple(sorted(numbers[label] for label in labels))
-    if options.multilabel:
+    if is_set:
         return found
     return found[0]
 
@@ -301,20 +294,28 @@ class _Table:
         for row in _rows(folder, options):
             self.packed.append(json.dumps(row).encode())
             marks.add(row.cells.get("split", ""))
-            if options.multilabel or len(row.labels) == 1:
-                labels |= set(row.labels)
+            problem = _find_label_problem(row, options)
+            if not problem:
+                labels |= set(options.target_columns or row.labels)
             if not labels:
-                problem = row.problem or "no label"
-                if row.labels:
-                    problem = row.problem or MANY
                 unlabelled[problem] += 1
         if not labels and not options.classes:
             hint = "The option label names the column that holds them."
             (problem, count), *_ = unlabelled.most_common(1)
             what = f"no label in any row ({count} of {len(self.packed)}: {problem})"
             raise UserError(what, str(folder / options.table), hint)
-        self.classes = options.classes or tuple(sorted(labels))
+        if options.chosen_task == "multiclass" and not options.classes:
+            number_cells.refuse_numbers_as_classes(
+                labels, len(self.packed), str(folder / options.table)
+            )
+        self.classes = options.classes or options.target_columns or tuple(sorted(labels))
         self.marked = {_mark(mark) for mark in marks} - {""}
+        self.folds = self._plan_folds()
+        self.unplaced = "unknown split"
+        if self.folds.folds:
+            self.unplaced = "no fold"
+            self.splits = tuple(fold.split for fold in self.folds.folds)
+            return
         # The side of a group, needed where only some of its rows are marked.
         self.homes: dict[str, str] = {}
         if self.marked and "" in marks:
@@ -326,6 +327,32 @@ class _Table:
         used = {self.split(row) for row in self if not row.problem}
         self.splits = tuple(name for name in SPEC.splits if name in used) or ("train",)
 
+    def _plan_folds(self) -> FoldPlan:
+        """The folds, none without the option. UserError where they can't be made."""
+        options = self.options.folds
+        if options is None:
+            return FoldPlan((), {})
+        groups: dict[str, FoldGroup] = {}
+        for row in self:
+            if row.problem:
+                continue
+            group = groups.setdefault(self._name_group(row), FoldGroup())
+            if self.options.target_columns:
+                if not _find_label_problem(row, self.options):
+                    group.add(())
+            elif row.labels and set(row.labels) <= set(self.classes):
+                group.add(row.labels)
+            cell = row.cells.get(FOLD, "")
+            if cell and options.column:
+                cell = folds.check_number(cell, row.number, options.column)
+            if cell:
+                group.cells.setdefault(cell, row.number)
+        return folds.plan_folds(groups, options)
+
+    def _name_group(self, row: Row) -> str:
+        """The group whose rows stay together, or the row itself."""
+        return row.group(self.options.files) or row.key
+
     def __iter__(self) -> Iterator[Row]:
         return (Row(*json.loads(packed)) for packed in self.packed)
 
@@ -336,7 +363,12 @@ class _Table:
         return (Row(*json.loads(self.packed[n])) for n in np.argsort(hashes, kind="stable"))
 
     def split(self, row: Row) -> str:
-        """train, val or test; "" where the row names another."""
+        """train, val, test or a fold; "" where the row names another, or no fold."""
+        if self.folds.folds:
+            fold = self.folds.fold_of.get(self._name_group(row))
+            if fold is None:
+                return ""
+            return fold.split
         group, shares = row.group(self.options.files), self.options.shares
         if "split" in row.cells:
             mark = _mark(row.cells["split"])
@@ -351,6 +383,21 @@ class _Table:
         if where < shares.train + shares.val:
             return "val"
         return "test"
+
+
+def _find_label_problem(row: Row, options: Options) -> str:
+    """Why a row has no label, "" for one that has."""
+    if options.target_columns:
+        try:
+            number_cells.parse_targets(row, len(options.target_columns))
+        except Problem as problem:
+            return str(problem)
+        return ""
+    if not row.labels:
+        return row.problem or "no label"
+    if len(row.labels) > 1 and options.chosen_task == "multiclass":
+        return MANY
+    return ""
 
 
 def _read_table(folder: Path, options: Options) -> _Table:
@@ -387,7 +434,12 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         )
     if not path.is_file():
         raise UserError("no such file", str(path), STEPS.format(table=options.table))
-    roles = {"label": options.label, **options.roles}
+    roles = number_cells.name_target_roles(options.target_columns)
+    if options.targets:
+        roles["label"] = options.targets[0]  # a table has to have one
+    else:
+        roles["label"] = options.label
+    roles |= options.roles
     for name in ("key", "split", "start", "end"):
         column = getattr(options, name)
         if column:
@@ -395,18 +447,15 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
     if options.weight:
         roles[WEIGHT] = options.weight
     roles |= options.groupings
-    lists = _list_array_columns(options)
-    for row in _table.rows(path, roles, options.columns, options.separator, lists):
-        for name in options.files:
-            if _cells.is_list(row.cells.get(name, "")) and options.kind(name) in _cells.ARRAYS:
-                row.cells[_cells.name_role(name, 0)] = row.cells.pop(name)
+    if options.folds and options.split:
+        raise UserError(
+            "folds can't be had together with a column of splits",
+            "preprocess.options.folds",
+            "Set either folds or split to null.",
+            usage=True,
+        )
+    if options.folds and options.folds.named:
+        roles[FOLD] = options.folds.named
+    for row in _table.rows(path, roles, options.columns, options.separator, options.lists):
+        number_cells.move_lists(row.cells, options.arrays)
         yield row
-
-
-def _list_array_columns(options: Options) -> set[str]:
-    """The columns whose cells may be lists of numbers."""
-    columns: set[str] = set()
-    for name in options.columns:
-        if options.kind(name) in _cells.ARRAYS:
-            columns.update(options.list_columns(name))
-    return columns

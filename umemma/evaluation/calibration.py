@@ -3,7 +3,8 @@
 An answer from fewer modalities should be less confident, and lean differently; one temperature for
 all subsets can't express that. Reference: Guo et al., On calibration of modern neural networks,
 ICML 2017 (temperature scaling; with the bias it is their bias-corrected form, Alexandari et al.,
-ICML 2020).
+ICML 2020). In regression the same is done to the natural parameters of the predicted distribution
+(regression/gaussian.py), by the negative log-likelihood.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from umemma.evaluation.regression import gaussian
 from umemma.system.seeds import hash_keys, mix
 
 FEWEST_SAMPLES = 50  # that a fit needs
@@ -27,17 +29,28 @@ SELECTION = 2**23  # logits that candidates are compared on, at most
 
 @dataclass(frozen=True)
 class Calibration:
-    """logits / temperature + bias. bias: C numbers, () for none. The default changes nothing."""
+    """logits / temperature + bias. bias: C numbers, () for none. The default changes nothing.
+
+    gaussian: in regression this is done to the natural parameters of the distribution, so the bias
+    has 2T numbers.
+    """
 
     temperature: float = 1.0
     bias: tuple[float, ...] = ()
+    gaussian: bool = False
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Return (..., C) float32 calibrated logits."""
+        if self.gaussian:
+            calibrated = gaussian.calibrate(logits, self.temperature, self._bias_row())
+            return calibrated.astype(np.float32)
         return (logits / self.temperature + self._bias_row()).astype(np.float32)
 
     def undo(self, logits: np.ndarray) -> np.ndarray:
         """Return (..., C) float32 logits as `apply` was given them, but for rounding."""
+        if self.gaussian:
+            raw = gaussian.undo_calibration(logits, self.temperature, self._bias_row())
+            return raw.astype(np.float32)
         return ((logits - self._bias_row()) * self.temperature).astype(np.float32)
 
     def after_shift(self, shift: np.ndarray) -> Calibration:
@@ -46,7 +59,10 @@ class Calibration:
         return Calibration(self.temperature, tuple(round(float(number), 6) for number in bias))
 
     def as_json(self) -> dict[str, Any]:
-        return {"temperature": self.temperature, "bias": list(self.bias)}
+        numbers = {"temperature": self.temperature, "bias": list(self.bias)}
+        if self.gaussian:
+            return {**numbers, "gaussian": True}
+        return numbers
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Calibration:
@@ -56,7 +72,7 @@ class Calibration:
         is_finite = np.isfinite([temperature, *bias]).all()
         if not is_finite or temperature <= 0:
             raise ValueError(f"no calibration: {dict(data)}")
-        return cls(temperature, bias)
+        return cls(temperature, bias, bool(data.get("gaussian", False)))
 
     def _bias_row(self) -> np.ndarray:
         if not self.bias:
@@ -112,7 +128,8 @@ def fit(
     # 3. Fit it to all samples.
     numbers = _minimize(chosen, logits, target)
     temperature = round(float(1 / numbers[0]), 6)
-    return Calibration(temperature, tuple(round(float(number), 6) for number in numbers[1:]))
+    bias = tuple(round(float(number), 6) for number in numbers[1:])
+    return Calibration(temperature, bias, gaussian.is_regression(logits.shape[1], target))
 
 
 def probabilities(logits: np.ndarray, task: str) -> np.ndarray:
@@ -139,7 +156,7 @@ def _choose(
 ) -> np.ndarray:
     """Return x of the candidate that is best on groups that it wasn't fitted to."""
     chosen = _identity(1)
-    lowest, _ = _losses_and_slopes(chosen, logits, target)
+    lowest = _compute_losses(chosen, logits, target)
     for size in (1, 1 + logits.shape[1]):
         candidate = _minimize(chosen[0] * _identity(size), logits, target)
         losses = _held_out_losses(candidate, logits, target, groupings[0])
@@ -163,11 +180,16 @@ def _held_out_losses(
     for fold in range(FOLDS):
         held_out = group % FOLDS == fold
         x = _minimize(start, logits[~held_out], target[~held_out])
-        losses[held_out], _ = _losses_and_slopes(
-            x,
-            logits[held_out],
-            target[held_out],
-        )
+        losses[held_out] = _compute_losses(x, logits[held_out], target[held_out])
+    return losses
+
+
+def _compute_losses(x: np.ndarray, logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the (N,) log-loss of each sample."""
+    if gaussian.is_regression(logits.shape[1], target):
+        losses, _ = gaussian.losses_and_slopes(x, logits, target)
+    else:
+        losses, _ = _losses_and_slopes(x, logits, target)
     return losses
 
 
@@ -210,6 +232,7 @@ def _minimize(
     classes = logits.shape[1]
     rows = max(1, BLOCK // classes)
     identity = _identity(len(start))
+    is_gaussian = gaussian.is_regression(classes, target)
     # The unit of each number of x: in these all curvatures are alike, so half as many steps do.
     unit = np.where(identity, 1.0, classes**0.5)
 
@@ -219,14 +242,15 @@ def _minimize(
         total = float(((x - identity) ** 2).sum()) / 2
         for i in range(0, len(logits), rows):
             block = logits[i : i + rows]
-            losses, slopes = _losses_and_slopes(
-                x,
-                block,
-                target[i : i + rows],
-            )
+            block_target = target[i : i + rows]
+            if is_gaussian:
+                losses, slopes = gaussian.losses_and_slopes(x, block, block_target)
+                slope += slopes.sum(0)
+            else:
+                losses, slopes = _losses_and_slopes(x, block, block_target)
+                slope[0] += np.vdot(slopes, block)
+                slope[1:] += slopes.sum(0)[: len(x) - 1]
             total += losses.sum(dtype=np.float64)
-            slope[0] += np.vdot(slopes, block)
-            slope[1:] += slopes.sum(0)[: len(x) - 1]
         return total / len(logits), slope * unit / len(logits)
 
     bounds = [SCALES] + [(None, None)] * (len(start) - 1)

@@ -136,7 +136,7 @@ def make_references(predictions: Predictions) -> dict[str, Predictions]:
     if len(predictions.modalities) > 1:
         averages = {subset: predictions.average(subset) for subset in predictions.ensemble}
         references[AVERAGE] = _replace_ensemble(predictions, "average", averages)
-    if predictions.prior:
+    if predictions.has_prior:
         prior = predictions.class_prior()
         priors = {}
         for subset, logits in predictions.ensemble.items():
@@ -239,6 +239,24 @@ def summarize_scores(results: Sequence[ExperimentResult]) -> list[MethodScore]:
     return scores
 
 
+def summarize_folds(results: Mapping[int, Sequence[ExperimentResult]]) -> list[MethodScore]:
+    """Return mean and standard deviation over the folds of every score.
+
+    results: {fold: those of its experiments}. The score of a fold is its mean over seeds; `seeds`
+    of a MethodScore counts the folds.
+    """
+    by_fold: dict[ScoreKey, list[float]] = {}
+    for own_results in results.values():
+        for score_of_fold in summarize_scores(own_results):
+            key = score_of_fold[:4]
+            by_fold.setdefault(key, []).append(score_of_fold.mean)
+    scores = []
+    for key, values in by_fold.items():
+        mean, std = _mean_and_std(values)
+        scores.append(MethodScore(*key, mean, std, len(values)))
+    return scores
+
+
 def curve_points(results: Sequence[ExperimentResult]) -> list[CurvePoint]:
     """Return mean and standard deviation over the seeds of every point of the curves."""
     values: dict[CurveKey, list[float]] = {}
@@ -259,12 +277,14 @@ def compare_methods(
     task: str,
     groups: Mapping[str, Sequence[str]],
     baseline: str | None = None,
+    inflation: float = 1.0,
 ) -> Iterator[MethodDifference]:
     """Yield the difference of `method` to each other method, in each column, for every `train`.
 
     With a `baseline` it is compared with that one alone; where there are no others nothing is
     yielded. A difference to `PRIOR` says nothing of a method, so it isn't tested. groups:
-    {grouping: N names}; samples of one name in any of them depend on each other.
+    {grouping: N names}; samples of one name in any of them depend on each other. inflation: see
+    `run_paired_test`.
 
     The metric is the mean over samples of `metrics.score`, paired by seed and sample; see
     `run_paired_test`. Nothing is chosen by these numbers.
@@ -282,7 +302,7 @@ def compare_methods(
             others = [baseline]
         tests: list[tuple[str, str, list[float]]] = []
         for name in others:
-            for column, numbers in _test_columns(ours, methods[name], numbered):
+            for column, numbers in _test_columns(ours, methods[name], numbered, inflation):
                 tests.append((name, column, numbers))
         adjusted = adjust_holm([numbers[-1] for _, _, numbers in tests])
         for (name, column, numbers), p_holm in zip(
@@ -298,12 +318,13 @@ def _test_columns(
     ours: Mapping[int, ExperimentResult],
     theirs: Mapping[int, ExperimentResult],
     groups: Mapping[str, np.ndarray],
+    inflation: float,
 ) -> Iterator[tuple[str, list[float]]]:
     """Yield each column with the numbers of its `PairedTest`. ours, theirs: {seed: result}."""
     weights = next(iter(ours.values())).weights
     apart = np.stack([ours[seed].parts - theirs[seed].parts for seed in sorted(ours)])
     contributions = sample_contributions(apart, np.stack(list(weights.values())))
-    test = run_paired_test(*contributions, groups)
+    test = run_paired_test(*contributions, groups, inflation)
     by_column = np.stack(test, 1)
     for column, numbers in zip(weights, by_column, strict=True):
         yield column, numbers.tolist()

@@ -14,6 +14,7 @@ import numpy as np
 from umemma.evaluation.calibration import probabilities
 from umemma.evaluation.metrics import get, score, task_of
 from umemma.evaluation.predictions import Predictions
+from umemma.evaluation.regression import gaussian, measures
 
 
 class SelectiveScore(NamedTuple):
@@ -32,7 +33,8 @@ class SelectiveScore(NamedTuple):
 class ReliabilityBin(NamedTuple):
     """A bin of the calibration diagram.
 
-    For sets of labels each label's probability counts, and how often the label is present.
+    For sets of labels each label's probability counts, and how often the label is present. In
+    regression confidence is the level of a central interval, and `right` the share within it.
     """
 
     modalities: str
@@ -42,8 +44,9 @@ class ReliabilityBin(NamedTuple):
 
 
 class ClassScore(NamedTuple):
-    """Recall of a class, or F1 of a label; None where it neither occurs nor is predicted.
+    """Recall of a class, F1 of a label or R2 of a target.
 
+    None where it neither occurs nor is predicted, and where all samples have the same number.
     n: the number of samples that it belongs to.
     """
 
@@ -51,6 +54,19 @@ class ClassScore(NamedTuple):
     modalities: str
     n: int
     score: float | None
+
+
+class TargetError(NamedTuple):
+    """Errors of a target of a regression, in its unit.
+
+    deviation: the standard deviation of the samples; covered: the share in 95 % intervals.
+    """
+
+    name: str
+    mean_absolute: float
+    root_mean_square: float
+    deviation: float
+    covered: float
 
 
 class Confusion(NamedTuple):
@@ -126,6 +142,9 @@ def score_classes(predictions: Predictions) -> list[ClassScore]:
     """Return the score of each class under each subset."""
     rows = []
     for subset in predictions.ensemble:
+        if predictions.task == "regression":
+            rows += _score_targets(predictions, subset)
+            continue
         decided = predictions.decide("ensemble", subset)
         hits, predicted, right = _sum_stats("f1_macro", decided, predictions.target)
         totals = right
@@ -142,6 +161,42 @@ def score_classes(predictions: Predictions) -> list[ClassScore]:
             if total:
                 value = float(hit / total)
             rows.append(ClassScore(name, subset, int(n), value))
+    return rows
+
+
+def _score_targets(predictions: Predictions, subset: str) -> list[ClassScore]:
+    """Return the R2 of each target; None where all samples have the same number."""
+    logits = predictions.ensemble[subset]
+    scored = ~np.isnan(logits).any(1)
+    moments = measures.list_moments(logits[scored], predictions.target[scored])
+    rows = []
+    values = measures.r2_of_targets(moments.sum(0))
+    for name, value in zip(predictions.classes, values.tolist(), strict=True):
+        score_of_target = None
+        if math.isfinite(value):
+            score_of_target = value
+        rows.append(ClassScore(name, subset, int(scored.sum()), score_of_target))
+    return rows
+
+
+def measure_targets(predictions: Predictions, subset: str) -> list[TargetError]:
+    """Return the errors of each target under a subset, over the samples that have outputs."""
+    outputs = predictions.ensemble[subset]
+    scored = ~np.isnan(outputs).any(1)
+    target = predictions.target[scored]
+    mean, precision = gaussian.to_gaussian(outputs[scored])
+    errors = np.abs(target - mean)
+    covered = errors * np.sqrt(precision) <= gaussian.half_width(gaussian.INTERVAL)
+    rows = []
+    for t, (name, scale) in enumerate(zip(predictions.classes, predictions.scales, strict=True)):
+        row = TargetError(
+            name,
+            scale.std * float(errors[:, t].mean()),
+            scale.std * float(np.sqrt((errors[:, t] ** 2).mean())),
+            scale.std * float(target[:, t].std()),
+            float(covered[:, t].mean()),
+        )
+        rows.append(row)
     return rows
 
 
@@ -194,7 +249,7 @@ def _sum_stats(
     scored = ~np.isnan(logits).any(1)
     stats = get(
         metric,
-        task_of(target),
+        task_of(target, logits.shape[1]),
         logits.shape[1],
     ).stats
     assert stats is not None  # only average precision has none
@@ -208,18 +263,14 @@ def _sort_by_confidence(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (n,) confidences of the samples with logits, highest first, and (n,) mean scores.
 
-    Each mean is over all samples down to this one. Confidence is the probability of the answer; for
-    sets of labels its mean over labels. Equally confident samples stand in no order: each counts as
-    their mean.
+    Each mean is over all samples down to this one. Equally confident samples stand in no order:
+    each counts as their mean.
     """
     logits, target = predictions.ensemble[subset], predictions.target
     scored = ~np.isnan(logits).any(1)
-    p = probabilities(logits[scored], task_of(target))
     decided = predictions.decide("ensemble", subset)[scored]
-    if target.ndim == 2:
-        confidence = np.where(decided > 0, p, 1 - p).mean(1)
-    else:
-        confidence = np.take_along_axis(p, decided.argmax(1)[:, None], 1)[:, 0]
+    task = task_of(target, logits.shape[1])
+    confidence = _rate_confidence(logits[scored], decided, task)
     levels, level = np.unique(-confidence, return_inverse=True)
     counts = np.bincount(level, minlength=len(levels))
     scores = score(decided, target[scored])
@@ -227,3 +278,17 @@ def _sort_by_confidence(
     ranks = np.arange(1, len(confidence) + 1)
     means = np.cumsum(np.repeat(level_means, counts)) / ranks
     return np.repeat(-levels, counts), means
+
+
+def _rate_confidence(logits: np.ndarray, decided: np.ndarray, task: str) -> np.ndarray:
+    """Return (n,) confidences. decided: (n, C) logits after thresholds.
+
+    Of a class the probability of the answer; of a set of labels the mean over labels of that
+    probability; in regression minus the predicted standard deviation, the mean over targets.
+    """
+    if task == "regression":
+        return -measures.mean_deviation(logits)
+    p = probabilities(logits, task)
+    if task == "multiclass":
+        return np.take_along_axis(p, decided.argmax(1)[:, None], 1)[:, 0]
+    return np.where(decided > 0, p, 1 - p).mean(1)

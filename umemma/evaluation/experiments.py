@@ -1,8 +1,9 @@
 """The experiments of a comparison: which there are, their settings, and whether they are complete.
 
-An experiment is a preset, trained with one seed under one entry of compare.train. Its settings are
-those of the project but for these three, and for the learning rates that validation chooses. Its
-model lies in models/<dataset>/compare/<train>/<seed>/<preset>/, its results likewise in results/;
+An experiment is a preset, trained with one seed under one entry of compare.train, and on one fold
+where the data has folds. Its settings are those of the project but for these, and for the learning
+rates that validation chooses. Its model lies in models/<dataset>/compare/<train>/<seed>/<preset>/,
+or <seed>/<fold>/<preset>/, its results likewise in results/;
 the uni-modal models of a seed and an entry are trained once, in pretrain/ beside it, for all
 presets.
 """
@@ -10,11 +11,12 @@ presets.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from umemma.config import PRESETS, Compare, Evaluate, MissingRatios, Params, Paths
 from umemma.errors import UserError, unknown_name
@@ -32,19 +34,38 @@ ENTRY = r"[\w+|]+=[\d.]+"
 
 
 class Experiment(NamedTuple):
-    """A preset, trained with one seed under one entry of compare.train."""
+    """A preset, trained with one seed under one entry of compare.train.
+
+    fold: the fold that is tested, None where the data has none.
+    """
 
     train: str
     seed: int
     preset: str
+    fold: int | None = None
 
     @property
     def place(self) -> str:
         """The folder that it shares with the other presets."""
         return f"compare/{self.train}/{self.seed}"
 
+    @property
+    def condition(self) -> str:
+        """What it shares with the other presets, in words."""
+        words = f"seed {self.seed}, {self.train}"
+        if self.fold is not None:
+            words += f", fold {self.fold}"
+        return words
+
+    @property
+    def fold_setting(self) -> int | Literal[""]:
+        """The setting `fold`."""
+        if self.fold is None:
+            return ""
+        return self.fold
+
     def __str__(self) -> str:
-        return f"{self.preset}, seed {self.seed}, {self.train}"
+        return f"{self.preset}, {self.condition}"
 
 
 @dataclass(frozen=True)
@@ -65,8 +86,31 @@ class ExperimentMarker:
 # The plan. --------------------------------------------------------------------------------------
 
 
-def plan_experiments(params: Params) -> list[Experiment]:
-    """Return all experiments. UserError where the settings don't make a comparison."""
+def select_folds(params: Params, known: Sequence[int]) -> list[int | None]:
+    """Return the folds of the comparison, [None] where the data has none.
+
+    known: those of the data. UserError for others.
+    """
+    setting = params.compare.folds
+    if setting == "all":
+        return list(known) or [None]
+    _check_list("folds", setting)
+    names: list[int | str] = [*known] or [""]
+    for fold in setting:
+        if fold not in names:
+            problem = f"the data has no folds, so there is no fold {fold!r}"
+            if known:
+                problem = f"there is no fold {fold!r}; the data has {known[0]} to {known[-1]}"
+            hint = 'Write all, or a list of folds; without folds it is all or [""].'
+            raise UserError(problem, "compare.folds", hint, usage=True)
+    return [None if fold == "" else fold for fold in setting]
+
+
+def plan_experiments(params: Params, folds: Sequence[int | None] = (None,)) -> list[Experiment]:
+    """Return all experiments. UserError where the settings don't make a comparison.
+
+    folds: from `select_folds`. One fold comes after another, so that decoded samples are reused.
+    """
     params.evaluate.check_split()
     _check_lists(params.compare)
     _check_baseline(params)
@@ -79,10 +123,9 @@ def plan_experiments(params: Params) -> list[Experiment]:
             raise UserError(f"{list(section.train)} names one thing twice", SETTING, usage=True)
         conditions.append(condition)
     experiments = []
-    for train in section.train:
-        for seed in section.seeds:
-            for preset in section.presets:
-                experiments.append(Experiment(train, seed, preset))
+    for fold, train, seed in itertools.product(folds, section.train, section.seeds):
+        for preset in section.presets:
+            experiments.append(Experiment(train, seed, preset, fold))
     return experiments
 
 
@@ -225,6 +268,7 @@ def _without_chosen_rates(params: Params, experiment: Experiment, rate: float | 
     changes = {
         "place": experiment.place,
         "seed": experiment.seed,
+        "fold": experiment.fold_setting,
         "missing": MissingRatios(train=training_absences(experiment.train, params)),
         "finetune": finetune,
         "evaluate": evaluate,

@@ -54,7 +54,7 @@ class Grid:
         self.complete = format_pattern(self.modalities)
         self.listed = set(map(format_pattern, list_shown_patterns(self.modalities)))
         classes = predictions.unimodal[self.modalities[0]].shape[1]
-        self.metrics = select_metrics(names, predictions.task, classes)
+        self.metrics = select_metrics(names, predictions.task, classes, predictions.unit)
         self.sample_numbers = np.empty(0, np.uint64)
         if draws:
             self.sample_numbers = hash_keys(predictions.keys)
@@ -98,7 +98,7 @@ class Grid:
         for subset in larger:
             if self._is_scored(metric, subset):
                 yield self._score_subset(metric, "average", subset)
-        if self.predictions.prior:
+        if self.predictions.has_prior:
             yield self._score_subset(metric, "prior", self.complete)
 
     def gaps(self, metric: Metric) -> Iterator[ResultRow]:
@@ -132,7 +132,8 @@ class Grid:
             our_draws = metric.value(ours.resampled)
             ceiling_draws = metric.value(ceilings[best].resampled)
             low, high = self.bootstrap.bounds(our_draws - ceiling_draws, gap)
-            bounds = max(low, -1.0), min(high, 1.0)
+            largest = 1.0 - metric.lowest
+            bounds = max(low, -largest), min(high, largest)
             yield self._subset_row(metric, "gap", left, gap, bounds)
 
     def worst(self) -> ResultRow:
@@ -390,7 +391,7 @@ class Grid:
         low, high = self.bootstrap.bounds(draws, value)
         if not metric.percent:
             return low, high
-        return float(np.clip(low, 0.0, 1.0)), float(np.clip(high, 0.0, 1.0))
+        return float(np.clip(low, metric.lowest, 1.0)), float(np.clip(high, metric.lowest, 1.0))
 
 
 def write_rows(

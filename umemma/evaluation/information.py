@@ -6,6 +6,10 @@ label from below: I(Y; X_S) >= H(Y) - CE (Barber & Agakov, NIPS 2003; Poole et a
 V-information (Xu et al., ICLR 2020, arXiv 2002.10689). Below 0 the answers are worse than the
 labels' shares alone. A difference of two bounds is an estimate, no bound.
 
+In regression H(Y) is the entropy of a normal distribution with the targets' mean and variance, the
+largest that they can have. H - CE is then what the answers are better by than that constant answer;
+it is a bound of the information only where the target is normal.
+
 For sets of labels H and CE are sums over labels: so is the information, of each label by itself. It
 is not that of the whole set, as labels depend on one another.
 
@@ -33,8 +37,9 @@ from umemma.evaluation.information_report import (
     ModelDifference,
     advise,
 )
-from umemma.evaluation.metrics import USUAL, Metric, get, log_loss
+from umemma.evaluation.metrics import USUAL, Metric, get, log_loss, task_of
 from umemma.evaluation.predictions import Predictions
+from umemma.evaluation.regression import measures
 from umemma.missing import list_shown_patterns
 from umemma.types import format_pattern
 
@@ -42,11 +47,14 @@ ModelKey: TypeAlias = tuple[str, str]  # ("ensemble", "unimodal" or "probe"; mod
 ModelOf: TypeAlias = Callable[[str], ModelKey]  # which model, for a modality
 
 
-def label_surprise(target: np.ndarray) -> np.ndarray:
+def label_surprise(target: np.ndarray, task: str = "") -> np.ndarray:
     """Return (N,) bits: -log2 of the share of each sample's label in `target`.
 
-    It is summed over the labels of a set.
+    It is summed over the labels of a set. In regression, -log2 of the density of a normal
+    distribution with the mean and the variance of each target.
     """
+    if task == "regression":
+        return measures.label_surprise(target) / np.log(2)
     if target.ndim == 1:
         shares = np.bincount(target)[target] / len(target)
         return -np.log2(shares)
@@ -108,7 +116,7 @@ def estimate_information(
         predictions.task,
         metric,
         smallest,
-        float(label_surprise(target).mean()),
+        float(label_surprise(target, predictions.task).mean()),
         bounds,
         complementary=differences.estimate(several, everything, rest),
         singles=differences.estimate(several, everything, _alone),
@@ -207,8 +215,8 @@ class _Differences:
             modality,
             bits.n,
             score,
-            max(low, -1.0),
-            min(high, 1.0),
+            max(low, self.metric.lowest - 1.0),
+            min(high, 1.0 - self.metric.lowest),
             bits.value,
             bits.low,
             bits.high,
@@ -236,7 +244,7 @@ def _estimate_bounds(
         if not scored.any():
             continue
         prior = np.full(len(cost), np.nan)
-        prior[scored] = label_surprise(target[scored])
+        prior[scored] = label_surprise(target[scored], task_of(target, logits.shape[1]))
         bits = _mean(prior - cost, bootstrap)
         bound = InformationBound(
             model,

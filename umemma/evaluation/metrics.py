@@ -20,9 +20,10 @@ default.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -38,12 +39,14 @@ from umemma.evaluation.classification.counts import (
     matthews_correlation,
 )
 from umemma.evaluation.classification.ranks import auroc, average_precision
+from umemma.evaluation.regression import gaussian, measures
 
 BINS = 15  # bins of confidence, for the calibration error
 # The metrics that are computed where the settings name none. The first is a mean over samples.
 USUAL = {
     "multiclass": ("accuracy", "f1_macro", "log_loss", "ece"),
     "multilabel": ("f1_samples", "f1_macro", "f1_micro", "f1_weighted", "map", "log_loss", "ece"),
+    "regression": ("r2", "mae", "rmse", "log_loss", "ece"),
 }
 SETTING = "evaluate.metrics"
 # Metrics of what is likely, and not of what is answered: thresholds don't change them.
@@ -100,7 +103,8 @@ class Metric:
 
     stats: (N, C) logits and the target -> K sums; value: (..., K) sums -> (...); ranked: (N, C)
     logits, the target and (..., N) weights -> (...). percent: whether it is a share; higher:
-    whether higher is better.
+    whether higher is better. lowest: of a share; significant: whether its unit is the target's, so
+    that four significant digits are shown; prior: what the constant answer is called.
     """
 
     name: str
@@ -110,6 +114,9 @@ class Metric:
     ranked: RankedValue | None = None
     percent: bool = True
     higher: bool = True
+    lowest: float = 0.0
+    significant: bool = False
+    prior: str = "class prior"
 
     @property
     def of_answers(self) -> bool:
@@ -120,19 +127,47 @@ class Metric:
         """Return a value as it is printed."""
         if self.percent:
             return f"{100 * value:.1f} %"
+        if self.significant:
+            return show_significant(value)
         return f"{value:.3f}"
 
 
-def task_of(target: np.ndarray) -> str:
-    """Return the task: (N,) classes are multiclass, (N, C) sets of labels are multilabel."""
+def show_significant(value: float) -> str:
+    """Return a number with four significant digits, without an exponent."""
+    if not value or not math.isfinite(value):
+        return f"{value:.3f}"
+    return f"{value:.{count_decimals(value)}f}"
+
+
+def count_decimals(value: float) -> int:
+    """Return the decimals of a number, other than 0, that is shown with four significant digits."""
+    return max(3 - math.floor(math.log10(abs(value))), 0)
+
+
+def task_of(target: np.ndarray, width: int = 0) -> str:
+    """Return the task of models with `width` outputs.
+
+    (N,) classes are multiclass, (N, C) sets of labels are multilabel, and (N, T) numbers with twice
+    as many outputs are a regression. width: 0 where the models are known to be classifiers.
+    """
     if target.ndim == 1:
         return "multiclass"
+    if gaussian.is_regression(width, target):
+        return "regression"
     return "multilabel"
 
 
-def get(name: str, task: str, classes: int) -> Metric:
-    """Return the metric of this name. UserError if it is unknown or does not fit the task."""
+def get(name: str, task: str, classes: int, unit: float = 1.0) -> Metric:
+    """Return the metric of this name. UserError if it is unknown or does not fit the task.
+
+    unit: of errors of a regression, in standard deviations of the target.
+    """
     known = _list_metrics()
+    of_regression = _list_regression_metrics(unit)
+    if task == "regression" and name in of_regression:
+        return of_regression[name]
+    if name in of_regression and name not in known:
+        raise _does_not_fit(name, f"the task is {task}")
     top = re.fullmatch(r"top_([1-9]\d*)", name)
     if top:
         k = int(top[1])
@@ -142,7 +177,7 @@ def get(name: str, task: str, classes: int) -> Metric:
     elif name in known:
         tasks, metric = known[name]
     else:
-        raise unknown_name("metric", name, [*known, "top_5"], SETTING)
+        raise unknown_name("metric", name, [*known, "top_5", *of_regression], SETTING)
     if task not in tasks:
         raise _does_not_fit(name, f"the task is {task}")
     return metric
@@ -152,6 +187,7 @@ def select_metrics(
     names: Sequence[str] | None,
     task: str,
     classes: int,
+    unit: float = 1.0,
 ) -> list[Metric]:
     """Return the metrics of `names`, or those that are usual for the task where it is None.
 
@@ -162,7 +198,7 @@ def select_metrics(
     if not names or len(set(names)) < len(names):
         problem = "has to name each metric once, and at least one"
         raise UserError(problem, SETTING, usage=True)
-    metrics = [get(name, task, classes) for name in names]
+    metrics = [get(name, task, classes, unit) for name in names]
     leading = metrics[0]
     if not leading.percent or not leading.higher or leading.ranked:
         fitting = ", ".join(USUAL[task][:2])
@@ -182,10 +218,14 @@ def _does_not_fit(name: str, reason: str) -> UserError:
 def score(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return (N, ...) scores in 0..1 of (N, ..., C) logits: correctness, or F1 for sets of labels.
 
+    In regression what a sample adds to R2, which is at most 1.
     NaN where the logits are NaN.
     """
-    if task_of(target) == "multiclass":
+    task = task_of(target, logits.shape[-1])
+    if task == "multiclass":
         return score_correct(logits, target)
+    if task == "regression":
+        return measures.score(logits, target)
     return sample_f1(logits, target)
 
 
@@ -229,7 +269,12 @@ def score_correct(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def log_loss(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return (N,) cross entropies in nats; for sets of labels the mean binary one over labels."""
+    """Return (N,) cross entropies in nats; for sets of labels the mean binary one over labels.
+
+    In regression the negative log-likelihood, the mean over targets.
+    """
+    if task_of(target, logits.shape[-1]) == "regression":
+        return measures.negative_log_likelihood(logits, target)
     logits = logits.astype(np.float64)
     if target.ndim == 1:
         log_shares = log_softmax(logits, axis=-1)
@@ -358,6 +403,42 @@ def _list_metrics() -> dict[str, Entry]:
         "log_loss": (both, nats),
         "ece": (both, ece),
     }
+
+
+def _list_regression_metrics(unit: float) -> dict[str, Metric]:
+    """Return {name: metric}. unit: of the errors, in standard deviations of the target."""
+
+    def absolute_error(outputs: np.ndarray, target: np.ndarray) -> np.ndarray:
+        return unit * measures.absolute_error(outputs, target)
+
+    def root_mean_square(sums: np.ndarray) -> np.ndarray:
+        return unit * measures.root_mean_square(sums)
+
+    def columns_of(per_sample: PerSample) -> MakeStats:
+        def make_stats(outputs: np.ndarray, target: np.ndarray) -> Stats:
+            values = per_sample(outputs, target)
+            return Stats(np.arange(values.shape[1]), values, values.shape[1])
+
+        return make_stats
+
+    squared_errors = columns_of(measures.list_squared_errors)
+    moments = columns_of(measures.list_moments)
+    levels = columns_of(measures.count_levels)
+    mae = Metric("mae", "MAE", _mean_of(absolute_error), mean_of_sums)
+    rmse = Metric("rmse", "RMSE", squared_errors, root_mean_square)
+    errors = [replace(m, percent=False, higher=False, significant=True) for m in (mae, rmse)]
+    nats = Metric(
+        "log_loss", "log-loss", _mean_of(log_loss), mean_of_sums, percent=False, higher=False
+    )
+    covered = _mean_of(measures.is_covered)
+    metrics = [
+        Metric("r2", "R2", moments, measures.r2, lowest=-math.inf),
+        *errors,
+        nats,
+        Metric("ece", "calibration error", levels, _calibration_error, higher=False),
+        Metric("coverage", "share in 95 % interval", covered, mean_of_sums),
+    ]
+    return {metric.name: replace(metric, prior="training mean") for metric in metrics}
 
 
 def _top_k_accuracy(name: str, k: int) -> Entry:

@@ -9,7 +9,8 @@ components, Biometrics Bulletin 2 (1946), on the degrees of freedom of a sum of 
 Survey sampling (1965), on how many equal groups unequal ones are worth; Holm, A simple sequentially
 rejective multiple test procedure, Scand. J. Statist. 6 (1979), which holds for dependent tests too;
 Dror et al., The hitchhiker's guide to testing statistical significance in NLP, ACL 2018, for paired
-tests of trained models.
+tests of trained models; Nadeau & Bengio, Inference for the generalization error, Machine Learning
+52 (2003), on training sets that overlap.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ LARGEST_T = 1e6
 TINY = 1e-9
 
 Names: TypeAlias = Sequence[Any] | np.ndarray
+
+
+FOLD = "tested in fold"  # a grouping of samples, by the fold that tests them
 
 
 class PairedTest(NamedTuple):
@@ -107,10 +111,12 @@ def run_paired_test(
     beyond: np.ndarray,
     share: np.ndarray,
     groups: Mapping[str, Names],
+    inflation: float = 1.0,
 ) -> PairedTest:
     """Test the mean over S seeds of (S, K) differences against 0.
 
-    values, beyond, share: as in `Contributions`; groups: {grouping: N names}.
+    values, beyond, share: as in `Contributions`; groups: {grouping: N names}; inflation: of the
+    variance over samples, from `inflate_for_folds`.
 
     Chance is in the seeds, in the samples, whose groups may cross, and in what each training
     answers on each sample. The variances over seeds and over samples both contain the third, so it
@@ -125,7 +131,7 @@ def run_paired_test(
     difference = np.round(values.mean(0), 12)  # what cancels out leaves no rest
     mean = beyond.mean(0)
     clusters = list(_list_clusters(groups, share))
-    by_sample = _clustered_variance(mean[None], clusters)
+    by_sample = inflation * _clustered_variance(mean[None], clusters)
     by_seed = np.zeros(difference.shape)
     by_both = np.zeros(difference.shape)
     if runs > 1:
@@ -153,6 +159,20 @@ def run_paired_test(
     high = difference + reach
     p = np.where(np.isnan(p), 1.0, p)
     return PairedTest(difference, error, low, high, seed_share, p)
+
+
+def inflate_for_folds(train: Sequence[int], test: Sequence[int]) -> float:
+    """Return by how much the variance over K folds is too small, as their training sets overlap.
+
+    train, test: how many samples each fold has. The samples of a fold are a group (`FOLD`), so the
+    variance over samples is that of the mean of K independent folds, S^2 / K. Nadeau & Bengio
+    (2003) put (1 / K + n_test / n_train) S^2 in its place, which is 1 + K n_test / n_train times as
+    much. With one fold nothing overlaps.
+    """
+    if len(train) < 2:
+        return 1.0
+    ratios = np.asarray(test) / np.asarray(train)
+    return float(1 + ratios.sum())
 
 
 def number_names(names: Names) -> np.ndarray:

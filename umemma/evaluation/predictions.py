@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,11 @@ import pyarrow.parquet as pq
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.classification import thresholds as class_thresholds
 from umemma.evaluation.classification.thresholds import Thresholds
+from umemma.evaluation.metrics import task_of
+from umemma.evaluation.regression import gaussian
+from umemma.missing import list_patterns
 from umemma.system.files import new_file
-from umemma.types import format_pattern
+from umemma.types import TargetScale, format_pattern
 
 RAREST = 1e-6  # share of a class that no training sample has
 
@@ -37,6 +40,9 @@ class Predictions:
     keys: N; groups: {grouping: N groups}; target: (N,) classes or (N, C) sets of labels; classes: C
     names; prior: C shares of the training samples, [] where they are unknown; thresholds: those of
     the tables that have any, by the names of `calibration`. `decide` applies them.
+
+    In regression logits are (N, 2T), see `regression.gaussian`; target is (N, T), standardized by
+    `scales`; classes are the names of the targets.
     """
 
     keys: list[str]
@@ -49,6 +55,7 @@ class Predictions:
     probes: dict[str, np.ndarray] = field(default_factory=dict)
     prior: Sequence[float] = ()
     thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
+    scales: Sequence[TargetScale] = ()
 
     @property
     def modalities(self) -> list[str]:
@@ -56,9 +63,22 @@ class Predictions:
 
     @property
     def task(self) -> str:
-        if self.target.ndim == 1:
-            return "multiclass"
-        return "multilabel"
+        width = 0
+        for outputs in self.unimodal.values():
+            width = outputs.shape[-1]
+        return task_of(self.target, width)
+
+    @property
+    def unit(self) -> float:
+        """The unit of errors: that of the target. Of several targets, a standard deviation each."""
+        if len(self.scales) == 1:
+            return self.scales[0].std
+        return 1.0
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the constant answer of the training samples is known."""
+        return bool(self.prior) or bool(self.scales)
 
     @classmethod
     def calibrated(
@@ -71,6 +91,7 @@ class Predictions:
         calibration: Mapping[str, Calibration],
         prior: Sequence[float] = (),
         thresholds: Mapping[str, Thresholds] | None = None,
+        scales: Sequence[TargetScale] = (),
     ) -> Predictions:
         """Calibrate the models' own logits, (ensemble, unimodal) or (ensemble, unimodal, probes).
 
@@ -92,7 +113,8 @@ class Predictions:
             calibration,
             probes,
             prior,
-            thresholds or {},
+            thresholds=thresholds or {},
+            scales=scales,
         )
         for subset, logits in ensemble.items():
             ensemble[subset] = predictions._change(subset, logits, Calibration.apply)
@@ -159,7 +181,13 @@ class Predictions:
         return {m: bool(np.isnan(table[:, 0]).any()) for m, table in self.unimodal.items()}
 
     def class_prior(self) -> np.ndarray:
-        """Return (N, C): the same logits for every sample, those of `prior`."""
+        """Return (N, C): the same logits for every sample, those of `prior`.
+
+        In regression N(0, 1), the distribution of the training samples.
+        """
+        if self.task == "regression":
+            outputs = gaussian.prior_outputs(len(self.classes))
+            return np.tile(outputs, (len(self.keys), 1))
         shares = np.clip(np.asarray(self.prior), RAREST, 1 - RAREST)
         logits = np.log(shares)
         if self.task == "multilabel":
@@ -217,6 +245,8 @@ class Predictions:
         }
         if self.thresholds:
             metadata["thresholds"] = json.dumps(dict(self.thresholds))
+        if self.scales:
+            metadata["scales"] = json.dumps([scale.model_dump() for scale in self.scales])
         table = pa.table(columns).replace_schema_metadata(metadata)
         with new_file(path) as aside:
             pq.write_table(table, aside, write_page_checksum=True)
@@ -256,12 +286,97 @@ class Predictions:
             calibration=calibration,
             probes=logits["probe"],
             prior=json.loads(metadata.get(b"prior", b"[]")),
+            scales=[TargetScale(**scale) for scale in json.loads(metadata.get(b"scales", b"[]"))],
             thresholds=_read_thresholds(metadata.get(b"thresholds", b"{}")),
         )
 
 
 def _read_thresholds(text: bytes) -> dict[str, Thresholds]:
     return {name: tuple(numbers) for name, numbers in json.loads(text).items()}
+
+
+def name_tables(
+    names: Sequence[str], tables: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return {subset: (N, C)} and {modality: (N, C)} of an ensemble's subsets and probes.
+
+    tables: (N, S + M, C), or (N, S, C) without probes.
+    """
+    subsets = list_patterns(names)
+    ensemble = {format_pattern(pattern): tables[:, s] for s, pattern in enumerate(subsets)}
+    probes = {}
+    for m, logits in zip(names, np.moveaxis(tables[:, len(subsets) :], 1, 0), strict=False):
+        if not np.isnan(logits).all():  # otherwise there was nothing to fit
+            probes[m] = logits
+    return ensemble, probes
+
+
+def pool_folds(folds: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of all folds as those of one split, one fold after another.
+
+    Each fold's logits are calibrated by its own models, so there is no calibration to undo. The
+    prior is the mean over folds, as often as samples have it. In regression all folds are in the
+    scales of the first one, whose training samples also make the constant answer.
+    """
+    if len(folds) == 1:
+        return folds[0]
+    first = folds[0]
+    folds = [_rescale(fold, first.scales) for fold in folds]
+    sizes = np.array([len(fold.keys) for fold in folds])
+    prior: list[float] = []
+    if all(fold.prior for fold in folds):
+        prior = np.average([fold.prior for fold in folds], 0, sizes).tolist()
+    return Predictions(
+        keys=[key for fold in folds for key in fold.keys],
+        groups={
+            name: [group for fold in folds for group in fold.groups[name]] for name in first.groups
+        },
+        target=np.concatenate([fold.target for fold in folds]),
+        ensemble=_join_tables([fold.ensemble for fold in folds]),
+        unimodal=_join_tables([fold.unimodal for fold in folds]),
+        classes=first.classes,
+        probes=_join_tables([fold.probes for fold in folds]),
+        prior=prior,
+        scales=first.scales,
+        thresholds=_average_thresholds(folds),
+    )
+
+
+def _average_thresholds(folds: Sequence[Predictions]) -> dict[str, Thresholds]:
+    """Return the thresholds of answers from any of the folds, each the mean over folds."""
+    names = {name for fold in folds for name in fold.thresholds}
+    averages = {}
+    for name in sorted(names):
+        tables = [fold.thresholds.get(name, ()) for fold in folds]
+        averages[name] = class_thresholds.average(tables, folds[0].task)
+    return averages
+
+
+def _rescale(fold: Predictions, scales: Sequence[TargetScale]) -> Predictions:
+    """Return the predictions of a regression in other scales; those of classes stay."""
+    if list(fold.scales) == list(scales):
+        return fold
+    factor = np.array([own.std / s.std for own, s in zip(fold.scales, scales, strict=True)])
+    offset = np.array(
+        [(own.mean - s.mean) / s.std for own, s in zip(fold.scales, scales, strict=True)]
+    )
+    tables = []
+    for models in (fold.ensemble, fold.unimodal, fold.probes):
+        rescaled = {}
+        for name, outputs in models.items():
+            rescaled[name] = gaussian.rescale(outputs, factor, offset).astype(np.float32)
+        tables.append(rescaled)
+    ensemble, unimodal, probes = tables
+    target = fold.target * factor + offset
+    return replace(
+        fold, target=target, ensemble=ensemble, unimodal=unimodal, probes=probes, scales=scales
+    )
+
+
+def _join_tables(tables: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return {name: (N, C)} of what every fold has a table of."""
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    return {name: np.concatenate([table[name] for table in tables]) for name in names}
 
 
 def read_made_by(path: Path) -> str | None:

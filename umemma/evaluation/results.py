@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,8 @@ class EvaluationSettings:
     preset, init, mma, train and balance are those of `finetune`; absent: its rule for an absent
     modality, the name of the fusion if that is not `mean`. metric: the name of the metric that
     leads; samples: the number in the split; train_missing: {missing set: ratio} of training;
-    calibrated: whether logits are calibrated before they are scored.
+    calibrated: whether logits are calibrated before they are scored; folds: those whose test
+    samples are scored, empty where the data has none.
     """
 
     preset: str
@@ -43,10 +44,14 @@ class EvaluationSettings:
     seed: int
     train_missing: Mapping[str, float]
     calibrated: bool
+    folds: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as they stand in metrics.json."""
-        return asdict(self)
+        fields = asdict(self)
+        if not self.folds:
+            del fields["folds"]
+        return fields
 
 
 class SizeSummary(NamedTuple):
@@ -75,7 +80,8 @@ class Outcome:
 
     subsets: a row per metric, modality subset and model, and the worst case; ratios: a row per
     metric, missing set, ratio and draw; metrics: the first leads the tables; information: None
-    where it was not computed.
+    where it was not computed; folds: {modalities present: {fold: the leading metric of the
+    ensemble}} where several folds are scored together.
     """
 
     subsets: list[ResultRow]
@@ -83,6 +89,7 @@ class Outcome:
     metrics: list[Metric]
     settings: EvaluationSettings
     information: Information | None = None
+    folds: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -91,12 +98,20 @@ class Outcome:
         dataset = settings.dataset
         if settings.variant:
             dataset = f"{dataset} ({settings.variant})"
-        return f"{dataset} {settings.split}, {settings.preset}"
+        split = settings.split
+        if len(settings.folds) == 1:
+            split += f" (fold {settings.folds[0]})"
+        elif settings.folds:
+            split += f" ({len(settings.folds)} folds together)"
+        return f"{dataset} {split}, {settings.preset}"
 
     @property
     def trained(self) -> str:
         """How many trainings the numbers come from."""
-        return f"one training, seed {self.settings.seed}"
+        trainings = "one training"
+        if len(self.settings.folds) > 1:
+            trainings = f"{len(self.settings.folds)} trainings, one for each fold"
+        return f"{trainings}, seed {self.settings.seed}"
 
     @property
     def worst(self) -> ResultRow:
@@ -230,6 +245,10 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
                 bits[bound.modalities] = bound.bits
         bits["entropy"] = outcome.information.entropy_bits
         summary["information"] = bits
+    if outcome.folds:
+        summary["by_fold"] = {}
+        for left, by_fold in outcome.folds.items():
+            summary["by_fold"][left] = {str(fold): value for fold, value in by_fold.items()}
     return summary
 
 
@@ -292,6 +311,19 @@ def name_worst_case(outcome: Outcome) -> str:
     name = outcome.worst.metric
     tasks = [task for task, usual in USUAL.items() if usual[0] == name]
     return get(name, tasks[0], 0).label
+
+
+def list_fold_rows(outcome: Outcome) -> Iterator[tuple[str, list[float]]]:
+    """Yield (name, the leading metric of each subset): all folds together, their mean, their
+    standard deviation, then each fold."""
+    by_subset = outcome.folds
+    pooled = outcome.lead()
+    yield "together", [pooled[left].value for left in by_subset]
+    spread = [mean_and_std(list(by_fold.values())) for by_fold in by_subset.values()]
+    yield "mean", [mean for mean, _ in spread]
+    yield "std", [std for _, std in spread]
+    for fold in outcome.settings.folds:
+        yield str(fold), [by_fold[fold] for by_fold in by_subset.values()]
 
 
 def group_by_condition(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, list[ResultRow]]]:

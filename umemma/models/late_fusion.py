@@ -182,6 +182,22 @@ class LateFusion(nn.Module):
         self.train(self.training)
 
     @torch.no_grad()
+    def start_at_prior(self) -> None:
+        """Let a regression start from about the distribution of the training samples, N(0, 1).
+
+        Adds 1 to the precision that the last layers give. From a precision near 0 the first answers
+        would be far off, and their gradients large.
+        """
+        parts: list[nn.Module] = [self.heads]
+        if self.fusion is not None:
+            parts.append(self.fusion)
+        for part in parts:
+            for name, layer in part.named_modules():
+                is_last = isinstance(layer, nn.Linear) and layer.out_features == self.classes
+                if is_last and name != "gate":
+                    layer.bias[self.classes // 2 :] += 1
+
+    @torch.no_grad()
     def weigh_heads(self, weights: Mapping[str, float]) -> None:
         """Multiply the logits of each modality, which its head makes, by its weight."""
         for m, weight in weights.items():

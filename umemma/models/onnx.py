@@ -18,12 +18,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from umemma.errors import UserError
+from umemma.evaluation.regression import gaussian
 from umemma.models import onnx_check, predictor
 from umemma.models.fusions import check_exports
 from umemma.models.late_fusion import fuse
-from umemma.models.onnx_recipe import DESCRIPTION, FUSION, describe_export, name_encoder_file
+from umemma.models.onnx_recipe import (
+    DESCRIPTION,
+    FUSION,
+    describe_export,
+    name_encoder_file,
+    name_outputs,
+)
 from umemma.models.predictor import Predictor
 from umemma.models.saved_model import WEIGHTS
 from umemma.system.files import new_folder, sha256, write_json
@@ -86,13 +94,17 @@ def _check_out(out: Path) -> None:
 class Fusion(nn.Module):
     """(B, D_m) features of each modality, in order, and present (B, M) bool -> two (B, C) tensors.
 
-    They are the calibrated logits and the probabilities. The features of an absent modality may be
+    They are the calibrated logits and the probabilities; in regression the (B, T) means and
+    standard deviations, in the units of the targets. The features of an absent modality may be
     anything. Where nothing is present both are NaN.
     """
 
     bits: Tensor
     temperature: Tensor
     bias: Tensor
+    floor: Tensor
+    target_mean: Tensor
+    target_std: Tensor
 
     def __init__(self, model: Predictor) -> None:
         super().__init__()
@@ -110,6 +122,12 @@ class Fusion(nn.Module):
         self.register_buffer("bits", 2 ** torch.arange(len(model.modalities)))
         self.register_buffer("temperature", torch.from_numpy(model.temperature).float())
         self.register_buffer("bias", torch.from_numpy(model.bias).float())
+        # Of a regression; see umemma/evaluation/regression/gaussian.py.
+        scales = model.info.scales
+        has_bias = self.bias.any(1, keepdim=True)
+        self.register_buffer("floor", torch.where(has_bias, gaussian.FLOOR, 0.0))
+        self.register_buffer("target_mean", torch.tensor([scale.mean for scale in scales]))
+        self.register_buffer("target_std", torch.tensor([scale.std for scale in scales]))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         *features, present = inputs
@@ -120,10 +138,21 @@ class Fusion(nn.Module):
         else:
             logits = self.fusion(by_modality, present, present)
         row = (present.long() * self.bits).sum(1)
+        if self.task == "regression":
+            return self._restore_units(logits, row)
         logits = logits / self.temperature[row] + self.bias[row]
         if self.task == "multiclass":
             return logits, logits.softmax(1)
         return logits, logits.sigmoid()
+
+    def _restore_units(self, outputs: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = outputs.chunk(2, 1)
+        precision = functional.softplus(b, beta=gaussian.SHARPNESS) + gaussian.TINY
+        natural = torch.cat([a, precision], 1) / self.temperature[row] + self.bias[row]
+        a, precision = natural.chunk(2, 1)
+        precision = torch.maximum(precision, self.floor[row])
+        mean = self.target_mean + self.target_std * a / precision
+        return mean, self.target_std * precision.rsqrt()
 
 
 def _export_fusion(model: Predictor, path: Path) -> None:
@@ -131,7 +160,7 @@ def _export_fusion(model: Predictor, path: Path) -> None:
     for m, width in model.model.dims.items():
         inputs[f"features_{m}"] = torch.zeros(onnx_check.SAMPLES, width)
     inputs["present"] = torch.ones(onnx_check.SAMPLES, len(inputs), dtype=torch.bool)
-    _export_module(Fusion(model), inputs, ["logits", "probabilities"], path, "the fusion")
+    _export_module(Fusion(model), inputs, name_outputs(model.task), path, "the fusion")
 
 
 def _export_module(

@@ -77,6 +77,7 @@ def _compare_pattern(
 ) -> float:
     """Return the larger of the relative differences of logits and probabilities.
 
+    In regression of means and standard deviations.
     The features of absent modalities are NaN.
     """
     row = [m in pattern for m in model.modalities]
@@ -87,12 +88,16 @@ def _compare_pattern(
             name = f"features_{m}"
             fusion_inputs[name] = np.full_like(features[name], np.nan)
     fusion_inputs["present"] = present
-    onnx_logits, onnx_probabilities = _run_onnx(folder / FUSION, fusion_inputs)
+    results = _run_onnx(folder / FUSION, fusion_inputs)
     logits = model.logits(inputs, torch.from_numpy(present))
-    differences = (
-        _relative_difference(logits, onnx_logits),
-        _relative_difference(probabilities(logits, model.task), onnx_probabilities),
-    )
+    expected = [logits]
+    if model.task == "regression":
+        expected = [*model.restore_units(logits)]
+    else:
+        expected.append(probabilities(logits, model.task))
+    differences = []
+    for ours, theirs in zip(expected, results, strict=True):
+        differences.append(_relative_difference(ours, theirs))
     return float(np.max(differences))  # NaN where one is NaN
 
 

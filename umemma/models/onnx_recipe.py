@@ -24,6 +24,16 @@ ANSWERS = {
 ABSENT_NOTE = "where present is false the features may be anything of the right shape, NaN too"
 
 
+UNITS_NOTE = "mean and standard deviation of a normal distribution, in the units of the targets"
+
+
+def name_outputs(task: str) -> list[str]:
+    """Return the names of what the fusion gives."""
+    if task == "regression":
+        return ["mean", "deviation"]
+    return ["logits", "probabilities"]
+
+
 def name_encoder_file(modality: str) -> str:
     return f"encoder-{modality}.onnx"
 
@@ -51,8 +61,10 @@ def describe_export(
         "inputs": [*(f"features_{m}" for m in model.modalities), "present"],
         "present": {"shape": ["batch", len(encoders)], "type": "bool", "columns": model.modalities},
         "absent": ABSENT_NOTE,
-        "outputs": ["logits", "probabilities"],
+        "outputs": name_outputs(model.task),
     }
+    if model.task == "regression":
+        fusion["units"] = UNITS_NOTE
     description = {
         "classes": model.classes,
         "task": model.task,

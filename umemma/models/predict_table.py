@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from umemma.datasets import _cells, _table
+from umemma.datasets import _table
+from umemma.datasets._manifest import number_cells
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError, unknown_name
 from umemma.models.predict_inputs import Failure
@@ -42,10 +43,10 @@ class TableSamples:
         for m, columns in self.columns.items():
             kind = self.kinds.get(m, KEY)
             if kind == "table" or len(columns) > 1:
-                roles |= {_cells.name_role(m, i): name for i, name in enumerate(columns, 1)}
+                roles |= {number_cells.name_role(m, i): name for i, name in enumerate(columns, 1)}
             else:
                 roles[m] = columns[0]
-            if kind in _cells.ARRAYS:
+            if kind in number_cells.ARRAYS:
                 lists.update(columns)
         # `_table.rows` requires a label column. Prediction ignores it, so any column will do.
         label = next(iter(roles.values()))
@@ -65,10 +66,10 @@ class TableSamples:
     def _make_medium(self, modality: str, row: Row) -> Any:
         """Return the medium in the cells of a modality, None where they are empty."""
         kind = self.kinds[modality]
-        if kind in _cells.KINDS:
+        if kind in number_cells.KINDS:
             columns = self.columns[modality]
             try:
-                numbers = _cells.make_medium(modality, kind, columns, row.cells, self.names)
+                numbers = number_cells.make_medium(modality, kind, columns, row.cells, self.names)
             except Problem as problem:
                 return Unreadable(str(problem))
             if numbers is not None:
@@ -101,7 +102,7 @@ def open_table(
     for column in columns:
         modality, name = _parse_column(column, header, modalities)
         roles[modality] = (*roles.get(modality, ()), name)
-        if len(roles[modality]) > 1 and kinds[modality] not in _cells.KINDS:
+        if len(roles[modality]) > 1 and kinds[modality] not in number_cells.KINDS:
             raise UserError(f"{modality} has one column", "--columns", usage=True)
     for m in modalities if not columns else ():
         # Where the header can't be read, reading the rows gives the error.

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from umemma.config import Encoder, Training
 from umemma.data.decoding import watch_handover, watch_workers
 from umemma.errors import UserError, unknown_name
 from umemma.evaluation.calibration import probabilities
+from umemma.evaluation.regression import gaussian
 from umemma.missing import list_patterns
 from umemma.models import factory, saved_model
 from umemma.models.fusions import check_predicts_alone
@@ -62,6 +63,25 @@ class Prediction:
     broken: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class NumberPrediction:
+    """The prediction of a regression for one sample, in the units of the targets.
+
+    value: {target: mean of its predicted distribution}, a normal one; deviation: {target: standard
+    deviation}; interval: {target: (low, high)}, which has the target in 95 % of the cases. present,
+    broken: as in a Prediction.
+    """
+
+    value: dict[str, float]
+    deviation: dict[str, float]
+    interval: dict[str, tuple[float, float]]
+    present: tuple[str, ...]
+    broken: tuple[str, ...] = ()
+
+
+AnyPrediction: TypeAlias = Prediction | NumberPrediction
+
+
 # Load. ----------------------------------------------------------------------------------------
 
 
@@ -90,7 +110,7 @@ def load(
     # The initial weights are overwritten; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
         model = factory.build(
-            encoders, specs, info.classes, settings.training.absent, fusion=fusion
+            encoders, specs, info.outputs, settings.training.absent, fusion=fusion
         )
     saved_model.load(folder, model, info.settings, REPAIR_HINT)
     if not device:
@@ -132,6 +152,8 @@ def _check_consistent(info: ModelInfo, settings: ModelSettings) -> None:
         raise ValueError("its modalities and its encoders do not match")
     if len(set(info.classes)) < len(info.classes):
         raise ValueError("it names a class twice")
+    if info.task == "regression" and len(info.scales) != len(info.classes):
+        raise ValueError("its task is regression, and its targets lack a scale")
     for m, encoder in settings.encoders.items():
         kind = encoder.kind or m
         if not kind.startswith(OWN):  # code that may not be trusted
@@ -140,7 +162,7 @@ def _check_consistent(info: ModelInfo, settings: ModelSettings) -> None:
         if pattern not in info.calibration:
             raise ValueError(f"no calibration of {pattern!r}")
         bias = info.calibration[pattern].bias
-        if len(bias) not in (0, 1, len(info.classes)):
+        if len(bias) not in (0, 1, len(info.outputs)):
             raise ValueError(f"the calibration of {pattern!r} has {len(bias)} classes")
         found = info.thresholds.get(pattern, ())
         if len(found) not in (0, len(info.classes)):
@@ -198,7 +220,7 @@ def _make_calibration_tables(info: ModelInfo, names: list[str]) -> tuple[np.ndar
     nothing is present, is NaN.
     """
     temperature = np.full((2 ** len(names), 1), np.nan)
-    bias = np.zeros((2 ** len(names), len(info.classes)))
+    bias = np.zeros((2 ** len(names), len(info.outputs)))
     for pattern in list_patterns(names):
         calibration = info.calibration[format_pattern(pattern)]
         row = sum(2**i for i, m in enumerate(names) if m in pattern)
@@ -249,7 +271,7 @@ class Predictor:
         self.temperature, self.bias = _make_calibration_tables(info, model.modalities)
         self.thresholds = _make_threshold_table(info, model.modalities)
 
-    def predict(self, **media: Any) -> Prediction:
+    def predict(self, **media: Any) -> AnyPrediction:
         """Predict one sample, {modality: media}; a modality that is None or not named is absent.
 
         Text is a str; any other str is a path. All modalities: a Path, or encoded bytes. Image: an
@@ -260,7 +282,7 @@ class Predictor:
         and `broken` says that its sample fails.
         """
         (result,) = self.predict_many([media])
-        if isinstance(result, Prediction):
+        if not isinstance(result, Failure):
             return result
         modality, _, reason = result.reason.partition(": ")
         if not reason:
@@ -276,7 +298,7 @@ class Predictor:
         samples: Iterable[Mapping[str, Any] | Failure],
         batch_size: int = 64,
         workers: int = 0,
-    ) -> Iterator[Prediction | Failure]:
+    ) -> Iterator[AnyPrediction | Failure]:
         """Yield a Prediction or a Failure for each sample, in their order.
 
         A Failure among the samples is passed on. workers: the number of processes that decode; each
@@ -303,25 +325,33 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], present: Tensor) -> np.ndarray:
-        """Return (B, C) float32 calibrated logits.
+        """Return (B, C) float32 calibrated logits, or the (B, 2T) outputs of a regression.
 
         inputs: {modality: (B, ...)} as the encoders take them; present: (B, M) bool.
         """
         features, absent = self.model.encode(inputs, present)
         raw_logits = self.model.fuse(features, absent, present, present).cpu().numpy()
         row = present.numpy() @ (2 ** np.arange(len(self.modalities)))
-        calibrated = raw_logits / self.temperature[row] + self.bias[row]
+        temperature, bias = self.temperature[row], self.bias[row]
+        if self.task == "regression":
+            calibrated = gaussian.calibrate(raw_logits, temperature, bias)
+        else:
+            calibrated = raw_logits / temperature + bias
         return calibrated.astype(np.float32)
 
-    def _predict_batch(self, batch: DecodedBatch) -> Iterator[Prediction | Failure]:
-        predictions: Iterator[Prediction] = iter(())
+    def _predict_batch(self, batch: DecodedBatch) -> Iterator[AnyPrediction | Failure]:
+        predictions: Iterator[Prediction | NumberPrediction] = iter(())
         if len(batch.present):
             inputs: dict[str, Tensor] = {}
             for m, compact in batch.inputs.items():
                 spec = self.specs[m]
                 modality = modalities.find_module(spec)
                 inputs[m] = modality.finish(compact.to(self.device), spec)
-            rows = probabilities(self.logits(inputs, batch.present), self.task)
+            logits = self.logits(inputs, batch.present)
+            if self.task == "regression":
+                rows = np.stack(self.restore_units(logits), 1)
+            else:
+                rows = probabilities(logits, self.task)
             predictions = map(self._make_prediction, rows, batch.present.tolist(), batch.broken)
         for failure in batch.failures:
             yield failure or next(predictions)
@@ -331,7 +361,11 @@ class Predictor:
         class_probabilities: np.ndarray,
         present: list[bool],
         broken: tuple[str, ...],
-    ) -> Prediction:
+    ) -> Prediction | NumberPrediction:
+        """class_probabilities: (C,), or (2, T) means and standard deviations of a regression."""
+        if self.task == "regression":
+            means, deviations = class_probabilities
+            return self._make_number_prediction(means, deviations, present, broken)
         by_class = dict(zip(self.classes, class_probabilities.tolist(), strict=True))
         thresholds = self.thresholds[sum(2**i for i, has in enumerate(present) if has)]
         present_names = tuple(itertools.compress(self.modalities, present))
@@ -341,3 +375,31 @@ class Predictor:
         labels = tuple(itertools.compress(self.classes, class_probabilities > thresholds))
         values = tuple(by_class[label] for label in labels)
         return Prediction(labels, values, by_class, present_names, broken)
+
+    def restore_units(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (B, T) means and standard deviations of a regression, in the targets' units.
+
+        outputs: (B, 2T), as `logits` returns them.
+        """
+        mean = np.array([scale.mean for scale in self.info.scales])
+        std = np.array([scale.std for scale in self.info.scales])
+        standardized_mean, precision = gaussian.to_gaussian(outputs)
+        return mean + std * standardized_mean, std / np.sqrt(precision)
+
+    def _make_number_prediction(
+        self,
+        means: np.ndarray,
+        deviations: np.ndarray,
+        present: list[bool],
+        broken: tuple[str, ...],
+    ) -> NumberPrediction:
+        reach = gaussian.half_width(gaussian.INTERVAL)
+        value: dict[str, float] = {}
+        deviation: dict[str, float] = {}
+        interval: dict[str, tuple[float, float]] = {}
+        for name, mean, std in zip(self.classes, means.tolist(), deviations.tolist(), strict=True):
+            value[name] = mean
+            deviation[name] = std
+            interval[name] = (mean - reach * std, mean + reach * std)
+        present_names = tuple(itertools.compress(self.modalities, present))
+        return NumberPrediction(value, deviation, interval, present_names, broken)

@@ -24,7 +24,7 @@ from umemma.models.hf_files import HfFiles, locate_hf_folders, save_hf_files
 from umemma.presets import FusionName
 from umemma.system import distributed
 from umemma.system.files import new_folder, read_json, save_tensors, sha256, write_json
-from umemma.types import Packing, Plain
+from umemma.types import Packing, Plain, TargetScale, Task, list_outputs
 from umemma.validation import fingerprint, list_differences
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class InferenceMetadata(NamedTuple):
     media: how media are packed. calibration: {modality subset or "probe/MODALITY": calibration}.
     prior: the share of the training samples that have each class, [] where it is unknown.
     thresholds: by the names of `calibration`, those of the tables that have any. inputs: {modality:
-    what its training samples say about its InputSpec}.
+    what its training samples say about its InputSpec}. scales: of the targets of a regression.
     """
 
     classes: list[str]
@@ -65,6 +65,7 @@ class InferenceMetadata(NamedTuple):
     prior: list[float] = []
     thresholds: dict[str, Thresholds] = {}
     inputs: dict[str, dict[str, Any]] = {}
+    scales: list[TargetScale] = []
 
 
 class _TrainingOptions(Plain):
@@ -110,16 +111,22 @@ class ModelInfo(Plain):
     started_from: dict[str, str]
     hf: dict[str, HfFiles]
     classes: Annotated[list[str], Field(min_length=1)]
-    task: Literal["multiclass", "multilabel"]
+    task: Task
     media: Packing
     calibration: dict[str, Annotated[Calibration, BeforeValidator(_parse_calibration)]]
     prior: list[Annotated[float, Field(ge=0, le=1)]] = []
     thresholds: dict[str, Annotated[tuple[Threshold, ...], Field(strict=False)]] = {}
     inputs: dict[str, dict[str, Any]] = {}
+    scales: list[TargetScale] = []
+
+    @property
+    def outputs(self) -> list[str]:
+        """What the numbers of a head are of (see `list_outputs`)."""
+        return list_outputs(self.classes, self.task)
 
     def as_json(self) -> dict[str, Any]:
         calibration = {name: one.as_json() for name, one in self.calibration.items()}
-        data = {
+        data: dict[str, Any] = {
             "format": FORMAT,
             "settings": self.settings,
             "fingerprint": fingerprint(self.settings),
@@ -137,6 +144,8 @@ class ModelInfo(Plain):
             data["thresholds"] = {name: list(found) for name, found in self.thresholds.items()}
         if self.inputs:
             data["inputs"] = self.inputs
+        if self.scales:
+            data["scales"] = [scale.model_dump() for scale in self.scales]
         return data
 
 

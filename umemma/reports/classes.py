@@ -27,14 +27,19 @@ MAX_HEAT = 32  # classes that a heat map has room for
 CONFUSIONS = 3  # that are listed of each subset, beside a heat map
 CONFUSIONS_WITHOUT_HEAT = 5
 
+# {task: (the score of a class, what a class is)}
+KINDS = {
+    "multiclass": ("recall", "class"),
+    "multilabel": ("F1", "class"),
+    "regression": ("R2", "target"),
+}
+
 Scores = Mapping[tuple[str, str], ClassScore]  # by (class, modalities present)
 
 
 def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     """Yield what each class loses with a modality. The other subsets are in per_class.csv."""
-    kind = "F1"
-    if predictions.task == "multiclass":
-        kind = "recall"
+    kind, unit = KINDS[predictions.task]
     complete = outcome.complete.left
     absences = {}
     for left, row in outcome.lead().items():
@@ -60,9 +65,10 @@ def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     drawing = partial(figures.dots, names=names, columns=values, xlabel=kind)
     height = 1.1 + 0.22 * len(names) + 0.14 * len(columns)
     svg = figures.svg("classes", drawing, 4, height)
-    caption = f"{kind} of each class, with everything and without each modality"
+    caption = f"{kind} of each {unit}, with everything and without each modality"
     if len(losses) > len(names):
-        caption = f"{kind} of the {len(names)} of {len(losses)} classes that lose most"
+        plural = {"class": "classes", "target": "targets"}[unit]
+        caption = f"{kind} of the {len(names)} of {len(losses)} {plural} that lose most"
     about = f"{names[0]} loses most: {100 * losses[names[0]]:.0f} points."
     yield Figure(svg, capitalize(caption), about)
     rows = []
@@ -78,7 +84,7 @@ def classes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     )
     yield Table(
         caption,
-        ["class", "samples", *columns.values(), "largest loss"],
+        [unit, "samples", *columns.values(), "largest loss"],
         rows,
     )
 

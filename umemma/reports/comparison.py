@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from umemma.evaluation.comparison import (
     ALONE,
@@ -42,11 +42,22 @@ ABOUT_ONE_SEED = (
     "One seed: chance is in groups of samples only. The differences are of these two trainings "
     "each, and say nothing of what the methods do with another seed."
 )
+ABOUT_FOLDS = (
+    "{folds} folds: each sample is tested once, by the models of its fold, and the first table "
+    "scores the samples of all folds together. The table over folds has mean and standard "
+    "deviation of the scores of single folds. A fold is a group of samples, and since training "
+    "sets of folds overlap, the variance over folds counts {inflation:.2f} times (Nadeau & Bengio "
+    "2003)."
+)
+ABOUT_ONE_SEED_OF_FOLDS = (
+    "One seed: chance is in folds and groups of samples, so in what is trained on too, but each "
+    "fold starts from the same initial weights."
+)
+OVER_FOLDS = "mean and standard deviation over {folds} folds"
 ABOUT_ROWS = (
     "{worst}: of each sample the answer under the subset that hurts it most. {alone}: the models "
     "that were trained on one modality; {average}: the mean of their logits{calibrated}, a "
-    "baseline that trains nothing; {prior}: the shares of the classes in training, whatever the "
-    "sample."
+    "baseline that trains nothing; {prior}: {shares} in training, whatever the sample."
 )
 
 LEVEL = 0.05  # of the tests
@@ -70,7 +81,8 @@ class ComparisonReport:
     """The numbers of a comparison.
 
     method: the preset that the others are compared with; columns: of each `train`, in order; rates:
-    the learning rate of each experiment that had a choice.
+    the learning rate of each experiment that had a choice; folds: those that `scores` pools;
+    fold_scores: mean and standard deviation over them; inflation: of the variance over them.
     """
 
     setup: ComparisonSetup
@@ -82,17 +94,31 @@ class ComparisonReport:
     points: list[CurvePoint]
     differences: list[MethodDifference]
     rates: dict[Experiment, float]
+    folds: list[int] = field(default_factory=list)
+    fold_scores: list[MethodScore] = field(default_factory=list)
+    inflation: float = 1.0
 
     @property
     def title(self) -> str:
-        """The dataset with its variant, the split, the number of seeds."""
+        """The dataset with its variant, the split, the number of seeds and folds."""
         dataset = self.setup.dataset
         if self.setup.variant:
             dataset += f" ({self.setup.variant})"
         seeds = f"{len(self.seeds)} seed"
         if len(self.seeds) > 1:
             seeds += "s"
+        if len(self.folds) > 1:
+            seeds += f", {len(self.folds)} folds together"
+        elif self.folds:
+            seeds += f", fold {self.folds[0]}"
         return f"{dataset} {self.setup.split}, {seeds}"
+
+    @property
+    def over_folds(self) -> ComparisonReport | None:
+        """The same report with the scores of single folds; None for less than two folds."""
+        if len(self.folds) < 2:
+            return None
+        return replace(self, scores=self.fold_scores)
 
     @property
     def tested_metric(self) -> str:
@@ -105,28 +131,45 @@ class ComparisonReport:
         calibrated = ""
         if self.setup.calibrated:
             calibrated = ", each calibrated on validation"
+        prior = self.metrics[0].prior
+        shares = "the shares of the classes"
+        if prior != PRIOR:
+            shares = "the mean and the variance of the targets"
         rows = ABOUT_ROWS.format(
-            worst=WORST, alone=ALONE, average=AVERAGE, prior=PRIOR, calibrated=calibrated
+            worst=WORST,
+            alone=ALONE,
+            average=AVERAGE,
+            prior=prior,
+            shares=shares,
+            calibrated=calibrated,
         )
         baselines = list(dict.fromkeys(test.baseline for test in self.differences))
+        folds = []
+        if self.over_folds:
+            folds = [ABOUT_FOLDS.format(folds=len(self.folds), inflation=self.inflation)]
         if not baselines:
-            return [ABOUT_TRAINING, rows]
+            return [ABOUT_TRAINING, *folds, rows]
         name = "each of the other methods"
         if len(baselines) == 1:
             name = baselines[0]
         tests = ABOUT_TESTS.format(method=self.method, baselines=name, mark=MARK)
         chance = ABOUT_ONE_SEED
+        if folds:
+            chance = ABOUT_ONE_SEED_OF_FOLDS
         if len(self.seeds) > 1:
             chance = ABOUT_SEEDS.format(seeds=len(self.seeds))
-        return [ABOUT_TRAINING, tests, chance, rows]
+        return [ABOUT_TRAINING, *folds, tests, chance, rows]
 
     def scores_of(self, train: str, metric: Metric) -> dict[str, dict[str, MethodScore]]:
         """Return {method: {column: score}}, the presets first, in their order."""
         by_method: dict[str, dict[str, MethodScore]] = {}
         for score in self.scores:
             if (score.train, score.metric) == (train, metric.name):
-                by_method.setdefault(score.method, {})[score.column] = score
-        methods = sorted(by_method, key=lambda name: name in (ALONE, AVERAGE, PRIOR))
+                name = score.method
+                if name == PRIOR:
+                    name = metric.prior
+                by_method.setdefault(name, {})[score.column] = score
+        methods = sorted(by_method, key=lambda name: name in (ALONE, AVERAGE, metric.prior))
         return {name: by_method[name] for name in methods}
 
     def columns_of(self, train: str, metric: Metric) -> list[str]:
@@ -157,11 +200,23 @@ class ComparisonReport:
                 by_baseline.setdefault(test.baseline, []).append(test)
         return by_baseline
 
+    def list_runs(self) -> dict[tuple[int, int | None], str]:
+        """Return {(seed, fold): its heading}."""
+        runs: dict[tuple[int, int | None], str] = {}
+        for seed in self.seeds:
+            if not self.folds:
+                runs[seed, None] = f"seed {seed}"
+            for fold in self.folds:
+                runs[seed, fold] = f"seed {seed} fold {fold}"
+        return runs
+
     def rate_rows(self, train: str) -> Iterator[list[str]]:
-        """Yield a preset, then its learning rate for each seed."""
+        """Yield a preset, then its learning rate for each of `list_runs`."""
         presets = dict.fromkeys(one.preset for one in self.rates if one.train == train)
         for preset in presets:
-            rates = [self.rates[Experiment(train, seed, preset)] for seed in self.seeds]
+            rates = []
+            for seed, fold in self.list_runs():
+                rates.append(self.rates[Experiment(train, seed, preset, fold)])
             yield [preset, *(f"{rate:g}" for rate in rates)]
 
 

@@ -52,15 +52,19 @@ def append_cost(paths: Paths, cost: ProcessCost) -> None:
 
 def settings_fingerprint(params: Params) -> str:
     """Return a hash of the settings, without those of the machine."""
-    return fingerprint(params.model_dump(mode="json", exclude={"machine"}))
+    settings = params.model_dump(mode="json", exclude={"machine"})
+    if params.fold == "":  # the fingerprints from before there were folds
+        del settings["fold"], settings["compare"]["folds"]
+    return fingerprint(settings)
 
 
-def format_costs(params: Params) -> Table | None:
+def format_costs(params: Params, folds: Sequence[int | None] = (None,)) -> Table | None:
     """Return what the processes of these experiments took, stopped ones included.
 
+    folds: as in `plan_experiments`; the time of a seed is that of all its folds.
     Time is per experiment, memory is that of the largest process. None where none of them ran here.
     """
-    known = _list_fingerprints(params)
+    known = _list_fingerprints(params, folds)
     groups: dict[tuple[str, str], list[ProcessCost]] = {}
     for cost in _read_costs(_costs_file(params.paths)):
         if cost.settings in known:
@@ -108,10 +112,10 @@ def _read_costs(path: Path) -> list[ProcessCost]:
     return costs
 
 
-def _list_fingerprints(params: Params) -> set[str]:
+def _list_fingerprints(params: Params, folds: Sequence[int | None]) -> set[str]:
     """Return the settings of all processes of the experiments."""
     fingerprints = set()
-    for experiment in experiments.plan_experiments(params):
+    for experiment in experiments.plan_experiments(params, folds):
         for rate in [None, *experiments.learning_rates(params, experiment)]:
             own_params = experiments.experiment_params(params, experiment, rate)
             fingerprints.add(settings_fingerprint(own_params))

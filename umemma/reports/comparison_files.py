@@ -13,6 +13,7 @@ from umemma.evaluation.metrics import Metric
 from umemma.evaluation.results import replace_nan
 from umemma.reports import figures, html
 from umemma.reports.comparison import (
+    OVER_FOLDS,
     ComparisonReport,
     describe_tests,
     describe_training,
@@ -71,6 +72,8 @@ def make_sections(
         if value != "":
             settings.append(f"{name}: {value}")
     settings.append(f"seeds: {', '.join(map(str, report.seeds))}")
+    if report.folds:
+        settings.append(f"folds: {', '.join(map(str, report.folds))}")
     yield html.Section("Settings", [html.Points(settings), html.Code("umemma compare")])
 
 
@@ -96,7 +99,7 @@ def make_panels(report: ComparisonReport) -> dict[str, figures.Draw]:
             xlabel="share of samples that lose it",
             ylabel=report.metrics[0].label,
             title=title,
-            ylim=(max(0.0, lowest - 0.05), 1.0),
+            ylim=(max(report.metrics[0].lowest, lowest - 0.05), 1.0),
         )
     return panels
 
@@ -129,6 +132,10 @@ def _tables_of(report: ComparisonReport, train: str) -> list[html.Block]:
     metric = report.metrics[0]
     caption = f"{format_metric(metric)}; the compared method and the best values are bold"
     blocks: list[html.Block] = [_make_score_table(report, train, metric, caption)]
+    if report.over_folds:
+        about = OVER_FOLDS.format(folds=len(report.folds))
+        caption = f"{format_metric(metric)}: {about}"
+        blocks.append(_make_score_table(report.over_folds, train, metric, caption))
     tests = report.differences_of(train)
     if tests:
         rows = []
@@ -141,7 +148,7 @@ def _tables_of(report: ComparisonReport, train: str) -> list[html.Block]:
         blocks.append(html.Table(describe_tests(report), headings, rows))
     rates = list(report.rate_rows(train))
     if rates:
-        headings = ["", *(f"seed {seed}" for seed in report.seeds)]
+        headings = ["", *report.list_runs().values()]
         blocks.append(html.Table("Learning rate that validation chose", headings, rates))
     return blocks
 
@@ -167,11 +174,20 @@ def _as_json(report: ComparisonReport) -> dict[str, Any]:
     }
     rates = []
     for experiment, rate in report.rates.items():
-        rates.append({**experiment._asdict(), "learning_rate": rate})
-    data = {
+        entry = {**experiment._asdict(), "learning_rate": rate}
+        if experiment.fold is None:
+            del entry["fold"]
+        rates.append(entry)
+    data: dict[str, Any] = {
         "about": about,
         "scores": [score._asdict() for score in report.scores],
         "differences": [test._asdict() for test in report.differences],
         "learning_rates": rates,
     }
+    if report.folds:
+        data["folds"] = {
+            "numbers": report.folds,
+            "inflation": report.inflation,
+            "scores": [score._asdict() for score in report.fold_scores],
+        }
     return dict(replace_nan(data))

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from umemma.reports.comparison import (
+    OVER_FOLDS,
     ComparisonReport,
     describe_tests,
     describe_training,
@@ -38,17 +39,22 @@ def format_terminal(report: ComparisonReport, width: int = WIDTH) -> Iterator[Te
     yield Text(format_headline(report))
     for train in report.columns:
         yield from _score_tables(report, train, width)
+        if report.over_folds:
+            about = OVER_FOLDS.format(folds=len(report.folds))
+            yield from _score_tables(report.over_folds, train, width, about)
         if report.differences_of(train):
             yield from _difference_tables(report, train, width)
         rates = list(report.rate_rows(train))
         if rates:
-            headings = [f"seed {seed}" for seed in report.seeds]
+            headings = list(report.list_runs().values())
             rows = [[Text(word) for word in row] for row in rates]
             title = "learning rate that validation chose"
             yield from _split_table(title, headings, rows, width)
 
 
-def _score_tables(report: ComparisonReport, train: str, width: int) -> Iterator[Text | Table]:
+def _score_tables(
+    report: ComparisonReport, train: str, width: int, about: str = ""
+) -> Iterator[Text | Table]:
     metric = report.metrics[0]
     columns = report.columns_of(train, metric)
     best = {column: report.best_of(train, metric, column) for column in columns}
@@ -62,6 +68,8 @@ def _score_tables(report: ComparisonReport, train: str, width: int) -> Iterator[
             row.append(text)
         rows.append(row)
     title = f"{report.title}: {format_metric(metric)}, {describe_training(train)}"
+    if about:
+        title = f"{format_metric(metric)}: {about}, {describe_training(train)}"
     yield from _split_table(title, columns, rows, width)
     yield Text(LEGEND, style="dim")
 

@@ -12,7 +12,7 @@ from umemma.evaluation import error_analysis
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.error_analysis import SelectiveScore
 from umemma.evaluation.information_report import Information, InformationBound, ModelDifference
-from umemma.evaluation.metrics import get, task_of
+from umemma.evaluation.metrics import USUAL, get, task_of
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import Outcome
 from umemma.reports import figures
@@ -25,6 +25,12 @@ from umemma.reports.wording import (
     format_range,
 )
 
+ABOUT_REGRESSION = (
+    "How many bits about the target the answers of a model show, summed over the targets: the "
+    "uncertainty H(Y) before, that of a normal distribution with the mean and the variance of "
+    "these samples, minus the cross entropy after. At 0 bits or below, the answers are no better "
+    "than that constant answer."
+)
 PROBE = (
     "Where the ensemble with one modality alone is below the uni-modal model of it, a probe tells "
     "why: a linear classifier on the ensemble's own features of this modality, fitted on the "
@@ -32,6 +38,11 @@ PROBE = (
     "model means that the ensemble's encoder learned less; the ensemble below the probe means that "
     "the fusion loses what the encoder knows. The two differences add up to the whole gap."
 )
+RELIABILITY_AXES = {
+    "multiclass": ("confidence", "share right"),
+    "multilabel": ("probability", "share present"),
+    "regression": ("level of the interval", "share within it"),
+}
 COVERAGES = (0.25, 0.5, 0.75, 1.0)  # shares of the samples that are answered, in the table
 
 Points = list[tuple[float, float]]
@@ -48,20 +59,29 @@ def information(outcome: Outcome) -> Iterator[Block]:
     over_labels = ""
     if report.task == "multilabel":
         over_labels = ", summed over the labels"
-    yield Text(
-        "How many bits about the label the answers of a model show that the modalities contain"
-        f"{over_labels}: the uncertainty H(Y) before, minus the cross entropy after. The "
-        "modalities may contain more. At 0 bits or below, the answers show no information: they "
-        "are no better than the shares of the classes."
-    )
-    yield _draw_bounds(report.bounds)
+    if report.task == "regression":
+        yield Text(ABOUT_REGRESSION)
+    else:
+        yield Text(_describe_information(over_labels))
+    yield _draw_bounds(report.bounds, report.task)
     if report.complementary:
         yield _draw_complementary(report.complementary)
     yield _make_bounds_table(report.bounds)
     yield from _make_difference_tables(report)
 
 
-def _draw_bounds(bounds: Sequence[InformationBound]) -> Figure:
+def _describe_information(over_labels: str) -> str:
+    return (
+        "How many bits about the label the answers of a model show that the modalities contain"
+        f"{over_labels}: the uncertainty H(Y) before, minus the cross entropy after. The "
+        "modalities may contain more. At 0 bits or below, the answers show no information: they "
+        "are no better than the shares of the classes."
+    )
+
+
+def _draw_bounds(bounds: Sequence[InformationBound], task: str) -> Figure:
+    """In regression there is no frame: the entropy of a number may be negative."""
+    is_regression = task == "regression"
     unimodal = {row.modalities: row.bits for row in bounds if row.model == "unimodal"}
     ours = [row for row in bounds if row.model == "ensemble"]
     bars = []
@@ -71,7 +91,7 @@ def _draw_bounds(bounds: Sequence[InformationBound]) -> Figure:
             row.bits,
             row.low,
             row.high,
-            full=row.entropy,
+            full=0.0 if is_regression else row.entropy,
             other=unimodal.get(row.modalities),
         )
         bars.append(bar)
@@ -85,7 +105,9 @@ def _draw_bounds(bounds: Sequence[InformationBound]) -> Figure:
     svg = figures.svg("information", drawing, 4, 1.3 + 0.28 * len(bars))
     best = max(ours, key=lambda row: row.bits)
     about = "No subset shows any information."
-    if best.bits > 0:
+    if best.bits > 0 and is_regression:
+        about = f"{best.modalities} shows most: {best.bits:.2f} bits."
+    elif best.bits > 0:
         about = (
             f"{best.modalities} shows most: at least {best.bits:.2f} of {best.entropy:.2f} bits."
         )
@@ -198,6 +220,10 @@ def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     if not_shown:
         yield Text(not_shown)
     yield _make_calibration_table(predictions, raw, fitted)
+    if len(outcome.settings.folds) > 1 and outcome.settings.calibrated:
+        yield Text(
+            "Each fold is calibrated on its own validation samples, so there is no one temperature."
+        )
     if not outcome.settings.calibrated:
         yield Text("Calibration is off in the settings (evaluate.calibrate).")
 
@@ -208,9 +234,7 @@ def _draw_reliability(
     lines: Mapping[str, Points],
 ) -> Figure:
     """lines: {label: (confidence, share that is right) of each bin}."""
-    xlabel, ylabel = "probability", "share present"
-    if predictions.task == "multiclass":
-        xlabel, ylabel = "confidence", "share right"
+    xlabel, ylabel = RELIABILITY_AXES[predictions.task]
     curves = []
     for label, points in lines.items():
         confidences, rights = zip(*sorted(points), strict=True)
@@ -223,8 +247,11 @@ def _draw_reliability(
         ylabel=ylabel,
     )
     error = _measure("ece", predictions.ensemble[left], predictions.target)
+    subject = "a probability"
+    if predictions.task == "regression":
+        subject = "an interval"
     about = (
-        "On the diagonal a probability means what it says; the mean distance from it is "
+        f"On the diagonal {subject} means what it says; the mean distance from it is "
         f"{100 * error:.1f} %."
     )
     svg = figures.svg(f"reliability {left}", drawing, 4, 3.5)
@@ -243,7 +270,7 @@ def _make_calibration_table(
         "calibration error before, %",
         "after, %",
         "temperature",
-        "bias per class",
+        "bias" if predictions.task == "regression" else "bias per class",
     ]
     rows = []
     for left in fitted:
@@ -266,7 +293,7 @@ def _describe_bias(calibration: Calibration) -> str:
 
 def _measure(name: str, logits: np.ndarray, target: np.ndarray) -> float:
     """Return a metric over the samples that have logits."""
-    metric = get(name, task_of(target), logits.shape[1])
+    metric = get(name, task_of(target, logits.shape[1]), logits.shape[1])
     scored = ~np.isnan(logits[:, 0])
     assert metric.stats
     assert metric.value
@@ -279,9 +306,7 @@ def _measure(name: str, logits: np.ndarray, target: np.ndarray) -> float:
 
 def selective(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     """Yield the score against the share of the samples that is answered."""
-    label = "F1 (samples)"
-    if predictions.task == "multiclass":
-        label = "accuracy"
+    label = get(USUAL[predictions.task][0], predictions.task, 0).label
     ensemble = {left: predictions.ensemble[left] for left in outcome.shown}
     lines: dict[str, list[SelectiveScore]] = {}
     for score in error_analysis.selective_scores(replace(predictions, ensemble=ensemble)):

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from umemma.config import Params
 from umemma.evaluation import error_analysis
 from umemma.evaluation.information_report import (
     Information,
     InformationBound,
     describe_threshold,
 )
+from umemma.evaluation.metrics import show_significant
 from umemma.evaluation.predictions import Predictions
-from umemma.evaluation.results import MAX_CURVES, Outcome, find_ceiling, replace_nan, summarize
+from umemma.evaluation.results import (
+    MAX_CURVES,
+    Outcome,
+    find_ceiling,
+    list_fold_rows,
+    replace_nan,
+    summarize,
+)
 from umemma.reports import classes, confidence, figures, html, robustness
 from umemma.reports.html import Block, Code, Points, Section, Table, Terms, Text
 from umemma.reports.published.rows import format_protocol
 from umemma.reports.published.section import make_section
 from umemma.reports.verdict import give_verdict
-from umemma.reports.wording import ABSENCE, describe_worst_case
+from umemma.reports.wording import ABSENCE, describe_worst_case, format_percent
 from umemma.system.files import new_file, write_csv, write_json
 from umemma.types import format_pattern
 
@@ -96,6 +107,24 @@ def _list_confusions(outcome: Outcome, predictions: Predictions) -> Iterator[lis
             yield [left, names[right], names[answered], count]
 
 
+def format_command(params: Params, folds: Sequence[int]) -> str:
+    """Return the command line that makes the same files."""
+    if params.place:  # an experiment of a comparison has its settings in a file
+        run_folder = params.paths.runs / params.place / str(params.fold) / params.finetune.preset
+        return f"umemma evaluate-missing --params {run_folder}/params.json"
+    changes: dict[str, Any] = {"seed": params.seed}
+    if params.fold != "":
+        changes["fold"] = params.fold
+    for name, value in params.evaluate.model_dump(mode="json", exclude_defaults=True).items():
+        changes[f"evaluate.{name}"] = value
+    words = ["umemma evaluate-missing"]
+    if len(folds) > 1:
+        words.append("--all-folds")
+    for name, value in changes.items():
+        words.append(f"--set {shlex.quote(f'{name}={json.dumps(value)}')}")
+    return " ".join(words)
+
+
 def sections(outcome: Outcome, predictions: Predictions, command: str) -> Iterator[Section]:
     """Yield the sections of the report, what matters most first."""
     yield Section("Results", list(robustness.results(outcome)))
@@ -108,17 +137,57 @@ def sections(outcome: Outcome, predictions: Predictions, command: str) -> Iterat
         settings.split,
         [format_protocol(settings.train_missing)],
     )
+    if outcome.folds:
+        yield Section("Folds", [_make_fold_table(outcome)])
     yield Section("When modalities go missing", list(robustness.ratios(outcome)))
     class_blocks = list(classes.classes(outcome, predictions))
     if class_blocks:
-        yield Section("Classes", class_blocks)
+        title = "Classes"
+        if predictions.task == "regression":
+            title = "Targets"
+            class_blocks.append(_make_error_table(outcome, predictions))
+        yield Section(title, class_blocks)
     if predictions.task == "multiclass":
         yield Section("Confusions", list(classes.confusions(outcome, predictions)))
     yield Section("Information", list(confidence.information(outcome)))
     yield Section("Calibration", list(confidence.calibration(outcome, predictions)))
     yield Section("Selective prediction", list(confidence.selective(outcome, predictions)))
     yield Section("Settings", list(_list_settings(outcome, command)))
-    yield Section("Terms", [Terms(_define_terms(outcome))])
+    terms = _define_terms(outcome)
+    if predictions.task == "regression":
+        terms = _define_regression_terms(terms)
+    yield Section("Terms", [Terms(terms)])
+
+
+def _make_error_table(outcome: Outcome, predictions: Predictions) -> Table:
+    """Return the errors of each target in its own unit, with the subsets that figures show."""
+    rows = []
+    for left in outcome.shown:
+        for error in error_analysis.measure_targets(predictions, left):
+            numbers = (error.mean_absolute, error.root_mean_square, error.deviation)
+            shown = [show_significant(number) for number in numbers]
+            rows.append([error.name, left, *shown, format_percent(error.covered)])
+    headings = [
+        "target",
+        "modalities present",
+        "MAE",
+        "RMSE",
+        "standard deviation",
+        "in 95 % interval, %",
+    ]
+    caption = "Errors in the units of the targets; the standard deviation is that of the samples"
+    return Table(caption, headings, rows, 2)
+
+
+def _make_fold_table(outcome: Outcome) -> Table:
+    """Return the leading metric of each subset in every fold."""
+    metric = outcome.metrics[0]
+    headings = ["fold", *outcome.folds]
+    rows = []
+    for name, values in list_fold_rows(outcome):
+        rows.append([name, *(metric.shown(value) for value in values)])
+    caption = f"{metric.label} of each fold, by the modalities present"
+    return Table(caption, headings, rows)
 
 
 def _list_advice(information: Information) -> list[Block]:
@@ -178,4 +247,33 @@ def _define_terms(outcome: Outcome) -> dict[str, str]:
         "all shares answered; lower is better.",
         "figures": f"Show all modalities and at most {MAX_CURVES} incomplete subsets: each "
         "modality missing, then those with the lowest values.",
+    }
+
+
+def _define_regression_terms(terms: Mapping[str, str]) -> dict[str, str]:
+    """Return the terms, with those that mean something else in regression changed."""
+    classes_only = ("recall", "F1", "class prior")
+    kept = {name: text for name, text in terms.items() if name not in classes_only}
+    return kept | {
+        "average": "The product of the distributions that the uni-modal models predict, a baseline "
+        "without fusion.",
+        "training mean": "The mean and the variance of the targets in training, as the answer to "
+        "every sample: what can be reached without looking at it.",
+        "probe": "A linear regression on the features that the ensemble's own encoder makes of one "
+        "modality, fitted on the training split with its strength chosen on validation.",
+        "R2": "The share of the variance of the target that the answers explain, of several "
+        "targets the mean; below 0 where they are worse than the mean of these samples. The score "
+        "of a sample is 1 - squared error / variance.",
+        "MAE, RMSE": "The mean absolute and the root mean squared error, in the unit of the "
+        "target; of several targets the mean, in standard deviations of each in training.",
+        "log-loss": "The mean of minus the logarithm of the density that was given to the target, "
+        "in standard deviations in training; of several targets the mean. Lower is better.",
+        "calibration error": "How far the share of targets within a predicted central interval is "
+        "from its level, on average over 15 levels.",
+        "temperature, bias": "The natural parameters of the predicted normal distribution are "
+        "divided by the temperature, then the bias is added. Both are fitted on validation, for "
+        "each subset.",
+        "H(Y), cross entropy": "The uncertainty about the target before and after seeing the "
+        "modalities, in bits. Before, it is the entropy of a normal distribution, which may be "
+        "negative.",
     }

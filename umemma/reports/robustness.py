@@ -220,7 +220,7 @@ def panels(outcome: Outcome) -> dict[str, figures.Draw]:
         for row in [*curves[missing], *averages[missing]]:
             values += [row.value, row.low, row.high]
     values = [value for value in values if not math.isnan(value)]
-    limits = _find_limits(values)
+    limits = _find_limits(values, metric.lowest)
     drawings: dict[str, figures.Draw] = {}
     for missing, level in levels.items():
         drawings[missing] = partial(
@@ -235,8 +235,8 @@ def panels(outcome: Outcome) -> dict[str, figures.Draw]:
     return drawings
 
 
-def _find_limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of the axis of a share.
+def _find_limits(values: Sequence[float], lowest_value: float) -> tuple[float, float]:
+    """Return the ends of the axis of a share, which is at least `lowest_value`.
 
     The margin below the values is the larger, as a line has its name below it.
     """
@@ -244,7 +244,7 @@ def _find_limits(values: Sequence[float]) -> tuple[float, float]:
     highest = max(values, default=1)
     above = 0.04 * (highest - lowest) + 0.005
     below = 0.12 * (highest - lowest) + 0.005
-    return max(0.0, lowest - below), min(1.0, highest + above)
+    return max(lowest_value, lowest - below), min(1.0, highest + above)
 
 
 def _make_level(outcome: Outcome, left: str) -> Level:

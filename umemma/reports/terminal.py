@@ -13,7 +13,13 @@ from rich.text import Text
 
 from umemma.evaluation.information_report import describe_threshold
 from umemma.evaluation.metrics import Metric
-from umemma.evaluation.results import Outcome, find_ceiling, group_by_condition, mean_and_std
+from umemma.evaluation.results import (
+    Outcome,
+    find_ceiling,
+    group_by_condition,
+    list_fold_rows,
+    mean_and_std,
+)
 from umemma.reports.evaluation import NOTHING_TO_ADVISE
 from umemma.reports.verdict import KeyNumber, give_verdict, judge_subset
 from umemma.reports.wording import (
@@ -36,6 +42,7 @@ from umemma.types import ResultRow
 STYLES: dict[Tone, str] = {"better": "green", "worse": "bold red", "unclear": ""}
 NARROWEST = 40  # characters of a line
 FRAME = 3  # characters of a column's padding and border
+FOLD_COLUMNS = 5  # subsets that the table of folds has room for
 NARROWEST_NAMES = 8  # characters of the column of the modalities present
 LABELS, ALSO = "f1_samples", ("f1_macro", "map")  # where the first leads, the others are shown too
 
@@ -205,6 +212,20 @@ def make_size_table(outcome: Outcome) -> Table:
         rows.append([str(summary.size), str(summary.subsets), *shown])
     title = f"{metric.label} by how many modalities are present"
     return log.make_table(title, ["present", "subsets", "mean", "lowest", "highest"], rows)
+
+
+def make_fold_table(outcome: Outcome) -> Table:
+    """Return the leading metric of the complete set and of the worst subsets in every fold."""
+    metric = outcome.metrics[0]
+    shown = outcome.shown[:FOLD_COLUMNS]
+    columns = [list(outcome.folds).index(left) for left in shown]
+    table = Table(title=f"{metric.label} over folds", title_justify="left")
+    table.add_column("fold")
+    for left in shown:
+        table.add_column(Text(wrap_names(left, NARROWEST_NAMES)), justify="right")
+    for name, values in list_fold_rows(outcome):
+        table.add_row(name, *(metric.shown(values[column]) for column in columns))
+    return table
 
 
 def wrap_names(names: str, width: int) -> str:

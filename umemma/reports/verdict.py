@@ -22,7 +22,6 @@ from umemma.reports.wording import (
 from umemma.types import ResultRow
 
 MAX_NAMES = 6  # subsets that a sentence names
-PRIOR = "class prior"
 WHAT_IS_PRESENT = "the best uni-modal model of what is present"
 
 
@@ -127,8 +126,9 @@ def _list_numbers(outcome: Outcome) -> Iterator[KeyNumber]:
     rows["best uni-modal model"] = best
     names["best uni-modal model"] = best.left
     for prior in outcome.lead("prior").values():
-        rows[PRIOR] = prior
-        names[PRIOR] = "no modality"
+        label = outcome.metrics[0].prior
+        rows[label] = prior
+        names[label] = "no modality"
 
     metric = outcome.metrics[0]
     has_same_samples = len({row.n for row in rows.values()}) == 1

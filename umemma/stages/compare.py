@@ -1,9 +1,10 @@
 """compare: trains and evaluates every preset -> models/ and results/<dataset>/compare/.
 
 Each training and each evaluation is a process of the stage's own command with the settings of its
-experiment, which are written to runs/<dataset>/compare/<train>/<seed>/<preset>/ and can be used
-with --params. So an experiment is exactly what the commands make, it resumes from its own
-checkpoint, and its time and memory are those of a process. `compare_table` makes the table.
+experiment, which are written to runs/<dataset>/compare/<train>/<seed>/<preset>/ (with folds
+<seed>/<fold>/<preset>/) and can be used with --params. So an experiment is exactly what the
+commands make, it resumes from its own checkpoint, and its time and memory are those of a process.
+`compare_table` makes the table.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,18 @@ class Inputs:
     """What all experiments start from.
 
     shards: their fingerprint; weights: {modality: checksum} of the files of pretrained weights that
-    encoders start from.
+    encoders start from; fold_shards: {fold: the fingerprint of the shards with its splits}.
     """
 
     params: Params
     shards: str
     weights: Mapping[str, str]
+    fold_shards: Mapping[int, str] = field(default_factory=dict)
+
+    def shards_of(self, fold: int | None) -> str:
+        if fold is None:
+            return self.shards
+        return self.fold_shards[fold]
 
     def params_of(self, experiment: Experiment, rate: float | None = None) -> Params:
         return experiments.experiment_params(self.params, experiment, rate)
@@ -57,23 +64,28 @@ def run(
     seed: int | None = None,
     train: str = "",
     modality: str = "",
+    fold: str = "",
 ) -> None:
-    """Run the experiments, or those of one preset, seed and entry of compare.train.
+    """Run the experiments, or those of one preset, seed, fold and entry of compare.train.
 
     With a modality only its uni-modal models are trained. What is complete stays. Where some fail
     the others are run, and UserError names the failed ones.
     """
-    plan = experiments.plan_experiments(params)
+    experiments.plan_experiments(params)  # which checks the settings first
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities, index.kinds)
+    folds = experiments.select_folds(params, [one.number for one in index.folds])
     _check_choices(params, preset, seed, train, modality)
+    _check_choice("fold", fold, [_name_fold(one) for one in folds])
     selected = []
-    for experiment in plan:
+    for experiment in experiments.plan_experiments(params, folds):
         is_preset = preset in ("", experiment.preset)
         is_train = train in ("", experiment.train)
-        if is_preset and is_train and seed in (None, experiment.seed):
+        is_fold = fold in ("", _name_fold(experiment.fold))
+        if is_preset and is_train and is_fold and seed in (None, experiment.seed):
             selected.append(experiment)
-    inputs = Inputs(params, index.fingerprint, _hash_weights(params))
+    fold_shards = {one: index.select_fold(one).fingerprint for one in folds if one is not None}
+    inputs = Inputs(params, index.fingerprint, _hash_weights(params), fold_shards)
     if modality:
         modalities = [modality]
         failed = _pretrain_all(inputs, selected, modalities, jobs)
@@ -100,6 +112,12 @@ def _check_choices(
         _check_choice("seed", str(seed), [str(number) for number in section.seeds])
 
 
+def _name_fold(fold: int | None) -> str:
+    if fold is None:
+        return ""
+    return str(fold)
+
+
 def _check_choice(kind: str, name: str, known: Sequence[str]) -> None:
     if name and name not in known:
         raise unknown_name(kind, name, known, f"--{kind}")
@@ -119,7 +137,7 @@ def _run_experiments(
     )
     # 2. The experiments whose uni-modal models are there.
     failed_groups = {name.partition(", ")[2] for name in failed}
-    ready = [one for one in todo if f"seed {one.seed}, {one.train}" not in failed_groups]
+    ready = [one for one in todo if one.condition not in failed_groups]
     if len(todo) < len(selected):
         complete = len(selected) - len(todo)
         logger.info(f"{complete} of {len(selected)} experiments are complete already.")
@@ -137,7 +155,7 @@ def _pretrain_all(
     work: dict[str, Job] = {}
     for experiment in todo:
         for m in modalities:
-            name = f"{m} alone, seed {experiment.seed}, {experiment.train}"
+            name = f"{m} alone, {experiment.condition}"
             if name not in work and not _is_pretrained(inputs, experiment, m):
                 work[name] = _pretrain(inputs, experiment, m)
     return _run_jobs(inputs, work, jobs)
@@ -191,7 +209,7 @@ def _hash_weights(params: Params) -> dict[str, str]:
 
 
 def _is_complete(inputs: Inputs, experiment: Experiment) -> bool:
-    marker = experiments.read_marker(inputs.params, experiment, inputs.shards)
+    marker = experiments.read_marker(inputs.params, experiment, inputs.shards_of(experiment.fold))
     if marker is None:
         return False
     for m in inputs.params.modalities:
@@ -212,13 +230,13 @@ def _is_pretrained(inputs: Inputs, experiment: Experiment, modality: str) -> boo
 
 def _is_unimodal(inputs: Inputs, params: Params, modality: str, folder: Path) -> bool:
     """Return whether the uni-modal model with these settings is in a folder."""
-    settings = params.unimodal_settings(modality, inputs.shards)
+    settings = params.unimodal_settings(modality, inputs.shards_of(params.fold_number))
     return _is_trained(folder, settings, inputs.weights)
 
 
 def _is_finetuned(inputs: Inputs, params: Params, folder: Path) -> bool:
     """Return whether the ensemble with these settings is in a folder."""
-    settings = params.ensemble_settings(inputs.shards)
+    settings = params.ensemble_settings(inputs.shards_of(params.fold_number))
     unimodal = [params.paths.pretrain(m) for m in params.modalities]
     return _is_trained(folder, settings, inputs.weights, unimodal)
 
@@ -287,7 +305,8 @@ def _run_experiment(inputs: Inputs, experiment: Experiment) -> Job:
         experiment, what, inputs.params_of(experiment, best), "evaluate-missing"
     )
     by_rate = {f"{rate:g}": score for rate, score in scores.items()}
-    experiments.write_marker(inputs.params, experiment, inputs.shards, by_rate, best)
+    shards = inputs.shards_of(experiment.fold)
+    experiments.write_marker(inputs.params, experiment, shards, by_rate, best)
 
 
 def _train_best(
@@ -338,7 +357,7 @@ def _run_command(
     settings, log = folder / "params.json", folder / "log.txt"
     write_json(settings, params.model_dump(mode="json"))  # which is YAML too
     command = [sys.executable, "-m", "umemma", *words, "--params", str(settings)]
-    logger.info(f"{what}, seed {experiment.seed}, {experiment.train}: {words[0]}, see {log}")
+    logger.info(f"{what}, {experiment.condition}: {words[0]}, see {log}")
     ended = yield Command(command, log)
     cost = ProcessCost(
         train=experiment.train,
@@ -371,4 +390,4 @@ def _read_reason(status: int, log: Path) -> str:
 
 
 def _run_folder(params: Params, experiment: Experiment, what: str) -> Path:
-    return params.paths.runs / experiment.place / what
+    return params.paths.runs / experiment.place / str(experiment.fold_setting) / what

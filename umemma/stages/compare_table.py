@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from umemma.config import Params
 from umemma.data import shard_reader
@@ -14,6 +17,8 @@ from umemma.evaluation import comparison, experiments
 from umemma.evaluation.comparison import PRIOR, AbsenceColumn, ExperimentResult
 from umemma.evaluation.experiments import Experiment, ExperimentMarker
 from umemma.evaluation.metrics import Metric, select_metrics
+from umemma.evaluation.paired_test import FOLD, inflate_for_folds
+from umemma.evaluation.predictions import Predictions, pool_folds
 from umemma.missing import parse_missing
 from umemma.reports.comparison import ComparisonReport, ComparisonSetup
 from umemma.reports.comparison_files import write
@@ -23,11 +28,14 @@ NAMED = 5  # incomplete experiments that a message names
 
 def run(params: Params) -> ComparisonReport:
     """Write the table. UserError where an experiment is incomplete: a table with holes misleads."""
-    plan = experiments.plan_experiments(params)
+    experiments.plan_experiments(params)  # which checks the settings first
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
+    folds = experiments.select_folds(params, [fold.number for fold in index.folds])
+    plan = experiments.plan_experiments(params, folds)
     metrics = select_metrics(params.evaluate.metrics, index.task, len(index.classes))
     markers = _read_markers(params, plan, index)
-    summaries = _summarize(params, plan, metrics)
+    summaries = _summarize(params, plan, metrics, folds)
+    inflation = _inflate(params, index, folds)
     method = experiments.compared_method(params)
     differences = comparison.compare_methods(
         summaries.results,
@@ -35,6 +43,7 @@ def run(params: Params) -> ComparisonReport:
         index.task,
         summaries.groups,
         params.compare.baseline,
+        inflation,
     )
     columns = {}
     for train in params.compare.train:
@@ -59,17 +68,23 @@ def run(params: Params) -> ComparisonReport:
         points=comparison.curve_points(summaries.results),
         differences=list(differences),
         rates=rates,
+        folds=[fold for fold in folds if fold is not None],
+        fold_scores=comparison.summarize_folds(summaries.by_fold),
+        inflation=inflation,
     )
     write(params.paths.results / "compare", report)
     return report
 
 
 class _Summaries(NamedTuple):
-    """results: of each experiment; groups, samples: of the split that all of them are scored on."""
+    """results: of each experiment, of all folds together; groups, samples: of the split that all of
+    them are scored on; by_fold: {fold: results}, empty without folds.
+    """
 
     results: list[ExperimentResult]
     groups: dict[str, list[str]]
     samples: int
+    by_fold: dict[int, list[ExperimentResult]]
 
 
 def _read_markers(
@@ -78,7 +93,9 @@ def _read_markers(
     markers = {}
     incomplete = []
     for experiment in plan:
-        marker = experiments.read_marker(params, experiment, index.fingerprint)
+        marker = experiments.read_marker(
+            params, experiment, index.select_fold(experiment.fold).fingerprint
+        )
         if marker is None:
             incomplete.append(str(experiment))
         else:
@@ -112,35 +129,71 @@ def _list_rates(
     return rates
 
 
-def _summarize(params: Params, plan: list[Experiment], metrics: list[Metric]) -> _Summaries:
+def _inflate(params: Params, index: Index, folds: Sequence[int | None]) -> float:
+    """Return the inflation of the variance over folds, see `paired_test.inflate_for_folds`."""
+    views = [index.select_fold(fold) for fold in folds if fold is not None]
+    train = [view.samples("train") for view in views]
+    test = [view.samples(params.evaluate.split) for view in views]
+    return inflate_for_folds(train, test)
+
+
+def _summarize(
+    params: Params,
+    plan: list[Experiment],
+    metrics: list[Metric],
+    folds: Sequence[int | None],
+) -> _Summaries:
     """One experiment after another, as the predictions of all of them may not fit into memory."""
-    results = []
-    summarized: set[tuple[str, int]] = set()
-    groups: dict[str, list[str]] = {}
-    samples = 0
-    for experiment in plan:
-        predictions = experiments.load_predictions(params, experiment)
-        groups = predictions.groups
-        samples = len(predictions.keys)
-        methods = {experiment.preset: predictions}
-        if (experiment.train, experiment.seed) not in summarized:
-            methods |= comparison.make_references(predictions)
-        summarized.add((experiment.train, experiment.seed))
-        for method, own_predictions in methods.items():
-            ratios = params.evaluate.ratios
-            if method == PRIOR:  # its curve is a flat line far below the others
-                ratios = ()
-            result = comparison.summarize_experiment(
-                experiment.train,
-                method,
-                experiment.seed,
-                own_predictions,
-                [metric.name for metric in metrics],
-                ratios,
-                _training_column(params, experiment.train),
-            )
-            results.append(result)
-    return _Summaries(results, groups, samples)
+    summaries = _Summaries([], {}, 0, {fold: [] for fold in folds if fold is not None})
+    references: set[tuple[str, int]] = set()
+    for experiment in dict.fromkeys(one._replace(fold=None) for one in plan):
+        by_fold = []
+        for fold in folds:
+            predictions = experiments.load_predictions(params, experiment._replace(fold=fold))
+            by_fold.append(predictions)
+        pooled = pool_folds(by_fold)
+        with_references = (experiment.train, experiment.seed) not in references
+        references.add((experiment.train, experiment.seed))
+        summarize = functools.partial(
+            _summarize_methods, params, experiment, metrics, with_references
+        )
+        summaries.results.extend(summarize(pooled, params.evaluate.ratios))
+        for number, predictions in zip(folds, by_fold, strict=True):
+            if number is not None:
+                summaries.by_fold[number].extend(summarize(predictions, ()))
+        groups = dict(pooled.groups)
+        if len(folds) > 1:
+            sizes = [len(predictions.keys) for predictions in by_fold]
+            groups[FOLD] = np.repeat([str(fold) for fold in folds], sizes).tolist()
+        summaries = summaries._replace(groups=groups, samples=len(pooled.keys))
+    return summaries
+
+
+def _summarize_methods(
+    params: Params,
+    experiment: Experiment,
+    metrics: list[Metric],
+    with_references: bool,
+    predictions: Predictions,
+    ratios: Sequence[float],
+) -> Iterator[ExperimentResult]:
+    """Yield the result of an experiment, and of what needs no ensemble if it is asked for."""
+    methods = {experiment.preset: predictions}
+    if with_references:
+        methods |= comparison.make_references(predictions)
+    for method, own_predictions in methods.items():
+        own_ratios = ratios
+        if method == PRIOR:  # its curve is a flat line far below the others
+            own_ratios = ()
+        yield comparison.summarize_experiment(
+            experiment.train,
+            method,
+            experiment.seed,
+            own_predictions,
+            [metric.name for metric in metrics],
+            own_ratios,
+            _training_column(params, experiment.train),
+        )
 
 
 def _training_column(params: Params, train: str) -> AbsenceColumn | None:

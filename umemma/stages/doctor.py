@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from umemma import datasets, modalities
 from umemma.config import Params, Preprocess
@@ -75,6 +76,7 @@ def examine(params: Params) -> DoctorReport:
     try:
         spec = module.spec(raw, options)
         report.variant = spec.variant
+        report.folds = {fold.split: fold.group for fold in spec.folds}
         splits_of_files = _examine_samples(report, module, spec, raw, options, section)
     except UserError as error:
         if error.usage:
@@ -283,9 +285,11 @@ class _SampleTally:
         split = self.report.splits[record.split]
         split.listed += 1
         split.usable += is_usable
-        labels = record.label
+        labels: Any = record.label
         if not isinstance(labels, tuple):
             labels = (-1 if labels is None else labels,)
+        if self.spec.task == "regression" and record.label is not None:
+            labels = tuple(range(len(self.spec.classes)))  # a sample has all targets
         for number in labels:
             if 0 <= number < len(self.spec.classes):
                 counts = self.report.classes[self.spec.classes[number]][record.split]

@@ -8,13 +8,12 @@ writes no result.
 from __future__ import annotations
 
 import contextlib
-import json
-import shlex
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 from loguru import logger
 
 from umemma.config import Params, Training
@@ -25,17 +24,14 @@ from umemma.evaluation import information, metrics
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.classification.thresholds import Thresholds
 from umemma.evaluation.grid import Grid, write_rows
-from umemma.evaluation.predictions import Predictions
-from umemma.evaluation.results import (
-    EvaluationSettings,
-    Outcome,
-)
-from umemma.missing import list_conditions, list_patterns, make_keep_table, parse_missing
+from umemma.evaluation.predictions import Predictions, name_tables, pool_folds
+from umemma.evaluation.results import EvaluationSettings, Outcome
+from umemma.missing import list_conditions, make_keep_table, parse_missing
 from umemma.models import saved_model
 from umemma.reports import evaluation
 from umemma.system import distributed
 from umemma.system.files import new_files
-from umemma.types import format_pattern
+from umemma.types import TargetScale
 from umemma.validation import fingerprint
 
 if TYPE_CHECKING:
@@ -56,7 +52,8 @@ class _Inputs:
     """What an evaluation reads, checked against the settings before anything is computed.
 
     calibration, thresholds: of each table of logits, {} if they are not applied; made_by: a hash of
-    everything that the predictions depend on; prior: the share of each class in training.
+    everything that the predictions depend on; prior: the share of each class in training; scales:
+    of the targets of a regression.
     """
 
     index: shard_reader.Index
@@ -64,6 +61,7 @@ class _Inputs:
     calibration: dict[str, Calibration]
     made_by: str
     prior: list[float]
+    scales: list[TargetScale]
     thresholds: dict[str, Thresholds]
 
 
@@ -76,6 +74,60 @@ def run(params: Params) -> Outcome:
     predictions = _predict(params, inputs)
     if not distributed.is_main():
         return Outcome([], [], [], inputs.settings)
+    return _write(params, inputs, predictions)
+
+
+def run_all_folds(params: Params) -> Outcome:
+    """Evaluate the test samples of all folds together, from the predictions that each fold keeps.
+
+    Without `fold` the paths are those of all folds. UserError where a fold has none.
+    """
+    params = params.model_copy(update={"fold": ""})
+    inputs, predictions = _collect_folds(params)
+    by_subset: dict[str, dict[int, float]] = {}
+    for number, of_fold in zip(inputs.settings.folds, predictions, strict=True):
+        grid = _make_grid(params, of_fold)
+        for row in grid.subsets(grid.metrics[0]):
+            if row.model == "ensemble":
+                by_subset.setdefault(row.left, {})[number] = row.value
+    return _write(params, inputs, pool_folds(predictions), by_subset)
+
+
+def _collect_folds(params: Params) -> tuple[_Inputs, list[Predictions]]:
+    """Return the inputs of all folds as one, and the predictions of each."""
+    index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
+    if not index.folds:
+        raise UserError("the shards have no folds", "--all-folds", usage=True)
+    inputs: list[_Inputs] = []
+    predictions: list[Predictions] = []
+    for fold in index.folds:
+        own = params.model_copy(update={"fold": fold.number})
+        hint = f"Run each stage with --set fold={fold.number}, then this command again."
+        try:
+            inputs.append(_check_inputs(own))
+        except UserError as error:
+            raise UserError(f"fold {fold.number}: {error.what}", error.where, hint) from None
+        kept = Predictions.load(own.paths.results / PREDICTIONS, inputs[-1].made_by)
+        if kept is None:
+            what = f"fold {fold.number} is not evaluated with these models"
+            raise UserError(what, str(own.paths.results), hint)
+        predictions.append(kept)
+    settings = dataclasses.replace(
+        inputs[0].settings,
+        samples=sum(one.settings.samples for one in inputs),
+        folds=tuple(fold.number for fold in index.folds),
+    )
+    made_by = fingerprint({"folds": [one.made_by for one in inputs]})
+    return _Inputs(index, settings, {}, made_by, [], [], {}), predictions
+
+
+def _write(
+    params: Params,
+    inputs: _Inputs,
+    predictions: Predictions,
+    by_fold: Mapping[str, Mapping[int, float]] = MappingProxyType({}),
+) -> Outcome:
+    """Score the predictions, and write everything to results/<dataset>/."""
     grid = _make_grid(params, predictions)
     rows = grid.rows(list_conditions(sorted(params.modalities)), params.evaluate.ratios)
     report = information.estimate_information(
@@ -84,7 +136,8 @@ def run(params: Params) -> Outcome:
         grid.metrics[0],
         params.evaluate.smallest_effect,
     )
-    outcome = Outcome(*rows, grid.metrics, inputs.settings, report)
+    outcome = Outcome(*rows, grid.metrics, inputs.settings, report, by_fold)
+    command = evaluation.format_command(params, inputs.settings.folds)
     with new_files(params.paths.results) as folder:
         predictions.save(folder / PREDICTIONS, inputs.made_by)
         settings = inputs.settings
@@ -95,7 +148,7 @@ def run(params: Params) -> Outcome:
             "absent": settings.absent,
         }
         write_rows(folder / "grid.parquet", outcome.subsets + outcome.ratios, constants)
-        evaluation.write(folder, outcome, predictions, _format_command(params))
+        evaluation.write(folder, outcome, predictions, command)
     return outcome
 
 
@@ -136,24 +189,11 @@ def _make_grid(params: Params, predictions: Predictions) -> Grid:
     return Grid(predictions, params.seed, section.draws, section.bootstrap, section.metrics)
 
 
-def _format_command(params: Params) -> str:
-    """Return the command line that makes the same files."""
-    if params.place:  # an experiment of a comparison has its settings in a file
-        run_folder = params.paths.runs / params.place / params.finetune.preset
-        return f"umemma evaluate-missing --params {run_folder}/params.json"
-    changes = {"seed": params.seed}
-    for name, value in params.evaluate.model_dump(mode="json", exclude_defaults=True).items():
-        changes[f"evaluate.{name}"] = value
-    words = ["umemma evaluate-missing"]
-    for name, value in changes.items():
-        words.append(f"--set {shlex.quote(f'{name}={json.dumps(value)}')}")
-    return " ".join(words)
-
-
 def _check_inputs(params: Params) -> _Inputs:
     """Return what the evaluation reads; UserError if it is missing or of other settings."""
     params.evaluate.check_split()
-    index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
+    store = Store(params.paths.shards)
+    index = shard_reader.read_index(store, params.shard_settings()).select_fold(params.fold_number)
     params.check_modalities(index.modalities, index.kinds)
     class_count = len(index.classes)
     lead = metrics.select_metrics(params.evaluate.metrics, index.task, class_count)[0]
@@ -177,6 +217,9 @@ def _check_inputs(params: Params) -> _Inputs:
         thresholds = {}
     split = params.evaluate.split
     finetune = ensemble_settings["finetune"]
+    folds: tuple[int, ...] = ()
+    if params.fold_number is not None:
+        folds = (params.fold_number,)
     settings = EvaluationSettings(
         preset=finetune["preset"],
         init=finetune["init"],
@@ -192,6 +235,7 @@ def _check_inputs(params: Params) -> _Inputs:
         seed=params.seed,
         train_missing=ensemble_settings["missing"]["train"],
         calibrated=params.evaluate.calibrate,
+        folds=folds,
     )
     made_from = {
         "shards": index.fingerprint,
@@ -202,7 +246,9 @@ def _check_inputs(params: Params) -> _Inputs:
     if thresholds:
         made_from["thresholds"] = {name: list(found) for name, found in thresholds.items()}
     made_by = fingerprint(made_from)
-    return _Inputs(index, settings, calibration, made_by, ensemble.prior, thresholds)
+    return _Inputs(
+        index, settings, calibration, made_by, ensemble.prior, ensemble.scales, thresholds
+    )
 
 
 def _name_tables_of(model: str, fitted: Mapping[str, Fitted]) -> dict[str, Fitted]:
@@ -260,7 +306,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         )
         unimodal_logits.update(zip(trained, other_logits, strict=True))
 
-    ensemble, probes = _name_tables(names, ensemble_logits.numpy())
+    ensemble, probes = name_tables(names, ensemble_logits.numpy())
     unimodal = {m: unimodal_logits[m][:, 0].numpy() for m in names}
     return Predictions.calibrated(
         split.keys,
@@ -271,6 +317,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         inputs.calibration,
         inputs.prior,
         inputs.thresholds,
+        inputs.scales,
     )
 
 
@@ -288,22 +335,6 @@ def _open_data(params: Params, index: shard_reader.Index) -> DataSource:
     )
 
 
-def _name_tables(
-    names: Sequence[str], tables: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return {subset: (N, C)} and {modality: (N, C)} of an ensemble's subsets and probes.
-
-    tables: (N, S + M, C), or (N, S, C) without probes.
-    """
-    subsets = list_patterns(names)
-    ensemble = {format_pattern(pattern): tables[:, s] for s, pattern in enumerate(subsets)}
-    probes = {}
-    for m, logits in zip(names, np.moveaxis(tables[:, len(subsets) :], 1, 0), strict=False):
-        if not np.isnan(logits).all():  # otherwise there was nothing to fit
-            probes[m] = logits
-    return ensemble, probes
-
-
 def _load_models(
     params: Params,
     index: shard_reader.Index,
@@ -317,14 +348,14 @@ def _load_models(
     specs = factory.input_specs(encoders, index.inputs)
     section = params.finetune
     ensemble = factory.build(
-        encoders, specs, index.classes, section.absent, fusion=section.switches().fusion
+        encoders, specs, index.outputs, section.absent, fusion=section.switches().fusion
     )
     settings = params.ensemble_settings(index.fingerprint)
     saved_model.load(params.paths.ensemble, ensemble, settings, ENSEMBLE)
     factory.place_on_device(ensemble, params.finetune, device)
     unimodal = {}
     for m in names:
-        model = factory.build({m: encoders[m]}, {m: specs[m]}, index.classes)
+        model = factory.build({m: encoders[m]}, {m: specs[m]}, index.outputs)
         settings = params.unimodal_settings(m, index.fingerprint)
         saved_model.load(params.paths.pretrain(m), model, settings, _name_pretraining(m))
         unimodal[m] = factory.place_on_device(model, params.pretrain.of(m), device)

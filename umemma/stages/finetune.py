@@ -121,7 +121,7 @@ def _is_pooled(section: Finetune, switches: Switches) -> bool:
 def _open_data(params: Params) -> tuple[DataSource, dict[str, Any]]:
     """Return the shards, and all settings that the ensemble depends on."""
     store = Store(params.paths.shards)
-    index = shard_reader.read_index(store, params.shard_settings())
+    index = shard_reader.read_index(store, params.shard_settings()).select_fold(params.fold_number)
     params.check_modalities(index.modalities, index.kinds)
     settings = params.ensemble_settings(index.fingerprint)
     specs = factory.input_specs({m: params.encoder(m) for m in params.modalities}, index.inputs)
@@ -196,7 +196,7 @@ def _load_unimodal(
     # The initial weights of the ensemble are the same as without a uni-modal model.
     with torch.random.fork_rng(devices=[]):
         specs = factory.input_specs(encoders, index.inputs)
-        model = factory.build(encoders, specs, index.classes)
+        model = factory.build(encoders, specs, index.outputs)
     hint = f"Run: umemma pretrain-unimodal --modality {modality}"
     settings = params.unimodal_settings(modality, index.fingerprint)
     return model, saved_model.load(params.paths.pretrain(modality), model, settings, hint)
@@ -217,11 +217,13 @@ def _build_ensemble(
     model = factory.build(
         encoders,
         data.specs,
-        data.index.classes,
+        data.index.outputs,
         section.absent,
         start.pretrained,
         switches.fusion,
     )
+    if data.index.task == "regression":
+        model.start_at_prior()
     if switches.init == "unimodal":
         model.start_from(start.unimodal)
     else:

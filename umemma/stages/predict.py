@@ -20,10 +20,11 @@ from rich.table import Column, Table
 from umemma.datasets import _table
 from umemma.datasets._table import Row
 from umemma.errors import UserError
+from umemma.evaluation.metrics import count_decimals
 from umemma.models import predictor
 from umemma.models.predict_inputs import Failure
 from umemma.models.predict_table import estimate_rows, open_table
-from umemma.models.predictor import Prediction, Predictor
+from umemma.models.predictor import AnyPrediction, NumberPrediction, Predictor
 from umemma.system import log
 from umemma.system.cores import count_cores
 from umemma.system.files import new_file
@@ -34,6 +35,7 @@ NOTHING_NAMED: Mapping[str, str] = MappingProxyType({})
 ROW_GROUP = 4096  # rows that are written together
 # From this number of rows on, decoding in several processes is faster: one takes seconds to start.
 MIN_ROWS_FOR_WORKERS = 1000
+NUMBERS = ("value", "deviation", "low", "high")  # columns of a regression
 
 
 # One sample. ----------------------------------------------------------------------------------
@@ -46,7 +48,7 @@ def run(
     trust: bool = False,
     broken: BrokenPolicy = "absent",
     named: Mapping[str, str] = NOTHING_NAMED,
-) -> Prediction:
+) -> AnyPrediction:
     """Predict one sample, and warn of each medium that can't be read.
 
     media: {kind: path or words}, for a model with one modality of the kind; named: {modality: path
@@ -93,8 +95,13 @@ def _name_media(media: Mapping[str, str], kinds: Mapping[str, str]) -> dict[str,
     return by_name
 
 
-def make_class_table(prediction: Prediction, top: int) -> Table:
-    """Return the `top` most likely classes as a table, the predicted ones in bold."""
+def make_class_table(prediction: AnyPrediction, top: int) -> Table:
+    """Return the `top` most likely classes as a table, the predicted ones in bold.
+
+    In regression the value of each target with its standard deviation and interval.
+    """
+    if isinstance(prediction, NumberPrediction):
+        return _make_target_table(prediction)
     labels = prediction.label
     if isinstance(labels, str):
         labels = (labels,)
@@ -107,7 +114,21 @@ def make_class_table(prediction: Prediction, top: int) -> Table:
     return table
 
 
-def as_json(result: Prediction | RowCounts) -> str:
+def _make_target_table(prediction: NumberPrediction) -> Table:
+    headings = [Column("target")]
+    for heading in ("value", "standard deviation", "95 % interval"):
+        headings.append(Column(heading, justify="right"))
+    table = Table(*headings, title=f"from {', '.join(prediction.present)}")
+    for name, value in prediction.value.items():
+        low, high = prediction.interval[name]
+        deviation = prediction.deviation[name]
+        digits = count_decimals(deviation)
+        cells = [f"{number:.{digits}f}" for number in (value, deviation, low, high)]
+        table.add_row(escape(name), cells[0], cells[1], f"{cells[2]} to {cells[3]}")
+    return table
+
+
+def as_json(result: AnyPrediction | RowCounts) -> str:
     return json.dumps(asdict(result), indent=2)
 
 
@@ -194,7 +215,7 @@ def _choose_workers(rows: int) -> int:
 def _write_rows(
     out: Path,
     model: Predictor,
-    results: Iterable[tuple[Row, Prediction | Failure]],
+    results: Iterable[tuple[Row, AnyPrediction | Failure]],
 ) -> Counter[tuple[bool, str | None]]:
     """Write the rows of `out` in groups. UserError where that fails.
 
@@ -208,7 +229,7 @@ def _write_rows(
             group = list(itertools.islice(rows, ROW_GROUP))
             while group:
                 writer.write_table(pa.Table.from_pylist(group, schema))
-                counts.update(("label" in row, row["reason"]) for row in group)
+                counts.update(("present" in row, row["reason"]) for row in group)
                 group = list(itertools.islice(rows, ROW_GROUP))
     except OSError as error:
         what = f"can't be written: {error.strerror or error}"
@@ -219,8 +240,13 @@ def _write_rows(
 def _make_schema(model: Predictor) -> pa.Schema:
     """Label and probability are lists in a multilabel task; `probabilities` are of the classes.
 
-    The classes are in the schema's metadata.
+    The classes are in the schema's metadata. In regression `value`, `deviation`, `low` and `high`
+    have a number for each target instead; the targets are in the metadata.
     """
+    if model.task == "regression":
+        numbers = [(name, pa.list_(pa.float64())) for name in NUMBERS]
+        fields = [("key", pa.string()), *numbers, ("present", pa.string()), ("reason", pa.string())]
+        return pa.schema(fields, metadata={"targets": json.dumps(model.classes)})
     label, probability = pa.string(), pa.float32()
     if model.task == "multilabel":
         label, probability = pa.list_(label), pa.list_(probability)
@@ -235,15 +261,26 @@ def _make_schema(model: Predictor) -> pa.Schema:
     return pa.schema(fields, metadata={"classes": json.dumps(model.classes)})
 
 
-def _make_row(row: Row, result: Prediction | Failure) -> dict[str, Any]:
+def _make_row(row: Row, result: AnyPrediction | Failure) -> dict[str, Any]:
     key = row.cells.get("key", str(row.number))
     if isinstance(result, Failure):
         return {"key": key, "reason": result.reason}
+    if isinstance(result, NumberPrediction):
+        answer: dict[str, Any] = {
+            "value": [*result.value.values()],
+            "deviation": [*result.deviation.values()],
+            "low": [low for low, _ in result.interval.values()],
+            "high": [high for _, high in result.interval.values()],
+        }
+    else:
+        answer = {
+            "label": result.label,
+            "probability": result.probability,
+            "probabilities": [*result.probabilities.values()],
+        }
     return {
         "key": key,
-        "label": result.label,
-        "probability": result.probability,
-        "probabilities": [*result.probabilities.values()],
+        **answer,
         "present": format_pattern(result.present),
         "reason": "; ".join(result.broken) or None,
     }

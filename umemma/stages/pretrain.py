@@ -58,7 +58,9 @@ def run(params: Params, modality: str, force: bool = False, tensorboard: bool = 
             return info.scores["val_score"]
 
     # 3. Train.
-    model = factory.build(encoders, data.specs, data.index.classes, weights=weights)
+    model = factory.build(encoders, data.specs, data.index.outputs, weights=weights)
+    if data.index.task == "regression":
+        model.start_at_prior()
     training_run = Run.from_settings(
         params.paths.runs,
         f"pretrain-{'+'.join(group)}",
@@ -108,7 +110,7 @@ def _open_data(
     The settings of all modalities are checked, so that they fail before the first one trains.
     """
     store = Store(params.paths.shards)
-    index = shard_reader.read_index(store, params.shard_settings())
+    index = shard_reader.read_index(store, params.shard_settings()).select_fold(params.fold_number)
     params.check_modalities(index.modalities, index.kinds)
     settings = {m: params.unimodal_settings(m, index.fingerprint) for m in group}
     common = settings[group[0]]
@@ -144,7 +146,7 @@ def _take_out(
     encoders: Mapping[str, Encoder] = {modality: params.encoder(modality)}
     specs = {modality: data.specs[modality]}
     training = params.pretrain.of(params.sharing(modality)[0])
-    unimodal = factory.build(encoders, specs, data.index.classes)
+    unimodal = factory.build(encoders, specs, data.index.outputs)
     unimodal.encoders[modality].load_state_dict(model.encoders[modality].state_dict())
     unimodal.heads[modality].load_state_dict(model.heads[modality].state_dict())
     unimodal = factory.place_on_device(unimodal, training, device)

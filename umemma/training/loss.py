@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from umemma.config import Training
 from umemma.errors import UserError, unknown_name
+from umemma.evaluation.regression.gaussian import LOG_2PI, SHARPNESS, TINY
 
 LARGEST_POS_WEIGHT = 20.0  # of `pos_weight: balanced`
 
@@ -24,10 +25,15 @@ def sample_losses(logits: Tensor, target: Tensor, positive_weights: Tensor | Non
     """Return the loss in nats of every sample: (B, C) or (B, S, C) logits -> (B,) or (B, S).
 
     It is the cross entropy against (B,) classes; against (B, C) sets of labels (0 or 1) it is the
-    mean binary cross entropy over classes. positive_weights: (C,), of the labels that are 1.
+    mean binary cross entropy over classes. Against (B, T) numbers with (B, 2T) or (B, S, 2T)
+    outputs it is the mean negative log-likelihood over targets. positive_weights: (C,), of the
+    labels that are 1.
     """
     shape = logits.shape[:-1]
     pattern_dims = [1] * (len(shape) - 1)
+    if target.ndim == 2 and logits.shape[-1] == 2 * target.shape[1]:
+        numbers = target.to(logits.dtype).view(len(target), *pattern_dims, -1)
+        return _negative_log_likelihood(logits, numbers)
     if target.ndim == 2:
         labels = target.view(len(target), *pattern_dims, -1).expand(logits.shape)
         label_losses = functional.binary_cross_entropy_with_logits(
@@ -44,6 +50,14 @@ def sample_losses(logits: Tensor, target: Tensor, positive_weights: Tensor | Non
         reduction="none",
     )
     return losses.view(shape)
+
+
+def _negative_log_likelihood(outputs: Tensor, target: Tensor) -> Tensor:
+    """Return (...) of (..., 2T) outputs, see evaluation/regression/gaussian.py."""
+    a, b = outputs.chunk(2, -1)
+    precision = functional.softplus(b, beta=SHARPNESS) + TINY
+    squares = precision * (target - a / precision).square()
+    return (LOG_2PI - precision.log() + squares).mean(-1) / 2
 
 
 class TrainingLoss(nn.Module):

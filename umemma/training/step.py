@@ -138,7 +138,7 @@ def make_validation(
             jackknife=lambda: selection.jackknife(predict().numpy()),
             shown=selection.shown,
         )
-    task = task_of(split.target.numpy())
+    task = task_of(split.target.numpy(), model.classes)
     return Validation(
         validate,
         get(USUAL[task][0], task, model.classes).label,

@@ -19,7 +19,7 @@ from torch.nn import functional
 from umemma.config import Machine, Training
 from umemma.data import decoding, loader
 from umemma.data.loader import LoadedSplit
-from umemma.data.shard_reader import Index
+from umemma.data.shard_reader import Index, read_scales
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import calibration
@@ -183,7 +183,7 @@ def train_model(
             model, splits["val"], batch_size, device, data.seed, data.index.task, step.loss
         )
     names = model.modalities
-    inference_metadata = _describe_inference(data.index, names, *fitted, splits.get("train"))
+    inference_metadata = _describe_inference(data, names, *fitted, splits.get("train"))
     return TrainResult(scores, metrics, inference_metadata)
 
 
@@ -269,15 +269,16 @@ def _make_loss(training: Training, train: LoadedSplit, index: Index, title: str)
 
 
 def _describe_inference(
-    index: Index,
+    data: DataSource,
     names: Sequence[str],
     calibrations: dict[str, Calibration],
     fitted_thresholds: dict[str, Thresholds],
     train: LoadedSplit | None,
 ) -> InferenceMetadata:
+    index = data.index
     preprocess_settings = index.settings.get("preprocess", {})
     prior: list[float] = []
-    if train is not None:
+    if train is not None and index.task != "regression":
         prior = _compute_prior(train.target, len(index.classes))
     return InferenceMetadata(
         classes=index.classes,
@@ -287,6 +288,7 @@ def _describe_inference(
         prior=prior,
         thresholds=fitted_thresholds,
         inputs={m: index.inputs[m] for m in names if m in index.inputs},
+        scales=read_scales(data.store, index),
     )
 
 

@@ -17,7 +17,7 @@ from umemma.evaluation.comparison import AVERAGE, PRIOR, make_references
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.information import estimate_information
 from umemma.evaluation.metrics import get
-from umemma.evaluation.predictions import Predictions
+from umemma.evaluation.predictions import Predictions, pool_folds
 
 N = 200
 
@@ -190,3 +190,11 @@ def test_of_single_classes_a_threshold_scales_a_probability():
     logits = np.log(np.array([[0.7, 0.3]]))
     assert thresholds.shift_logits(logits, (0.9, 0.1), "multiclass").argmax(1) == [1]
     assert thresholds.shift_logits(logits, (), "multiclass").argmax(1) == [0]
+
+
+def test_folds_together_have_the_mean_of_their_thresholds():
+    """The logits of 0.2 and 0.8 are -log 4 and log 4, so their mean is that of 0.5."""
+    folds = []
+    for number in (0.2, 0.8):
+        folds.append(replace(labelled(), thresholds={"ensemble/image": (number, 0.3)}))
+    assert pool_folds(folds).thresholds == {"ensemble/image": pytest.approx((0.5, 0.3))}

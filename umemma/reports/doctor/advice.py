@@ -33,6 +33,7 @@ def add_advice(
         names = ", ".join(unusable_splits)
         report.needs.append(f"No usable sample in {names}: preprocess needs some in each split.")
     report.notes.extend(_empty_classes(report, spec))
+    report.notes.extend(_untrained_classes(report, spec))
     report.notes.extend(_leaks(report, options))
     report.notes.extend(_equal_files(report, options))
     if report.soundless_files:
@@ -71,6 +72,22 @@ def _empty_classes(report: DoctorReport, spec: DatasetSpec) -> Iterator[str]:
                 empty.add(class_name)
         if empty.count:
             yield f"{split}: classes without a usable sample: {_list(empty)}."
+
+
+def _untrained_classes(report: DoctorReport, spec: DatasetSpec) -> Iterator[str]:
+    """Yield a note for each fold that tests a class of which no other sample is for training."""
+    for tested in spec.folds:
+        for_training = []
+        for fold in spec.folds:
+            if fold.number != tested.number and fold.number not in tested.val:
+                for_training.append(fold.split)
+        unseen = Examples()
+        for class_name, splits in report.classes.items():
+            trained = sum(splits[split][1] for split in for_training)
+            if splits[tested.split][1] and not trained:
+                unseen.add(class_name)
+        if unseen.count:
+            yield f"{tested.split}: classes that are tested and not trained: {_list(unseen)}."
 
 
 def _leaks(report: DoctorReport, options: Plain) -> Iterator[str]:

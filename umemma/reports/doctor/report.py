@@ -70,6 +70,7 @@ class DoctorReport:
     missing, altered: files that are missing or differ from download.json.
     to_get: sources whose files are missing.
     classes: {class: {split: [samples listed, usable]}}. A sample of several classes counts in each.
+    folds: {split that is a fold: the group that it holds out, "" for none}.
     unusable, left_out: {reason: samples}.
     broken: {reason: usable samples with a medium that cannot be read}.
     absent: {modality: {reason: {split: usable samples without it}}}.
@@ -96,6 +97,7 @@ class DoctorReport:
     to_get: list[MissingSource] = field(default_factory=list)
     splits: dict[str, SplitCounts] = field(default_factory=dict)
     classes: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    folds: dict[str, str] = field(default_factory=dict)
     unusable: dict[str, Examples] = field(default_factory=dict)
     broken: dict[str, Examples] = field(default_factory=dict)
     left_out: dict[str, Examples] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from umemma.reports.doctor.folds import make_fold_table
 from umemma.reports.doctor.report import EXAMPLES, DoctorReport, Examples, MissingSource
 from umemma.system.log import output
 from umemma.types import DatasetSpec
@@ -106,6 +107,14 @@ def _print_splits(report: DoctorReport) -> None:
 
 
 def _print_classes(report: DoctorReport) -> None:
+    if report.folds:
+        classes = {}
+        for name, splits in report.classes.items():
+            classes[name] = {split: usable for split, (_, usable) in splits.items()}
+        samples = {name: split.usable for name, split in report.splits.items()}
+        _print("\nUsable samples of each fold", "bold")
+        output.print(make_fold_table(report.folds, samples, classes))
+        return
     rows = []
     for name, splits in report.classes.items():
         row = [name]

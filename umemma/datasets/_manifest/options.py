@@ -8,8 +8,10 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from umemma.datasets import _cells, _table
-from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain, PositiveFloat
+from umemma.datasets import _table
+from umemma.datasets._manifest import number_cells
+from umemma.datasets._manifest.folds import Folds
+from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain, PositiveFloat, Task
 
 KINDS = ("audio", "image", "series", "spectrogram", "table", "text", "vector", "video")
 Name = Annotated[str, Field(min_length=1)]
@@ -44,11 +46,14 @@ class Options(Plain):
     group: Name | Columns | None = None  # one column, or several
     start: Name | None = None  # s, of the event in a sound or video
     end: Name | None = None  # s
+    task: Task | None = None  # null = multilabel or multiclass, as the option multilabel says
+    targets: Columns | None = None  # of a regression; null = the column `label`
     weight: Name | None = None  # of the sample in the loss of a training, a number from 0 on
     multilabel: bool = False
     separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
     classes: Names | None = None  # null = those of the table, sorted
     shares: Shares = Shares()
+    folds: Folds | None = None  # in place of fixed splits
     text_files: bool = False  # a text cell is the path of a UTF-8 file, not the text
     rates: dict[Name, PositiveFloat | Name] = {}  # {series: Hz, or the column that holds it}
     categories: Names = ()  # columns of a table whose numbers are names, such as a zip code
@@ -77,6 +82,39 @@ class Options(Plain):
             raise ValueError("has to name each column once")
         return value
 
+    @field_validator("targets")
+    @classmethod
+    def _each_target_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(value) > len(set(value)):
+            raise ValueError("has to name each column once")
+        return value
+
+    @model_validator(mode="after")
+    def _one_task(self) -> Options:
+        if self.multilabel and self.task not in (None, "multilabel"):
+            raise ValueError(f"multilabel is true, but task is {self.task}")
+        if self.targets is not None and self.task != "regression":
+            raise ValueError("targets are of a regression: set task to regression")
+        if self.task == "regression" and self.classes is not None:
+            raise ValueError("a regression has no classes")
+        return self
+
+    @property
+    def chosen_task(self) -> Task:
+        """The task, which the option multilabel may also name."""
+        if self.task is not None:
+            return self.task
+        if self.multilabel:
+            return "multilabel"
+        return "multiclass"
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """The columns of the targets; none but in regression."""
+        if self.task != "regression":
+            return ()
+        return self.targets or (self.label,)
+
     @model_validator(mode="after")
     def _known_kinds(self) -> Options:
         for name in self.columns:
@@ -88,7 +126,7 @@ class Options(Plain):
                     f"columns: {name!r} is of the unknown kind {kind!r}; say which of "
                     f"{', '.join(KINDS)} it is in modalities, such as {{{name}: image}}"
                 )
-            if kind not in _cells.KINDS and isinstance(self.columns[name], tuple):
+            if kind not in number_cells.KINDS and isinstance(self.columns[name], tuple):
                 raise ValueError(f"columns: {name!r} is of kind {kind!r}, which has one column")
         return self
 
@@ -120,8 +158,8 @@ class Options(Plain):
 
     def _has_path(self, name: str) -> bool:
         kind = self.kind(name)
-        if kind in _cells.KINDS:
-            return kind in _cells.ARRAYS and isinstance(self.columns[name], str)
+        if kind in number_cells.KINDS:
+            return kind in number_cells.ARRAYS and isinstance(self.columns[name], str)
         return kind != "text" or self.text_files
 
     @property
@@ -133,16 +171,35 @@ class Options(Plain):
                 roles[name] = columns
                 continue
             for place, column in enumerate(self.list_columns(name), 1):
-                roles[_cells.name_role(name, place)] = column
+                roles[number_cells.name_role(name, place)] = column
         for name, rate in self.rates.items():
             if isinstance(rate, str):
-                roles[f"rates/{name}"] = rate
+                roles[number_cells.name_rate_role(name)] = rate
         return roles
 
     @property
+    def arrays(self) -> list[str]:
+        """The modalities whose cells are paths or lists of numbers."""
+        return [name for name in self.files if self.kind(name) in number_cells.ARRAYS]
+
+    @property
+    def lists(self) -> set[str]:
+        """The columns whose cells may be lists of numbers."""
+        columns: set[str] = set()
+        for name in self.columns:
+            if self.kind(name) in number_cells.ARRAYS:
+                columns.update(self.list_columns(name))
+        return columns
+
+    @property
     def groupings(self) -> dict[str, str]:
-        """{what a column is for, as Row has it: the column} of `group`."""
+        """{what a column is for, as Row has it: the column} of `group`.
+
+        Without one, what is left out at a time is a group.
+        """
         columns = self.group or ()
+        if self.folds and self.folds.by:
+            columns = self.group or (self.folds.by,)
         if isinstance(columns, str):
             columns = (columns,)
         names = ["group", *(f"group/{i}" for i in range(2, len(columns) + 1))]

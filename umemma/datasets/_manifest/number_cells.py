@@ -1,4 +1,4 @@
-"""Cells of a manifest's row that hold numbers: vectors, series and rows of a table.
+"""Cells of a manifest's row that hold numbers: vectors, series, rows of a table, and targets.
 
 A vector or a series is a file, a list in one cell (in CSV as JSON, "[1.5, 2]"), or one column per
 number or channel. An empty cell of several is NaN.
@@ -13,11 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from umemma.datasets._table import Problem
+from umemma.datasets._table import Problem, Row
+from umemma.errors import UserError
 from umemma.types import Cell, Media, Series
 
 ARRAYS = ("series", "vector")  # kinds whose cell may be a path or a list
 KINDS = (*ARRAYS, "table")
+MISSING_TARGET = "a target is missing"
+NOT_A_NUMBER = "a target is not a finite number"
+TARGET_ROLE = "targets"  # of the cells: "targets/0", "targets/1", ...
+# Numbers as classes: from this many on they look like a measured quantity, if ...
+MANY_NUMBERS = 20
+# ... there is a fraction among them, or one for every so many rows.
+ROWS_PER_NUMBER = 3
 
 
 def is_list(cell: str) -> bool:
@@ -28,6 +36,18 @@ def is_list(cell: str) -> bool:
 def name_role(name: str, place: int) -> str:
     """What the column of a modality at this place is for; 0 is the list in its only column."""
     return f"{name}/{place}"
+
+
+def move_lists(cells: dict[str, str], names: Sequence[str]) -> None:
+    """Move a list in the only column of a modality to its own role, in place: it is no path."""
+    for name in names:
+        if is_list(cells.get(name, "")):
+            cells[name_role(name, 0)] = cells.pop(name)
+
+
+def name_rate_role(name: str) -> str:
+    """What the column with the sampling rate of a series is for."""
+    return f"rates/{name}"
 
 
 def make_medium(
@@ -118,12 +138,25 @@ def _number(columns: Sequence[str]) -> list[tuple[int, str]]:
     return list(enumerate(columns, 1))
 
 
-def parse_rate(text: str) -> float:
-    """Hz. Problem for what is no positive number."""
-    rate = _try_number(text)
-    if rate is None or not 0 < rate < math.inf:
+def find_rate(
+    name: str,
+    cells: Mapping[str, str],
+    rates: Mapping[str, float | str],
+) -> float | None:
+    """Hz, None where neither the options nor the row say it.
+
+    rates: {series: Hz, or its column}. Problem for what is no positive number.
+    """
+    rate = rates.get(name)
+    if not isinstance(rate, str):
+        return rate
+    text = cells.get(name_rate_role(name))
+    if text is None:
+        return None
+    number = _try_number(text)
+    if number is None or not 0 < number < math.inf:
         raise Problem("sampling rate unreadable")
-    return rate
+    return number
 
 
 def _parse_list(text: str, column: str) -> np.ndarray:
@@ -153,3 +186,54 @@ def _try_number(text: str) -> float | None:
     if "_" in text or math.isnan(number):
         return None
     return number
+
+
+# Targets of a regression. -------------------------------------------------------------------------
+
+
+def name_target_roles(columns: Sequence[str]) -> dict[str, str]:
+    """Return {role: column} of the targets."""
+    return {f"{TARGET_ROLE}/{i}": column for i, column in enumerate(columns)}
+
+
+def parse_targets(row: Row, count: int) -> tuple[float, ...]:
+    """Return the numbers of a row. Problem where one is missing or not a finite number."""
+    if row.problem:
+        raise Problem(row.problem)
+    numbers = []
+    for i in range(count):
+        cell = row.cells.get(f"{TARGET_ROLE}/{i}")
+        if cell is None:
+            raise Problem(MISSING_TARGET)
+        number = _read_target(cell)
+        if not math.isfinite(number):
+            raise Problem(NOT_A_NUMBER)
+        numbers.append(number)
+    return tuple(numbers)
+
+
+def _read_target(cell: str) -> float:
+    """Return a number, NaN for other text. Python's 1_000 is other text."""
+    if "_" in cell:
+        return math.nan
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def refuse_numbers_as_classes(labels: Collection[str], rows: int, where: str) -> None:
+    """UserError where the labels of a table are so many numbers that they are hardly classes."""
+    if len(labels) < MANY_NUMBERS:
+        return
+    numbers = [_read_target(label) for label in labels]
+    if not all(math.isfinite(number) for number in numbers):
+        return
+    has_fraction = any(not number.is_integer() for number in numbers)
+    if has_fraction or ROWS_PER_NUMBER * len(numbers) > rows:
+        raise UserError(
+            f"the label column holds {len(numbers)} different numbers in {rows} rows",
+            where,
+            "To predict the number: --set preprocess.options.task=regression. If the numbers are "
+            "the names of classes, list them in preprocess.options.classes.",
+        )

@@ -1,0 +1,128 @@
+"""A regression through the whole product, from a table to answers with intervals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from toys.models import call
+from toys.regression import write_project
+
+import umemma
+from umemma.data import shard_reader
+from umemma.data.storage import Store
+from umemma.evaluation.predictions import Predictions
+from umemma.evaluation.regression import gaussian
+from umemma.models.predictor import NumberPrediction
+from umemma.stages import download, evaluate, finetune, preprocess, pretrain
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory) -> Path:
+    """A project folder in which everything is trained and evaluated."""
+    folder = tmp_path_factory.mktemp("priced")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        params = write_project(folder)
+        download.run("manifest", params.preprocess.options)
+        preprocess.run(params, workers=1)
+        for m in params.modalities:
+            pretrain.run(params, m)
+        finetune.run(params)
+        evaluate.run(params)
+    return folder
+
+
+def test_shards_hold_the_numbers_and_fail_what_is_none(priced):
+    store = Store(str(priced / "data" / "shards" / "manifest"))
+    index = shard_reader.read_index(store)
+    assert (index.task, index.classes) == ("regression", ["price", "area"])
+    assert index.failures() == "1 x a target is not a finite number"
+    records = list(shard_reader.read_split(store, index, "train"))
+    labels = np.array([record.label for record in records])
+    assert labels.shape == (len(records), 2)
+    for scale, values in zip(shard_reader.read_scales(store, index), labels.T, strict=True):
+        assert (scale.mean, scale.std) == pytest.approx((values.mean(), values.std()))
+
+
+def test_answers_beat_the_constant_and_together_each_alone(priced):
+    results = json.loads((priced / "results" / "manifest" / "metrics.json").read_text())
+    assert results["metric"] == "r2"
+    both, image, text = (results["r2"][left] for left in ("image+text", "image", "text"))
+    assert both > image > results["prior"]["image+text"]
+    assert both > text
+    assert results["mae"]["image+text"] > 0
+    report = (priced / "results" / "manifest" / "report.md").read_text()
+    for words in ("training mean: ", "## Targets", "Errors in the units", "about the target"):
+        assert words in report
+    for words in ("class prior", "F1", "recall", "accuracy"):
+        assert words not in report
+
+
+def test_the_model_answers_as_it_was_evaluated(priced, monkeypatch):
+    monkeypatch.chdir(priced)
+    folder = priced / "models" / "manifest" / "ensemble"
+    info = json.loads((folder / "model.json").read_text())
+    assert [sorted(scale) for scale in info["scales"]] == [["mean", "std"], ["mean", "std"]]
+    path = priced / "results" / "manifest" / "predictions.parquet"
+    predictions = Predictions.load(path, read_made_by(path))
+    assert predictions is not None
+    row = predictions.keys.index(sorted(predictions.keys)[0])
+    number = int(predictions.keys[row].removeprefix("row-")) - 1
+    answer = umemma.load(folder).predict(image=f"data/raw/manifest/{number}.png")
+    assert isinstance(answer, NumberPrediction)
+    mean, precision = gaussian.to_gaussian(predictions.ensemble["image"][row])
+    for t, name in enumerate(("price", "area")):
+        scale = predictions.scales[t]
+        value = scale.mean + scale.std * mean[t]
+        assert answer.value[name] == pytest.approx(value, rel=1e-3)
+        assert answer.deviation[name] == pytest.approx(scale.std / precision[t] ** 0.5, rel=1e-3)
+        low, high = answer.interval[name]
+        assert (high - low) / answer.deviation[name] == pytest.approx(2 * 1.96, abs=1e-3)
+    assert answer.present == ("image",)
+
+
+def read_made_by(path: Path) -> str:
+    return pq.read_schema(path).metadata[b"made_by"].decode()
+
+
+def test_the_command_line_answers_with_numbers(priced, monkeypatch, capsys):
+    monkeypatch.chdir(priced)
+    assert call("predict", "--text", "two rooms") == 0
+    output = capsys.readouterr().out
+    for words in ("price", "area", "standard deviation", "95 % interval"):
+        assert words in output
+    assert call("predict", "--text", "two rooms", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer.keys() == {"value", "deviation", "interval", "present", "broken"}
+    columns = ["--columns", "image=picture", "--columns", "text=words"]
+    table = ["--manifest", "data/raw/manifest/table.csv", "--out", "p.parquet"]
+    assert call("predict", *table, *columns) == 0
+    rows = pq.read_table("p.parquet").to_pylist()
+    assert len(rows) == 240
+    assert rows[5]["low"][0] < rows[5]["value"][0] < rows[5]["high"][0]
+    assert json.loads(pq.read_schema("p.parquet").metadata[b"targets"]) == ["price", "area"]
+
+
+def test_an_export_gives_numbers_in_their_units(priced, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    import onnxruntime
+
+    monkeypatch.chdir(priced)
+    assert call("export", "--out", "onnx") == 0
+    assert "3 of 3 subsets agree" in capsys.readouterr().out
+    fusion = json.loads(Path("onnx/export.json").read_text())["fusion"]
+    assert fusion["outputs"] == ["mean", "deviation"]
+    session = onnxruntime.InferenceSession("onnx/fusion.onnx", providers=["CPUExecutionProvider"])
+    features = {}
+    for place in session.get_inputs()[:-1]:
+        features[place.name] = np.zeros((3, place.shape[1]), np.float32)
+    means, deviations = session.run(None, features | {"present": np.ones((3, 2), bool)})
+    assert means.shape == deviations.shape == (3, 2)
+    assert 0 < deviations[0, 1] < 300  # the area is up to 250

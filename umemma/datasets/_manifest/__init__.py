@@ -1,0 +1,1 @@
+"""What only `manifest` needs: its options, its folds, and cells that hold numbers."""

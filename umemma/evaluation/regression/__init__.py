@@ -1,0 +1,1 @@
+"""Regression: predicted normal distributions, and what they are worth."""

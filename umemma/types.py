@@ -145,6 +145,8 @@ class Record:
         problem of the sample: that medium is Unreadable, or packing finds it.
     left_out: why the settings leave the sample out, as one of few fixed phrases. This is no
     failure.
+    weight: how much the sample counts in the loss of a training, against the others; None for all
+        alike.
     """
 
     key: str
@@ -154,6 +156,7 @@ class Record:
     group: str | Mapping[str, str] = ""
     problem: str = ""
     left_out: str = ""
+    weight: float | None = None
 
     @property
     def groups(self) -> dict[str, str]:
@@ -442,12 +445,14 @@ class Batch(NamedTuple):
     target: (B,) classes, (B, C) sets of labels, or (B, T) numbers, standardized.
     sample_seeds: (B,) uint64 numbers that belong to the seed, the epoch and the sample. Training
         draws from them. None outside of training.
+    weight: (B,) of the samples in the loss of a training; None where all count the same.
     """
 
     inputs: dict[str, Tensor]
     present: Tensor
     target: Tensor
     sample_seeds: np.ndarray | None = None
+    weight: Tensor | None = None
 
 
 # 5. ResultRow: one number of an evaluation. -------------------------------------------------------

@@ -38,6 +38,29 @@ def test_only_the_settings_of_another_fusion_name_it():
     assert settings.ensemble_settings("shards")["finetune"]["fusion"] == "embracenet"
 
 
+def test_models_from_before_there_were_weights_of_classes_stay_valid():
+    """Settings that have their default are left out, and the others are a part of the model."""
+    names = {"select", "class_weights", "pos_weight", "logit_adjustment"}
+    plain = config.load_params(PARAMS)
+    for section in ("pretrain", "finetune"):
+        sets = [f"{section}.class_weights=balanced", f"{section}.select=f1_macro"]
+        for params, expected in (
+            (plain, set()),
+            (config.load_params(PARAMS, sets), {"class_weights", "select"}),
+        ):
+            settings = params.ensemble_settings("shards")
+            if section == "pretrain":
+                settings = params.unimodal_settings("audio", "shards")
+            assert names & settings[section].keys() == expected
+
+
+def test_a_modality_may_have_its_own_class_weights():
+    sets = ["pretrain.class_weights=balanced", "pretrain.modalities.audio.class_weights={a: 2.0}"]
+    pretrain = config.load_params(PARAMS, sets).pretrain
+    assert pretrain.of("audio").class_weights == {"a": 2.0}
+    assert pretrain.of("image").class_weights == "balanced"
+
+
 def test_modalities_are_checked_against_the_dataset():
     for change, message in (
         ("modalities=[audio, imge]", "Did you mean 'image'"),

@@ -82,6 +82,23 @@ def test_sets_of_labels_become_rows_of_0_and_1(tmp_path, stay):
     assert split.target.tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
 
 
+def test_weights_of_samples_come_with_their_batches(tmp_path, stay):
+    grey = np.zeros((8, 8), np.uint8)
+    records = [
+        Record("a", "train", 0, {"image": grey}, weight=2.5),
+        Record("b", "train", 1, {"image": grey}, weight=0.0),
+        Record("c", "test", 1, {"image": grey}, weight=0.0),
+    ]
+    index = write(tmp_path, records)
+    specs = {"image": SPECS["image"]}
+    split = load(tmp_path, stay, specs, index, missing={"audio": 0.5})
+    (batch,) = split.batches([np.array([1, 0])], CPU)
+    assert batch.weight.tolist() == [0.0, 2.5]
+    with pytest.raises(UserError, match="the weight of every sample is 0"):
+        load(tmp_path, stay, specs, index, "test")
+    assert load(tmp_path / "plain", stay).weight is None
+
+
 @pytest.mark.parametrize(
     ("how", "workers"),
     [

@@ -41,3 +41,9 @@ def test_why_a_medium_is_unreadable_is_part_of_what_a_shard_is_made_from(tmp_pat
         Record("a", "train", 0, {"image": Unreadable(why)}) for why in ("x", "x", "y")
     )
     assert of([one]) == of([same]) != of([other])
+
+
+def test_the_weight_of_a_sample_is_part_of_what_a_shard_is_made_from(tmp_path):
+    of = shard_plan.make_input_hash(manifest, tmp_path, {}, {})
+    plain, one, other = (Record("a", "train", 0, {}, weight=weight) for weight in (None, 1.0, 2.0))
+    assert len({of([plain]), of([one]), of([other])}) == 3

@@ -12,6 +12,7 @@ import pytest
 from toys.tables import ALL, FORMATS, ROWS, options, problems, read, write
 
 from umemma.datasets import _table, manifest
+from umemma.errors import UserError
 from umemma.types import Clip, Record
 
 
@@ -205,3 +206,28 @@ def test_the_order_is_mixed_and_the_same_every_time(tmp_path):
     assert keys == [record.key for record in manifest.records(tmp_path, options())]
     assert sorted(keys) != keys
     assert 15 <= sum(key <= "row-000050" for key in keys[:50]) <= 35
+
+
+def test_a_column_weighs_the_samples(tmp_path):
+    rows = [
+        {"file": "1.png", "label": "a", "count": 2.5},
+        {"file": "2.png", "label": "b", "count": 0},
+        {"file": "3.png", "label": "b", "count": -1},
+        {"file": "4.png", "label": "b", "count": "many"},
+        {"file": "5.png", "label": "b", "count": None},
+    ]
+    for suffix in ("csv", "jsonl"):
+        table = write(tmp_path, rows, suffix)
+        found = read(tmp_path, table=table, weight="count")
+        weights = [found[f"row-00000{n}"].weight for n in (1, 2, 3, 4, 5)]
+        assert weights == [2.5, 0.0, None, None, None]
+        assert problems(tmp_path, table=table, weight="count") == [
+            "",
+            "",
+            "a weight below 0, or one that is not finite",
+            "no weight, or one that is no number",
+            "no weight, or one that is no number",
+        ]
+        assert read(tmp_path, table=table)["row-000001"].weight is None
+    with pytest.raises(UserError, match="cuont"):
+        read(tmp_path, table=table, weight="cuont")

@@ -17,7 +17,7 @@ def test_selective_by_hand():
         [1, 0.75, 2 / 3, 0.5]
     )  # the two of 0.8 stand in no order
     assert [row.confidence for row in rows] == pytest.approx([0.9, 0.8, 0.8, 0.6])
-    area = error_analysis.aurc(five_samples().ensemble["x"], five_samples().target)
+    area = error_analysis.aurc(five_samples(), "x")
     assert area == pytest.approx(1 - np.mean([1, 0.75, 2 / 3, 0.5]))
 
 
@@ -27,9 +27,7 @@ def test_confident_answers_of_a_true_posterior_are_better():
     assert len(rows) == 30
     scores = [row.score for row in rows if row.modalities == "audio+image"]
     assert scores[0] > scores[-1]
-    assert error_analysis.aurc(one.ensemble["audio+image"], one.target) < error_analysis.aurc(
-        one.ensemble["image"], one.target
-    )
+    assert error_analysis.aurc(one, "audio+image") < error_analysis.aurc(one, "image")
 
 
 def test_reliability_by_hand():
@@ -47,7 +45,7 @@ def test_classes_by_hand():
         ("u", 2, 1.0),
         ("v", 2, 0.0),
     ]
-    matrix = error_analysis.confusion_matrix(one.ensemble["x"], one.target)
+    matrix = error_analysis.confusion_matrix(one, "x")
     assert matrix.tolist() == [[2, 0], [2, 0]]
     assert error_analysis.list_confusions(matrix, one.classes) == [("v", "u", 2, 1.0)]
 

@@ -241,7 +241,8 @@ def test_a_sample_that_could_lose_everything_is_refused_at_every_ratio_and_draw(
 
 
 @pytest.mark.parametrize(
-    "metric", ["accuracy", "top_2", "f1_macro", "f1_weighted", "log_loss", "ece", "map"]
+    "metric",
+    ["accuracy", "top_2", "f1_macro", "f1_weighted", "log_loss", "ece", "map", "auroc", "mcc"],
 )
 @pytest.mark.parametrize("what", ["image", "audio|image"])
 def test_draws_are_what_one_gets_by_mixing_the_answers(metric, what):

@@ -119,6 +119,45 @@ def test_of_a_multilabel_task_every_label_over_a_half(tmp_path):
     assert model.predict(text="two dogs").label == ()
 
 
+def test_each_subset_has_its_own_thresholds(tmp_path):
+    """The probabilities are 0.5, 0.25 and 0.2; without a text the usual threshold holds."""
+    thresholds = {"text": (0.6, 0.2, 0.3), "image+text": (0.4, 0.24, 0.19)}
+    folder = save_model(
+        tmp_path / "m",
+        "image+text",
+        task="multilabel",
+        head=(0.001, math.log(1 / 3), math.log(1 / 4)),
+        thresholds=thresholds,
+    )
+    model = umemma.load(folder)
+    text = model.predict(text="two dogs")
+    assert (text.label, text.probability) == (("class 1",), pytest.approx((1 / 4,)))
+    assert len(model.predict(text="two dogs", image=make_picture()).label) == 3
+    assert model.predict(image=make_picture()).label == ("class 0",)
+    about = json.loads((folder / "model.json").read_text())
+    assert about["thresholds"] == {name: list(found) for name, found in thresholds.items()}
+
+
+def test_of_single_classes_thresholds_scale_the_probabilities(tmp_path):
+    head = (math.log(0.7), math.log(0.3))
+    thresholds = {"image": (0.9, 0.1)}
+    model = umemma.load(save_model(tmp_path / "m", "image", head=head, thresholds=thresholds))
+    prediction = model.predict(image=make_picture())
+    assert (prediction.label, prediction.probability) == ("class 1", pytest.approx(0.3))
+
+
+def test_thresholds_that_make_no_sense(tmp_path):
+    folder = save_model(tmp_path / "m", "image", thresholds={"image": (0.9, 0.1)})
+    with pytest.raises(UserError, match="'image' has 2 thresholds"):
+        umemma.load(folder)
+    folder = save_model(tmp_path / "n", "image", head=(0.0, 1.0), thresholds={"image": (0.5, 0.5)})
+    about = json.loads((folder / "model.json").read_text())
+    about["thresholds"]["image"] = [0.5, 1.5]
+    (folder / "model.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="less than 1"):
+        umemma.load(folder)
+
+
 @pytest.mark.parametrize("absent", ["zero", "blank", "learned"])
 def test_one_by_one_is_as_in_a_batch(tmp_path, absent):
     model = umemma.load(save_model(tmp_path / "m", absent=absent))

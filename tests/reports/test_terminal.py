@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from toys import reports
 
+from umemma.evaluation.predictions import Predictions
 from umemma.reports import terminal
 from umemma.reports.terminal import wrap_names
 
@@ -44,6 +46,30 @@ def test_the_verdict_comes_first():
     assert "Worst case: 25.0 % (0.0–" in text
     assert "-25.0 (-100.0 to 21.9)" in text  # as in test_grid
     assert "- There are only 4 independent groups" in text
+
+
+def test_several_labels_are_shown_by_what_counts_each_label_alike():
+    """Both labels of the first two samples are right; the prior is 0.5 for both, so no label."""
+    target = np.array([[1, 1], [1, 1], [0, 0], [0, 0]], np.float32)
+    table = (2 * target - 1).astype(np.float32)
+    keys = list("abcd")
+    predictions = Predictions(
+        keys,
+        {"sample": keys},
+        target,
+        {"text": table},
+        {"text": table},
+        ["x", "y"],
+        prior=[0.4, 0.4],
+    )
+    console = make_console()
+    terminal.print_evaluation(console, reports.evaluate(predictions))
+    text = console.file.getvalue()
+    assert "every label counts the same" in text
+    lines = [line for line in text.splitlines() if line.startswith(("│ text ", "│ class prior"))]
+    cells = [line.strip("│").replace(" ", "").split("│") for line in lines]
+    assert cells[-2:] == [["text", "100.0%", "100.0%"], ["classprior", "0.0%", "50.0%"]]
+    assert all(len(line) <= 80 for line in text.splitlines())
 
 
 @pytest.mark.parametrize(("sign", "colour", "arrow"), [(-1, RED, "▼"), (1, GREEN, "▲")])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from toys.project import quick
 
 from umemma.config import Params
 from umemma.encoders.cnn import SmallCNN
+from umemma.evaluation.predictions import Predictions, read_made_by
 from umemma.stages import evaluate, finetune, pretrain
 
 PREDICTIONS = Path("results/digits/predictions.parquet")
@@ -73,3 +76,30 @@ def test_features_of_another_batch_size_are_not_taken(project, encoded):
     encoded.clear()
     outcome = evaluate.run(quick("finetune.preset=frozen", "evaluate.batch_size=100"))
     assert sum(size for size in encoded if size > 1) == 2 * outcome.settings.samples
+
+
+@pytest.mark.slow
+def test_an_evaluation_answers_by_the_thresholds_of_the_model(project):
+    """With image alone nothing but the class 3 has a chance; the other subsets are as before."""
+    params = quick("finetune.preset=ume")
+    finetune.run(params)
+    evaluate.run(params)
+    before = Predictions.load(PREDICTIONS, str(read_made_by(PREDICTIONS)))
+    assert before is not None
+    path = params.paths.ensemble / "model.json"
+    about = json.loads(path.read_text())
+    thresholds = [1e-12 if c == 3 else 0.999 for c in range(10)]
+    path.write_text(json.dumps(about | {"thresholds": {"image": thresholds}}))
+    assert evaluate.ask(params, "audio", [1.0]).metrics  # not of the kept predictions, which differ
+    outcome = evaluate.run(params)
+    after = Predictions.load(PREDICTIONS, str(read_made_by(PREDICTIONS)))
+    assert after is not None
+    np.testing.assert_array_equal(after.ensemble["image"], before.ensemble["image"])
+    shares = (after.target == 3).mean()
+    rows = {row.left: row.value for row in outcome.lead().values()}
+    assert rows["image"] == pytest.approx(shares, abs=0.05)
+    right = before.ensemble["audio"].argmax(1) == before.target
+    assert rows["audio"] == pytest.approx(right.mean())
+    # As they are without calibration, answers have no thresholds either.
+    raw = evaluate.run(quick("finetune.preset=ume", "evaluate.calibrate=false"))
+    assert raw.lead()["image"].value > shares + 0.2

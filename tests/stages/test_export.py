@@ -22,7 +22,10 @@ def test_every_modality_and_family(tmp_path, monkeypatch, capfd):
         "image": {"name": "timm:resnet18", "input": {"size": 32}},
         "text": {"name": "text:transformer"},
     }
-    save_model(Path("m/model"), "image+text+video", task="multilabel", **more)
+    thresholds = {"image": (0.25, 0.5, 0.125)}
+    save_model(
+        Path("m/model"), "image+text+video", task="multilabel", thresholds=thresholds, **more
+    )
     assert call("export", "--model", "m/model") == 0
     captured = capfd.readouterr()
     assert captured.out.startswith(
@@ -31,6 +34,8 @@ def test_every_modality_and_family(tmp_path, monkeypatch, capfd):
     assert captured.err == ""
     about = json.loads(Path("m/onnx/export.json").read_text())
     assert about["task"] == "multilabel"
+    assert about["answer"]["thresholds"] == {"image": [0.25, 0.5, 0.125]}
+    assert "above its threshold" in about["answer"]["rule"]
     assert about["fusion"]["present"]["columns"] == ["image", "text", "video"]
     assert about["encoders"]["text"]["input"] == {
         "name": "input",

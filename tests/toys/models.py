@@ -42,13 +42,14 @@ def save_model(
     head: tuple[float, ...] = (),
     fusion: str = "mean",
     calibration: dict[str, dict[str, Any]] | None = None,
+    thresholds: dict[str, tuple[float, ...]] | None = None,
     **encoders: Any,
 ) -> Path:
     """Save a model that was never trained.
 
     head: the logits of everything that is present; without it they are random, as are the vectors
-    of absent modalities. calibration: of some subsets; the others change nothing. fusion: with
-    another one than "mean" there are no such heads and vectors.
+    of absent modalities. calibration: of some subsets; the others change nothing. thresholds: of
+    some subsets. fusion: with another one than "mean" there are no such heads and vectors.
     """
     chosen = {m: Encoder.model_validate(encoders.get(m) or ENCODERS[m]) for m in names.split("+")}
     classes = [f"class {i}" for i in range(len(head) or 3)]
@@ -66,7 +67,9 @@ def save_model(
     calibrations = {pattern: Calibration() for pattern in patterns}
     for pattern, numbers in (calibration or {}).items():
         calibrations[pattern] = Calibration.of(numbers)
-    inference_metadata = saved_model.InferenceMetadata(classes, task, Packing(), calibrations)
+    inference_metadata = saved_model.InferenceMetadata(
+        classes, task, Packing(), calibrations, thresholds=thresholds or {}
+    )
     hub_names = factory.find_hub_names(chosen, specs)
     saved_model.save(folder, model, settings, {}, "", {}, inference_metadata, hub_names)
     return folder

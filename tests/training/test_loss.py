@@ -8,8 +8,16 @@ import pytest
 import torch
 from toys.training import CPU
 
+from umemma.config import Training
+from umemma.errors import UserError
 from umemma.missing import make_keep_table
-from umemma.training.loss import LossSum, rank_more_over_fewer, sample_losses
+from umemma.training.loss import (
+    LossSum,
+    TrainingLoss,
+    make_training_loss,
+    rank_more_over_fewer,
+    sample_losses,
+)
 
 
 def test_classes():
@@ -66,3 +74,81 @@ def test_a_sum_counts_every_loss_once():
     loss_sum.synchronize()
     loss_sum.synchronize()
     assert loss_sum.total == 3.0
+
+
+TARGET = torch.tensor([0, 0, 0, 1])  # the third class has no sample
+
+
+def make_loss(target: torch.Tensor = TARGET, task: str = "multiclass", **settings) -> TrainingLoss:
+    classes = ["a", "b", "c"][: target.shape[1]] if target.ndim == 2 else ["a", "b", "c"]
+    return make_training_loss(Training(**settings), target, classes, task, "toy")
+
+
+def test_without_settings_it_is_the_loss_of_each_sample():
+    logits = torch.randn(4, 2, 3)
+    loss = make_loss()
+    assert torch.equal(loss(logits, TARGET), sample_losses(logits, TARGET))
+    assert loss.natural_shift() is None
+
+
+def test_balanced_classes_count_the_same_and_the_mean_stays():
+    """Three samples of a and one of b: weights 2/3 and 2, of mean 1."""
+    logits = torch.randn(4, 2, 3)
+    loss = make_loss(class_weights="balanced")
+    factors = torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0])
+    expected = sample_losses(logits, TARGET) * factors[:, None]
+    torch.testing.assert_close(loss(logits, TARGET), expected)
+    a, b, c = loss.natural_shift()
+    assert (a - b, a - c) == pytest.approx((math.log(3), math.log(6)))  # c as half a sample
+    named = make_loss(class_weights={"b": 3.0})
+    torch.testing.assert_close(named.sample_factors[:2], torch.tensor([2 / 3, 2.0]))
+
+
+def test_the_logits_are_adjusted_by_the_shares():
+    """Menon et al., equation 10: the logarithms of 3/4, 1/4 and, for no sample, of half of one."""
+    logits = torch.randn(4, 3)
+    loss = make_loss(logit_adjustment=2.0)
+    shift = 2 * torch.tensor([3 / 4, 1 / 4, 1 / 8]).log()
+    torch.testing.assert_close(loss(logits, TARGET), sample_losses(logits + shift, TARGET))
+    assert loss.natural_shift() == pytest.approx(shift.numpy())
+
+
+def test_present_labels_weigh_more():
+    """One of 4 samples has the first label, none the second, all but one the third."""
+    target = torch.tensor([[1.0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0]])
+    loss = make_loss(target, "multilabel", pos_weight="balanced")
+    assert loss.positive_weights.tolist() == [3.0, 4.0, 1.0]
+    logits = torch.zeros(4, 2, 3)
+    both = math.log(2)
+    losses = loss(logits, target)
+    assert losses[:, 0].tolist() == pytest.approx([both * 5 / 3, both, both, both])
+    assert loss.natural_shift() == pytest.approx([-math.log(3), -math.log(4), 0])
+    assert make_loss(target, "multilabel", pos_weight=2.5).positive_weights.tolist() == [2.5] * 3
+    named = make_loss(target, "multilabel", pos_weight={"c": 7.0})
+    assert named.positive_weights.tolist() == [1, 1, 7]
+    many = torch.zeros(1000, 1)
+    many[0] = 1
+    bounded = make_loss(many, "multilabel", pos_weight="balanced")
+    assert bounded.positive_weights.tolist() == [20.0]
+
+
+def test_samples_weigh_by_their_share_of_the_mean_weight():
+    weight = torch.tensor([1.0, 3.0, 4.0, 0.0])
+    loss = make_training_loss(Training(), TARGET, ["a", "b"], "multiclass", "toy", weight)
+    logits = torch.randn(4, 3, 2)
+    expected = sample_losses(logits, TARGET) * torch.tensor([0.5, 1.5, 2.0, 0.0])[:, None]
+    torch.testing.assert_close(loss(logits, TARGET, weight), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "task", "message"),
+    [
+        ({"class_weights": {"bb": 2.0}}, "multiclass", "toy: class_weights: unknown class 'bb'"),
+        ({"pos_weight": 2.0}, "multiclass", "toy: pos_weight: pos_weight is for multilabel tasks"),
+        ({"class_weights": "balanced"}, "multilabel", "class_weights is for multiclass tasks"),
+        ({"logit_adjustment": 1.0}, "multilabel", "logit_adjustment is for multiclass tasks"),
+    ],
+)
+def test_a_weight_that_does_not_fit_is_refused(settings, task, message):
+    with pytest.raises(UserError, match=message):
+        make_loss(torch.zeros(2, 3) if task == "multilabel" else TARGET, task, **settings)

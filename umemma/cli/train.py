@@ -59,7 +59,8 @@ def pretrain_unimodal(
 
     for name in modality or settings.modalities:
         score = stage.run(settings, name, force or again, tensorboard)
-        print_once(f"{name}: validation score {score:.1%}, in {settings.paths.pretrain(name)}")
+        shown = _format_score(score, settings.pretrain.of(name).select)
+        print_once(f"{name}: validation score {shown}, in {settings.paths.pretrain(name)}")
 
 
 def finetune_ensemble(
@@ -93,10 +94,20 @@ def finetune_ensemble(
     from umemma.stages import finetune as stage
 
     score = stage.run(settings, force or again, tensorboard)
+    shown = _format_score(score, settings.finetune.select)
     print_once(
-        f"ensemble: validation score {score:.1%} under the subsets of training, "
+        f"ensemble: validation score {shown} under the subsets of training, "
         f"in {settings.paths.ensemble}"
     )
+
+
+def _format_score(score: float, select: str | None) -> str:
+    """Return a validation score as text. select: the metric that it is of, where one is set."""
+    if select == "log_loss":
+        return f"{-score:.3f} (log-loss)"
+    if select in ("mcc", "kappa"):
+        return f"{score:.3f}"
+    return f"{score:.1%}"
 
 
 def evaluate_missing(

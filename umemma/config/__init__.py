@@ -21,10 +21,11 @@ from umemma.config.sections import (
     MissingRatios,
     Preprocess,
 )
-from umemma.config.training import Finetune, Pretrain, Training
+from umemma.config.training import CLASS_WEIGHTS, Finetune, Pretrain, Training
 from umemma.presets import PRESETS
 
 __all__ = [
+    "CLASS_WEIGHTS",
     "PRESETS",
     "Compare",
     "Encoder",

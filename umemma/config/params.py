@@ -177,7 +177,7 @@ class Params(Plain):
             **self._sample_settings(group),
             "seed": self.seed,
             **self._fold_settings(),
-            "pretrain": self.pretrain.of(group[0]).model_dump(mode="json"),
+            "pretrain": self.pretrain.of(group[0]).describe(),
         }
         if len(group) > 1:
             settings["trained_with"] = group
@@ -192,7 +192,7 @@ class Params(Plain):
             for m in names:
                 unimodal[m] = fingerprint(self.unimodal_settings(m, shards))
         finetune = {
-            **self.finetune.model_dump(mode="json"),
+            **self.finetune.describe(),
             "preset": switches.preset,
             **switches._asdict(),
         }

@@ -12,6 +12,11 @@ from umemma.presets import PRESETS, Balance, FusionName, Init, Mma, Switches, Tr
 from umemma.types import Plain, PositiveFloat, PositiveInt
 from umemma.validation import validate
 
+# How the loss weighs classes.
+CLASS_WEIGHTS = ("class_weights", "pos_weight", "logit_adjustment")
+# Settings that older models don't have.
+SINCE = ("select", *CLASS_WEIGHTS)
+
 
 class LearningRate(Plain):
     """The learning rate of a part of a model. null uses that of the enclosing section."""
@@ -58,6 +63,16 @@ class Training(PartRates):
     keep_start: by how many standard errors the validation score of the best epoch has to exceed
         that of the weights that training starts from; otherwise these are kept. null never keeps
         them.
+    select: the metric of validation that selects the best epoch, such as `f1_macro`, `map` or
+        `log_loss`; labels are predicted by thresholds that are fitted to it. null is accuracy or,
+        for sets of labels, `f1_samples`; where classes are weighed, it is `balanced_accuracy`.
+    class_weights: of single classes, the weight of a sample in the loss by its class: `balanced`
+        weighs all classes alike, {class: weight} those that are named, against 1 of the others.
+    pos_weight: of sets of labels, the weight in the loss of a label that a sample has, against 1 of
+        one that it lacks: a number, {label: number}, or `balanced`, how many samples lack it for
+        each that has it, up to a bound.
+    logit_adjustment: tau: training adds tau times the logarithm of each class's share to its logit.
+        Reference: Menon et al., ICLR 2021, arXiv 2007.07314.
     """
 
     epochs: PositiveInt = 20
@@ -73,6 +88,28 @@ class Training(PartRates):
     channels_last: bool = False
     compile: bool = False
     keep_start: NonNegativeFloat | None = None
+    select: str | None = None
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
+    pos_weight: Literal["balanced"] | PositiveFloat | dict[str, PositiveFloat] | None = None
+    logit_adjustment: NonNegativeFloat = 0.0
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether the loss treats classes, or the labels that a sample has, differently."""
+        has_weights = self.class_weights is not None or self.pos_weight is not None
+        return has_weights or self.logit_adjustment > 0
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that a model depends on.
+
+        Those of `SINCE` that have their default are left out, so that models from before there were
+        such settings stay valid.
+        """
+        data = self.model_dump(mode="json")
+        for name in SINCE:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del data[name]
+        return data
 
     def rate(self, part: str, modality: str) -> tuple[float, float]:
         """Return (learning rate, weight decay) of a part of a modality's model.
@@ -119,7 +156,7 @@ class Pretrain(Training):
         """Return the settings of one modality. Raises UserError for an unknown setting."""
         data = self.model_dump(exclude={"modalities"})
         for name, value in self.modalities.get(modality, {}).items():
-            if isinstance(value, dict) and name in data:
+            if isinstance(value, dict) and isinstance(data.get(name), dict):
                 data[name] = data[name] | value
             else:
                 data[name] = value

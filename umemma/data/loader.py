@@ -64,7 +64,7 @@ class LoadedSplit:
     (N, C) float32 of 0 and 1 where samples have sets of labels, or (N, T) float64 standardized
     numbers in regression; keys: N; groups: {grouping: N
     groups}; specs: what the encoders of `in_memory` and `stream` see; stream: the modalities that
-    are decoded for each batch.
+    are decoded for each batch; weight: (N,) of the samples in the loss, None for all alike.
     """
 
     in_memory: dict[str, Tensor]
@@ -75,6 +75,7 @@ class LoadedSplit:
     specs: Mapping[str, InputSpec] = field(default_factory=dict)
     augments: Mapping[str, Plain] = field(default_factory=dict)
     stream: BatchStream | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -139,7 +140,10 @@ class LoadedSplit:
             for m, spec in self.specs.items():
                 inputs[m] = self._finish_input(m, spec, inputs[m], sample_seeds)
             target = _move(self.target[rows], device)
-            yield Batch(inputs, self.present[rows], target, sample_seeds)
+            weight = None
+            if self.weight is not None:
+                weight = _move(self.weight[rows], device)
+            yield Batch(inputs, self.present[rows], target, sample_seeds, weight)
 
     def _finish_input(
         self,
@@ -218,6 +222,7 @@ def load_split(
         dict(specs),
         options.augments,
         stream,
+        _make_weights(records, where),
     )
 
 
@@ -234,7 +239,7 @@ def _take_away(
         for m, medium in record.media.items():
             if m not in absences or not absences[m][i]:
                 media[m] = medium
-        remaining.append(Record(record.key, record.split, record.label, media, record.group))
+        remaining.append(replace(record, media=media))
     return remaining
 
 
@@ -361,6 +366,21 @@ def _make_targets(labels: Sequence[Any], store: Store, index: shard_reader.Index
     for row, label in zip(target, labels, strict=True):
         row[list(label)] = 1.0
     return target
+
+
+def _make_weights(records: Sequence[Record], where: str) -> Tensor | None:
+    """Return (N,) float32 weights, None where no sample has one. UserError where all are 0."""
+    if all(record.weight is None for record in records):
+        return None
+    weights = []
+    for record in records:
+        if record.weight is None:
+            weights.append(1.0)
+        else:
+            weights.append(record.weight)
+    if not any(weights):
+        raise UserError("the weight of every sample is 0", where, "Correct the column of weights.")
+    return torch.tensor(weights)
 
 
 def _move(x: Tensor, device: torch.device) -> Tensor:

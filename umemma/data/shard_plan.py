@@ -213,7 +213,7 @@ def make_input_hash(
             media = {}
             for name, medium in sorted(record.media.items()):
                 media[name] = _describe_medium(medium, raw, files)
-            fields = [
+            fields: list[Any] = [
                 record.key,
                 record.label,
                 record.group,
@@ -221,6 +221,8 @@ def make_input_hash(
                 record.left_out,
                 media,
             ]
+            if record.weight is not None:
+                fields.append(record.weight)
             hasher.update(json.dumps(fields).encode())
         return hasher.hexdigest()[:16]
 

@@ -345,6 +345,7 @@ class _Description(NamedTuple):
     label: int | tuple[int, ...] | tuple[float, ...]
     group: str | dict[str, str]
     has: list[str]
+    weight: float | None = None
 
 
 def _make_record(sample: Mapping[str, Any], split: str, index: Index, where: str) -> Record:
@@ -364,7 +365,8 @@ def _make_record(sample: Mapping[str, Any], split: str, index: Index, where: str
             media[name.split(".")[0]] = data
     if sorted(media) != description.has or not media.keys() <= set(index.modalities):
         raise UserError(f"sample {key!r} has lost media", where, REMAKE)
-    return Record(key, split, description.label, media, description.group)
+    weight = description.weight
+    return Record(key, split, description.label, media, description.group, weight=weight)
 
 
 def _parse_description(sample: Mapping[str, Any], index: Index) -> _Description | None:
@@ -380,7 +382,10 @@ def _parse_description(sample: Mapping[str, Any], index: Index) -> _Description 
         label = tuple(label)
     if not _is_label(label, index) or not _is_group(group):
         return None
-    return _Description(label, group, has)
+    weight = about.get("weight")
+    if weight is not None and not isinstance(weight, float):
+        return None
+    return _Description(label, group, has, weight)
 
 
 def _is_label(label: Any, index: Index) -> bool:

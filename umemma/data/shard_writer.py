@@ -130,7 +130,9 @@ def _pack(record: Record, job: ShardJob) -> PackedSample:
         reason = reason or "no modality at all"
         return _make_sample(record, job, {}, named, "failed", reason)
     has = [member.split(".")[0] for member in packed]
-    description = {"label": record.label, "group": record.group, "has": has}
+    description: dict[str, Any] = {"label": record.label, "group": record.group, "has": has}
+    if record.weight is not None:
+        description["weight"] = record.weight
     members = {**packed, "json": json.dumps(description).encode()}
     return _make_sample(record, job, members, has, "ok", reason)
 

@@ -65,6 +65,7 @@ SPLITS = {
     "dev": "val",
     "test": "test",
 }
+WEIGHT = "weight/"  # the role of a column; no modality has such a name
 FOLD = "folds/cell"  # what the column of the folds is for, as Row has it
 MANY = "a list of labels in a single-label task"
 STEPS = """\
@@ -125,7 +126,8 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
             label = _label(row, numbers, options)
             if not split:
                 raise Problem(table.unplaced)
-            yield Record(row.key, side, label, media, group)
+            weight = _weight(row.cells, options)
+            yield Record(row.key, side, label, media, group, weight=weight)
         except Problem as problem:
             yield Record(row.key, side, None, {}, group, problem=str(problem))
 
@@ -224,6 +226,18 @@ def _label(
     if is_set:
         return found
     return found[0]
+
+
+def _weight(cells: dict[str, str], options: Options) -> float | None:
+    if options.weight is None:
+        return None
+    try:
+        weight = float(cells[WEIGHT])
+    except (KeyError, ValueError):
+        raise Problem("no weight, or one that is no number") from None
+    if not 0 <= weight < math.inf:
+        raise Problem("a weight below 0, or one that is not finite")
+    return weight
 
 
 def _root(options: Options) -> str | None:
@@ -430,6 +444,8 @@ def _rows(folder: Path, options: Options) -> Iterator[Row]:
         column = getattr(options, name)
         if column:
             roles[name] = column
+    if options.weight:
+        roles[WEIGHT] = options.weight
     roles |= options.groupings
     if options.folds and options.split:
         raise UserError(

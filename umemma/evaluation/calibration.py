@@ -53,6 +53,11 @@ class Calibration:
             return raw.astype(np.float32)
         return ((logits - self._bias_row()) * self.temperature).astype(np.float32)
 
+    def after_shift(self, shift: np.ndarray) -> Calibration:
+        """Return the calibration of logits that this one takes after (C,) `shift` is added."""
+        bias = self._bias_row() + shift / self.temperature
+        return Calibration(self.temperature, tuple(round(float(number), 6) for number in bias))
+
     def as_json(self) -> dict[str, Any]:
         numbers = {"temperature": self.temperature, "bias": list(self.bias)}
         if self.gaussian:

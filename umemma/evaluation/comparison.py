@@ -135,14 +135,30 @@ def make_references(predictions: Predictions) -> dict[str, Predictions]:
     references = {}
     if len(predictions.modalities) > 1:
         averages = {subset: predictions.average(subset) for subset in predictions.ensemble}
-        references[AVERAGE] = replace(predictions, ensemble=averages)
+        references[AVERAGE] = _replace_ensemble(predictions, "average", averages)
     if predictions.has_prior:
         prior = predictions.class_prior()
         priors = {}
         for subset, logits in predictions.ensemble.items():
             priors[subset] = np.where(np.isnan(logits), np.nan, prior)
-        references[PRIOR] = replace(predictions, ensemble=priors)
+        references[PRIOR] = _replace_ensemble(predictions, "prior", priors)
     return references
+
+
+def _replace_ensemble(
+    predictions: Predictions, model: str, tables: dict[str, np.ndarray]
+) -> Predictions:
+    """Return predictions in which the `tables` of a reference, and its thresholds, are those of the
+    ensemble."""
+    thresholds = {}
+    for subset in tables:
+        found = predictions.thresholds_of(model, subset)
+        if found:
+            thresholds[f"ensemble/{subset}"] = found
+    for name, found in predictions.thresholds.items():
+        if not name.startswith("ensemble/"):
+            thresholds[name] = found
+    return replace(predictions, ensemble=tables, thresholds=thresholds)
 
 
 def summarize_experiment(
@@ -336,8 +352,8 @@ def _score_parts(
     """Return the parts and weights of an `ExperimentResult`: first a part per subset."""
     complete = format_pattern(predictions.modalities)
     parts: dict[str, np.ndarray] = {}
-    for subset, logits in predictions.ensemble.items():
-        parts[subset] = score(logits, predictions.target)
+    for subset in predictions.ensemble:
+        parts[subset] = score(predictions.decide("ensemble", subset), predictions.target)
     worst = np.fmin.reduce(list(parts.values()))
     weights = {subset: {subset: 1.0} for subset in (complete, *lesser)}
     if lesser:

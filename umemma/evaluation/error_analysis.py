@@ -85,8 +85,8 @@ def selective_scores(predictions: Predictions, points: int = 20) -> list[Selecti
     for deep neural networks, NIPS 2017.
     """
     rows = []
-    for subset, logits in predictions.ensemble.items():
-        confidences, means = _sort_by_confidence(logits, predictions.target)
+    for subset in predictions.ensemble:
+        confidences, means = _sort_by_confidence(predictions, subset)
         total = len(confidences)
         if not total:
             continue
@@ -106,12 +106,12 @@ def selective_scores(predictions: Predictions, points: int = 20) -> list[Selecti
     return rows
 
 
-def aurc(logits: np.ndarray, target: np.ndarray) -> float:
+def aurc(predictions: Predictions, subset: str) -> float:
     """Return the area under risk (1 - score) against coverage, the mean over every n.
 
-    Lower is better. NaN where there are no logits.
+    Lower is better. NaN where there are no logits of the subset.
     """
-    _, means = _sort_by_confidence(logits, target)
+    _, means = _sort_by_confidence(predictions, subset)
     if not len(means):
         return float("nan")
     return float(1 - means.mean())
@@ -141,11 +141,12 @@ def reliability_bins(predictions: Predictions) -> list[ReliabilityBin]:
 def score_classes(predictions: Predictions) -> list[ClassScore]:
     """Return the score of each class under each subset."""
     rows = []
-    for subset, logits in predictions.ensemble.items():
+    for subset in predictions.ensemble:
         if predictions.task == "regression":
             rows += _score_targets(predictions, subset)
             continue
-        hits, predicted, right = _sum_stats("f1_macro", logits, predictions.target)
+        decided = predictions.decide("ensemble", subset)
+        hits, predicted, right = _sum_stats("f1_macro", decided, predictions.target)
         totals = right
         if predictions.target.ndim == 2:
             totals = (predicted + right) / 2
@@ -199,11 +200,12 @@ def measure_targets(predictions: Predictions, subset: str) -> list[TargetError]:
     return rows
 
 
-def confusion_matrix(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+def confusion_matrix(predictions: Predictions, subset: str) -> np.ndarray:
     """Return (C, C) counts for single classes: the target's row and the answer's column.
 
     Samples without logits don't count.
     """
+    logits, target = predictions.decide("ensemble", subset), predictions.target
     scored = ~np.isnan(logits).any(1)
     classes = logits.shape[1]
     pairs = target[scored] * classes + logits[scored].argmax(1)
@@ -256,34 +258,37 @@ def _sum_stats(
 
 
 def _sort_by_confidence(
-    logits: np.ndarray,
-    target: np.ndarray,
+    predictions: Predictions,
+    subset: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (n,) confidences of the samples with logits, highest first, and (n,) mean scores.
 
-    Each mean is over all samples down to this one. Equally confident samples
-    stand in no order: each counts as their mean.
+    Each mean is over all samples down to this one. Equally confident samples stand in no order:
+    each counts as their mean.
     """
+    logits, target = predictions.ensemble[subset], predictions.target
     scored = ~np.isnan(logits).any(1)
-    confidence = _rate_confidence(logits[scored], task_of(target, logits.shape[1]))
+    decided = predictions.decide("ensemble", subset)[scored]
+    task = task_of(target, logits.shape[1])
+    confidence = _rate_confidence(logits[scored], decided, task)
     levels, level = np.unique(-confidence, return_inverse=True)
     counts = np.bincount(level, minlength=len(levels))
-    scores = score(logits[scored], target[scored])
+    scores = score(decided, target[scored])
     level_means = np.bincount(level, scores, len(levels)) / counts
     ranks = np.arange(1, len(confidence) + 1)
     means = np.cumsum(np.repeat(level_means, counts)) / ranks
     return np.repeat(-levels, counts), means
 
 
-def _rate_confidence(logits: np.ndarray, task: str) -> np.ndarray:
-    """Return (n,) confidences.
+def _rate_confidence(logits: np.ndarray, decided: np.ndarray, task: str) -> np.ndarray:
+    """Return (n,) confidences. decided: (n, C) logits after thresholds.
 
-    Of a class the largest probability; of a set of labels the mean over labels of the probability
-    of the answer; in regression minus the predicted standard deviation, the mean over targets.
+    Of a class the probability of the answer; of a set of labels the mean over labels of that
+    probability; in regression minus the predicted standard deviation, the mean over targets.
     """
     if task == "regression":
         return -measures.mean_deviation(logits)
     p = probabilities(logits, task)
     if task == "multiclass":
-        return p.max(1)
-    return np.maximum(p, 1 - p).mean(1)
+        return np.take_along_axis(p, decided.argmax(1)[:, None], 1)[:, 0]
+    return np.where(decided > 0, p, 1 - p).mean(1)

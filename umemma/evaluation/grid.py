@@ -142,8 +142,9 @@ class Grid:
         It is a mean over samples: with accuracy, the share that is right under every subset.
         """
         values = np.full(len(self.predictions.keys), np.inf)
-        for logits in self.predictions.ensemble.values():
-            values = np.fmin(values, score(logits, self.predictions.target))
+        for subset in self.predictions.ensemble:
+            decided = self.predictions.decide("ensemble", subset)
+            values = np.fmin(values, score(decided, self.predictions.target))
         low, high = self.bootstrap.interval(values)
         return ResultRow(
             model="ensemble",
@@ -259,7 +260,7 @@ class Grid:
         assert ranked
         tables = []
         for subset in (self.complete, *lefts):
-            tables.append(self.cache.logits(condition.model, subset)[where])
+            tables.append(self.cache.logits(condition.metric, condition.model, subset)[where])
         target = self.predictions.target[where]
         n = int(where.sum())
         weights = np.ones((len(tables), n))
@@ -287,7 +288,7 @@ class Grid:
             problem = f"no sample of the split has {subset}"
             raise UserError(problem, "evaluate", "Take it out of modalities.")
         if metric.ranked:
-            logits = np.nan_to_num(self.cache.logits(model, subset))
+            logits = np.nan_to_num(self.cache.logits(metric, model, subset))
             weights = where.astype(np.float64)
             value = float(
                 metric.ranked(

@@ -139,13 +139,14 @@ class SumsCache:
         self.cached_bytes = 0
         self.cached: dict[CacheKey, tuple[Stats, np.ndarray, np.ndarray]] = {}
 
-    def logits(self, model: str, subset: str) -> np.ndarray:
-        """Return (N, C) logits of "ensemble", "unimodal", "average" or "prior"."""
-        if model == "ensemble":
-            return self.predictions.ensemble[subset]
-        if model == "prior":
-            return self.predictions.class_prior()
-        return self.predictions.average(subset)
+    def logits(self, metric: Metric, model: str, subset: str) -> np.ndarray:
+        """Return (N, C) logits of "ensemble", "unimodal", "average" or "prior".
+
+        They are after thresholds where the metric is one of answers.
+        """
+        if metric.of_answers:
+            return self.predictions.decide(model, subset)
+        return self.predictions.logits(model, subset)
 
     def sums(
         self,
@@ -170,7 +171,7 @@ class SumsCache:
     def total(self, metric: Metric, model: str, subset: str, where: np.ndarray) -> np.ndarray:
         """Return the (K,) sums over the samples `where` the subset is scored, without resamples."""
         assert metric.stats
-        logits = _without_nan(self.logits(model, subset), where)
+        logits = _without_nan(self.logits(metric, model, subset), where)
         return metric.stats(logits, self.predictions.target).total(where.astype(np.float64))
 
     def _load(
@@ -189,7 +190,7 @@ class SumsCache:
             if self.cached_bytes > CACHE_BYTES:
                 self.cached.clear()
                 self.cached_bytes = 0
-            logits = _without_nan(self.logits(model, subset), where)
+            logits = _without_nan(self.logits(metric, model, subset), where)
             stats = metric.stats(logits, self.predictions.target)
             weight = where.astype(np.float64)
             resampled = self.bootstrap.totals(stats, weight)

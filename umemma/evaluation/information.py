@@ -99,7 +99,7 @@ def estimate_information(
     for m, logits in predictions.probes.items():
         models["probe", m] = logits
 
-    differences = _Differences(models, target, bootstrap, metric)
+    differences = _Differences(models, predictions, bootstrap, metric)
     complete = format_pattern(names)
     probed = sorted(predictions.probes)
     several: list[str] = []  # of a single modality there is nothing to compare with
@@ -155,11 +155,12 @@ class _Differences:
     def __init__(
         self,
         models: Mapping[ModelKey, np.ndarray],
-        target: np.ndarray,
+        predictions: Predictions,
         bootstrap: Bootstrap,
         metric: Metric,
     ) -> None:
         assert metric.stats
+        target = predictions.target
         self.bootstrap = bootstrap
         self.metric = metric
         self.there = {}
@@ -168,7 +169,10 @@ class _Differences:
         for model, logits in models.items():
             self.there[model] = ~np.isnan(logits[:, 0])
             self.costs[model] = cross_entropy(logits, target)
-            self.stats[model] = metric.stats(np.nan_to_num(logits), target)
+            scored = logits
+            if metric.of_answers:
+                scored = predictions.decide(*model)
+            self.stats[model] = metric.stats(np.nan_to_num(scored), target)
 
     def estimate(
         self,

@@ -3,14 +3,14 @@
 Because a metric is a function of sums, it can be averaged over draws, mixed, weighted and resampled
 without another pass over the logits: `stats` turns (N, C) logits and the target into what each
 sample adds to some sums, and `value` turns these sums, over any samples and with any weights, into
-the value of the metric. Average precision alone needs the samples in order; it has `ranked`
+the value of the metric. Average precision and AUROC need the samples in order; they have `ranked`
 instead.
 
 To add a metric:
 
 1. Write a function of (logits, target) that returns (N,) values, if the metric is a mean over
    samples (see `log_loss`), and wrap it with `_mean_of`. Otherwise write one that returns `Stats`
-   and one that turns the sums into the value (see `_count_classes` and `_f1`).
+   and one that turns the sums into the value (see `_count_classes` and `f1_macro`).
 2. Add a line for it to `_list_metrics`, with the tasks that it fits.
 3. Compare it with scikit-learn, or with numbers by hand, in tests/evaluation/test_metrics.py.
 
@@ -30,17 +30,27 @@ import numpy as np
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 from umemma.errors import UserError, unknown_name
+from umemma.evaluation.classification.counts import (
+    balanced_accuracy,
+    cohen_kappa,
+    f1_macro,
+    f1_micro,
+    f1_weighted,
+    matthews_correlation,
+)
+from umemma.evaluation.classification.ranks import auroc, average_precision
 from umemma.evaluation.regression import gaussian, measures
 
 BINS = 15  # bins of confidence, for the calibration error
 # The metrics that are computed where the settings name none. The first is a mean over samples.
 USUAL = {
     "multiclass": ("accuracy", "f1_macro", "log_loss", "ece"),
-    "multilabel": ("f1_samples", "f1_macro", "f1_micro", "f1_weighted", "log_loss", "ece"),
+    "multilabel": ("f1_samples", "f1_macro", "f1_micro", "f1_weighted", "map", "log_loss", "ece"),
     "regression": ("r2", "mae", "rmse", "log_loss", "ece"),
 }
 SETTING = "evaluate.metrics"
-SMALLEST = 1e-300  # keeps a division by 0 from being one
+# Metrics of what is likely, and not of what is answered: thresholds don't change them.
+OF_PROBABILITIES = {"map", "auroc", "log_loss", "ece"}
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,11 @@ class Metric:
     lowest: float = 0.0
     significant: bool = False
     prior: str = "class prior"
+
+    @property
+    def of_answers(self) -> bool:
+        """Whether the logits that it takes are those after thresholds, `Predictions.decide`."""
+        return self.name not in OF_PROBABILITIES
 
     def shown(self, value: float) -> str:
         """Return a value as it is printed."""
@@ -271,35 +286,6 @@ def log_loss(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     return -(target * log_expit(logits) + (1 - target) * log_expit(-logits)).mean(-1)
 
 
-def average_precision(
-    logits: np.ndarray,
-    target: np.ndarray,
-    weights: np.ndarray,
-) -> np.ndarray:
-    """Return the mean over classes of the area under precision against recall.
-
-    This is scikit-learn's average_precision_score (macro); classes that don't occur are left out.
-    weights: (..., N), each of which gives one of the values (...).
-    """
-    table = target
-    if target.ndim == 1:
-        table = target[:, None] == np.arange(logits.shape[1])
-    areas = []
-    for c in range(logits.shape[1]):
-        order = np.argsort(-logits[:, c], kind="stable")
-        differs = np.diff(logits[order, c]) != 0
-        ends = np.append(differs, True)  # samples of equal score are one step
-        predicted = np.cumsum(weights[..., order], -1)[..., ends]
-        right = np.cumsum(weights[..., order] * table[order, c], -1)[..., ends]
-        steps = np.diff(right, prepend=0.0) * right / np.maximum(predicted, SMALLEST)
-        area = steps.sum(-1)
-        with np.errstate(invalid="ignore"):
-            areas.append(area / right[..., -1])
-    counted = ~np.isnan(areas)
-    with np.errstate(invalid="ignore"):
-        return np.nansum(areas, 0) / counted.sum(0)
-
-
 def _is_in_top(
     logits: np.ndarray,
     target: np.ndarray,
@@ -349,31 +335,6 @@ def _count_classes(logits: np.ndarray, target: np.ndarray) -> Stats:
     return Stats(columns, values, 3 * classes)
 
 
-def _f1(sums: np.ndarray, average: str) -> np.ndarray:
-    """Return scikit-learn's f1_score; macro is over the classes that are predicted or right."""
-    both, predicted, right = np.split(sums, 3, -1)
-    with np.errstate(invalid="ignore"):
-        if average == "micro":
-            return 2 * both.sum(-1) / (predicted.sum(-1) + right.sum(-1))
-        each = 2 * both / np.maximum(predicted + right, SMALLEST)
-        weight = (predicted + right > 0).astype(np.float64)
-        if average == "weighted":
-            weight = right
-        return (each * weight).sum(-1) / weight.sum(-1)
-
-
-def _f1_macro(sums: np.ndarray) -> np.ndarray:
-    return _f1(sums, "macro")
-
-
-def _f1_micro(sums: np.ndarray) -> np.ndarray:
-    return _f1(sums, "micro")
-
-
-def _f1_weighted(sums: np.ndarray) -> np.ndarray:
-    return _f1(sums, "weighted")
-
-
 def _bin_confidences(logits: np.ndarray, target: np.ndarray) -> Stats:
     """Return 3 BINS sums: for each bin the confidence in it, the right answers, and their number.
 
@@ -411,10 +372,14 @@ def _list_metrics() -> dict[str, Entry]:
     both = multiclass | multilabel
     accuracy = Metric("accuracy", "accuracy", _mean_of(score_correct), mean_of_sums)
     f1_samples = Metric("f1_samples", "F1 (samples)", _mean_of(sample_f1), mean_of_sums)
-    f1_macro = Metric("f1_macro", "F1 (macro)", _count_classes, _f1_macro)
-    f1_micro = Metric("f1_micro", "F1 (micro)", _count_classes, _f1_micro)
-    f1_weighted = Metric("f1_weighted", "F1 (weighted)", _count_classes, _f1_weighted)
+    macro = Metric("f1_macro", "F1 (macro)", _count_classes, f1_macro)
+    micro = Metric("f1_micro", "F1 (micro)", _count_classes, f1_micro)
+    weighted = Metric("f1_weighted", "F1 (weighted)", _count_classes, f1_weighted)
+    balanced = Metric("balanced_accuracy", "balanced accuracy", _count_classes, balanced_accuracy)
+    mcc = Metric("mcc", "Matthews correlation", _count_classes, matthews_correlation, percent=False)
+    kappa = Metric("kappa", "Cohen's kappa", _count_classes, cohen_kappa, percent=False)
     mean_ap = Metric("map", "mean average precision", None, ranked=average_precision)
+    area = Metric("auroc", "AUROC", None, ranked=auroc)
     nats = Metric(
         "log_loss",
         "log-loss",
@@ -427,10 +392,14 @@ def _list_metrics() -> dict[str, Entry]:
     return {
         "accuracy": (multiclass, accuracy),
         "f1_samples": (multilabel, f1_samples),
-        "f1_macro": (both, f1_macro),
-        "f1_micro": (both, f1_micro),
-        "f1_weighted": (both, f1_weighted),
+        "f1_macro": (both, macro),
+        "f1_micro": (both, micro),
+        "f1_weighted": (both, weighted),
+        "balanced_accuracy": (multiclass, balanced),
+        "mcc": (multiclass, mcc),
+        "kappa": (multiclass, kappa),
         "map": (both, mean_ap),
+        "auroc": (both, area),
         "log_loss": (both, nats),
         "ece": (both, ece),
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.classification import thresholds as class_thresholds
+from umemma.evaluation.classification.thresholds import Thresholds
 from umemma.evaluation.metrics import task_of
 from umemma.evaluation.regression import gaussian
 from umemma.missing import list_patterns
@@ -36,7 +38,8 @@ class Predictions:
     where nothing of the subset is present in the sample.
 
     keys: N; groups: {grouping: N groups}; target: (N,) classes or (N, C) sets of labels; classes: C
-    names; prior: C shares of the training samples, [] where they are unknown.
+    names; prior: C shares of the training samples, [] where they are unknown; thresholds: those of
+    the tables that have any, by the names of `calibration`. `decide` applies them.
 
     In regression logits are (N, 2T), see `regression.gaussian`; target is (N, T), standardized by
     `scales`; classes are the names of the targets.
@@ -51,6 +54,7 @@ class Predictions:
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     probes: dict[str, np.ndarray] = field(default_factory=dict)
     prior: Sequence[float] = ()
+    thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
     scales: Sequence[TargetScale] = ()
 
     @property
@@ -86,6 +90,7 @@ class Predictions:
         classes: list[str],
         calibration: Mapping[str, Calibration],
         prior: Sequence[float] = (),
+        thresholds: Mapping[str, Thresholds] | None = None,
         scales: Sequence[TargetScale] = (),
     ) -> Predictions:
         """Calibrate the models' own logits, (ensemble, unimodal) or (ensemble, unimodal, probes).
@@ -108,7 +113,8 @@ class Predictions:
             calibration,
             probes,
             prior,
-            scales,
+            thresholds=thresholds or {},
+            scales=scales,
         )
         for subset, logits in ensemble.items():
             ensemble[subset] = predictions._change(subset, logits, Calibration.apply)
@@ -117,6 +123,42 @@ class Predictions:
                 fitted = calibration.get(f"{model}/{m}", Calibration())
                 tables[m] = fitted.apply(logits)
         return predictions
+
+    def logits(self, model: str, subset: str) -> np.ndarray:
+        """Return the (N, C) logits of "ensemble", "unimodal", "probe", "average" or "prior"."""
+        if model == "average":
+            return self.average(subset)
+        if model == "prior":
+            return self.class_prior()
+        tables = {"ensemble": self.ensemble, "unimodal": self.unimodal, "probe": self.probes}
+        return tables[model][subset]
+
+    def decide(self, model: str, subset: str) -> np.ndarray:
+        """Return the (N, C) `logits` after thresholds: their largest is the predicted class, or
+        their signs are the predicted labels."""
+        logits = self.logits(model, subset)
+        if not self.thresholds:
+            return logits
+        if model not in ("ensemble", "average"):
+            return class_thresholds.shift_logits(
+                logits, self.thresholds_of(model, subset), self.task
+            )
+        shifted = logits.astype(np.float64)
+        for name, rows in self._group_by_present(subset):
+            found = self.thresholds_of(model, name)
+            shifted[rows] = class_thresholds.shift_logits(logits[rows], found, self.task)
+        return shifted
+
+    def thresholds_of(self, model: str, subset: str) -> Thresholds:
+        """Return the thresholds of a model where just this subset is present; () for none."""
+        if model == "average":
+            tables = [self.thresholds_of("unimodal", m) for m in subset.split("+")]
+            return class_thresholds.average(tables, self.task)
+        if model == "prior":
+            if self.thresholds and self.task == "multilabel":
+                return class_thresholds.of_prior(self.prior)
+            return ()
+        return self.thresholds.get(f"{model}/{subset}", ())
 
     def average(self, subset: str) -> np.ndarray:
         """Return (N, C): the mean of the uni-modal logits of what is present; NaN for nothing."""
@@ -163,16 +205,20 @@ class Predictions:
         change: Callable[[Calibration, np.ndarray], np.ndarray],
     ) -> np.ndarray:
         """Apply or undo the calibration that belongs to what is present of the subset."""
+        changed = logits.astype(np.float32)
+        for name, rows in self._group_by_present(subset):
+            fitted = self.calibration.get(f"ensemble/{name}", Calibration())
+            changed[rows] = change(fitted, logits[rows])
+        return changed
+
+    def _group_by_present(self, subset: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each pattern of a subset with (N,) bool: where it is what is present of it."""
         names = subset.split("+")
         present = np.stack([~np.isnan(self.unimodal[m][:, 0]) for m in names], 1)
-        changed = logits.astype(np.float32)
         codes = present @ (2 ** np.arange(len(names)))
         for code in np.unique(codes[codes > 0]).tolist():  # few of the 2**M patterns occur
             pattern = [m for i, m in enumerate(names) if code >> i & 1]
-            is_pattern = codes == code
-            fitted = self.calibration.get(f"ensemble/{format_pattern(pattern)}", Calibration())
-            changed[is_pattern] = change(fitted, logits[is_pattern])
-        return changed
+            yield format_pattern(pattern), codes == code
 
     def save(self, path: Path, made_by: str) -> None:
         """Write key, group, target and a column of logits per model and subset.
@@ -197,6 +243,8 @@ class Predictions:
             "calibration": json.dumps(calibration),
             "prior": json.dumps(list(self.prior)),
         }
+        if self.thresholds:
+            metadata["thresholds"] = json.dumps(dict(self.thresholds))
         if self.scales:
             metadata["scales"] = json.dumps([scale.model_dump() for scale in self.scales])
         table = pa.table(columns).replace_schema_metadata(metadata)
@@ -239,7 +287,12 @@ class Predictions:
             probes=logits["probe"],
             prior=json.loads(metadata.get(b"prior", b"[]")),
             scales=[TargetScale(**scale) for scale in json.loads(metadata.get(b"scales", b"[]"))],
+            thresholds=_read_thresholds(metadata.get(b"thresholds", b"{}")),
         )
+
+
+def _read_thresholds(text: bytes) -> dict[str, Thresholds]:
+    return {name: tuple(numbers) for name, numbers in json.loads(text).items()}
 
 
 def name_tables(
@@ -285,7 +338,18 @@ def pool_folds(folds: Sequence[Predictions]) -> Predictions:
         probes=_join_tables([fold.probes for fold in folds]),
         prior=prior,
         scales=first.scales,
+        thresholds=_average_thresholds(folds),
     )
+
+
+def _average_thresholds(folds: Sequence[Predictions]) -> dict[str, Thresholds]:
+    """Return the thresholds of answers from any of the folds, each the mean over folds."""
+    names = {name for fold in folds for name in fold.thresholds}
+    averages = {}
+    for name in sorted(names):
+        tables = [fold.thresholds.get(name, ()) for fold in folds]
+        averages[name] = class_thresholds.average(tables, folds[0].task)
+    return averages
 
 
 def _rescale(fold: Predictions, scales: Sequence[TargetScale]) -> Predictions:

@@ -9,11 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from umemma import modalities
+from umemma.missing import list_patterns
 from umemma.models.predictor import Predictor
-from umemma.types import InputSpec, Packing, TextInput
+from umemma.types import InputSpec, Packing, TextInput, format_pattern
 
 FUSION = "fusion.onnx"
 DESCRIPTION = "export.json"
+# How thresholds make answers of probabilities, by task.
+ANSWERS = {
+    "multilabel": "each class whose probability is above its threshold for what is present",
+    "multiclass": "the class whose probability, divided by its threshold for what is present, is "
+    "the largest",
+}
 ABSENT_NOTE = "where present is false the features may be anything of the right shape, NaN too"
 
 
@@ -58,13 +65,27 @@ def describe_export(
     }
     if model.task == "regression":
         fusion["units"] = UNITS_NOTE
-    return {
+    description = {
         "classes": model.classes,
         "task": model.task,
         "media": model.info.media.model_dump(mode="json"),
         "encoders": encoders,
         "fusion": fusion,
     }
+    thresholds = _list_thresholds(model)
+    if thresholds:
+        description["answer"] = {"rule": ANSWERS[model.task], "thresholds": thresholds}
+    return description
+
+
+def _list_thresholds(model: Predictor) -> dict[str, list[float]]:
+    """Return {subset: its thresholds}, {} for a model without."""
+    thresholds = {}
+    for pattern in list_patterns(model.modalities):
+        found = model.info.thresholds.get(format_pattern(pattern))
+        if found:
+            thresholds[format_pattern(pattern)] = list(found)
+    return thresholds
 
 
 def _describe_input(

@@ -49,7 +49,9 @@ REPAIR_HINT = "Copy the folder again, or train it: umemma finetune-ensemble --fo
 class Prediction:
     """The prediction for one sample.
 
-    label: the most likely class; in a multilabel task, the classes with a probability over 0.5.
+    label: the most likely class; in a multilabel task, the classes with a probability over their
+        threshold. A model whose training weighed classes has thresholds for single classes, too:
+        then it is the class whose probability is the largest multiple of its own.
     probability: of the label, or of each of the labels. present: the modalities that were used.
     broken: the media that cannot be read, with the reason, as "image: file is missing".
     """
@@ -162,6 +164,9 @@ def _check_consistent(info: ModelInfo, settings: ModelSettings) -> None:
         bias = info.calibration[pattern].bias
         if len(bias) not in (0, 1, len(info.outputs)):
             raise ValueError(f"the calibration of {pattern!r} has {len(bias)} classes")
+        found = info.thresholds.get(pattern, ())
+        if len(found) not in (0, len(info.classes)):
+            raise ValueError(f"{pattern!r} has {len(found)} thresholds")
 
 
 def _read_encoders(info: ModelInfo) -> dict[str, Encoder]:
@@ -224,6 +229,19 @@ def _make_calibration_tables(info: ModelInfo, names: list[str]) -> tuple[np.ndar
     return temperature, bias
 
 
+def _make_threshold_table(info: ModelInfo, names: list[str]) -> np.ndarray:
+    """Return (2**M, C) thresholds of every subset, whose rows are those of the calibration."""
+    usual = 1.0
+    if info.task == "multilabel":
+        usual = 0.5
+    thresholds = np.full((2 ** len(names), len(info.classes)), usual)
+    for pattern in list_patterns(names):
+        found = info.thresholds.get(format_pattern(pattern))
+        if found:
+            thresholds[sum(2**i for i, m in enumerate(names) if m in pattern)] = found
+    return thresholds
+
+
 # Predict. -------------------------------------------------------------------------------------
 
 
@@ -251,6 +269,7 @@ class Predictor:
         self.classes = info.classes
         self.task = info.task
         self.temperature, self.bias = _make_calibration_tables(info, model.modalities)
+        self.thresholds = _make_threshold_table(info, model.modalities)
 
     def predict(self, **media: Any) -> AnyPrediction:
         """Predict one sample, {modality: media}; a modality that is None or not named is absent.
@@ -348,11 +367,12 @@ class Predictor:
             means, deviations = class_probabilities
             return self._make_number_prediction(means, deviations, present, broken)
         by_class = dict(zip(self.classes, class_probabilities.tolist(), strict=True))
+        thresholds = self.thresholds[sum(2**i for i, has in enumerate(present) if has)]
         present_names = tuple(itertools.compress(self.modalities, present))
         if self.task == "multiclass":
-            label = self.classes[int(class_probabilities.argmax())]
+            label = self.classes[int((class_probabilities / thresholds).argmax())]
             return Prediction(label, by_class[label], by_class, present_names, broken)
-        labels = tuple(label for label, value in by_class.items() if value > 0.5)
+        labels = tuple(itertools.compress(self.classes, class_probabilities > thresholds))
         values = tuple(by_class[label] for label in labels)
         return Prediction(labels, values, by_class, present_names, broken)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from loguru import logger
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from umemma.config import Encoder, Paths
 from umemma.errors import UserError
 from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.classification.thresholds import Thresholds
 from umemma.models.hf_files import HfFiles, locate_hf_folders, save_hf_files
 from umemma.presets import FusionName
 from umemma.system import distributed
@@ -33,6 +34,7 @@ WEIGHTS, ABOUT, METRICS = Paths.WEIGHTS, Paths.ABOUT, Paths.METRICS
 # The version of the folder's format. It goes up when older weights no longer fit or mean something
 # else.
 FORMAT = 2
+Threshold: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 
 
 # What model.json says. ------------------------------------------------------------------------
@@ -51,9 +53,9 @@ class InferenceMetadata(NamedTuple):
     """What predicting from new media takes besides the weights and the settings.
 
     media: how media are packed. calibration: {modality subset or "probe/MODALITY": calibration}.
-    prior: the share of the training samples that have each class, [] where it is unknown. inputs:
-    {modality: what its training samples say about its InputSpec}. scales: of the targets of a
-    regression.
+    prior: the share of the training samples that have each class, [] where it is unknown.
+    thresholds: by the names of `calibration`, those of the tables that have any. inputs: {modality:
+    what its training samples say about its InputSpec}. scales: of the targets of a regression.
     """
 
     classes: list[str]
@@ -61,6 +63,7 @@ class InferenceMetadata(NamedTuple):
     media: Packing
     calibration: dict[str, Calibration]
     prior: list[float] = []
+    thresholds: dict[str, Thresholds] = {}
     inputs: dict[str, dict[str, Any]] = {}
     scales: list[TargetScale] = []
 
@@ -95,6 +98,8 @@ class ModelInfo(Plain):
 
     started_from: {modality: checksum of the pretrained weights that its encoder started from}.
     hf: {NAME of an `hf:NAME` encoder or tokenizer: its files in the folder}.
+    thresholds: {as in calibration: from which probability on each class is the answer}; those that
+        are not listed are 0.5, or the same for all classes.
     inputs: {modality: what its training samples say about its InputSpec}.
     """
 
@@ -110,6 +115,7 @@ class ModelInfo(Plain):
     media: Packing
     calibration: dict[str, Annotated[Calibration, BeforeValidator(_parse_calibration)]]
     prior: list[Annotated[float, Field(ge=0, le=1)]] = []
+    thresholds: dict[str, Annotated[tuple[Threshold, ...], Field(strict=False)]] = {}
     inputs: dict[str, dict[str, Any]] = {}
     scales: list[TargetScale] = []
 
@@ -134,6 +140,8 @@ class ModelInfo(Plain):
             "calibration": calibration,
             "prior": self.prior,
         }
+        if self.thresholds:
+            data["thresholds"] = {name: list(found) for name, found in self.thresholds.items()}
         if self.inputs:
             data["inputs"] = self.inputs
         if self.scales:

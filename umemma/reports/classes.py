@@ -125,7 +125,7 @@ def confusions(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
         most = CONFUSIONS
     rows = []
     for left in outcome.shown:
-        matrix = error_analysis.confusion_matrix(predictions.ensemble[left], predictions.target)
+        matrix = error_analysis.confusion_matrix(predictions, left)
         if has_room:
             yield _make_heat(left, predictions.classes, matrix)
         for confusion in error_analysis.list_confusions(matrix, predictions.classes, most):

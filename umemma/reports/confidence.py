@@ -320,7 +320,7 @@ def selective(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
         cells = [left]
         for coverage in COVERAGES:
             cells.append(format_percent(_find_nearest(line, coverage).score))
-        area = error_analysis.aurc(predictions.ensemble[left], predictions.target)
+        area = error_analysis.aurc(predictions, left)
         cells.append(f"{area:.3f}")
         rows.append(cells)
     headings = ["modalities present"]

@@ -101,7 +101,7 @@ def _list_confusions(outcome: Outcome, predictions: Predictions) -> Iterator[lis
         return
     names = predictions.classes
     for left in outcome.shown:
-        matrix = error_analysis.confusion_matrix(predictions.ensemble[left], predictions.target)
+        matrix = error_analysis.confusion_matrix(predictions, left)
         for right, answered in np.argwhere(matrix).tolist():
             count = int(matrix[right, answered])
             yield [left, names[right], names[answered], count]

@@ -44,6 +44,7 @@ NARROWEST = 40  # characters of a line
 FRAME = 3  # characters of a column's padding and border
 FOLD_COLUMNS = 5  # subsets that the table of folds has room for
 NARROWEST_NAMES = 8  # characters of the column of the modalities present
+LABELS, ALSO = "f1_samples", ("f1_macro", "map")  # where the first leads, the others are shown too
 
 
 def print_evaluation(console: Console, outcome: Outcome) -> None:
@@ -60,6 +61,9 @@ def print_evaluation(console: Console, outcome: Outcome) -> None:
     if outcome.sizes():
         console.print(make_size_table(outcome))
     console.print(make_subset_table(outcome, console.width))
+    also = [metric for metric in outcome.metrics[1:] if metric.name in ALSO]
+    if outcome.metrics[0].name == LABELS and also:
+        console.print(make_label_table(outcome, also))
     for note in list_notes(outcome):
         print_paragraph(console, note)
     if not outcome.information:
@@ -175,6 +179,26 @@ def make_subset_table(outcome: Outcome, width: int = 80) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for left, cells in rows:
         table.add_row(Text(wrap_names(left, names_width)), *cells)
+    return table
+
+
+def make_label_table(outcome: Outcome, metrics: Sequence[Metric]) -> Table:
+    """Return what a multi-label task is judged by besides F1 of the samples, per subset.
+
+    Frequent labels alone can make that one high; in these each label counts the same.
+    """
+    table = Table(title="every label counts the same", title_justify="left")
+    table.add_column("present", overflow="fold")
+    values: dict[tuple[str, str, str], float] = {}
+    for row in outcome.subsets:
+        if row.missing != "any":
+            values[row.model, row.left, row.metric] = row.value
+    rows = [("ensemble", left, Text(left)) for left in outcome.lead()]
+    rows += [("prior", left, Text("class prior")) for left in outcome.lead("prior")]
+    for metric in metrics:
+        table.add_column(metric.label, justify="right")
+    for model, left, name in rows:
+        table.add_row(name, *(metric.shown(values[model, left, metric.name]) for metric in metrics))
     return table
 
 

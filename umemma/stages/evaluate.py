@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from loguru import logger
 
@@ -22,6 +22,7 @@ from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import information, metrics
 from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.classification.thresholds import Thresholds
 from umemma.evaluation.grid import Grid, write_rows
 from umemma.evaluation.predictions import Predictions, name_tables, pool_folds
 from umemma.evaluation.results import EvaluationSettings, Outcome
@@ -43,15 +44,16 @@ if TYPE_CHECKING:
 
 PREDICTIONS = "predictions.parquet"
 ENSEMBLE = "Run: umemma finetune-ensemble"
+Fitted = TypeVar("Fitted")
 
 
 @dataclass(frozen=True)
 class _Inputs:
     """What an evaluation reads, checked against the settings before anything is computed.
 
-    calibration: of each table of logits, {} if it is not applied; made_by: a hash of everything
-    that the predictions depend on; prior: the share of each class in training; scales: of the
-    targets of a regression.
+    calibration, thresholds: of each table of logits, {} if they are not applied; made_by: a hash of
+    everything that the predictions depend on; prior: the share of each class in training; scales:
+    of the targets of a regression.
     """
 
     index: shard_reader.Index
@@ -60,6 +62,7 @@ class _Inputs:
     made_by: str
     prior: list[float]
     scales: list[TargetScale]
+    thresholds: dict[str, Thresholds]
 
 
 def run(params: Params) -> Outcome:
@@ -115,7 +118,7 @@ def _collect_folds(params: Params) -> tuple[_Inputs, list[Predictions]]:
         folds=tuple(fold.number for fold in index.folds),
     )
     made_by = fingerprint({"folds": [one.made_by for one in inputs]})
-    return _Inputs(index, settings, {}, made_by, [], []), predictions
+    return _Inputs(index, settings, {}, made_by, [], [], {}), predictions
 
 
 def _write(
@@ -199,21 +202,19 @@ def _check_inputs(params: Params) -> _Inputs:
     ensemble_settings = params.ensemble_settings(index.fingerprint)
     ensemble = saved_model.check(params.paths.ensemble, ensemble_settings, ENSEMBLE)
     weights = {"ensemble": [ensemble.weights_sha256, fingerprint(ensemble_settings)]}
-    calibration = {}
-    for name, fitted in ensemble.calibration.items():
-        if not name.startswith("probe/"):
-            name = f"ensemble/{name}"
-        calibration[name] = fitted
+    calibration = _name_tables_of("ensemble", ensemble.calibration)
+    thresholds = _name_tables_of("ensemble", ensemble.thresholds)
     for m in sorted(params.modalities):
         unimodal_settings = params.unimodal_settings(m, index.fingerprint)
         unimodal = saved_model.check(
             params.paths.pretrain(m), unimodal_settings, _name_pretraining(m)
         )
         weights[m] = [unimodal.weights_sha256, fingerprint(unimodal_settings)]
-        for subset, fitted in unimodal.calibration.items():
-            calibration[f"unimodal/{subset}"] = fitted
+        calibration |= _name_tables_of("unimodal", unimodal.calibration)
+        thresholds |= _name_tables_of("unimodal", unimodal.thresholds)
     if not params.evaluate.calibrate:
         calibration = {}
+        thresholds = {}
     split = params.evaluate.split
     finetune = ensemble_settings["finetune"]
     folds: tuple[int, ...] = ()
@@ -242,9 +243,22 @@ def _check_inputs(params: Params) -> _Inputs:
         "weights": weights,
         "calibration": {name: fitted.as_json() for name, fitted in calibration.items()},
     }
+    if thresholds:
+        made_from["thresholds"] = {name: list(found) for name, found in thresholds.items()}
+    made_by = fingerprint(made_from)
     return _Inputs(
-        index, settings, calibration, fingerprint(made_from), ensemble.prior, ensemble.scales
+        index, settings, calibration, made_by, ensemble.prior, ensemble.scales, thresholds
     )
+
+
+def _name_tables_of(model: str, fitted: Mapping[str, Fitted]) -> dict[str, Fitted]:
+    """Return what is fitted to each subset or probe, by the names that `Predictions` has."""
+    named = {}
+    for name, one in fitted.items():
+        if not name.startswith("probe/"):
+            name = f"{model}/{name}"
+        named[name] = one
+    return named
 
 
 def _predict(params: Params, inputs: _Inputs) -> Predictions:
@@ -302,6 +316,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
         index.classes,
         inputs.calibration,
         inputs.prior,
+        inputs.thresholds,
         inputs.scales,
     )
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from umemma.config import Encoder, Finetune, Params, Training
+from umemma.config import CLASS_WEIGHTS, Encoder, Finetune, Params, Training
 from umemma.data import shard_reader
 from umemma.data.storage import Store
+from umemma.errors import UserError
 from umemma.missing import normalize_pattern_weights
 from umemma.models import factory, saved_model
 from umemma.models.late_fusion import LateFusion
@@ -38,6 +39,8 @@ def run(params: Params, force: bool = False, tensorboard: bool = False) -> float
     # 1. Check the settings.
     section = params.finetune
     switches = section.switches()
+    if switches.init == "unimodal":
+        _check_weights(params)
     data, settings = _open_data(params)
     encoders = {m: params.encoder(m) for m in sorted(params.modalities)}
     pattern_weights = _weigh_patterns(section, switches, list(encoders))
@@ -89,6 +92,24 @@ def run(params: Params, force: bool = False, tensorboard: bool = False) -> float
     if training_run is not None:
         training_run.finish()
     return result.scores["val_score"]
+
+
+def _check_weights(params: Params) -> None:
+    """UserError for weights of classes that differ from those of the models that it starts from.
+
+    Their logits would be of other shares of the classes than those of the ensemble.
+    """
+    for m in params.modalities:
+        pretraining = params.pretrain.of(params.sharing(m)[0])
+        for name in CLASS_WEIGHTS:
+            if getattr(pretraining, name) != getattr(params.finetune, name):
+                raise UserError(
+                    f"{name} differs between the uni-modal model of {m} and the ensemble, which "
+                    "starts from it",
+                    f"finetune.{name}",
+                    f"Set pretrain.{name} and finetune.{name} alike, and train both.",
+                    usage=True,
+                )
 
 
 def _is_pooled(section: Finetune, switches: Switches) -> bool:

@@ -13,7 +13,12 @@ import numpy as np
 from torch import nn
 
 from umemma.evaluation.calibration import standard_error
+from umemma.evaluation.classification.selection import standard_error as jackknife_error
 from umemma.training.optimizer import Weights, copy_weights
+
+
+def format_share(score: float) -> str:
+    return f"{100 * score:.1f} %"
 
 
 class Validation(NamedTuple):
@@ -22,7 +27,8 @@ class Validation(NamedTuple):
     run: returns {"score": ..., "loss": ...} of the model as it is. metric: what the score is, say
     "accuracy". mean_over: what it is the mean of besides samples, say "mean over 3 subsets"; "" for
     nothing. sample_scores: returns (N,), the score of each sample. groups: {grouping: N names} of
-    samples that depend on one another.
+    samples that depend on one another. jackknife: where a score is no mean over samples, returns
+    (1 + K,), the score of all samples and those without each of K parts. shown: a score as text.
     """
 
     run: Callable[[], Mapping[str, float]]
@@ -30,6 +36,8 @@ class Validation(NamedTuple):
     mean_over: str = ""
     sample_scores: Callable[[], np.ndarray] | None = None
     groups: Mapping[str, Sequence[str]] = {}
+    jackknife: Callable[[], np.ndarray] | None = None
+    shown: Callable[[float], str] = format_share
 
 
 class EarlyStopping:
@@ -62,7 +70,8 @@ class StartingPoint:
     """The weights that a training starts from, which it has to improve on.
 
     standard_errors: by how many the mean validation score has to be higher than that of the start.
-    The standard error is of the paired differences of the samples. The best of several epochs is
+    The standard error is of the paired differences of the samples, or where the score is no mean
+    over samples, of the differences of a jackknife. The best of several epochs is
     chosen on the same samples and therefore looks better than it is; one standard error is the
     usual margin for that (Breiman et al., Classification and Regression Trees, 1984).
     """
@@ -73,14 +82,26 @@ class StartingPoint:
         self.weights: Weights = copy_weights(model)
         self.scores = self._score_samples()
 
+    @property
+    def score(self) -> float:
+        """The score of the start."""
+        if self.validation.jackknife is not None:
+            return float(self.scores[0])
+        return float(self.scores.mean())
+
     def is_improved(self) -> bool:
         """Whether the model, as it is now, is better than the start."""
         gains = self._score_samples() - self.scores
+        if self.validation.jackknife is not None:
+            return bool(gains[0] > self.standard_errors * jackknife_error(gains[1:]))
         groupings = [np.arange(len(gains))]
         for names in self.validation.groups.values():
             groupings.append(np.unique(np.asarray(names), return_inverse=True)[1])
         return bool(gains.mean() > self.standard_errors * standard_error(gains, groupings))
 
     def _score_samples(self) -> np.ndarray:
+        """Return the scores of the samples, or of the jackknife."""
+        if self.validation.jackknife is not None:
+            return self.validation.jackknife()
         assert self.validation.sample_scores is not None
         return self.validation.sample_scores()

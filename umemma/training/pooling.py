@@ -12,6 +12,8 @@ logarithmic pool); Guo et al., On calibration of modern neural networks, ICML 20
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from loguru import logger
 from torch import Tensor
@@ -26,17 +28,31 @@ STEPS = 100  # of L-BFGS
 DIGITS = 4  # that a weight is rounded to, so that it is the same on every machine
 
 
-def pool_heads(model: LateFusion, val: LoadedSplit, batch_size: int, device: torch.device) -> None:
-    """Multiply the head of each modality by the weight that fits the validation samples best."""
+def pool_heads(
+    model: LateFusion,
+    val: LoadedSplit,
+    batch_size: int,
+    device: torch.device,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
+) -> None:
+    """Multiply the head of each modality by the weight that fits the validation samples best.
+
+    loss_of: the loss of each sample from (B, C) logits and the target.
+    """
     alone = torch.eye(len(model.modalities), dtype=torch.bool)
     logits = predict_pattern_logits(model, val, alone, batch_size, device)
-    weights = fit_weights(logits, val.present, val.target)
+    weights = fit_weights(logits, val.present, val.target, loss_of)
     model.weigh_heads(dict(zip(model.modalities, weights, strict=True)))
     shown = ", ".join(f"{m} {w:.2f}" for m, w in zip(model.modalities, weights, strict=True))
     logger.debug(f"weights of the uni-modal models: {shown}")
 
 
-def fit_weights(logits: Tensor, present: Tensor, target: Tensor) -> list[float]:
+def fit_weights(
+    logits: Tensor,
+    present: Tensor,
+    target: Tensor,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
+) -> list[float]:
     """Return the weight of each modality: M numbers above 0.
 
     They minimize the loss of the mean of the weighted logits of what is present, summed over the
@@ -61,7 +77,7 @@ def fit_weights(logits: Tensor, present: Tensor, target: Tensor) -> list[float]:
     def compute_loss() -> Tensor:
         optimizer.zero_grad()
         pooled = (known * log_weights.exp()[:, None]).sum(1)
-        objective = sample_losses(pooled, target).sum() + log_weights.square().sum() / 2
+        objective = loss_of(pooled, target).sum() + log_weights.square().sum() / 2
         objective.backward()
         return objective
 

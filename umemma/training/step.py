@@ -6,21 +6,22 @@ the best epoch weigh the missing patterns as the step does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from umemma.data.loader import LoadedSplit, cut_batches
-from umemma.evaluation.metrics import USUAL, get, score, task_of
+from umemma.evaluation.classification.selection import Selection
+from umemma.evaluation.metrics import USUAL, Metric, get, score, task_of
 from umemma.missing import draw_patterns, make_keep_table, weigh_patterns
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
 from umemma.system.seeds import mix, to_unit
 from umemma.training.balancing import Balancing
 from umemma.training.early_stopping import Validation
-from umemma.training.loss import rank_more_over_fewer, sample_losses
+from umemma.training.loss import TrainingLoss, rank_more_over_fewer, sample_losses
 from umemma.types import Batch
 
 
@@ -34,6 +35,7 @@ class PatternStep(nn.Module):
     expectation of `drop` over its draws.
     balancing: computes a term of the loss from the features; it sees the batch after the draw.
     ranking_weight: the weight of the More vs. Fewer ranking loss, where every pattern is computed.
+    loss: that of each sample, which a training may replace by one that weighs classes.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class PatternStep(nn.Module):
         self.draw_one = draw_one
         self.balancing = balancing
         self.ranking_weight = ranking_weight
+        self.loss = TrainingLoss()
         self.keep_table, self.used_weights = _select_patterns(model, pattern_weights)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -60,11 +63,11 @@ class PatternStep(nn.Module):
         features, absent = self.model.encode(batch.inputs, batch.present)
         if self.draw_one:
             logits = self._fuse(batch, features, absent, batch.present)
-            loss = sample_losses(logits, batch.target).mean()
+            loss = self.loss(logits, batch.target, batch.weight).mean()
         else:
             keep = batch.present[:, None] & self.keep_table
             logits = self._fuse(batch, features, absent, keep)
-            pattern_losses = sample_losses(logits, batch.target)
+            pattern_losses = self.loss(logits, batch.target, batch.weight)
             loss = (pattern_losses * sample_weights.to(logits.device)).sum(1).mean()
             if self.ranking_weight:
                 ranking_loss = rank_more_over_fewer(pattern_losses, keep).mean()
@@ -96,8 +99,14 @@ def make_validation(
     pattern_weights: np.ndarray,
     batch_size: int,
     device: torch.device,
+    metric: Metric | None = None,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
 ) -> Validation:
-    """Return the validation under the weights of the step."""
+    """Return the validation under the weights of the step.
+
+    metric: what an epoch is selected by. None is the mean over samples of `metrics.score`. loss_of:
+    the loss of each sample from (B, S, C) logits and the target.
+    """
     keep_table, used_weights = _select_patterns(model, pattern_weights)
     sample_weights = weigh_patterns(split.present, keep_table, used_weights)
 
@@ -111,15 +120,28 @@ def make_validation(
 
     def validate() -> dict[str, float]:
         logits = predict()
-        losses = sample_losses(logits, split.target)
+        losses = loss_of(logits, split.target)
         loss = (losses * sample_weights).sum(1).mean()
+        if selection is not None:
+            return {"score": selection.score(logits.numpy()), "loss": float(loss)}
         return {"score": float(score_samples(logits).mean()), "loss": float(loss)}
 
+    selection = None
+    if metric is not None:
+        target = split.target.numpy()
+        selection = Selection(metric, target, sample_weights.numpy(), split.groups)
+        return Validation(
+            validate,
+            metric.label,
+            _describe_mean(used_weights),
+            groups=split.groups,
+            jackknife=lambda: selection.jackknife(predict().numpy()),
+            shown=selection.shown,
+        )
     task = task_of(split.target.numpy(), model.classes)
-    metric = get(USUAL[task][0], task, model.classes).label
     return Validation(
         validate,
-        metric,
+        get(USUAL[task][0], task, model.classes).label,
         _describe_mean(used_weights),
         lambda: score_samples(predict()).numpy(),
         split.groups,

@@ -23,6 +23,10 @@ from umemma.data.shard_reader import Index, read_scales
 from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import calibration
+from umemma.evaluation.calibration import Calibration
+from umemma.evaluation.classification import thresholds
+from umemma.evaluation.classification.selection import choose_metric
+from umemma.evaluation.classification.thresholds import Thresholds
 from umemma.missing import list_patterns, make_keep_table
 from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
@@ -30,6 +34,7 @@ from umemma.models.saved_model import InferenceMetadata
 from umemma.system.log import make_progress
 from umemma.training import feature_cache, linear_probe, pooling
 from umemma.training.early_stopping import Validation
+from umemma.training.loss import TrainingLoss, make_training_loss
 from umemma.training.optimizer import Optimizer
 from umemma.training.reproducibility import explain_nondeterminism
 from umemma.training.run_folder import MetricRow, Run
@@ -136,9 +141,13 @@ def train_model(
     batch_size = training.batch_size
     has_probes = len(model.modalities) > 1
     names = ["val"]
-    if run or has_probes:
+    if run or has_probes or training.weighs_classes:
         names = ["train", "val"]
     metrics: list[MetricRow] = []
+    select = training.select
+    if select is None and training.weighs_classes and data.index.task == "multiclass":
+        select = "balanced_accuracy"
+    metric = choose_metric(select, data.index.task, model.classes, f"{title}: select")
     with contextlib.ExitStack() as stay, decoding.watch_workers(), explain_nondeterminism():
         # 1. Load the splits; frozen encoders are replaced by their cached features.
         frozen = feature_cache.find_frozen(model, data.augments)
@@ -153,11 +162,16 @@ def train_model(
         )
         splits = stay.enter_context(cached)
 
+        if "train" in splits:
+            step.loss = _make_loss(training, splits["train"], data.index, title).to(device)
+
         # 2. Train.
         if pooled:
-            pooling.pool_heads(model, splits["val"], batch_size, device)
+            pooling.pool_heads(model, splits["val"], batch_size, device, step.loss)
         pattern_weights = step.pattern_weights
-        validation = make_validation(model, splits["val"], pattern_weights, batch_size, device)
+        validation = make_validation(
+            model, splits["val"], pattern_weights, batch_size, device, metric, step.loss
+        )
         if run:
             metrics = _fit(step, splits["train"], validation, run, training, data.seed, title)
 
@@ -165,9 +179,11 @@ def train_model(
         if has_probes:
             linear_probe.fit_all(model, splits["train"], splits["val"], batch_size, device)
         scores = {f"val_{name}": value for name, value in validation.run().items()}
-        calibrations = _fit_calibrations(model, splits["val"], batch_size, device, data.seed)
+        fitted = _fit_calibrations(
+            model, splits["val"], batch_size, device, data.seed, data.index.task, step.loss
+        )
     names = model.modalities
-    inference_metadata = _describe_inference(data, names, calibrations, splits.get("train"))
+    inference_metadata = _describe_inference(data, names, *fitted, splits.get("train"))
     return TrainResult(scores, metrics, inference_metadata)
 
 
@@ -205,10 +221,13 @@ def _fit_calibrations(
     batch_size: int,
     device: torch.device,
     seed: int,
-) -> dict[str, calibration.Calibration]:
-    """Return the calibration of every subset, and of every probe ("probe/audio").
+    task: str,
+    loss: TrainingLoss,
+) -> tuple[dict[str, Calibration], dict[str, Thresholds]]:
+    """Return the calibration of every subset, and of every probe ("probe/audio"), and thresholds.
 
-    Each is fitted on the validation samples that have all modalities of the subset.
+    Each is fitted on the validation samples that have all modalities of the subset. Labels of a
+    multi-label task have thresholds, and classes that the loss of the training weighs.
     """
     modalities = model.modalities
     has_probes = bool(model.probes)
@@ -220,19 +239,40 @@ def _fit_calibrations(
     if has_probes:
         patterns |= {f"probe/{m}": (m,) for m in modalities}
     target = val.target.numpy()
-    calibrations = {}
+    natural_shift = loss.natural_shift()
+    calibrations: dict[str, Calibration] = {}
+    fitted_thresholds: dict[str, Thresholds] = {}
     for i, (name, pattern) in enumerate(patterns.items()):
         columns = [modalities.index(m) for m in pattern]
         has_all = val.present[:, columns].all(1).numpy()
         logits = np.where(has_all[:, None], all_logits[:, i].numpy(), np.nan)
-        calibrations[name] = calibration.fit(logits, target, val.groups, seed)
-    return calibrations
+        shift = natural_shift
+        if shift is None or name.startswith("probe/"):  # the loss of a probe weighs nothing
+            shift = np.zeros(1)
+        fitted = calibration.fit(logits + shift, target, val.groups, seed)
+        if shift.any():
+            fitted = fitted.after_shift(shift)
+        calibrations[name] = fitted
+        if task == "multilabel":
+            found = thresholds.fit(calibrations[name].apply(logits), target)
+            if found:
+                fitted_thresholds[name] = found
+        elif natural_shift is not None:
+            fitted_thresholds[name] = thresholds.of_shift(natural_shift)
+    return calibrations, fitted_thresholds
+
+
+def _make_loss(training: Training, train: LoadedSplit, index: Index, title: str) -> TrainingLoss:
+    return make_training_loss(
+        training, train.target, index.classes, index.task, title, train.weight
+    )
 
 
 def _describe_inference(
     data: DataSource,
     names: Sequence[str],
-    calibrations: dict[str, calibration.Calibration],
+    calibrations: dict[str, Calibration],
+    fitted_thresholds: dict[str, Thresholds],
     train: LoadedSplit | None,
 ) -> InferenceMetadata:
     index = data.index
@@ -246,6 +286,7 @@ def _describe_inference(
         media=Packing.model_validate(preprocess_settings.get("media", {})),
         calibration=calibrations,
         prior=prior,
+        thresholds=fitted_thresholds,
         inputs={m: index.inputs[m] for m in names if m in index.inputs},
         scales=read_scales(data.store, index),
     )

@@ -93,7 +93,7 @@ def fit(
         optimizer.model.load_state_dict(start.weights)
         logger.info(
             f"{title}: the start is kept, validation {validation.metric} "
-            f"{100 * start.scores.mean():.1f} %, as training improves on it by less than chance "
+            f"{validation.shown(start.score)}, as training improves on it by less than chance "
             f"(finetune.keep_start: {training.keep_start:g} standard errors)"
         )
     return rows
@@ -332,10 +332,12 @@ class Trainer:
             f"{speed['core_share']:.0%} of the steps on a core, "
             f"peak {speed['peak_gib']:.2f} GiB"
         )
-        note = f"loss {loss:.3f}, validation {validation.metric} {100 * scores['score']:.1f} %"
+        note = (
+            f"loss {loss:.3f}, validation {validation.metric} {validation.shown(scores['score'])}"
+        )
         if self.early_stopping.best_epoch not in (0, epoch):
             best = self.early_stopping.best[0]
-            note += f" (best {100 * best:.1f} % in epoch {self.early_stopping.best_epoch})"
+            note += f" (best {validation.shown(best)} in epoch {self.early_stopping.best_epoch})"
         self.state.epoch += 1
         self.state.batch = 0
         self.loss_sum = LossSum(self.device)
@@ -344,7 +346,7 @@ class Trainer:
     def restore_best_weights(self, validation: Validation) -> list[MetricRow]:
         """Put the best weights into the model, and return the metrics of the whole training."""
         self.model.load_state_dict(self.early_stopping.best_weights)
-        score = f"{validation.metric} {100 * self.early_stopping.best[0]:.1f} %"
+        score = f"{validation.metric} {validation.shown(self.early_stopping.best[0])}"
         if validation.mean_over:
             score += f" ({validation.mean_over})"
         logger.info(

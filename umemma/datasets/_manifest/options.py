@@ -48,6 +48,7 @@ class Options(Plain):
     end: Name | None = None  # s
     task: Task | None = None  # null = multilabel or multiclass, as the option multilabel says
     targets: Columns | None = None  # of a regression; null = the column `label`
+    weight: Name | None = None  # of the sample in the loss of a training, a number from 0 on
     multilabel: bool = False
     separator: Name = "|"  # of several labels in one cell; JSON and Parquet may hold lists
     classes: Names | None = None  # null = those of the table, sorted

@@ -141,7 +141,8 @@ def average_present(
     parts = []
     for i, (m, modality_logits) in enumerate(sorted(logits.items())):
         pattern_dims = [1] * (keep.ndim - 2)
-        of_patterns = modality_logits.reshape(len(modality_logits), *pattern_dims, -1)
+        # Not len(), which an export to ONNX would take for a constant.
+        of_patterns = modality_logits.reshape(modality_logits.shape[0], *pattern_dims, -1)
         parts.append(of_patterns.where(keep[..., i, None], replacements[m]))
     total = sum(parts[1:], parts[0])
     if imputed:

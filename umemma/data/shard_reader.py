@@ -183,7 +183,12 @@ def read_split(store: Store, index: Index, split: str) -> Iterator[Record]:
 
 
 def count_classes(store: Store, index: Index) -> dict[str, dict[str, int]]:
-    """Return {class: {split: samples}}. A sample of several classes counts in each."""
+    """Return {class: {split: samples}}, {} in regression.
+
+    A sample of several classes counts in each.
+    """
+    if index.task == "regression":
+        return {}
     counts = {name: dict.fromkeys(index.splits, 0) for name in index.classes}
     for split, shards in index.splits.items():
         for shard in shards:

@@ -58,14 +58,19 @@ def compare_with_pytorch(model: Predictor, inputs: Mapping[str, Tensor], folder:
 
 
 def _run_encoders(inputs: Mapping[str, Tensor], folder: Path) -> dict[str, np.ndarray]:
-    """Return {"features_MODALITY": (SAMPLES, D_m)}, computed in two batches of different sizes."""
+    """Return {"features_MODALITY": (SAMPLES, D_m)}."""
     features: dict[str, np.ndarray] = {}
     for m, x in inputs.items():
         path = folder / name_encoder_file(m)
-        batches = (x[:1], x[1:])
-        results = [_run_onnx(path, {"input": batch.numpy()})[0] for batch in batches]
-        features[f"features_{m}"] = np.concatenate(results)
+        features[f"features_{m}"] = _run_in_batches(path, {"input": x.numpy()})[0]
     return features
+
+
+def _run_in_batches(path: Path, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Return the outputs of a file, computed in two batches of different sizes."""
+    first = _run_onnx(path, {name: x[:1] for name, x in inputs.items()})
+    rest = _run_onnx(path, {name: x[1:] for name, x in inputs.items()})
+    return [np.concatenate(parts) for parts in zip(first, rest, strict=True)]
 
 
 def _compare_pattern(
@@ -88,7 +93,7 @@ def _compare_pattern(
             name = f"features_{m}"
             fusion_inputs[name] = np.full_like(features[name], np.nan)
     fusion_inputs["present"] = present
-    results = _run_onnx(folder / FUSION, fusion_inputs)
+    results = _run_in_batches(folder / FUSION, fusion_inputs)
     logits = model.logits(inputs, torch.from_numpy(present))
     expected = [logits]
     if model.task == "regression":

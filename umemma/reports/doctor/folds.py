@@ -31,7 +31,7 @@ def make_fold_table(
         shown = list(classes)
     for name in shown:
         table.add_column(Text(name), justify="right")
-    if not shown:
+    if classes and not shown:
         table.add_column("rarest class", justify="right")
     for split, group in held_out.items():
         cells = [Text(split)]
@@ -39,7 +39,7 @@ def make_fold_table(
             cells.append(Text(group))
         cells.append(Text(f"{samples[split]:,}"))
         cells.extend(Text(f"{classes[name].get(split, 0):,}") for name in shown)
-        if not shown:
+        if classes and not shown:
             cells.append(Text(_name_rarest(split, classes)))
         table.add_row(*cells)
     return table

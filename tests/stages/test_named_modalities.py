@@ -143,7 +143,7 @@ def test_what_cannot_be_shared_is_said(house, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("modalities={front: picture}", "unknown kind 'picture'"),
+        ("modalities={front: imagge}", "unknown kind 'imagge'.*did you mean 'image'"),
         ("modalities={front: image, note: text}", "'kitchen' is of the unknown kind 'kitchen'"),
         ("modalities={json: image}", "'json' can't be the name of a modality"),
         ("modalities={a.b: image}", "'a.b' can't be the name of a modality"),

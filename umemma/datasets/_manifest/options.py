@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from pathlib import Path
 from typing import Annotated
@@ -122,8 +123,10 @@ class Options(Plain):
             if not MODALITY_NAME.fullmatch(name) or name in RESERVED_NAMES:
                 raise ValueError(f"columns: {name!r} can't be the name of a modality")
             if kind not in KINDS and not kind.startswith(OWN):
+                nearest = difflib.get_close_matches(kind, KINDS, n=1)
+                guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
                 raise ValueError(
-                    f"columns: {name!r} is of the unknown kind {kind!r}; say which of "
+                    f"columns: {name!r} is of the unknown kind {kind!r}{guess}; say which of "
                     f"{', '.join(KINDS)} it is in modalities, such as {{{name}: image}}"
                 )
             if kind not in number_cells.KINDS and isinstance(self.columns[name], tuple):

@@ -1,6 +1,6 @@
 """Tables for the recipes of vectors, series and rows: mfeat, utd-mhad, houses.
 
-    python benchmarks/numeric_tables.py mfeat SOURCE FOLDER
+    python benchmarks/numeric_tables.py mfeat SOURCE FOLDER [--split-seed 0]
     python benchmarks/numeric_tables.py utd-mhad SOURCE FOLDER
     python benchmarks/numeric_tables.py houses SOURCE FOLDER
 
@@ -12,10 +12,10 @@ names, for `umemma download manifest --from FOLDER --params recipes/<name>.yaml`
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ VAL_TRIAL = "4"  # of the subjects of training
 ROOMS = ("bathroom", "bedroom", "frontal", "kitchen")
 
 
-def make_mfeat(source: Path, folder: Path) -> None:
+def make_mfeat(source: Path, folder: Path, split_seed: int) -> None:
     """Six lists of numbers per digit; 60 % of each class are train, 15 % val, 25 % test."""
     columns: dict[str, object] = {}
     for view in VIEWS:
@@ -39,7 +39,7 @@ def make_mfeat(source: Path, folder: Path) -> None:
         columns[view] = list(rows[:, :-1])
         labels = rows[:, -1].astype(int)
     split = np.empty(len(labels), object)
-    chance = np.random.default_rng(0)
+    chance = np.random.default_rng(split_seed)
     for label in np.unique(labels):
         rows_of_class = chance.permutation(np.flatnonzero(labels == label))
         start = 0
@@ -92,10 +92,25 @@ def write_csv(folder: Path, header: list[str], rows: list[list[str]]) -> None:
         table.writerows(rows)
 
 
-MAKERS = {"mfeat": make_mfeat, "utd-mhad": make_utd_mhad, "houses": make_houses}
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=["mfeat", "utd-mhad", "houses"])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--split-seed", type=int, default=0, help="of the splits of mfeat")
+    arguments = parser.parse_args()
+    source, folder = arguments.source, arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.name == "mfeat":
+        make_mfeat(source, folder, arguments.split_seed)
+    elif arguments.name == "utd-mhad":
+        make_utd_mhad(source, folder)
+    else:
+        make_houses(source, folder)
 
 
 if __name__ == "__main__":
-    name, source, folder = sys.argv[1:]
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    MAKERS[name](Path(source), Path(folder))
+    main()

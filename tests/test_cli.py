@@ -51,14 +51,22 @@ def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 
 def processor_seconds() -> float:
-    """Return the processor time of finished child processes, which a busy machine does not
-    change."""
+    """Return the processor time of finished child processes, which a busy machine hardly
+    changes."""
     times = os.times()
     return times.children_user + times.children_system
 
 
+def measure_library() -> float:
+    """Return the processor time of a process that only imports what prints the help."""
+    before = processor_seconds()
+    subprocess.run([sys.executable, "-c", "import typer.rich_utils"], check=True)
+    return processor_seconds() - before
+
+
 @pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_help_answers_at_once(tmp_path, command):
+    """In half a second of processor time; a slow machine has 2.5 times what the library needs."""
     words = ["--help"]
     if command:
         words = [command, "--help"]
@@ -67,11 +75,12 @@ def test_help_answers_at_once(tmp_path, command):
         before = processor_seconds()
         done = run(*words, folder=tmp_path)
         times.append(processor_seconds() - before)
-        if times[-1] < 0.5:
+        limit = max(0.5, 2.5 * measure_library())
+        if times[-1] < limit:
             break
     assert done.returncode == 0
     assert "Usage" in done.stdout
-    assert min(times) < 0.5
+    assert times[-1] < limit
     assert not list(tmp_path.iterdir())
 
 

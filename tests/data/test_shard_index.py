@@ -67,3 +67,14 @@ def test_a_split_of_which_nothing_could_be_packed(tmp_path):
             tmp_path / "s", [Record("a", "train", 0, {"image": GREY}), Record("b", "test", 0, {})]
         )
     assert "1 x no modality at all" in error.value.hint
+
+
+def test_a_class_that_train_lacks_is_named(tmp_path, messages):
+    records = [
+        Record("a", "train", 0, {"image": GREY}),
+        Record("b", "test", 1, {"image": GREY}),
+        Record("c", "test", 0, {"image": GREY}),
+    ]
+    write(tmp_path / "s", records)
+    (warning,) = [line for line in messages if "Without a training sample" in line]
+    assert "other splits have some: 'yes' (1 of 2 classes)" in warning

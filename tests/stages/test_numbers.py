@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from toys.models import call
-from toys.numbers import SETTINGS, make_patient, write_patients
+from toys.numeric import SETTINGS, make_patient, write_patients
 
 import umemma
 from umemma import config

@@ -48,15 +48,15 @@ def test_a_modality_that_knows_nothing_gets_no_weight():
 
 
 def test_a_regression_starts_from_about_the_training_samples():
-    encoders = {"image": nn.Linear(2, 8)}
     torch.manual_seed(0)
+    encoders = {"image": nn.Linear(2, 8)}
     for fusion in ("mean", "gated", "pattern-head", "retrieve"):
         model = LateFusion(encoders, {"image": 8}, {"image": torch.zeros(2)}, 4, fusion=fusion)
         model.start_at_prior()
         present = torch.ones(50, 1, dtype=torch.bool)
         outputs = model.eval()(Batch({"image": torch.randn(50, 2) / 3}, present, torch.zeros(50)))
         _, precision = gaussian.to_gaussian(outputs.detach().numpy())
-        assert precision.mean() == pytest.approx(1.0, abs=0.4), fusion
+        assert 0.4 < precision.mean() < 1.6, fusion  # 0.1 to 0.4 without
 
 
 def make_split(size: int = 80) -> LoadedSplit:

@@ -14,7 +14,7 @@ from loguru import logger
 
 from umemma import modalities
 from umemma.data.shard_marker import ShardMarker, summarize_reasons
-from umemma.data.shard_reader import Index, locate_split, read_span
+from umemma.data.shard_reader import Index, count_classes, locate_split, read_span
 from umemma.data.shard_writer import to_json
 from umemma.data.storage import Store
 from umemma.errors import UserError
@@ -55,6 +55,7 @@ def write_index(
     if store.read("index.json") == text.encode():
         return index
     _remove_other_shards(store, spec, index.list_shards())
+    _warn_of_untrained_classes(store, index)
     with store.new("index.json") as path:
         path.write_text(text)
     return index
@@ -99,6 +100,23 @@ def _survey_inputs(store: Store, index: Index, is_logged: bool = True) -> dict[s
             if is_logged:
                 logger.info(f"{name}: {line}")
     return {name: survey.find() for name, survey in surveys.items()}
+
+
+def _warn_of_untrained_classes(store: Store, index: Index) -> None:
+    """Warn of classes that other splits have and train lacks; of folds the doctor says it."""
+    if index.folds or "train" not in index.splits:
+        return
+    unseen = []
+    for name, samples in count_classes(store, index).items():
+        if not samples["train"] and any(samples.values()):
+            unseen.append(name)
+    if unseen:
+        names = ", ".join(repr(name) for name in unseen[:SHOWN])
+        more = ", ..." if len(unseen) > SHOWN else ""
+        logger.warning(
+            f"Without a training sample, though other splits have some: {names}{more} "
+            f"({len(unseen)} of {len(index.classes)} classes). No model learns these."
+        )
 
 
 def _check_failures(

@@ -271,3 +271,40 @@ def test_a_training_resumes_after_one_of_two_processes_was_killed(project):
     assert steps
     assert f"resumes from step {steps[-1]}" in run(command)
     assert read_files(out) == uninterrupted
+
+
+COUNT_THREADS = """
+import os, sys
+from umemma.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    tasks = [f"/proc/self/task/{task}/comm" for task in os.listdir("/proc/self/task")]
+    names = [open(task).read().strip() for task in tasks]
+    print("threads of gloo:", names.count("pt_gloo_runloop"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "exit_status", "message"),
+    [
+        ("finetune.epochs=1", 0, "best of 1 epoch"),
+        ("finetune.learning_rate=1e30", 1, "the loss is not finite"),
+    ],
+)
+def test_no_thread_of_gloo_is_left_to_abort_the_end_of_python(
+    project, tmp_path, change, exit_status, message
+):
+    script = tmp_path / "count_threads.py"
+    script.write_text(COUNT_THREADS)
+    words = ["finetune-ensemble", *SETS, "--set", change]
+    command = torchrun(2, "--redirects", "3", "--log-dir", str(tmp_path / "logs"), str(script))
+    done = subprocess.run([*command, *words], timeout=240, env=environment(), check=False)
+    assert done.returncode == exit_status
+    printed = {path: path.read_text() for path in (tmp_path / "logs").rglob("stdout.log")}
+    assert len(printed) == 2
+    for text in printed.values():
+        assert "threads of gloo: 0" in text
+    errors = "".join(path.read_text() for path in (tmp_path / "logs").rglob("stderr.log"))
+    assert message in errors

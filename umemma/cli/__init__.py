@@ -73,13 +73,21 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A UserError becomes one message on stderr and its exit status."""
     limit_spinning(os.environ)  # before torch is imported
     try:
+        exit_status = _run(arguments)
+    finally:
+        distributed.shutdown()
+    sys.exit(exit_status)
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Return the exit status. The error is gone then, and with it what its traceback refers to."""
+    try:
         app(arguments)
     except UserError as error:
         if distributed.is_first_to_report(str(error)):
             print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-    finally:
-        distributed.shutdown()
+        return error.exit_status
+    return 0
 
 
 def _print_version(requested: bool) -> None:

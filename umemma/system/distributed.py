@@ -7,6 +7,7 @@ function here returns at once.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import re
@@ -90,6 +91,10 @@ def init() -> torch.device:
 def _join_process_group(device: torch.device) -> None:
     from torch import distributed as dist
 
+    # Its functions have the process group of the moment of their import as a default, and DDP
+    # imports it. Imported before there is one, it doesn't keep the group alive after `shutdown`.
+    import torch.distributed.nn.functional  # noqa: F401
+
     if dist.is_initialized():
         return
     if "MASTER_ADDR" not in os.environ:
@@ -120,11 +125,17 @@ def _first_host(nodes: str) -> str:
 
 
 def shutdown() -> None:
-    """Leave the process group, if this process is in one."""
+    """Leave the process group, if this process is in one, and end its threads.
+
+    A thread of gloo that still lets go of a tensor while Python ends aborts the process (pytorch
+    issue 190489). They end with the last reference to the group, which a model in
+    DistributedDataParallel has too.
+    """
     if _is_joined():
         from torch import distributed as dist
 
         dist.destroy_process_group()
+        gc.collect()
 
 
 def all_reduce_max(numbers: Sequence[float]) -> Callable[[], list[float]]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 from toys.models import call
 from toys.regression import write_project
 
@@ -48,6 +53,32 @@ def test_shards_hold_the_numbers_and_fail_what_is_none(priced):
     assert labels.shape == (len(records), 2)
     for scale, values in zip(shard_reader.read_scales(store, index), labels.T, strict=True):
         assert (scale.mean, scale.std) == pytest.approx((values.mean(), values.std()))
+
+
+def test_answers_stay_near_the_targets_of_training(priced):
+    store = Store(str(priced / "data" / "shards" / "manifest"))
+    index = shard_reader.read_index(store)
+    labels = np.array([record.label for record in shard_reader.read_split(store, index, "train")])
+    farthest = np.abs((labels - labels.mean(0)) / labels.std(0)).max(0)
+    for model in ("pretrain/image", "pretrain/text", "ensemble"):
+        weights = load_file(priced / "models" / "manifest" / model / "model.safetensors")
+        np.testing.assert_allclose(weights["bound.reach"], 1.5 * farthest, rtol=1e-5)
+
+
+def test_two_processes_train_the_same_model(priced, tmp_path):
+    project = tmp_path / "priced"
+    shutil.copytree(priced, project)
+    weights = project / "models" / "manifest" / "ensemble" / "model.safetensors"
+    alone = load_file(weights)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, "-m", "umemma", "finetune-ensemble", "--force"]
+    subprocess.run(command, cwd=project, check=True, timeout=240, capture_output=True)
+    together = load_file(weights)
+    assert together.keys() == alone.keys()
+    for name, numbers in alone.items():
+        if name.startswith("probes."):  # of features that hardly vary, so rounding moves them
+            continue
+        torch.testing.assert_close(together[name], numbers, rtol=1e-3, atol=1e-5)
 
 
 def test_answers_beat_the_constant_and_together_each_alone(priced):

@@ -11,6 +11,7 @@ from toys.regression import make_outputs
 
 from umemma.data.loader import LoadedSplit
 from umemma.evaluation.regression import gaussian, measures
+from umemma.models.fusion_head import BoundedMeans
 from umemma.models.fusions import FUSIONS
 from umemma.models.late_fusion import LateFusion
 from umemma.training.loss import sample_losses
@@ -52,11 +53,26 @@ def test_a_regression_starts_from_about_the_training_samples():
     encoders = {"image": nn.Linear(2, 8)}
     for fusion in ("mean", "gated", "pattern-head", "retrieve"):
         model = LateFusion(encoders, {"image": 8}, {"image": torch.zeros(2)}, 4, fusion=fusion)
-        model.start_at_prior()
+        model.prepare_regression()
         present = torch.ones(50, 1, dtype=torch.bool)
         outputs = model.eval()(Batch({"image": torch.randn(50, 2) / 3}, present, torch.zeros(50)))
         _, precision = gaussian.to_gaussian(outputs.detach().numpy())
         assert 0.4 < precision.mean() < 1.6, fusion  # 0.1 to 0.4 without
+
+
+def test_a_regression_answers_near_the_targets_of_training():
+    bound = BoundedMeans(2)
+    bound.fit(torch.tensor([[1.0, -2.0], [-4.0, 0.5]], dtype=torch.float64))
+    assert bound.reach.tolist() == [6.0, 3.0]  # 1.5 times the farthest
+    far = torch.tensor([[-2.5, 3.0, 0.05, 0.1]])  # means of -50 and 30
+    mean, _ = gaussian.to_gaussian(bound(far).numpy())
+    assert -6 <= mean[0, 0] < -5
+    assert 2.5 < mean[0, 1] <= 3
+    # A weight of the head, which pooling gives, changes neither mean.
+    weighted, _ = gaussian.to_gaussian(bound(3 * far).numpy())
+    assert weighted == pytest.approx(mean, rel=0.05)
+    near = torch.tensor([[-2.5, 3.0, 0.5, 1.5]])
+    assert bound(near).equal(near)
 
 
 def make_split(size: int = 80) -> LoadedSplit:
@@ -82,7 +98,7 @@ def test_every_fusion_learns_numbers(fusion):
     seeds = np.arange(len(split), dtype=np.uint64)
     batch = Batch(split.in_memory, split.present, split.target, seeds)
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    model.start_at_prior()
+    model.prepare_regression()
     model.train()
     for _ in range(150):
         optimizer.zero_grad()

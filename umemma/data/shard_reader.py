@@ -25,7 +25,7 @@ from umemma.data.shard_marker import ShardMarker, list_damage, read_marker, summ
 from umemma.data.storage import Store
 from umemma.errors import UserError, unknown_name
 from umemma.system.files import sha256
-from umemma.types import Fold, Media, Plain, Record, Span, TargetScale, list_outputs
+from umemma.types import Fold, Media, Plain, Record, Span, TargetScale
 from umemma.validation import fingerprint, list_differences
 
 REMAKE = "Run: umemma preprocess"
@@ -60,11 +60,6 @@ class Index(Plain):
             if not data.get(name):
                 data.pop(name, None)
         return data
-
-    @property
-    def outputs(self) -> list[str]:
-        """What the numbers of a head are of (see `list_outputs`)."""
-        return list_outputs(self.classes, self.task)
 
     def select_fold(self, number: int | None) -> Index:
         """Return an index with the splits train, val and test of one fold.

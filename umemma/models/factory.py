@@ -14,7 +14,7 @@ from umemma.config import Encoder, Training
 from umemma.errors import UserError
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
-from umemma.types import InputSpec, Plain, TableInput, TextInput
+from umemma.types import InputSpec, Plain, TableInput, TextInput, list_outputs
 from umemma.validation import validate
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -108,11 +108,13 @@ def build(
     absent: str = "zero",
     weights: Mapping[str, Path] | None = None,
     fusion: str = "mean",
+    task: str = "multiclass",
 ) -> LateFusion:
     """Build a LateFusion over the modalities of `chosen`.
 
-    absent, fusion: as in LateFusion. weights: {modality: file of pretrained weights}; the other
-    encoders have fresh weights. Modalities that are the same as another share its module.
+    classes: the names of the targets in regression. absent, fusion: as in LateFusion. weights:
+    {modality: file of pretrained weights}; the other encoders have fresh weights. Modalities that
+    are the same as another share its module.
     """
     modules: dict[str, nn.Module] = {}
     dims: dict[str, int] = {}
@@ -136,7 +138,10 @@ def build(
     blanks = {m: _make_blank_input(specs[m]) for m in modules}
     for m, owner in owners.items():
         _check_shared_input(m, owner, specs, blanks)
-    model = LateFusion(modules, dims, blanks, len(classes), absent, fusion)
+    outputs = list_outputs(classes, task)
+    model = LateFusion(modules, dims, blanks, len(outputs), absent, fusion)
+    if task == "regression":
+        model.prepare_regression()
     model.freeze(m for m, encoder in chosen.items() if encoder.tune == "frozen")
     return model
 

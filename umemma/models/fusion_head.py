@@ -15,6 +15,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+REACH = 1.5  # how far from the mean a regression answers, in farthest training targets
+
+
+class BoundedMeans(nn.Module):
+    """Keeps the means of a regression (..., 2T) near the targets of the training samples.
+
+    A mean is a quotient, a / precision. For an input unlike all of training both parts may be far
+    off, and a precision near 0 then gives a mean of 50 standard deviations. So b, which is about
+    the precision (evaluation/regression/gaussian.py), is at least |a| / reach. As both scale
+    alike, a weight of a head changes nothing.
+    """
+
+    reach: Tensor
+
+    def __init__(self, targets: int) -> None:
+        super().__init__()
+        self.register_buffer("reach", torch.full((targets,), torch.inf))
+
+    def fit(self, target: Tensor) -> None:
+        """Set the reach by the standardized targets (N, T) of the training samples."""
+        self.reach.copy_(REACH * target.abs().amax(0))
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        a, b = outputs.chunk(2, -1)
+        return torch.cat([a, torch.maximum(b, a.abs() / self.reach)], -1)
+
 
 class FusionHead(nn.Module):
     """The base of all fusions. sample_seeds: (B,) of a training batch, as in Batch."""

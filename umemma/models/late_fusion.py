@@ -27,6 +27,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from umemma.missing import average_present
+from umemma.models.fusion_head import BoundedMeans
 from umemma.models.fusions import build_fusion
 from umemma.types import Batch
 
@@ -79,6 +80,7 @@ class LateFusion(nn.Module):
                 self.probes[m] = _make_unfitted_probe(width, classes)
         # Last, as its initial weights come from the same random numbers as those above.
         self.fusion = build_fusion(fusion, self.dims, classes)
+        self.bound: nn.Module = nn.Identity()  # of a regression its means
 
     def encode(
         self,
@@ -155,8 +157,8 @@ class LateFusion(nn.Module):
         encoded; sample_seeds: those of a training batch.
         """
         if self.fusion is None:
-            return fuse(self.heads, features, absent, keep, self.absent)
-        logits: Tensor = self.fusion(features, keep, present, sample_seeds)
+            return fuse(self.heads, features, absent, keep, self.absent, self.bound)
+        logits: Tensor = self.bound(self.fusion(features, keep, present, sample_seeds))
         return logits
 
     def forward(self, batch: Batch) -> Tensor:
@@ -182,12 +184,13 @@ class LateFusion(nn.Module):
         self.train(self.training)
 
     @torch.no_grad()
-    def start_at_prior(self) -> None:
-        """Let a regression start from about the distribution of the training samples, N(0, 1).
+    def prepare_regression(self) -> None:
+        """Bound the means, and start from about the distribution of the training samples, N(0, 1).
 
         Adds 1 to the precision that the last layers give. From a precision near 0 the first answers
         would be far off, and their gradients large.
         """
+        self.bound = BoundedMeans(self.classes // 2)
         parts: list[nn.Module] = [self.heads]
         if self.fusion is not None:
             parts.append(self.fusion)
@@ -279,8 +282,11 @@ def fuse(
     absent: Mapping[str, Tensor],
     keep: Tensor,
     rule: str,
+    bound: nn.Module,
 ) -> Tensor:
     """Logits as LateFusion.fuse; rule: how an absent modality is represented.
+
+    bound: what the numbers of each head pass.
 
     The head treats a blank input like any other; to a learned vector it adds no bias.
     """
@@ -289,7 +295,7 @@ def fuse(
     absent_logits: dict[str, Tensor] = {}
     for m, head in sorted(heads.items()):
         assert isinstance(head, nn.Linear)
-        logits[m] = head(features[m])
+        logits[m] = bound(head(features[m]))
         bias = None
         if is_blank:
             bias = head.bias

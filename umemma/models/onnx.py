@@ -110,6 +110,7 @@ class Fusion(nn.Module):
         super().__init__()
         self.heads = model.model.heads
         self.fusion = model.model.fusion
+        self.bound = model.model.bound
         self.modalities = model.modalities
         self.task = model.task
         self.absent = model.model.absent
@@ -134,9 +135,9 @@ class Fusion(nn.Module):
         by_modality = dict(zip(self.modalities, features, strict=True))
         absent = {m: self.get_buffer(f"absent_{m}") for m in self.modalities}
         if self.fusion is None:
-            logits = fuse(self.heads, by_modality, absent, present, self.absent)
+            logits = fuse(self.heads, by_modality, absent, present, self.absent, self.bound)
         else:
-            logits = self.fusion(by_modality, present, present)
+            logits = self.bound(self.fusion(by_modality, present, present))
         row = (present.long() * self.bits).sum(1)
         if self.task == "regression":
             return self._restore_units(logits, row)

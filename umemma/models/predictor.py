@@ -110,7 +110,12 @@ def load(
     # The initial weights are overwritten; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
         model = factory.build(
-            encoders, specs, info.outputs, settings.training.absent, fusion=fusion
+            encoders,
+            specs,
+            info.classes,
+            settings.training.absent,
+            fusion=fusion,
+            task=info.task,
         )
     saved_model.load(folder, model, info.settings, REPAIR_HINT)
     if not device:

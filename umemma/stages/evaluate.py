@@ -348,14 +348,19 @@ def _load_models(
     specs = factory.input_specs(encoders, index.inputs)
     section = params.finetune
     ensemble = factory.build(
-        encoders, specs, index.outputs, section.absent, fusion=section.switches().fusion
+        encoders,
+        specs,
+        index.classes,
+        section.absent,
+        fusion=section.switches().fusion,
+        task=index.task,
     )
     settings = params.ensemble_settings(index.fingerprint)
     saved_model.load(params.paths.ensemble, ensemble, settings, ENSEMBLE)
     factory.place_on_device(ensemble, params.finetune, device)
     unimodal = {}
     for m in names:
-        model = factory.build({m: encoders[m]}, {m: specs[m]}, index.outputs)
+        model = factory.build({m: encoders[m]}, {m: specs[m]}, index.classes, task=index.task)
         settings = params.unimodal_settings(m, index.fingerprint)
         saved_model.load(params.paths.pretrain(m), model, settings, _name_pretraining(m))
         unimodal[m] = factory.place_on_device(model, params.pretrain.of(m), device)

@@ -196,7 +196,7 @@ def _load_unimodal(
     # The initial weights of the ensemble are the same as without a uni-modal model.
     with torch.random.fork_rng(devices=[]):
         specs = factory.input_specs(encoders, index.inputs)
-        model = factory.build(encoders, specs, index.outputs)
+        model = factory.build(encoders, specs, index.classes, task=index.task)
     hint = f"Run: umemma pretrain-unimodal --modality {modality}"
     settings = params.unimodal_settings(modality, index.fingerprint)
     return model, saved_model.load(params.paths.pretrain(modality), model, settings, hint)
@@ -217,13 +217,12 @@ def _build_ensemble(
     model = factory.build(
         encoders,
         data.specs,
-        data.index.outputs,
+        data.index.classes,
         section.absent,
         start.pretrained,
         switches.fusion,
+        data.index.task,
     )
-    if data.index.task == "regression":
-        model.start_at_prior()
     if switches.init == "unimodal":
         model.start_from(start.unimodal)
     else:

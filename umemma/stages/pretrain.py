@@ -58,9 +58,8 @@ def run(params: Params, modality: str, force: bool = False, tensorboard: bool = 
             return info.scores["val_score"]
 
     # 3. Train.
-    model = factory.build(encoders, data.specs, data.index.outputs, weights=weights)
-    if data.index.task == "regression":
-        model.start_at_prior()
+    index = data.index
+    model = factory.build(encoders, data.specs, index.classes, weights=weights, task=index.task)
     training_run = Run.from_settings(
         params.paths.runs,
         f"pretrain-{'+'.join(group)}",
@@ -146,9 +145,10 @@ def _take_out(
     encoders: Mapping[str, Encoder] = {modality: params.encoder(modality)}
     specs = {modality: data.specs[modality]}
     training = params.pretrain.of(params.sharing(modality)[0])
-    unimodal = factory.build(encoders, specs, data.index.outputs)
+    unimodal = factory.build(encoders, specs, data.index.classes, task=data.index.task)
     unimodal.encoders[modality].load_state_dict(model.encoders[modality].state_dict())
     unimodal.heads[modality].load_state_dict(model.heads[modality].state_dict())
+    unimodal.bound.load_state_dict(model.bound.state_dict())
     unimodal = factory.place_on_device(unimodal, training, device)
     own = train_model(
         PatternStep(unimodal, pattern_weights=np.ones(1), draw_one=False),

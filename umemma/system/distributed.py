@@ -7,7 +7,6 @@ function here returns at once.
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import re
@@ -89,11 +88,10 @@ def init() -> torch.device:
 
 
 def _join_process_group(device: torch.device) -> None:
-    from torch import distributed as dist
-
     # Its functions have the process group of the moment of their import as a default, and DDP
     # imports it. Imported before there is one, it doesn't keep the group alive after `shutdown`.
     import torch.distributed.nn.functional  # noqa: F401
+    from torch import distributed as dist
 
     if dist.is_initialized():
         return
@@ -135,7 +133,6 @@ def shutdown() -> None:
         from torch import distributed as dist
 
         dist.destroy_process_group()
-        gc.collect()
 
 
 def all_reduce_max(numbers: Sequence[float]) -> Callable[[], list[float]]:

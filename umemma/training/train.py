@@ -29,6 +29,7 @@ from umemma.evaluation.classification.selection import choose_metric
 from umemma.evaluation.classification.thresholds import Thresholds
 from umemma.missing import list_patterns, make_keep_table
 from umemma.models import factory
+from umemma.models.fusion_head import BoundedMeans
 from umemma.models.late_fusion import LateFusion
 from umemma.models.saved_model import InferenceMetadata
 from umemma.system.log import make_progress
@@ -156,6 +157,8 @@ def train_model(
             splits[name] = data.load(name, stay, title, frozen, training=name == "train")
         if run:
             _check_classes(splits["train"])
+        if isinstance(model.bound, BoundedMeans) and "train" in splits:
+            model.bound.fit(splits["train"].target)
         sources = {"shards": data.index.fingerprint}
         cached = feature_cache.cache_features(
             model, splits, frozen, cache_folder, sources, batch_size, device

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
+import pytest
 from ruamel.yaml import YAML
 from toys import documents
 from toys.project import ROOT
@@ -74,3 +75,20 @@ def test_the_citation_names_this_version_and_the_paper():
     assert paper["url"].endswith("2310.06383")
     text = " ".join(documents.read("docs/index.md").split())
     assert paper["title"] in text
+
+
+@pytest.mark.parametrize("pipeline", ["dvc.yaml", "compare/dvc.yaml"])
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("*.yaml")))
+def test_a_recipe_has_every_setting_that_a_pipeline_names(recipe, pipeline):
+    settings = load_yaml(f"recipes/{recipe}")
+    for name, stage in load_yaml(pipeline)["stages"].items():
+        for setting in stage.get("params", []):
+            if isinstance(setting, dict):  # {file: settings}
+                (named,) = setting.values()
+            else:
+                named = [setting]
+            for path in named:
+                node = settings
+                for part in path.partition(".${")[0].split("."):
+                    assert part in node, f"{name}: {path}"
+                    node = node[part]

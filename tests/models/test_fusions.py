@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from umemma.errors import UserError
 from umemma.missing import make_keep_table
+from umemma.models import fusions
 from umemma.models.fusions import (
     FUSIONS,
     EmbraceNet,
@@ -126,6 +127,32 @@ def make_embracenet(width: int = 1) -> EmbraceNet:
     for layer in [*fusion.docking.values(), fusion.linear]:
         layer.bias.data.zero_()
     return fusion
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 4)])
+def test_of_many_heads_each_sees_its_own_rows_only(shape, monkeypatch):
+    names = "abcde"
+    torch.manual_seed(0)
+    fusion = PatternHead(dict.fromkeys(names, 3), 2)
+    assert len(fusion.heads) == 31 > fusions.FEW_HEADS
+    features = {m: torch.randn(6, 3) for m in names}
+    keep = torch.rand(*shape, 5) > 0.5
+    keep[0] = False  # nothing is left of a sample
+    present = torch.ones(6, 5, dtype=torch.bool)
+    seen = []
+    for i, head in enumerate(fusion.heads):
+        head.register_forward_hook(lambda _, inputs, __, i=i: seen.append((i, len(inputs[0]))))
+    logits = fusion(features, keep, present)
+    logits.sum().backward()
+    gradients = [head.weight.grad for head in fusion.heads]
+    assert sum(rows for _, rows in seen) == int(keep.any(-1).sum())  # not 31 times as many
+    monkeypatch.setattr(fusions, "FEW_HEADS", 31)
+    fusion.zero_grad()
+    expected = fusion(features, keep, present)
+    expected.sum().backward()
+    torch.testing.assert_close(logits, expected)
+    for own, head in zip(gradients, fusion.heads, strict=True):
+        torch.testing.assert_close(own, head.weight.grad)
 
 
 def test_embracenet_predicts_by_the_expectation():

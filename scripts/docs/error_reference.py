@@ -65,7 +65,7 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "reports/",
         ),
     ),
-    ("umemma export", "export", ("stages/export.py", "models/onnx.py")),
+    ("umemma export", "export", ("stages/export.py", "models/onnx/export.py")),
     ("umemma predict and trained models", "models", ("stages/predict.py", "models/")),
     ("Files", "files", ("system/", "errors.py")),
 )

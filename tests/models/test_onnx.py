@@ -17,7 +17,7 @@ from umemma.errors import UserError
 from umemma.evaluation.calibration import probabilities
 from umemma.missing import make_keep_table
 from umemma.models.fusions import FUSIONS
-from umemma.models.onnx import Fusion, _export_fusion
+from umemma.models.onnx.export import Fusion, _export_fusion
 from umemma.stages import export
 from umemma.types import ImageInput
 

@@ -15,8 +15,8 @@ from toys.models import (
 )
 
 import umemma
+from umemma.models.answers import Prediction
 from umemma.models.predict_inputs import NOTHING
-from umemma.models.predictor import Prediction
 from umemma.stages import predict
 
 

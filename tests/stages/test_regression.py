@@ -21,7 +21,7 @@ from umemma.data import shard_reader
 from umemma.data.storage import Store
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.regression import gaussian
-from umemma.models.predictor import NumberPrediction
+from umemma.models.answers import NumberPrediction
 from umemma.stages import download, evaluate, finetune, preprocess, pretrain
 
 pytestmark = pytest.mark.slow
@@ -157,3 +157,19 @@ def test_an_export_gives_numbers_in_their_units(priced, monkeypatch, capsys):
     means, deviations = session.run(None, features | {"present": np.ones((3, 2), bool)})
     assert means.shape == deviations.shape == (3, 2)
     assert 0 < deviations[0, 1] < 300  # the area is up to 250
+
+
+def test_contributions_add_up_to_the_value(priced, monkeypatch):
+    monkeypatch.chdir(priced)
+    model = umemma.load(priced / "models" / "manifest" / "ensemble")
+    media = {"image": "data/raw/manifest/7.png", "text": "two rooms"}
+    explanation = model.explain(**media)
+    value = model.predict(**media).value
+    alone = {m: model.predict(**{m: medium}).value for m, medium in media.items()}
+    for t, name in enumerate(("price", "area")):
+        start = explanation.prior[name]
+        assert start == model.info.scales[t].mean
+        image = (alone["image"][name] - start + value[name] - alone["text"][name]) / 2
+        assert explanation.contributions["image"][name] == pytest.approx(image, rel=1e-4)
+        added = sum(numbers[name] for numbers in explanation.contributions.values())
+        assert start + added == pytest.approx(value[name], rel=1e-5)

@@ -17,8 +17,8 @@ from umemma.encoders.torchaudio import WaveEncoder
 from umemma.evaluation.calibration import Calibration
 from umemma.missing import list_patterns
 from umemma.models import factory, saved_model
+from umemma.models.answers import Prediction
 from umemma.models.late_fusion import LateFusion
-from umemma.models.predictor import Prediction
 from umemma.types import Packing, format_pattern
 
 RATE = 8000  # Hz
@@ -43,13 +43,15 @@ def save_model(
     fusion: str = "mean",
     calibration: dict[str, dict[str, Any]] | None = None,
     thresholds: dict[str, tuple[float, ...]] | None = None,
+    prior: tuple[float, ...] = (),
     **encoders: Any,
 ) -> Path:
     """Save a model that was never trained.
 
     head: the logits of everything that is present; without it they are random, as are the vectors
     of absent modalities. calibration: of some subsets; the others change nothing. thresholds: of
-    some subsets. fusion: with another one than "mean" there are no such heads and vectors.
+    some subsets. prior: the shares of the classes in training. fusion: with another one than "mean"
+    there are no such heads and vectors.
     """
     chosen = {m: Encoder.model_validate(encoders.get(m) or ENCODERS[m]) for m in names.split("+")}
     classes = [f"class {i}" for i in range(len(head) or 3)]
@@ -68,7 +70,7 @@ def save_model(
     for pattern, numbers in (calibration or {}).items():
         calibrations[pattern] = Calibration.of(numbers)
     inference_metadata = saved_model.InferenceMetadata(
-        classes, task, Packing(), calibrations, thresholds=thresholds or {}
+        classes, task, Packing(), calibrations, list(prior), thresholds or {}
     )
     hub_names = factory.find_hub_names(chosen, specs)
     saved_model.save(folder, model, settings, {}, "", {}, inference_metadata, hub_names)

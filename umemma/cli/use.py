@@ -21,7 +21,8 @@ from umemma.cli.options import (
 from umemma.errors import UserError
 
 if TYPE_CHECKING:
-    from umemma.models.predictor import AnyPrediction
+    from umemma.models.answers import AnyPrediction
+    from umemma.models.explanation import Explanation
 
 
 MODALITIES = ("audio", "image", "spectrogram", "text", "video")
@@ -93,6 +94,10 @@ Top = Annotated[
     int,
     typer.Option(min=1, help="How many classes to show."),
 ]
+Explain = Annotated[
+    bool,
+    typer.Option("--explain", help="Say what each modality of the sample adds to the answer."),
+]
 BatchSize = Annotated[
     int,
     typer.Option(min=1, help="How many samples of a table to predict at a time."),
@@ -124,6 +129,7 @@ def predict(
     columns: Columns = None,
     text_files: TextFiles = False,
     top: Top = 5,
+    explain: Explain = False,
     batch_size: BatchSize = 64,
     workers: DecodingWorkers = None,
     broken: Broken = "absent",
@@ -138,6 +144,8 @@ def predict(
     A medium that cannot be read counts as absent. The command warns about it, or writes the reason
     into the table. A row without a prediction says why. Paths are relative to the table.
 
+    --explain adds what each modality of one sample contributes: its Shapley value over all subsets.
+
     Exit status 1 where no row of the table has a prediction.
 
     Creates: with --manifest the file --out: key, label, probability, probabilities, present,
@@ -147,11 +155,11 @@ def predict(
     values = (audio, image, spectrogram, text, video)
     media = {name: value for name, value in zip(MODALITIES, values, strict=True) if value}
     named = _parse_inputs(inputs or [])
-    _check_sources(manifest, out, {**media, **named})
+    _check_sources(manifest, out, {**media, **named}, explain)
     from umemma.stages import predict as stage
 
     if not manifest:
-        prediction = stage.run(folder, media, text_files, trust, broken, named)
+        prediction = stage.run(folder, media, text_files, trust, broken, named, explain)
         if as_json:
             print(stage.as_json(prediction))
         else:
@@ -192,9 +200,9 @@ def _parse_inputs(inputs: list[str]) -> dict[str, str]:
     return named
 
 
-def _check_sources(manifest: str, out: str, media: Mapping[str, str]) -> None:
+def _check_sources(manifest: str, out: str, media: Mapping[str, str], explain: bool) -> None:
     """Raise UserError unless the options name either a table and its output, or one sample."""
-    if bool(manifest) != bool(out) or (manifest and media):
+    if bool(manifest) != bool(out) or (manifest and (media or explain)):
         raise UserError(
             "these options cannot be combined",
             "umemma predict",
@@ -203,11 +211,16 @@ def _check_sources(manifest: str, out: str, media: Mapping[str, str]) -> None:
         )
 
 
-def _print_prediction(prediction: AnyPrediction, top: int) -> None:
+def _print_prediction(result: AnyPrediction | Explanation, top: int) -> None:
+    from umemma.models.explanation import Explanation
     from umemma.stages import predict as stage
     from umemma.system.log import output
 
-    output.print(stage.make_class_table(prediction, top), highlight=False)
+    if not isinstance(result, Explanation):
+        output.print(stage.make_class_table(result, top), highlight=False)
+        return
+    output.print(stage.make_class_table(result.prediction, top), highlight=False)
+    output.print(stage.make_contribution_table(result, top), highlight=False)
 
 
 def export(

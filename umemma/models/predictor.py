@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,6 +26,8 @@ from umemma.evaluation.calibration import probabilities
 from umemma.evaluation.regression import gaussian
 from umemma.missing import list_patterns
 from umemma.models import factory, saved_model
+from umemma.models.answers import AnyPrediction, NumberPrediction, Prediction
+from umemma.models.explanation import Explanation, attribute, make_prior, measure_worth
 from umemma.models.fusions import check_predicts_alone
 from umemma.models.hf_files import locate_hf_folders
 from umemma.models.late_fusion import LateFusion
@@ -43,43 +44,6 @@ from umemma.types import OWN, BrokenPolicy, InputSpec, TextInput, format_pattern
 
 TRAIN_HINT = "Run: umemma finetune-ensemble, or name the folder of a trained model."
 REPAIR_HINT = "Copy the folder again, or train it: umemma finetune-ensemble --force"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one sample.
-
-    label: the most likely class; in a multilabel task, the classes with a probability over their
-        threshold. A model whose training weighed classes has thresholds for single classes, too:
-        then it is the class whose probability is the largest multiple of its own.
-    probability: of the label, or of each of the labels. present: the modalities that were used.
-    broken: the media that cannot be read, with the reason, as "image: file is missing".
-    """
-
-    label: str | tuple[str, ...]
-    probability: float | tuple[float, ...]
-    probabilities: dict[str, float]
-    present: tuple[str, ...]
-    broken: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class NumberPrediction:
-    """The prediction of a regression for one sample, in the units of the targets.
-
-    value: {target: mean of its predicted distribution}, a normal one; deviation: {target: standard
-    deviation}; interval: {target: (low, high)}, which has the target in 95 % of the cases. present,
-    broken: as in a Prediction.
-    """
-
-    value: dict[str, float]
-    deviation: dict[str, float]
-    interval: dict[str, tuple[float, float]]
-    present: tuple[str, ...]
-    broken: tuple[str, ...] = ()
-
-
-AnyPrediction: TypeAlias = Prediction | NumberPrediction
 
 
 # Load. ----------------------------------------------------------------------------------------
@@ -298,6 +262,19 @@ class Predictor:
             value = type(value).__name__
         raise UserError(reason, f"{modality} {value!s:.200}", usage=True)
 
+    def explain(self, **media: Any) -> Explanation:
+        """Predict one sample, and say what each of its modalities adds. UserError as `predict`.
+
+        UserError too for a model that does not know how frequent its classes are.
+        """
+        prior = make_prior(self.info)
+        prediction = self.predict(**media)
+        (batch,) = DecodedBatches([media], 1, self.info.media, self.specs, self.broken)
+        assert isinstance(batch, DecodedBatch)
+        worth = measure_worth(self.answer_subsets(batch), self.task)
+        worth = np.concatenate([prior[None], worth])
+        return attribute(prediction, worth, self.modalities, self.classes)
+
     def predict_many(
         self,
         samples: Iterable[Mapping[str, Any] | Failure],
@@ -336,7 +313,11 @@ class Predictor:
         """
         features, absent = self.model.encode(inputs, present)
         raw_logits = self.model.fuse(features, absent, present, present).cpu().numpy()
-        row = present.numpy() @ (2 ** np.arange(len(self.modalities)))
+        return self.calibrate(raw_logits, present.numpy())
+
+    def calibrate(self, raw_logits: np.ndarray, present: np.ndarray) -> np.ndarray:
+        """Return (B, C) float32 logits that are calibrated for what is present (B, M) bool."""
+        row = present @ (2 ** np.arange(len(self.modalities)))
         temperature, bias = self.temperature[row], self.bias[row]
         if self.task == "regression":
             calibrated = gaussian.calibrate(raw_logits, temperature, bias)
@@ -344,15 +325,37 @@ class Predictor:
             calibrated = raw_logits / temperature + bias
         return calibrated.astype(np.float32)
 
+    @torch.inference_mode()
+    def answer_subsets(self, batch: DecodedBatch) -> np.ndarray:
+        """Return the calibrated logits of every subset but none of the P modalities of a sample.
+
+        (2**P - 1, C); row k is the subset whose modalities are the bits of k + 1. In regression
+        they are the values of the targets.
+        """
+        columns = batch.present[0].nonzero()[:, 0]
+        subsets = torch.arange(1, 2 ** len(columns))
+        keep = torch.zeros(len(subsets), len(self.modalities), dtype=torch.bool)
+        keep[:, columns] = (subsets[:, None] >> torch.arange(len(columns))) % 2 == 1
+        features, absent = self.model.encode(self.finish_inputs(batch), batch.present)
+        raw_logits = self.model.fuse(features, absent, keep[None], batch.present)[0]
+        calibrated = self.calibrate(raw_logits.cpu().numpy(), keep.numpy())
+        if self.task == "regression":
+            calibrated, _ = self.restore_units(calibrated)
+        return calibrated
+
+    def finish_inputs(self, batch: DecodedBatch) -> dict[str, Tensor]:
+        """Return {modality: (B, ...)} as the encoders take them."""
+        inputs: dict[str, Tensor] = {}
+        for m, compact in batch.inputs.items():
+            spec = self.specs[m]
+            modality = modalities.find_module(spec)
+            inputs[m] = modality.finish(compact.to(self.device), spec)
+        return inputs
+
     def _predict_batch(self, batch: DecodedBatch) -> Iterator[AnyPrediction | Failure]:
         predictions: Iterator[Prediction | NumberPrediction] = iter(())
         if len(batch.present):
-            inputs: dict[str, Tensor] = {}
-            for m, compact in batch.inputs.items():
-                spec = self.specs[m]
-                modality = modalities.find_module(spec)
-                inputs[m] = modality.finish(compact.to(self.device), spec)
-            logits = self.logits(inputs, batch.present)
+            logits = self.logits(self.finish_inputs(batch), batch.present)
             if self.task == "regression":
                 rows = np.stack(self.restore_units(logits), 1)
             else:

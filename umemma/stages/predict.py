@@ -22,9 +22,11 @@ from umemma.datasets._table import Row
 from umemma.errors import UserError
 from umemma.evaluation.metrics import count_decimals
 from umemma.models import predictor
+from umemma.models.answers import AnyPrediction, NumberPrediction
+from umemma.models.explanation import Explanation
 from umemma.models.predict_inputs import Failure
 from umemma.models.predict_table import estimate_rows, open_table
-from umemma.models.predictor import AnyPrediction, NumberPrediction, Predictor
+from umemma.models.predictor import Predictor
 from umemma.system import log
 from umemma.system.cores import count_cores
 from umemma.system.files import new_file
@@ -48,12 +50,14 @@ def run(
     trust: bool = False,
     broken: BrokenPolicy = "absent",
     named: Mapping[str, str] = NOTHING_NAMED,
-) -> AnyPrediction:
+    explain: bool = False,
+) -> AnyPrediction | Explanation:
     """Predict one sample, and warn of each medium that can't be read.
 
     media: {kind: path or words}, for a model with one modality of the kind; named: {modality: path
-    or words}. UserError where no medium can be read, where `broken` says that the sample fails, and
-    for a kind of which the model has several modalities.
+    or words}; explain: whether to say what each modality adds. UserError where no medium can be
+    read, where `broken` says that the sample fails, and for a kind of which the model has several
+    modalities.
     """
     if not media and not named:
         hint = (
@@ -68,11 +72,16 @@ def run(
         for m in sample:
             if model.kinds.get(m) == "text":
                 sample[m] = Path(sample[m])
-    prediction = model.predict(**sample)
+    explanation = None
+    if explain:
+        explanation = model.explain(**sample)
+        prediction = explanation.prediction
+    else:
+        prediction = model.predict(**sample)
     for reason_of_modality in prediction.broken:
         modality, _, reason = reason_of_modality.partition(": ")
         logger.warning(f"{modality} {sample[modality]}: {reason}; predicted without it")
-    return prediction
+    return explanation or prediction
 
 
 def _name_media(media: Mapping[str, str], kinds: Mapping[str, str]) -> dict[str, str]:
@@ -114,6 +123,33 @@ def make_class_table(prediction: AnyPrediction, top: int) -> Table:
     return table
 
 
+def make_contribution_table(explanation: Explanation, top: int) -> Table:
+    """Return what each modality adds to the `top` most likely classes, or to each target."""
+    prediction = explanation.prediction
+    if isinstance(prediction, NumberPrediction):
+        title = "what adds up to the value"
+        nothing = "mean of training"
+        names = list(prediction.value)
+    else:
+        title = "what adds up to the logarithm of the probability"
+        if isinstance(prediction.label, tuple):
+            title = "what adds up to the log-odds"
+        nothing = "frequency in training"
+        by_probability = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+        names = [name for name, _ in by_probability[:top]]
+    headings = [Column(escape(name), justify="right") for name in names]
+    table = Table(Column(""), *headings, title=title)
+    rows = {nothing: explanation.prior} | explanation.contributions
+    for row, numbers in rows.items():
+        cells = [f"{numbers[name]:+.2f}" for name in names]
+        if row in explanation.contributions and row not in prediction.present:
+            cells = ["absent"] * len(names)
+        table.add_row(row, *cells)
+    sums = [sum(numbers[name] for numbers in rows.values()) for name in names]
+    table.add_row("together", *(f"{number:+.2f}" for number in sums), style="bold")
+    return table
+
+
 def _make_target_table(prediction: NumberPrediction) -> Table:
     headings = [Column("target")]
     for heading in ("value", "standard deviation", "95 % interval"):
@@ -128,7 +164,7 @@ def _make_target_table(prediction: NumberPrediction) -> Table:
     return table
 
 
-def as_json(result: AnyPrediction | RowCounts) -> str:
+def as_json(result: AnyPrediction | Explanation | RowCounts) -> str:
     return json.dumps(asdict(result), indent=2)
 
 

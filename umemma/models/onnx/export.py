@@ -22,10 +22,11 @@ from torch.nn import functional
 
 from umemma.errors import UserError
 from umemma.evaluation.regression import gaussian
-from umemma.models import onnx_check, predictor
+from umemma.models import predictor
 from umemma.models.fusions import check_exports
 from umemma.models.late_fusion import fuse
-from umemma.models.onnx_recipe import (
+from umemma.models.onnx import check
+from umemma.models.onnx.recipe import (
     DESCRIPTION,
     FUSION,
     describe_export,
@@ -50,7 +51,7 @@ def export_onnx(folder: Path, out: Path, trust: bool = False) -> str:
     model = predictor.load(folder, trust, "cpu")
     check_exports(model.model.fusion, str(folder))
     model.model.precision = torch.float32
-    inputs = onnx_check.make_example_inputs(model)
+    inputs = check.make_example_inputs(model)
     try:
         with new_folder(out) as temporary:
             for m, encoder in model.model.encoders.items():
@@ -59,7 +60,7 @@ def export_onnx(folder: Path, out: Path, trust: bool = False) -> str:
                     encoder, {"input": inputs[m]}, ["features"], path, f"the {m} encoder"
                 )
             _export_fusion(model, temporary / FUSION)
-            agreement = onnx_check.compare_with_pytorch(model, inputs, temporary)
+            agreement = check.compare_with_pytorch(model, inputs, temporary)
             description = describe_export(model, inputs, temporary)
             description["weights_sha256"] = sha256(folder / WEIGHTS)
             write_json(temporary / DESCRIPTION, description)
@@ -159,8 +160,8 @@ class Fusion(nn.Module):
 def _export_fusion(model: Predictor, path: Path) -> None:
     inputs: dict[str, Tensor] = {}
     for m, width in model.model.dims.items():
-        inputs[f"features_{m}"] = torch.zeros(onnx_check.SAMPLES, width)
-    inputs["present"] = torch.ones(onnx_check.SAMPLES, len(inputs), dtype=torch.bool)
+        inputs[f"features_{m}"] = torch.zeros(check.SAMPLES, width)
+    inputs["present"] = torch.ones(check.SAMPLES, len(inputs), dtype=torch.bool)
     _export_module(Fusion(model), inputs, name_outputs(model.task), path, "the fusion")
 
 

@@ -14,7 +14,7 @@ from umemma import modalities
 from umemma.errors import UserError
 from umemma.evaluation.calibration import probabilities
 from umemma.missing import Pattern, list_patterns
-from umemma.models.onnx_recipe import FUSION, name_encoder_file
+from umemma.models.onnx.recipe import FUSION, name_encoder_file
 from umemma.models.predictor import Predictor
 from umemma.types import (
     OWN,

@@ -1,0 +1,1 @@
+"""Which modality decided: what each adds to an answer."""

@@ -1,0 +1,1 @@
+"""ONNX: a trained model in files that need neither umemma nor PyTorch."""

@@ -250,7 +250,18 @@ class Predictor:
         UserError where there is no prediction: no modality is present, or a medium cannot be read
         and `broken` says that its sample fails.
         """
-        (result,) = self.predict_many([media])
+        return self._answer(self._decode(media), media)
+
+    def _decode(self, media: Mapping[str, Any]) -> DecodedBatch:
+        """Return one sample as a batch."""
+        (batch,) = DecodedBatches([media], 1, self.info.media, self.specs, self.broken)
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
+    def _answer(self, batch: DecodedBatch, media: Mapping[str, Any]) -> AnyPrediction:
+        """Return the prediction for the one sample of a batch. UserError where there is none."""
+        (result,) = self._predict_batch(batch)
         if not isinstance(result, Failure):
             return result
         modality, _, reason = result.reason.partition(": ")
@@ -268,9 +279,8 @@ class Predictor:
         UserError too for a model that does not know how frequent its classes are.
         """
         prior = make_prior(self.info)
-        prediction = self.predict(**media)
-        (batch,) = DecodedBatches([media], 1, self.info.media, self.specs, self.broken)
-        assert isinstance(batch, DecodedBatch)
+        batch = self._decode(media)
+        prediction = self._answer(batch, media)
         worth = measure_worth(self.answer_subsets(batch), self.task)
         worth = np.concatenate([prior[None], worth])
         return attribute(prediction, worth, self.modalities, self.classes)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def write_files() -> None:
     """Write the training samples as files, one per medium, and the list files.txt."""
     from umemma.data import shard_reader
-    from umemma.data.storage import Store
+    from umemma.system.storage import Store
 
     store = Store("data/shards/digits")
     index = shard_reader.read_index(store)

@@ -38,7 +38,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from umemma.data.shard_reader import Index
-    from umemma.data.storage import Store
+    from umemma.system.storage import Store
 
 SECONDS = 3
 FPS = 25
@@ -282,7 +282,7 @@ def compare_reading(samples: int, rounds: int, workers: int) -> None:
         run_umemma(stage)
     from umemma import config
     from umemma.data import shard_reader
-    from umemma.data.storage import Store
+    from umemma.system.storage import Store
 
     store = Store(config.load_params().paths.shards)
     index = shard_reader.read_index(store)

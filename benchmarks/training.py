@@ -174,7 +174,7 @@ def make_data_source(
 ) -> DataSource:
     from umemma.config import Machine
     from umemma.data import shard_reader
-    from umemma.data.storage import Store
+    from umemma.system.storage import Store
     from umemma.training.train import DataSource
 
     store = Store(params.paths.shards)

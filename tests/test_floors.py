@@ -32,7 +32,7 @@ APART = {"stages"}
 PLUMBING = {
     "umemma/__init__.py",
     "umemma/_version.py",
-    "umemma/data/storage.py",
+    "umemma/system/storage.py",
     "umemma/errors.py",
     "umemma/presets.py",
     "umemma/types.py",

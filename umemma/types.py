@@ -103,14 +103,6 @@ class Unreadable:
     reason: str
 
 
-class Span(NamedTuple):
-    """A range of bytes of a file: encoded media in a shard."""
-
-    path: str
-    offset: int
-    size: int
-
-
 # What a dataset may give as the medium of a modality: encoded bytes, a file, a part of a file, a
 # text, a sound, an image as an (H, W[, 3]) uint8 array, encoded frames, a vector as a (D,) array, a
 # series, the cells of a table's row by their columns, or a function that returns one of these. The
@@ -118,7 +110,7 @@ class Span(NamedTuple):
 # a module's function.
 Cell: TypeAlias = "str | float | None"
 Media: TypeAlias = (
-    "bytes | Path | Clip | Span | str | Sound | Series | np.ndarray | list[bytes]"
+    "bytes | Path | Clip | str | Sound | Series | np.ndarray | list[bytes]"
     " | Mapping[str, Cell] | Unreadable | Callable[[], Media]"
 )
 

@@ -23,13 +23,13 @@ def in_folder(folder: Path) -> dict[str, Any]:
 def decoded(monkeypatch) -> list[str]:
     """What is decoded: the key and the modalities of each sample."""
     asked: list[str] = []
-    original = decoding.SampleDataset.__getitem__
+    original = decoding.SampleDataset._decode
 
-    def count(dataset, i):
-        asked.append(f"{dataset.keys[i]} {'+'.join(dataset.specs)}")
-        return original(dataset, i)
+    def count(dataset, numbers):
+        asked.extend(f"{dataset.keys[i]} {'+'.join(dataset.specs)}" for i in numbers)
+        return original(dataset, numbers)
 
-    monkeypatch.setattr(decoding.SampleDataset, "__getitem__", count)
+    monkeypatch.setattr(decoding.SampleDataset, "_decode", count)
     return asked
 
 

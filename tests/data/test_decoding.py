@@ -15,18 +15,20 @@ from toys.project import ROOT, TESTS
 
 from umemma.data.decoding import BatchStream, SampleDataset
 from umemma.data.loader import cut_batches
+from umemma.data.sample_table import MediaTable, Spans, compute_checksum
 from umemma.errors import UserError
-from umemma.types import Record, Span
+from umemma.system.storage import Store
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sample_that_cannot_be_decoded_is_named(tmp_path, stay, workers):
-    (tmp_path / "file").write_bytes(b"not a picture")
-    records = [Record("bad", "train", 0, {"image": Span(str(tmp_path / "file"), 0, 13)})]
-    streamed = BatchStream(
-        SampleDataset(records, {"image": SPECS["image"]}, "train shards"), workers, stay
-    )
+    data = b"not a picture"
+    (tmp_path / "file").write_bytes(data)
+    columns = np.array([[0], [0], [len(data)], [compute_checksum(data)]], np.uint64)
+    media = MediaTable(Store(str(tmp_path)), ["bad"], ["file"], {"image": Spans(*columns)})
+    dataset = SampleDataset(media, {"image": SPECS["image"]}, "train shards")
+    streamed = BatchStream(dataset, workers, stay)
     with pytest.raises(UserError, match="sample 'bad': not a readable image") as error:
         list(streamed.iterate_batches([np.array([0])]))
     assert "Traceback" not in str(error.value)
@@ -77,7 +79,8 @@ class Reset:
 
 
 def test_a_process_that_dies_handing_over_a_batch_is_the_same_message(stay):
-    streamed = BatchStream(SampleDataset([], {}, "train shards"), 0, stay)
+    media = MediaTable(Store(""), [], [], {})
+    streamed = BatchStream(SampleDataset(media, {}, "train shards"), 0, stay)
     streamed.loader = Reset()
     with pytest.raises(UserError, match="a decoding process was killed"):
         list(streamed.iterate_batches([]))

@@ -8,8 +8,8 @@ import pytest
 from toys.shards import GREY, SPEC, read, write
 
 from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.errors import UserError
+from umemma.system.storage import Store
 from umemma.types import DatasetSpec, Fold, Record
 
 FOLDS = (

@@ -8,7 +8,7 @@ from dataclasses import replace
 from toys.shards import SPEC, toy_records
 
 from umemma.data import shard_marker, shard_plan, shard_writer
-from umemma.data.storage import Store
+from umemma.system.storage import Store
 from umemma.types import Packing
 
 # As written by version 0.1 for the validation split of digits.

@@ -14,8 +14,8 @@ from PIL import Image
 from toys.shards import GREY, SETTINGS, read, write
 
 from umemma.data import shard_marker, shard_reader
-from umemma.data.storage import Store
 from umemma.errors import UserError
+from umemma.system.storage import Store
 from umemma.types import Record
 
 

@@ -12,8 +12,8 @@ from toys.media import flac
 from toys.shards import GREY, SPEC, TONE, read, torn, write
 
 from umemma.data import shard_marker, shard_plan, shard_writer
-from umemma.data.storage import Store
 from umemma.modalities import image
+from umemma.system.storage import Store
 from umemma.types import DatasetSpec, Packing, Record
 
 
@@ -52,7 +52,7 @@ def test_the_format_goes_up_when_the_bytes_change(tmp_path):
         Record("b", "test", 0, {"image": photo.getvalue()}),
     ]
     index = write(tmp_path / "s", records)
-    assert shard_plan.FORMAT == 2
+    assert shard_plan.FORMAT == 3
     assert [index.splits[split][0].sha256[:16] for split in ("train", "test")] == [
         "99371f8bcb56536d",
         "de999a0ef01bf672",

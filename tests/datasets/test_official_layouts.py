@@ -16,8 +16,8 @@ from toys.media import film
 from umemma import config
 from umemma.data.raw_folder import RawFolder
 from umemma.data.shard_reader import read_index, read_split
-from umemma.data.storage import Store
 from umemma.stages import doctor, download, preprocess
+from umemma.system.storage import Store
 
 # The cut falls between two packets or into one.
 CUT = r"1 x audio: (cut off|not readable video or sound).*; video: cut off"

@@ -145,10 +145,15 @@ def test_a_look_agrees_with_packing(clips, tmp_path):
 
 def test_what_only_packing_finds(clips, tmp_path):
     data = bytearray((clips / "a.avi").read_bytes())
-    start = data.index(b"movi") + 2000
-    # Single bytes, so that chunks keep their heads.
-    for place in range(start, len(data) - 3000, 97):
-        data[place] ^= 0xFF
+    start = data.index(b"movi") + 4
+    chunk = start
+    while data[chunk : chunk + 4] != b"idx1":
+        size = int.from_bytes(data[chunk + 4 : chunk + 8], "little")
+        # Single bytes, and none of the head of a chunk.
+        for place in range(chunk + 8, chunk + 8 + size, 97):
+            if place > start + 2000:
+                data[place] ^= 0xFF
+        chunk += 8 + size + size % 2
     (tmp_path / "damaged.avi").write_bytes(data)
     damaged = {"audio": tmp_path / "damaged.avi"}
     broken, _ = judge_by_packing(damaged)

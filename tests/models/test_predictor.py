@@ -28,12 +28,12 @@ import umemma
 from umemma import datasets
 from umemma.data import shard_reader
 from umemma.data.loader import cut_batches
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation.calibration import Calibration, probabilities
 from umemma.missing import list_patterns, make_keep_table
 from umemma.models.fusions import FUSIONS
 from umemma.models.predict_inputs import NOTHING, Failure
+from umemma.system.storage import Store
 from umemma.training import train
 from umemma.types import Sound, format_pattern
 

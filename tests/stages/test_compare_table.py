@@ -8,10 +8,10 @@ from toys.experiments import ToyCommands, write_unimodal_models
 from toys.project import quick
 
 from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.evaluation import experiments
 from umemma.evaluation.paired_test import run_paired_test, sample_contributions
 from umemma.stages import compare_table
+from umemma.system.storage import Store
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ from toys.predictions import OURS, THEIRS
 
 from umemma import config
 from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import experiments
 from umemma.evaluation.paired_test import inflate_for_folds
@@ -30,6 +29,7 @@ from umemma.stages import (
     pretrain,
 )
 from umemma.stages.compare import Inputs
+from umemma.system.storage import Store
 
 
 @pytest.fixture

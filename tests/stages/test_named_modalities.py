@@ -18,9 +18,9 @@ import umemma
 from umemma import config
 from umemma.config import Finetune
 from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.stages import download, evaluate, export, finetune, preprocess, pretrain
+from umemma.system.storage import Store
 
 SETTINGS = """\
 dataset: manifest

@@ -26,10 +26,10 @@ from toys.shards import Quiet
 from umemma import cli, config
 from umemma.data.shard_plan import count_records
 from umemma.data.shard_reader import read_index, read_split
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.stages import download, preprocess, verify
 from umemma.system import executors
+from umemma.system.storage import Store
 from umemma.types import DatasetSpec, Record
 
 SETTINGS = """

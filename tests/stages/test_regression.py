@@ -18,11 +18,11 @@ from toys.regression import write_project
 
 import umemma
 from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.regression import gaussian
 from umemma.models.answers import NumberPrediction
 from umemma.stages import download, evaluate, finetune, preprocess, pretrain
+from umemma.system.storage import Store
 
 pytestmark = pytest.mark.slow
 

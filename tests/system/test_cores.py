@@ -75,6 +75,27 @@ def test_the_processes_of_a_machine_divide_its_cores(groups, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("own", "quota", "share"),
+    [
+        (12, 96, 12),  # bound to cores of its own
+        (96, 96, 12),  # not bound
+        (48, 96, 12),  # bound to a socket, with three others
+        (4, 96, 4),  # bound to fewer than its share
+        (96, 48, 6),  # of a node on which the job has 48
+    ],
+)
+def test_tasks_of_slurm_count_their_cores_once(groups, monkeypatch, own, quota, share):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(own)))
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", str(quota))
+    assert cores.count_cores_of_process() == min(own, quota)  # in the batch script
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "8(x2),4")
+    assert cores.count_cores_of_process() == share
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # torchrun in the task
+    assert cores.count_cores_of_process() == own // 2
+
+
+@pytest.mark.parametrize(
     ("environment", "added"),
     [
         ({}, {"GOMP_SPINCOUNT": str(cores.SPINS)}),

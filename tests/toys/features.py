@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from umemma.config import Machine, Training
 from umemma.data.loader import LoadedSplit
 from umemma.data.shard_reader import Index
-from umemma.data.storage import Store
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.predictions import Predictions
 from umemma.missing import list_patterns, make_keep_table
 from umemma.models.late_fusion import LateFusion
+from umemma.system.storage import Store
 from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import Run
 from umemma.training.step import PatternStep, predict_logits

@@ -8,7 +8,7 @@ import torch
 from toys.shards import write
 from umemma.data import loader, shard_reader
 from umemma.data.loader import LoadedSplit, LoadOptions
-from umemma.data.storage import Store
+from umemma.system.storage import Store
 from umemma.types import AudioInput, DatasetSpec, ImageInput, Record, TextInput
 
 SPECS = {

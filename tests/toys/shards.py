@@ -10,7 +10,7 @@ import numpy as np
 from toys.media import GREY, TONE, flac
 from umemma.data import shard_index, shard_plan, shard_reader, shard_writer
 from umemma.data.shard_marker import ShardMarker
-from umemma.data.storage import Store
+from umemma.system.storage import Store
 from umemma.types import DatasetSpec, Packing, Record
 
 SPEC = DatasetSpec("toy", "", ("audio", "image"), ("no", "yes"), "", "", ("train", "test"))

@@ -12,9 +12,9 @@ from torch import nn
 from toys.shards import write
 from umemma.config import Encoder, Machine, Training
 from umemma.data.loader import LoadedSplit
-from umemma.data.storage import Store
 from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
+from umemma.system.storage import Store
 from umemma.training.early_stopping import Validation
 from umemma.training.optimizer import Optimizer
 from umemma.training.reproducibility import prepare

@@ -27,11 +27,11 @@ from toys.training import (
 )
 
 from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.models import factory
 from umemma.models.late_fusion import LateFusion
 from umemma.stages import finetune
+from umemma.system.storage import Store
 from umemma.training.balancing import (
     GradientModulation,
     Teachers,

@@ -58,7 +58,7 @@ def test_one_class_only(tmp_path):
 def test_labels_out_of_range(tmp_path):
     data = toy_data(tmp_path / "s")
     narrow = data.index.model_copy(update={"classes": ["no"]})
-    with pytest.raises(UserError, match="has no description, or one that makes no sense"):
+    with pytest.raises(UserError, match="the table has a sample that makes no sense"):
         train_toy(tmp_path, replace(data, index=narrow))
 
 

@@ -181,9 +181,9 @@ def preprocess(
 
 def _print_folds(settings: Params, index: Index) -> None:
     from umemma.data import shard_reader
-    from umemma.data.storage import Store
     from umemma.reports.doctor.folds import make_fold_table
     from umemma.system.log import output
+    from umemma.system.storage import Store
 
     held_out = {fold.split: fold.group for fold in index.folds}
     samples = {split: index.samples(split) for split in index.splits}

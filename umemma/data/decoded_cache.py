@@ -73,7 +73,7 @@ def load_or_decode(
 
 def _list_present(dataset: SampleDataset, modality: str) -> Tensor:
     """Return the numbers of the samples that have a modality."""
-    return torch.from_numpy(dataset.spans[modality][:, 2] > 0).nonzero()[:, 0]
+    return torch.from_numpy(dataset.media.has(modality)).nonzero()[:, 0]
 
 
 def _add_absent(dataset: SampleDataset, modality: str, rows: Tensor) -> Tensor:

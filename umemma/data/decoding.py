@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from umemma import modalities
 from umemma.data import shard_reader
+from umemma.data.sample_table import MediaTable
 from umemma.errors import UserError
 from umemma.system.cores import count_cores_of_process
-from umemma.types import InputSpec, Record, Span
+from umemma.types import InputSpec
 
 PREFETCH = 4  # batches that each worker decodes ahead
 GRACE = 60  # s that a worker continues after SIGTERM
@@ -36,28 +37,16 @@ HINT = "It may have run out of memory: lower machine.workers or machine.memory."
 class SampleDataset(Dataset[Any]):
     """A map-style torch Dataset over the samples of shards, read from anywhere in a tar.
 
-    Where WebDataset reads a tar from front to back, this one seeks to the Span of each medium, so
-    a Sampler may ask for any order. It holds no open file and so can be pickled for a worker.
+    Where WebDataset reads a tar from front to back, this one reads the range of bytes of each
+    medium, so a Sampler may ask for any order. It holds no open file and so can be pickled for a
+    worker.
     """
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        specs: Mapping[str, InputSpec],
-        where: str,
-    ) -> None:
-        self.keys = [record.key for record in records]
+    def __init__(self, media: MediaTable, specs: Mapping[str, InputSpec], where: str) -> None:
+        self.media = media
+        self.keys = media.keys
         self.specs = dict(specs)
         self.where = where
-        self.files = sorted(_list_paths(records))
-        file_numbers = {path: number for number, path in enumerate(self.files)}
-        # {modality: (N, 3) int64 of file, offset, size}; size 0 = absent
-        self.spans = {m: np.zeros((len(records), 3), np.int64) for m in specs}
-        for i, record in enumerate(records):
-            for m in specs:
-                span = record.media.get(m)
-                if isinstance(span, Span):
-                    self.spans[m][i] = (file_numbers[span.path], span.offset, span.size)
 
     def select_modalities(self, names: Collection[str]) -> SampleDataset:
         """Return the same samples with some of their modalities."""
@@ -68,27 +57,10 @@ class SampleDataset(Dataset[Any]):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """Return {modality: (...)}, compact (pictures as bytes); an absent one is its blank input.
 
-        Raises UserError for media that cannot be decoded.
+        Raises UserError for media that cannot be read or decoded.
         """
-        inputs = {}
-        for m, spec in self.specs.items():
-            modality = modalities.find_module(spec)
-            file, offset, size = self.spans[m][i].tolist()
-            if not size:
-                inputs[m] = modality.make_blank(spec)
-                continue
-            with open(self.files[file], "rb") as shard:
-                shard.seek(offset)
-                data = shard.read(size)
-            try:
-                inputs[m] = modality.decode(data, spec)
-            except ValueError as error:
-                raise UserError(
-                    f"sample {self.keys[i]!r}: {error}",
-                    self.where,
-                    shard_reader.REMAKE,
-                ) from None
-        return inputs
+        (sample,) = self._decode([i])
+        return sample
 
     def __getitems__(self, numbers: Sequence[int]) -> dict[str, Tensor] | UserError:
         """Return a batch {modality: (B, ...)}, or the error.
@@ -96,19 +68,32 @@ class SampleDataset(Dataset[Any]):
         If the error were raised in a worker, DataLoader would turn it into a text.
         """
         try:
-            samples = [self[int(i)] for i in numbers]
+            samples = self._decode(numbers)
         except UserError as error:
             return error
         return {m: torch.stack([sample[m] for sample in samples]) for m in self.specs}
 
-
-def _list_paths(records: Sequence[Record]) -> set[str]:
-    paths = set()
-    for record in records:
-        for span in record.media.values():
-            if isinstance(span, Span):
-                paths.add(span.path)
-    return paths
+    def _decode(self, numbers: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Return the decoded samples; their media are read together."""
+        wanted = []
+        for i in numbers:
+            wanted += [(i, m) for m in self.specs if self.media.spans[m].size[i]]
+        data = dict(zip(wanted, self.media.read(wanted), strict=True))
+        samples = []
+        for i in numbers:
+            inputs = {}
+            for m, spec in self.specs.items():
+                modality = modalities.find_module(spec)
+                if (i, m) not in data:
+                    inputs[m] = modality.make_blank(spec)
+                    continue
+                try:
+                    inputs[m] = modality.decode(data[i, m], spec)
+                except ValueError as error:
+                    what = f"sample {self.keys[i]!r}: {error}"
+                    raise UserError(what, self.where, shard_reader.REMAKE) from None
+            samples.append(inputs)
+        return samples
 
 
 class _PlannedBatches(Sampler[list[int]]):

@@ -15,23 +15,24 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from loguru import logger
 from torch import Tensor
 
 from umemma import modalities
-from umemma.data import decoded_cache, shard_reader
+from umemma.data import decoded_cache, sample_table, shard_reader
 from umemma.data.decoding import BatchStream, SampleDataset, choose_workers
-from umemma.data.storage import Store
+from umemma.data.sample_table import MediaTable, SampleTable
 from umemma.errors import UserError
 from umemma.missing import draw_training_absences
 from umemma.system import distributed
 from umemma.system.cores import count_cores_of_process
 from umemma.system.seeds import hash_keys, mix
-from umemma.types import Batch, InputSpec, Plain, Record
+from umemma.system.storage import Store
+from umemma.types import Batch, InputSpec, Plain
 
 BATCH = 32  # samples that are decoded together for memory
 GIB = 2**30
@@ -184,26 +185,19 @@ def load_split(
     """
     where = f"{split} shards"
     # 1. The samples, without the modalities that are taken away from them.
-    every = distributed.raise_on_all(
-        lambda: list(shard_reader.locate_split(store, index, split, stay)),
-    )
-    every = _take_away(every, options.missing, options.seed)
-    names = sorted(specs)
-    records = [record for record in every if any(m in record.media for m in names)]
-    present = _find_present(records, names, where)
-    if len(records) < len(every):
-        logger.debug(
-            f"{where}: {len(every) - len(records)} samples have none of {', '.join(names)} and are "
-            "left out"
-        )
+    samples = distributed.raise_on_all(lambda: sample_table.read_samples(store, index, split))
+    absences = draw_training_absences(samples.media.keys, options.seed, options.missing)
+    samples = _select_present(samples.take_away(absences), sorted(specs), where)
+    media = samples.media
+    present = _find_present(media, sorted(specs), where)
     # 2. What fits into memory is decoded now.
     held = {m: spec for m, spec in specs.items() if m not in options.once}
-    fits = _fits_memory(held, len(records), options.memory, where)
+    fits = _fits_memory(held, len(samples), options.memory, where)
     if not fits:
         held = {}
     in_memory: dict[str, Tensor] = {}
     if held:
-        dataset = SampleDataset(records, held, where)
+        dataset = SampleDataset(media, held, where)
         in_memory = _decode_held(dataset, split, index.fingerprint, options, advance)
     # 3. The rest is decoded for each batch.
     rest = {m: spec for m, spec in specs.items() if m not in held}
@@ -212,49 +206,41 @@ def load_split(
         workers = options.workers
         if workers is None and not fits:  # decoded again in every epoch
             workers = count_cores_of_process()
-        stream = _make_stream(SampleDataset(records, rest, where), workers, stay)
+        stream = _make_stream(SampleDataset(media, rest, where), workers, stay)
     return LoadedSplit(
         in_memory,
         present,
-        _make_targets([record.label for record in records], store, index),
-        [record.key for record in records],
-        _make_groups(records),
+        _make_targets(samples.labels, store, index),
+        media.keys,
+        samples.groups,
         dict(specs),
         options.augments,
         stream,
-        _make_weights(records, where),
+        _make_weights(samples.weights, where),
     )
 
 
-def _take_away(
-    records: list[Record],
-    missing: Mapping[str, float],
-    seed: int,
-) -> list[Record]:
-    """Return the records, each without the modalities that it loses."""
-    absences = draw_training_absences([record.key for record in records], seed, missing)
-    remaining = []
-    for i, record in enumerate(records):
-        media = {}
-        for m, medium in record.media.items():
-            if m not in absences or not absences[m][i]:
-                media[m] = medium
-        remaining.append(replace(record, media=media))
-    return remaining
+def _select_present(samples: SampleTable, names: Sequence[str], where: str) -> SampleTable:
+    """Return the samples that have any of the modalities."""
+    has_any = np.any([samples.media.has(m) for m in names], 0)
+    if has_any.all():
+        return samples
+    logger.debug(
+        f"{where}: {(~has_any).sum()} samples have none of {', '.join(names)} and are left out"
+    )
+    return samples.select(np.flatnonzero(has_any))
 
 
-def _find_present(records: Sequence[Record], names: Sequence[str], where: str) -> Tensor:
+def _find_present(media: MediaTable, names: Sequence[str], where: str) -> Tensor:
     """Return (N, M) bool. Raises UserError for a modality that no sample has."""
-    rows = [[m in record.media for m in names] for record in records]
-    present = torch.tensor(rows).reshape(-1, len(names))
-    for i, m in enumerate(names):
-        if not present[:, i].any():
+    for m in names:
+        if not media.has(m).any():
             raise UserError(
                 f"no sample has {m}",
                 where,
                 f"Remove {m} from modalities in the settings, or take away less of it (missing).",
             )
-    return present
+    return torch.from_numpy(np.stack([media.has(m) for m in names], 1))
 
 
 def _fits_memory(
@@ -335,52 +321,29 @@ def _make_stream(
     return BatchStream(dataset, count, stay)
 
 
-def _make_groups(records: Sequence[Record]) -> dict[str, list[str]]:
-    """Return {grouping: the group of each record}.
-
-    A record without a group is a group by itself. Where there is no grouping, so is every record,
-    and the grouping is called "sample".
-    """
-    groups_of_each = [record.groups for record in records]
-    names: set[str] = set().union(*groups_of_each)
-    if not names:
-        return {"sample": [record.key for record in records]}
-    groups: dict[str, list[str]] = {}
-    for name in sorted(names):
-        groups[name] = []
-        for record, own_groups in zip(records, groups_of_each, strict=True):
-            groups[name].append(own_groups.get(name, record.key))
-    return groups
-
-
-def _make_targets(labels: Sequence[Any], store: Store, index: shard_reader.Index) -> Tensor:
+def _make_targets(labels: pa.Array, store: Store, index: shard_reader.Index) -> Tensor:
     """Return the target of a LoadedSplit."""
+    if index.task == "multiclass":
+        return torch.tensor(labels.to_numpy())
+    numbers = labels.flatten().to_numpy()
     if index.task == "regression":
         scales = distributed.raise_on_all(lambda: shard_reader.read_scales(store, index))
         mean = torch.tensor([scale.mean for scale in scales], dtype=torch.float64)
         std = torch.tensor([scale.std for scale in scales], dtype=torch.float64)
-        return (torch.tensor(labels, dtype=torch.float64) - mean) / std
-    if not any(isinstance(label, tuple) for label in labels):
-        return torch.tensor(labels)
-    target = torch.zeros(len(labels), len(index.classes))
-    for row, label in zip(target, labels, strict=True):
-        row[list(label)] = 1.0
-    return target
+        return (torch.tensor(numbers).reshape(len(labels), -1) - mean) / std
+    target = np.zeros((len(labels), len(index.classes)), np.float32)
+    counts = labels.value_lengths().to_numpy()
+    target[np.repeat(np.arange(len(labels)), counts), numbers] = 1.0
+    return torch.from_numpy(target)
 
 
-def _make_weights(records: Sequence[Record], where: str) -> Tensor | None:
+def _make_weights(weights: np.ndarray | None, where: str) -> Tensor | None:
     """Return (N,) float32 weights, None where no sample has one. UserError where all are 0."""
-    if all(record.weight is None for record in records):
+    if weights is None:
         return None
-    weights = []
-    for record in records:
-        if record.weight is None:
-            weights.append(1.0)
-        else:
-            weights.append(record.weight)
-    if not any(weights):
+    if not weights.any():
         raise UserError("the weight of every sample is 0", where, "Correct the column of weights.")
-    return torch.tensor(weights)
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 def _move(x: Tensor, device: torch.device) -> Tensor:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import pyarrow.parquet as pq
+import numpy as np
 from loguru import logger
 
 from umemma import modalities
+from umemma.data.sample_table import read_samples
 from umemma.data.shard_marker import ShardMarker, summarize_reasons
-from umemma.data.shard_reader import Index, count_classes, locate_split, read_span
+from umemma.data.shard_reader import Index, count_classes, read_rows
 from umemma.data.shard_writer import to_json
-from umemma.data.storage import Store
 from umemma.errors import UserError
+from umemma.system.storage import Store
 from umemma.types import DatasetSpec
 
 SHOWN = 5  # samples that an error names
@@ -87,14 +87,12 @@ def _survey_inputs(store: Store, index: Index, is_logged: bool = True) -> dict[s
             surveys[name] = module.Survey(name)
     if not surveys:
         return {}
-    for split, shards in index.splits.items():
-        for shard in shards:
-            only_this = index.model_copy(update={"splits": {split: [shard]}})
-            with contextlib.ExitStack() as stay:
-                for record in locate_split(store, only_this, split, stay):
-                    for name in surveys.keys() & record.media.keys():
-                        data = read_span(record.media[name])
-                        surveys[name].add(record.key, split, data)
+    for split in index.splits:
+        media = read_samples(store, index, split).media
+        for name, survey in surveys.items():
+            for i in np.flatnonzero(media.has(name)).tolist():
+                (data,) = media.read([(i, name)])
+                survey.add(media.keys[i], split, data)
     for name, survey in surveys.items():
         for line in survey.summarize():
             if is_logged:
@@ -182,9 +180,7 @@ def _iterate_failed_keys(store: Store, shards: Iterable[ShardMarker]) -> Iterato
     for shard in shards:
         if not shard.has_failures:
             continue
-        with store.local(shard.rows_name) as table:
-            rows = pq.read_table(table, columns=columns).to_pylist()
-        for row in rows:
+        for row in read_rows(store, shard, columns).to_pylist():
             if row["reason"] and row["status"] != "left out":
                 yield row["key"]
 

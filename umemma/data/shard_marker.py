@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import ConfigDict, Field
 
-from umemma.data.storage import Store
 from umemma.system.files import sha256
+from umemma.system.storage import Store
 from umemma.types import Plain
 from umemma.validation import fingerprint
 

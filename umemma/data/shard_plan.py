@@ -19,8 +19,8 @@ import numpy as np
 
 from umemma import datasets, modalities
 from umemma.data.raw_folder import RawFile
-from umemma.data.storage import Store
 from umemma.system.files import sha256
+from umemma.system.storage import Store
 from umemma.types import (
     NO_KINDS,
     OWN,
@@ -37,7 +37,7 @@ from umemma.validation import fingerprint
 
 # The version of the bytes that packing gives, a part of every input hash as a cache key has one:
 # raise it when packing the same media gives other bytes, and all shards are written again.
-FORMAT = 2
+FORMAT = 3
 
 KEY = re.compile(r"[\w-]+", re.ASCII)  # WebDataset splits the name of a member at its first dot
 

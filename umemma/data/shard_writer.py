@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umemma import modalities
+from umemma.data.sample_table import PARTS, compute_checksum
 from umemma.data.shard_marker import ShardMarker, list_damage, read_marker
 from umemma.data.shard_plan import ShardJob
 from umemma.data.shard_reader import iterate_samples
@@ -47,8 +49,8 @@ def write_shard(job: ShardJob) -> ShardMarker:
         with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
             for record in job.records:
                 sample = _pack_or_take(record, job, present)
-                _add_members(tar, record.key, sample.members)
-                samples.append(sample._replace(members={}))
+                spans = _add_members(tar, record.key, sample.members)
+                samples.append(sample._replace(members={}, row={**sample.row, **spans}))
         size = path.stat().st_size
         checksum = sha256(path)
     rows_checksum = _write_table(job, samples)
@@ -70,11 +72,21 @@ def _pack_or_take(
     return _pack(record, job)
 
 
-def _add_members(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) -> None:
+def _add_members(
+    tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]
+) -> dict[str, int | None]:
+    """Add the members of a sample, and return what its row says of where its media are."""
+    spans: dict[str, int | None] = {}
     for suffix, data in members.items():
         member = tarfile.TarInfo(f"{key}.{suffix}")
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
+        name = suffix.split(".")[0]
+        blocks = math.ceil(len(data) / tarfile.BLOCKSIZE)
+        values = (tar.offset - blocks * tarfile.BLOCKSIZE, len(data), compute_checksum(data))
+        for part, value in zip(PARTS, values, strict=True):
+            spans[f"{part}_{name}"] = value
+    return spans
 
 
 def _write_table(job: ShardJob, samples: Sequence[PackedSample]) -> str:
@@ -156,6 +168,7 @@ def _make_sample(
             row[_name_column(grouping)] = group
     for name in job.modalities:
         row[f"has_{name}"] = name in has
+    row["weight"] = record.weight
     row["status"] = status
     row["reason"] = reason
     return PackedSample(members, row, status, reason)
@@ -165,7 +178,9 @@ def _make_schema(job: ShardJob) -> pa.Schema:
     """Return the columns of the table of rows."""
     label_type = pa.int64()
     groupings: set[str] = set()
+    has_weight = False
     for record in job.records:
+        has_weight |= record.weight is not None
         if isinstance(record.label, tuple):
             label_type = pa.list_(pa.int64())
             if any(isinstance(number, float) for number in record.label):
@@ -182,6 +197,10 @@ def _make_schema(job: ShardJob) -> pa.Schema:
         fields.append((column, pa.string()))
     for name in job.modalities:
         fields.append((f"has_{name}", pa.bool_()))
+        for part, kind in PARTS.items():
+            fields.append((f"{part}_{name}", kind))
+    if has_weight:
+        fields.append(("weight", pa.float64()))
     fields.append(("status", pa.string()))
     fields.append(("reason", pa.string()))
     return pa.schema(fields)

@@ -22,7 +22,6 @@ from loguru import logger
 
 from umemma.config import Params
 from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.errors import UserError, unknown_name
 from umemma.evaluation import experiments
 from umemma.evaluation.experiments import Experiment
@@ -30,6 +29,7 @@ from umemma.models import saved_model
 from umemma.reports.comparison_costs import ProcessCost, append_cost, settings_fingerprint
 from umemma.system import subprocesses
 from umemma.system.files import new_folder, read_json, sha256, write_json
+from umemma.system.storage import Store
 from umemma.system.subprocesses import Command, Ended, Job
 
 LAST_LINES = 5  # of a failed process that its error quotes

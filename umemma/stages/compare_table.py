@@ -11,7 +11,6 @@ import numpy as np
 from umemma.config import Params
 from umemma.data import shard_reader
 from umemma.data.shard_reader import Index
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import comparison, experiments
 from umemma.evaluation.comparison import PRIOR, AbsenceColumn, ExperimentResult
@@ -22,6 +21,7 @@ from umemma.evaluation.predictions import Predictions, pool_folds
 from umemma.missing import parse_missing
 from umemma.reports.comparison import ComparisonReport, ComparisonSetup
 from umemma.reports.comparison_files import write
+from umemma.system.storage import Store
 
 NAMED = 5  # incomplete experiments that a message names
 

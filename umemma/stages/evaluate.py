@@ -18,7 +18,6 @@ from loguru import logger
 
 from umemma.config import Params, Training
 from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import information, metrics
 from umemma.evaluation.calibration import Calibration
@@ -31,6 +30,7 @@ from umemma.models import saved_model
 from umemma.reports import evaluation
 from umemma.system import distributed
 from umemma.system.files import new_files
+from umemma.system.storage import Store
 from umemma.types import TargetScale
 from umemma.validation import fingerprint
 

@@ -17,13 +17,13 @@ import torch
 
 from umemma.config import CLASS_WEIGHTS, Encoder, Finetune, Params, Training
 from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.missing import normalize_pattern_weights
 from umemma.models import factory, saved_model
 from umemma.models.late_fusion import LateFusion
 from umemma.presets import Switches
 from umemma.system.files import sha256
+from umemma.system.storage import Store
 from umemma.training.balancing import Balancing, GradientModulation, Teachers
 from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import Run, format_csv

@@ -24,11 +24,11 @@ from umemma.data.shard_marker import ShardMarker, is_current, read_marker
 from umemma.data.shard_plan import ShardJob
 from umemma.data.shard_reader import Index
 from umemma.data.shard_writer import write_shard
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.system import executors
 from umemma.system.cores import count_cores
 from umemma.system.log import make_progress
+from umemma.system.storage import Store
 from umemma.types import DatasetSpec
 from umemma.validation import list_differences
 

@@ -19,12 +19,12 @@ import torch
 
 from umemma.config import Encoder, Params
 from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.errors import unknown_name
 from umemma.missing import list_patterns
 from umemma.models import factory, saved_model
 from umemma.models.late_fusion import LateFusion
 from umemma.system.files import sha256
+from umemma.system.storage import Store
 from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import Run, format_csv
 from umemma.training.step import PatternStep

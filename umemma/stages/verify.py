@@ -5,9 +5,9 @@ from __future__ import annotations
 from umemma.config import Params
 from umemma.data import shard_reader
 from umemma.data.shard_reader import Index
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.system.log import make_progress
+from umemma.system.storage import Store
 
 SHOWN = 20  # problems that an error lists
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
@@ -28,10 +29,18 @@ def count_cores() -> int:
 
 
 def count_cores_of_process() -> int:
-    """Return this training process's share of the cores, which those of its machine divide."""
-    of_slurm = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", of_slurm))
-    return max(1, count_cores() // processes)
+    """Return this training process's share of the cores, which those of its machine divide.
+
+    torchrun's processes share the affinity of the node's one task. Each task that srun starts may
+    be bound to cores of its own, which are then its share already, or to more, such as a socket. A
+    batch script itself is alone, whatever its job asks for. SLURM_STEP_TASKS_PER_NODE: "8(x2),4".
+    """
+    own = count_cores()
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return max(1, own // int(os.environ["LOCAL_WORLD_SIZE"]))
+    tasks = int(re.split(r"[(,]", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))[0])
+    of_node = int(os.environ.get("SLURM_CPUS_ON_NODE", own))
+    return max(1, min(own, of_node // tasks))
 
 
 def limit_spinning(environment: MutableMapping[str, str]) -> None:

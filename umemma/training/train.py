@@ -20,7 +20,6 @@ from umemma.config import Machine, Training
 from umemma.data import decoding, loader
 from umemma.data.loader import LoadedSplit
 from umemma.data.shard_reader import Index, read_scales
-from umemma.data.storage import Store
 from umemma.errors import UserError
 from umemma.evaluation import calibration
 from umemma.evaluation.calibration import Calibration
@@ -33,6 +32,7 @@ from umemma.models.fusion_head import BoundedMeans
 from umemma.models.late_fusion import LateFusion
 from umemma.models.saved_model import InferenceMetadata
 from umemma.system.log import make_progress
+from umemma.system.storage import Store
 from umemma.training import feature_cache, linear_probe, pooling
 from umemma.training.early_stopping import Validation
 from umemma.training.loss import TrainingLoss, make_training_loss

@@ -7,9 +7,11 @@ and write shards through `Store`, so no other module knows what kind of place it
 from __future__ import annotations
 
 import contextlib
+import importlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,13 @@ from umemma.system.files import new_file, remove_leftovers
 
 CHUNK = 2**20  # bytes copied at a time
 HTTP = ("http://", "https://")
+FAILURES = {
+    "http": ("aiohttp", "ClientError"),
+    "https": ("aiohttp", "ClientError"),
+    "s3": ("botocore.exceptions", "BotoCoreError"),
+    "gs": ("gcsfs.retry", "HttpError"),
+}
+RETRY_PAUSES = (0.2, 1.0, 5.0)  # s before bytes are asked for again
 
 
 class Store:
@@ -55,6 +64,47 @@ class Store:
                 return Path(self.at(name)).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Return the bytes of each (name, offset, size), from a bucket all at once.
+
+        They are fewer where a file ends before. What a connection cuts off is asked for again.
+        Raises UserError for a file that is missing, and for a server that sends whole files.
+        """
+        if not self.remote:
+            return [self._read_local_range(*wanted) for wanted in ranges]
+        for pause in RETRY_PAUSES:
+            try:
+                return self._read_remote_ranges(ranges)
+            except UserError as error:
+                cause = error.__cause__
+                if cause is None or isinstance(cause, (FileNotFoundError, PermissionError)):
+                    raise
+                time.sleep(pause)
+        return self._read_remote_ranges(ranges)
+
+    def _read_local_range(self, name: str, offset: int, size: int) -> bytes:
+        with self._explain_failures(name), open(self.at(name), "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def _read_remote_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        if not ranges:
+            return []
+        names, starts, sizes = zip(*ranges, strict=True)
+        ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+        paths = [self.at(name) for name in names]
+        with self._explain_failures(""):
+            found = self.file_system.cat_ranges(paths, list(starts), ends, on_error="return")
+        for name, size, data in zip(names, sizes, found, strict=True):
+            with self._explain_failures(name):
+                if isinstance(data, Exception):
+                    raise data
+            if len(data) > size:
+                what = "the server sends whole files, not the bytes that are asked for"
+                hint = "Use a server that answers ranges of bytes, or copy the shards to a folder."
+                raise UserError(what, self.at(name), hint)
+        return list(found)
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path | None]:
@@ -152,11 +202,6 @@ class Store:
     @contextlib.contextmanager
     def _explain_failures(self, name: str) -> Iterator[None]:
         """Turn what a disk or a server reports inside the block into a UserError."""
-        failures: tuple[type[Exception], ...] = (OSError,)
-        if self.url.startswith(HTTP):
-            from aiohttp import ClientError
-
-            failures = (OSError, ClientError)
         try:
             yield
         except NotImplementedError:
@@ -165,10 +210,22 @@ class Store:
                 self.at(name),
                 "Write shards to a folder or a bucket.",
             ) from None
-        except failures as error:
+        except _list_failures(self.url) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise UserError(
                 f"can't be read or written: {reason}",
                 self.at(name),
                 "Check the place and its disk.",
             ) from error
+
+
+def _list_failures(url: str) -> tuple[type[Exception], ...]:
+    """Return what a file system raises where its disk or server fails, such as no credentials."""
+    protocol = url.split("://")[0]
+    if protocol not in FAILURES:
+        return (OSError,)
+    module, name = FAILURES[protocol]
+    try:
+        return OSError, getattr(importlib.import_module(module), name)
+    except ImportError:  # so there is no such file system either
+        return (OSError,)

@@ -14,8 +14,8 @@ import pytest
 from toys.shards import SETTINGS, Quiet, read, toy_records, write
 
 from umemma.data import shard_reader
-from umemma.data.storage import Store
 from umemma.errors import UserError
+from umemma.system.storage import Store
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
@@ -59,6 +59,8 @@ def test_shards_behind_http_are_read(tmp_path):
             shard_reader.verify_shard(Store(f"{url}/s"), index, "train", index.splits["train"][1])
             == []
         )
+        with pytest.raises(UserError, match="the server sends whole files"):  # as this one does
+            Store(f"{url}/s").read_ranges([("train-000000.tar", 512, 100)])
         with pytest.raises(UserError, match="not there yet"):
             shard_reader.read_index(Store(f"{url}/nowhere"))
         with pytest.raises(UserError, match="can only be read"):
@@ -66,6 +68,18 @@ def test_shards_behind_http_are_read(tmp_path):
         server.shutdown()
     with pytest.raises(UserError, match="can't be read or written"):
         Store(f"{url}/s").read("index.json")
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+def test_ranges_of_bytes_are_read_as_far_as_a_file_goes(tmp_path, kind):
+    store = Store({"disk": str(tmp_path), "memory": "memory://ranges"}[kind])
+    with store.new("a.tar") as path:
+        path.write_bytes(b"0123456789")
+    ranges = [("a.tar", 7, 2), ("a.tar", 0, 1), ("a.tar", 8, 5), ("a.tar", 7, 2)]
+    assert store.read_ranges(ranges) == [b"78", b"0", b"89", b"78"]
+    assert store.read_ranges([]) == []
+    with pytest.raises(UserError, match=r"b\.tar: can't be read or written"):
+        store.read_ranges([("a.tar", 0, 1), ("b.tar", 0, 1)])
 
 
 def test_a_place_that_needs_what_is_not_installed():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from umemma.config import Training
-from umemma.training.optimizer import Optimizer, warmup_cosine
+from umemma.training.optimizer import Optimizer, copy_weights, warmup_cosine
 
 
 def make_optimizer(
@@ -47,6 +47,42 @@ def take_step(optimizer: Optimizer, step_index: int, gradient: float = 1.0) -> N
 def check_values(model: MatrixAndVector, matrix: float, vector: float) -> None:
     torch.testing.assert_close(model.matrix.data, torch.full((2, 2), matrix))
     torch.testing.assert_close(model.vector.data, torch.full((2,), vector))
+
+
+def test_frozen_weights_are_in_no_copy_and_in_no_checkpoint():
+    """Of a model whose second matrix is frozen and has a second name, and with a batch norm."""
+
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trained = nn.Linear(2, 2, bias=False)
+            self.frozen = nn.Linear(2, 2, bias=False).requires_grad_(False)
+            self.tied = self.frozen
+            self.norm = nn.BatchNorm1d(2).requires_grad_(False)
+
+    model = Partly()
+    optimizer = make_optimizer(model, ema=0.5)
+    model.trained.weight.grad = torch.ones(2, 2)
+    optimizer.step(0)
+    statistics = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    assert set(copy_weights(model)) == set(optimizer.average) == {"trained.weight", *statistics}
+    tensors = {name: x.clone() for name, x in optimizer.state_tensors().items()}
+    parts = [name.split(".", 1)[1] for name in tensors if not name.startswith("adamw")]
+    assert set(parts) == {"trained.weight", *statistics}
+
+    after = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        model.trained.weight.zero_()
+        model.norm.running_mean.fill_(9.0)
+    optimizer.restore(tensors, optimizer.scaler.state_dict())
+    torch.testing.assert_close(model.state_dict(), after)
+    with optimizer.averaged_weights():
+        torch.testing.assert_close(model.frozen.weight, after["frozen.weight"])
+        assert not torch.equal(model.trained.weight, after["trained.weight"])
+    torch.testing.assert_close(model.state_dict(), after)
+    del tensors["model.trained.weight"]
+    with pytest.raises(AssertionError):
+        optimizer.restore(tensors, optimizer.scaler.state_dict())
 
 
 def test_the_first_step_of_adamw_goes_as_far_as_the_learning_rate():

@@ -42,6 +42,37 @@ def test_a_damaged_one_costs_only_itself(tmp_path, size, messages):
     assert any("damaged" in message for message in messages)
 
 
+def test_every_flipped_bit_costs_only_its_checkpoint(tmp_path, messages):
+    newest = tmp_path / "step-000000010.safetensors"
+    save_checkpoints(tmp_path, [10])
+    whole = newest.read_bytes()
+    for place in range(len(whole)):
+        run = save_checkpoints(tmp_path, [5])
+        newest.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
+        )
+        assert run.load_latest_checkpoint().state == TrainingState(step=5), place
+        assert not newest.exists()
+    assert len(messages) == len(whole)
+
+
+def test_tensors_of_every_kind_come_back(tmp_path):
+    tensors = {
+        "scalar": torch.tensor(3.0),
+        "none": torch.zeros(0, 4),
+        "count": torch.tensor([1, 2]),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "mask": torch.tensor([True, False]),
+        "turned": torch.arange(6.0).reshape(2, 3).T,
+    }
+    run = Run(tmp_path, "a")
+    run.save_checkpoint(tensors, TrainingState(step=1))
+    loaded = run.load_latest_checkpoint().tensors
+    assert {name: x.tolist() for name, x in loaded.items()} == {
+        name: x.tolist() for name, x in tensors.items()
+    }
+
+
 def test_tied_weights_are_saved_apart(tmp_path):
     run = Run(tmp_path, "a")
     shared = torch.arange(3.0)

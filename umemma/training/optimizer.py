@@ -86,7 +86,7 @@ class Optimizer:
             group["lr"] = group["peak"] * factor
 
     def _update_average(self) -> None:
-        for name, current in self.model.state_dict().items():
+        for name, current in select_trained(self.model).items():
             mean = self.average[name]
             if mean.is_floating_point():
                 mean.lerp_(current, 1 - self.ema)
@@ -100,13 +100,13 @@ class Optimizer:
             yield
             return
         current = copy_weights(self.model)
-        self.model.load_state_dict(self.average)
+        load_weights(self.model, self.average)
         yield
-        self.model.load_state_dict(current)
+        load_weights(self.model, current)
 
     def state_tensors(self) -> Weights:
         """Return all tensors that the next step depends on, for a checkpoint."""
-        parts: dict[str, Weights] = {"model": self.model.state_dict(), "average": self.average}
+        parts: dict[str, Weights] = {"model": select_trained(self.model), "average": self.average}
         for name, parameter in self.trained.items():
             parts[f"adamw.{name}"] = self.adamw.state[parameter]
         tensors: Weights = {}
@@ -116,7 +116,7 @@ class Optimizer:
 
     def restore(self, tensors: Weights, scaler: Mapping[str, Any]) -> None:
         """Resume from the `state_tensors` and the scaler's state of a checkpoint."""
-        self.model.load_state_dict(select_prefix(tensors, "model"))
+        load_weights(self.model, select_prefix(tensors, "model"))
         self.average = to_device(select_prefix(tensors, "average"), self.device)
         moments: dict[int, Weights] = {}
         for i, (name, parameter) in enumerate(self.trained.items()):
@@ -165,9 +165,31 @@ def warmup_cosine(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * decay_progress))
 
 
+def select_trained(model: nn.Module) -> Weights:
+    """Return what a training can change, not copied: all but the parameters without gradient.
+
+    A frozen encoder of gigabytes then stands in memory, and on the disk, once.
+    """
+    frozen = _list_frozen(model)
+    return {name: x for name, x in model.state_dict().items() if name not in frozen}
+
+
 def copy_weights(model: nn.Module) -> Weights:
-    """Return a copy of the parameters and buffers of a model."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    """Return a copy of what a training can change."""
+    return {name: tensor.detach().clone() for name, tensor in select_trained(model).items()}
+
+
+def load_weights(model: nn.Module, weights: Weights) -> None:
+    """Give a model what `select_trained` or `copy_weights` returned of it."""
+    keys = model.load_state_dict(weights, strict=False)
+    assert not keys.unexpected_keys, keys
+    assert set(keys.missing_keys) <= _list_frozen(model), keys
+
+
+def _list_frozen(model: nn.Module) -> set[str]:
+    """Return the names of the parameters without gradient, by every name that one has."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}
 
 
 def add_prefix(tensors: Weights, prefix: str) -> Weights:

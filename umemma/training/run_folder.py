@@ -3,13 +3,15 @@
 runs/<dataset>/<name>/ holds the last few `step-000001200.safetensors`, each with everything that
 the next step depends on in one file (tensors, and JSON in its header), and metrics.csv (step,
 epoch, split, name, value). A checkpoint is written to a temporary file, synced and renamed, so that
-neither a kill nor a full disk harms the previous one. Nothing here is unpickled.
+neither a kill nor a full disk harms the previous one. It has a checksum, since training would go on
+from a weight that a disk has altered without a word. Nothing here is unpickled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import math
@@ -20,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from loguru import logger
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -162,11 +165,14 @@ class Run:
     def _read_checkpoint(self, path: Path) -> Checkpoint | None:
         """Return the checkpoint at `path`, None if it is one of other settings."""
         with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            if about.get("made_from") != self.input_hash:
-                return None
+            about = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return Checkpoint(tensors, TrainingState.from_json(about["state"]))
+        checksum = about.pop("checksum")
+        if checksum != _compute_checksum(tensors, about):
+            raise ValueError("not the bytes that were written")
+        if about["made_from"] != self.input_hash:
+            return None
+        return Checkpoint(tensors, TrainingState.from_json(about["state"]))
 
     def save_checkpoint(self, tensors: Mapping[str, Tensor], state: TrainingState) -> None:
         """Write a checkpoint, and remove the oldest ones.
@@ -184,6 +190,7 @@ class Run:
                 copies = {}
                 for name, x in tensors.items():
                     copies[name] = x.detach().to("cpu", copy=True).contiguous()
+                about["checksum"] = _compute_checksum(copies, about)
                 save_tensors(copies, temporary, about)
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
@@ -241,6 +248,15 @@ class Run:
     def _list_checkpoints(self) -> list[Path]:
         """Return the paths of the checkpoints, oldest first."""
         return sorted(self.folder.glob("step-*.safetensors"))
+
+
+def _compute_checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """Return the SHA-256 checksum of everything in a checkpoint but itself."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, x in sorted(tensors.items()):
+        digest.update(f"{name} {x.dtype} {list(x.shape)}".encode())
+        digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def format_csv(rows: Iterable[MetricRow], header: bool = True) -> str:

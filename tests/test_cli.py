@@ -179,6 +179,50 @@ def test_an_error_is_one_message_without_a_traceback(tmp_path):
     )
 
 
+def test_a_terminal_that_knows_only_ascii_gets_all_of_it(tmp_path):
+    """In a made-up command, as those that print such characters take long."""
+    code = "from umemma import cli; "
+    code += "cli.app.command('say')(lambda: print('45.2\\u201358.1 \\u00b1 3\\u2026 \\u00e9')); "
+    code += "cli.main(['say'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
+    )
+    assert done.stdout == b"45.2-58.1 +- 3... ?\n"
+
+
+@pytest.mark.parametrize("words", [["--version"], ["datasets"], ["nonsense"]])
+def test_full_streams_are_an_exit_status_and_no_traceback(tmp_path, words):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "umemma", *words]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False
+        )
+        silent = subprocess.run(command, stdout=full, stderr=full, cwd=tmp_path, check=False)
+    assert done.returncode == (2 if words == ["nonsense"] else 1)
+    assert silent.returncode > 0
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if words != ["nonsense"]:
+        assert "can't be read or written: No space left on device" in done.stderr
+
+
+def test_an_error_of_a_disk_is_one_message(tmp_path, monkeypatch, capsys):
+    def fail():
+        raise PermissionError(13, "Permission denied", "models/digits")
+
+    monkeypatch.setattr(cli, "app", lambda arguments: fail())
+    with pytest.raises(SystemExit) as end:
+        cli.main([])
+    assert end.value.code == 1
+    assert capsys.readouterr().err.endswith(
+        "Error: models/digits: can't be read or written: Permission denied\n"
+        "Check the disk, its free space and its permissions.\n"
+    )
+
+
 def test_shell_completion(tmp_path):
     done = run(
         folder=tmp_path,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,26 @@ def test_new_files_leave_the_others(tmp_path):
     assert names(folder) == ["ours", "theirs"]
     assert (folder / "ours").read_text() == "new"
     assert names(tmp_path) == ["folder"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from umemma.system.files import new_files
+with new_files(Path(sys.argv[1])) as aside:
+    (aside / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_beside_a_folder_goes_with_the_next_files(tmp_path):
+    folder = tmp_path / "folder"
+    subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
+    assert [name.startswith(".folder.") for name in names(tmp_path)] == [True, False]
+    with new_files(folder) as aside:
+        (aside / "whole").write_text("whole")
+    assert names(tmp_path) == ["folder"]
+    assert names(folder) == ["whole"]
 
 
 def test_json_that_exists_and_that_does_not(tmp_path):

@@ -10,6 +10,7 @@ SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
@@ -17,11 +18,12 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from loguru import logger
 
 from umemma._version import __version__
 from umemma.cli import data, train, use
 from umemma.errors import UserError
-from umemma.system import distributed
+from umemma.system import distributed, log
 from umemma.system.cores import limit_spinning
 
 DATA = "Data"
@@ -72,6 +74,7 @@ _add("encoders", LOOK, use.list_encoders)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A UserError becomes one message on stderr and its exit status."""
     limit_spinning(os.environ)  # before torch is imported
+    log.prepare_streams()
     try:
         exit_status = _run(arguments)
     finally:
@@ -82,12 +85,27 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str] | None) -> int:
     """Return the exit status. The error is gone then, and with it what its traceback refers to."""
     try:
-        app(arguments)
+        try:
+            app(arguments)
+        finally:
+            log.flush_stdout()
     except UserError as error:
+        return _report(error)
+    except OSError as error:
+        # The traceback is for the log file: what went wrong is the disk, or a stream.
+        logger.opt(exception=error).trace("OSError")
+        what = f"can't be read or written: {error.strerror or error}"
+        hint = "Check the disk, its free space and its permissions."
+        return _report(UserError(what, str(error.filename or ""), hint))
+    return 0
+
+
+def _report(error: UserError) -> int:
+    """Print the error, where it can be printed, and return the exit status."""
+    with contextlib.suppress(OSError):
         if distributed.is_first_to_report(str(error)):
             print(f"Error: {error}", file=sys.stderr)
-        return error.exit_status
-    return 0
+    return error.exit_status
 
 
 def _print_version(requested: bool) -> None:

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from umemma.modalities.image import to_jpeg
 from umemma.modalities.limits import MAX_PIXELS, MAX_SECONDS
+from umemma.system.files import check_regular
 from umemma.types import Clip, Packing, Sound
 
 # Playlists and similar files name other files, so only containers with streams of their own are
@@ -94,6 +95,8 @@ def _check_declared_size(clip: Clip | bytes) -> None:
     These formats declare their size first, and FFmpeg silently corrects it.
     """
     try:
+        if isinstance(clip, Clip):
+            check_regular(clip.path)
         with io.BytesIO(clip) if isinstance(clip, bytes) else clip.path.open("rb") as file:
             head = file.read(8)
             size = file.seek(0, io.SEEK_END)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from umemma.system.files import check_regular
+
 MAX_PIXELS = 2**26  # a small file can hold a picture that is too large for any memory
 MAX_BYTES = 2**28  # of a file that is read whole
 MAX_SECONDS = 3600.0  # of one sample
@@ -23,6 +25,7 @@ def read_file(path: Path) -> bytes:
     Raises ValueError if it is missing, unreadable or over MAX_BYTES.
     """
     try:
+        check_regular(path)
         if path.stat().st_size > MAX_BYTES:
             raise ValueError("file over the size bound")
         return path.read_bytes()

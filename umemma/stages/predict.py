@@ -29,7 +29,7 @@ from umemma.models.predict_table import estimate_rows, open_table
 from umemma.models.predictor import Predictor
 from umemma.system import log
 from umemma.system.cores import count_cores
-from umemma.system.files import new_file
+from umemma.system.files import new_file, remove_leftovers
 from umemma.training.reproducibility import set_threads
 from umemma.types import BrokenPolicy, format_pattern
 
@@ -261,6 +261,7 @@ def _write_rows(
     schema = _make_schema(model)
     rows = itertools.starmap(_make_row, results)
     try:
+        remove_leftovers(out.parent)
         with new_file(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             group = list(itertools.islice(rows, ROW_GROUP))
             while group:

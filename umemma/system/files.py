@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import gzip
 import hashlib
 import json
@@ -76,6 +77,7 @@ def new_files(folder: Path) -> Iterator[Path]:
     The other files of `folder` stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
     temporary = _hidden_path(folder, "part")
     temporary.mkdir()
     try:
@@ -172,14 +174,22 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     Raises UserError where the file is missing or damaged; `hint` says how to make it.
     """
     try:
+        check_regular(path)
         data = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError("not there yet", str(path), hint) from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         raise UserError("damaged: not JSON", str(path), hint) from None
     if not isinstance(data, dict):
         raise UserError("damaged: not a JSON object", str(path), hint)
     return data
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError for a pipe or a device, which one may wait for or read for ever."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 # Sizes and checksums. -----------------------------------------------------------------------------

@@ -5,11 +5,15 @@ One console draws progress bars and log lines on stderr, so that neither tears t
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import io
 import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from loguru import logger
 from rich.console import Console
@@ -24,6 +28,16 @@ from rich.progress import (
 from rich.table import Table
 
 from umemma.system.distributed import is_main, world
+
+SPELLINGS = {
+    "\N{EN DASH}": "-",
+    "\N{MINUS SIGN}": "-",
+    "\N{PLUS-MINUS SIGN}": "+-",
+    "\N{MULTIPLICATION SIGN}": "x",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{BLACK UP-POINTING TRIANGLE}": "^",
+    "\N{BLACK DOWN-POINTING TRIANGLE}": "v",
+}
 
 console = Console(stderr=True)
 output = Console()  # results, on stdout
@@ -51,14 +65,66 @@ def start_logging(command: str, folder: Path = Path("logs")) -> None:
     if size > 1:
         name += f"-{rank}"
     try:
-        logger.add(
-            folder / f"{name}.log",
-            format="{time:YYYY-MM-DD HH:mm:ss.SSS} {level} {message}",
-            level="DEBUG",
-        )
+        log_file = LogFile(folder / f"{name}.log")
     except OSError as error:
         logger.warning(f"no log file: {error}")
+    else:
+        logger.add(
+            log_file,
+            format="{time:YYYY-MM-DD HH:mm:ss.SSS} {level} {message}",
+            level="TRACE",
+        )
     logger.debug(f"command line: {sys.argv}")
+
+
+class LogFile:
+    """A file of log lines, which ends where the disk is full: that must not end the command."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file: TextIO | None = path.open("a", encoding="utf-8", buffering=1)
+
+    def write(self, line: str) -> None:
+        if self.file is None:
+            return
+        try:
+            self.file.write(line)
+        except OSError as error:
+            self.stop()
+            console.print(f"the log file ends here: {error}", markup=False, highlight=False)
+
+    def stop(self) -> None:
+        """Close the file: loguru calls this as it lets go of it."""
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                self.file.close()
+        self.file = None
+
+
+def spell_in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for characters that a terminal cannot show: an error handler of codecs."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return "".join(SPELLINGS.get(character, "?") for character in text), error.end
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr take any text, whatever the locale of the terminal can show."""
+    codecs.register_error("umemma-ascii", spell_in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="umemma-ascii")
+
+
+def flush_stdout() -> None:
+    """Write what is left of the results. OSError where stdout is full or closed, and then what
+    Python writes at its end goes nowhere."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def make_progress() -> Progress:

@@ -269,6 +269,7 @@ class Packing(Plain):
 
 # One number for all channels, or one for each.
 PerChannel = float | Annotated[tuple[float, ...], Field(strict=False)]
+PositivePerChannel = PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(strict=False)]
 
 
 class ImageInput(Plain):
@@ -280,7 +281,7 @@ class ImageInput(Plain):
     size: PositiveInt = 32
     channels: Literal[1, 3] = 3
     mean: PerChannel = 0.5
-    std: PerChannel = 0.25
+    std: PositivePerChannel = 0.25
     crop: bool = False
 
 
@@ -291,11 +292,11 @@ class AudioInput(Plain):
     window, hop: audio samples.
     """
 
-    sample_rate: int = 16000
-    seconds: float = 3.0
-    mels: int = 64
-    window: int = 400
-    hop: int = 160
+    sample_rate: PositiveInt = 16000
+    seconds: PositiveFloat = 3.0
+    mels: PositiveInt = 64
+    window: PositiveInt = 400
+    hop: PositiveInt = 160
 
 
 class WaveInput(Plain):
@@ -318,7 +319,7 @@ class VideoInput(Plain):
     size: PositiveInt = 112
     channels: Literal[1, 3] = 3
     mean: PerChannel = 0.5
-    std: PerChannel = 0.25
+    std: PositivePerChannel = 0.25
     crop: bool = False
 
     @property

@@ -42,6 +42,7 @@ def test_set_changes_one_value():
             "finetune.epochs: input should be a valid integer, but it is 'ten'",
         ),
         ("finetune.epochs=0", "finetune.epochs: input should be greater than 0, but it is 0"),
+        (f"seed={'[' * 10**4}", "is not a YAML value"),
         (
             "finetune.mma=sometimes",
             "finetune.mma: input should be 'none', 'drop' or 'all', but it is 'sometimes'",
@@ -69,7 +70,9 @@ def test_wrong_settings_are_one_message_and_usage(change, message):
     assert error.value.exit_status == 2
 
 
-@pytest.mark.parametrize("content", ["a: [", "just text", "", "seed: 1\nseed: 2", "\x00"])
+@pytest.mark.parametrize(
+    "content", ["a: [", "just text", "", "seed: 1\nseed: 2", "\x00", "[" * 10**5 + "]" * 10**5]
+)
 def test_files_that_are_no_settings(tmp_path, content):
     file = tmp_path / "params.yaml"
     file.write_text(content)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from umemma import encoders
 from umemma.errors import UserError
-from umemma.types import ImageInput
+from umemma.types import AudioInput, ImageInput
 
 
 def test_lenet_has_the_layers_of_its_paper():
@@ -18,6 +19,17 @@ def test_lenet_has_the_layers_of_its_paper():
     )
 
 
-def test_lenet_says_when_a_picture_is_too_small():
-    with pytest.raises(UserError, match="needs 16 by 16"):
-        encoders.build("cnn:lenet", "image", ImageInput(size=15))
+@pytest.mark.parametrize(("name", "least"), [("cnn:lenet", 16), ("cnn:small", 8)])
+def test_a_picture_that_is_too_small_is_said(name, least):
+    with pytest.raises(UserError, match=f"{name} needs {least} by {least}"):
+        encoders.build(name, "image", ImageInput(size=least - 1))
+    assert encoders.build(name, "image", ImageInput(size=least))
+    with pytest.raises(UserError, match=f"needs {least} by {least} at least, not 7 by"):
+        encoders.build(name, "audio", AudioInput(mels=7))
+
+
+@pytest.mark.parametrize("name", ["sample_rate", "seconds", "mels", "window", "hop"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_numbers_of_an_input_are_above_0(name, value):
+    with pytest.raises(ValidationError, match=f"{name}\n  Input should be greater than 0"):
+        AudioInput.model_validate({name: value})

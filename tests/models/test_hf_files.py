@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from toys.models import call, save_model
+from toys.models import call, change_about, save_model
 
 import umemma
 from umemma import config, encoders
@@ -276,9 +276,7 @@ def test_a_tokenizer_that_is_not_whole_is_one_error(place, harm, capsys):
 )
 def test_a_folder_leads_nowhere_else(place, change, message):
     folder = save_model(place / "m", "text", text={"name": "hf:bert", "input": {"length": 8}})
-    path = folder / "model.json"
-    about = json.loads(path.read_text())
-    path.write_text(json.dumps(about | change))
+    change_about(folder, change)
     with pytest.raises(UserError, match=message):
         umemma.load(folder)
 

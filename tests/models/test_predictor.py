@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from toys.models import (
     RATE,
+    change_about,
     get_probabilities,
     make_noise,
     make_picture,
@@ -151,9 +152,7 @@ def test_thresholds_that_make_no_sense(tmp_path):
     with pytest.raises(UserError, match="'image' has 2 thresholds"):
         umemma.load(folder)
     folder = save_model(tmp_path / "n", "image", head=(0.0, 1.0), thresholds={"image": (0.5, 0.5)})
-    about = json.loads((folder / "model.json").read_text())
-    about["thresholds"]["image"] = [0.5, 1.5]
-    (folder / "model.json").write_text(json.dumps(about))
+    change_about(folder, {"thresholds": {"image": [0.5, 1.5]}})
     with pytest.raises(UserError, match="less than 1"):
         umemma.load(folder)
 
@@ -231,8 +230,7 @@ def test_umemma_is_imported_without_torch():
     ],
 )
 def test_a_folder_that_was_altered_is_refused(place, change, message):
-    path = Path("model/model.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    change_about(Path("model"), change)
     with pytest.raises(UserError, match=message) as error:
         umemma.load("model")
     assert "umemma finetune-ensemble" in error.value.hint

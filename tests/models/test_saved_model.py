@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from toys.models import call, save_model
+from safetensors.torch import load_file, save_file
+from toys.models import call, change_about, save_model
 from toys.project import TESTS, quick
 
 import umemma
 from umemma.errors import UserError
 from umemma.models import predictor, saved_model
 from umemma.stages import evaluate, finetune, pretrain
+from umemma.system.files import sha256
 from umemma.training.run_folder import Run
 
 
@@ -105,3 +107,31 @@ def test_files_are_readable_as_the_umask_says(place):
         }
         assert set(modes) == {"m.safetensors", "m.csv", "m.json", "runs.safetensors"}
         assert set(modes.values()) == {oct(mode)}
+
+
+def test_every_changed_character_of_a_description_is_found(tmp_path):
+    folder = save_model(tmp_path / "m", "image")
+    path = folder / "model.json"
+    whole = path.read_text()
+    settings = json.loads(whole)["settings"]
+    assert saved_model.check(folder, settings, "")
+    for place, character in enumerate(whole):
+        if character.isspace():
+            continue
+        path.write_text(whole[:place] + chr(ord(character) ^ 1) + whole[place + 1 :])
+        with pytest.raises(UserError) as error:
+            saved_model.check(folder, settings, "hint")
+        assert error.value.hint == "hint"
+    save_model(tmp_path / "n", "image")
+    change_about(tmp_path / "n", {})  # as before there was a hash
+    assert umemma.load(tmp_path / "n").modalities == ["image"]
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    folder = save_model(tmp_path / "m", "image")
+    weights = load_file(folder / "model.safetensors")
+    weights["heads.image.bias"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors")
+    change_about(folder, {"weights_sha256": sha256(folder / "model.safetensors")})
+    with pytest.raises(UserError, match=r"the weights heads\.image\.bias are not numbers"):
+        umemma.load(folder)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from toys.models import change_about
 from toys.project import quick
 
 from umemma.config import Params
@@ -86,10 +86,8 @@ def test_an_evaluation_answers_by_the_thresholds_of_the_model(project):
     evaluate.run(params)
     before = Predictions.load(PREDICTIONS, str(read_made_by(PREDICTIONS)))
     assert before is not None
-    path = params.paths.ensemble / "model.json"
-    about = json.loads(path.read_text())
     thresholds = [1e-12 if c == 3 else 0.999 for c in range(10)]
-    path.write_text(json.dumps(about | {"thresholds": {"image": thresholds}}))
+    change_about(params.paths.ensemble, {"thresholds": {"image": thresholds}})
     assert evaluate.ask(params, "audio", [1.0]).metrics  # not of the kept predictions, which differ
     outcome = evaluate.run(params)
     after = Predictions.load(PREDICTIONS, str(read_made_by(PREDICTIONS)))

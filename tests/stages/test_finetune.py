@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from toys.models import change_about
 from toys.project import quick
 
 from umemma.errors import UserError
@@ -53,8 +53,6 @@ def test_an_ensemble_of_other_unimodal_models_is_trained_again(project):
     folder = Path("models/digits/pretrain/image")
     weights = load_file(folder / "model.safetensors")
     save_file({name: x + 0.1 for name, x in weights.items()}, folder / "model.safetensors")
-    about = json.loads((folder / "model.json").read_text())
-    about["weights_sha256"] = sha256(folder / "model.safetensors")
-    (folder / "model.json").write_text(json.dumps(about))
+    change_about(folder, {"weights_sha256": sha256(folder / "model.safetensors")})
     finetune.run(params)
     assert Path("models/digits/ensemble/model.safetensors").read_bytes() != first

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from rich.console import Console
 from toys.models import (
     call,
+    change_about,
     get_probabilities,
     save_model,
 )
@@ -252,3 +255,18 @@ def test_a_class_is_shown_as_it_is_written(capsys):
     text = capsys.readouterr().out
     assert "[/x]" in text
     assert "[red]" in text
+
+
+def test_names_of_a_stranger_command_no_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = save_model(tmp_path / "m", "image")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save("a.png")
+    change_about(folder, {"classes": ["\x1b[31mred", "[bold]b", "c\x07\u202e"]})
+    assert call("predict", "--model", "m", "--image", "a.png") == 0
+    shown = capsys.readouterr().out
+    assert all(character.isprintable() for character in shown if character != "\n")
+    assert "\\x1b[31mred" in shown
+    assert "[bold]b" in shown
+    change_about(folder, {"media": {"\x1b[2J": 1}})
+    assert call("predict", "--model", "m", "--image", "a.png") == 1
+    assert "\x1b" not in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ ENCODERS: dict[str, Any] = {
     "text": {"name": "text:cnn", "input": {"length": 8}},
     "video": {"name": "cnn:small", "input": {"size": 16, "frames": 2}},
 }
+
+
+def change_about(folder: Path, change: dict[str, Any]) -> None:
+    """Change model.json, and leave out its hash, as in models from before there was one."""
+    about = json.loads((folder / "model.json").read_text())
+    about.pop("content_hash", None)
+    (folder / "model.json").write_text(json.dumps(about | change))
 
 
 def save_model(

@@ -104,7 +104,7 @@ def _report(error: UserError) -> int:
     """Print the error, where it can be printed, and return the exit status."""
     with contextlib.suppress(OSError):
         if distributed.is_first_to_report(str(error)):
-            print(f"Error: {error}", file=sys.stderr)
+            print(log.make_printable(f"Error: {error}"), file=sys.stderr)
     return error.exit_status
 
 

@@ -28,7 +28,7 @@ def load_params(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> P
             "Run umemma in the project root, or name a file with --params.",
             usage=True,
         ) from None
-    except (YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (YAMLError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"not readable as YAML: {reason}",
@@ -71,7 +71,7 @@ def _set(data: dict[str, Any], text: str) -> None:
         )
     try:
         value = _yaml().load(value_text)
-    except YAMLError:
+    except (YAMLError, RecursionError):
         raise UserError(
             f"{value_text!r} is not a YAML value",
             f"--set {path}",

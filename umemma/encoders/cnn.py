@@ -13,7 +13,7 @@ from umemma.types import AudioInput, ImageInput, InputSpec
 
 WIDTHS = (16, 32, 64)
 LENET_WIDTH = 84
-MIN_LENET_SIDE = 16
+MIN_SIDES = {"lenet": 16, "small": 8}
 
 SPECS: dict[str, InputSpec] = {
     "audio": AudioInput(),
@@ -35,11 +35,12 @@ def input_spec(variant: str, modality: str) -> InputSpec:
 
 def build(variant: str, spec: InputSpec) -> tuple[nn.Module, int]:
     channels, height, side = input_shape(spec)
+    least = MIN_SIDES[variant]
+    if min(height, side) < least:
+        what = f"cnn:{variant} needs {least} by {least} at least, not {height} by {side}"
+        raise UserError(what, "encoders", usage=True)
     if variant == "small":
         return SmallCNN(channels), WIDTHS[-1]
-    if min(height, side) < MIN_LENET_SIDE:
-        what = f"cnn:lenet needs 16 by 16 at least, not {height} by {side}"
-        raise UserError(what, "encoders", usage=True)
     return LeNet(channels, height, side), LENET_WIDTH
 
 

@@ -39,7 +39,6 @@ from umemma.models.predict_inputs import (
     return_unchanged,
 )
 from umemma.models.saved_model import ModelInfo, ModelSettings
-from umemma.system.files import read_json
 from umemma.types import OWN, BrokenPolicy, InputSpec, TextInput, format_pattern
 
 TRAIN_HINT = "Run: umemma finetune-ensemble, or name the folder of a trained model."
@@ -95,8 +94,7 @@ def load(
 def _read_info(folder: Path) -> tuple[ModelInfo, ModelSettings]:
     """Read model.json. UserError where there is none, or where it lacks what prediction needs."""
     path = folder / saved_model.ABOUT
-    data = read_json(path, TRAIN_HINT)
-    saved_model.check_format(data, folder, REPAIR_HINT)
+    data = saved_model.read_about(folder, TRAIN_HINT, REPAIR_HINT)
     section: tuple[str, ...] = ()
     try:
         info = ModelInfo.model_validate(data)

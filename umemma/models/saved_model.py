@@ -34,6 +34,7 @@ WEIGHTS, ABOUT, METRICS = Paths.WEIGHTS, Paths.ABOUT, Paths.METRICS
 # The version of the folder's format. It goes up when older weights no longer fit or mean something
 # else.
 FORMAT = 2
+CONTENT_HASH = "content_hash"  # in model.json, of everything else in it
 Threshold: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -146,7 +147,7 @@ class ModelInfo(Plain):
             data["inputs"] = self.inputs
         if self.scales:
             data["scales"] = [scale.model_dump() for scale in self.scales]
-        return data
+        return {**data, CONTENT_HASH: fingerprint(data)}
 
 
 # Save. ----------------------------------------------------------------------------------------
@@ -235,8 +236,7 @@ def check(folder: Path, settings: Mapping[str, Any], hint: str) -> ModelInfo:
 
     UserError with `hint` where there is no model, or one that was trained with other settings.
     """
-    data = read_json(folder / ABOUT, hint)
-    check_format(data, folder, hint)
+    data = read_about(folder, hint)
     try:
         info = ModelInfo.model_validate(data)
     except ValidationError:
@@ -249,7 +249,25 @@ def check(folder: Path, settings: Mapping[str, Any], hint: str) -> ModelInfo:
     return info
 
 
-def check_format(data: Mapping[str, Any], folder: Path, hint: str) -> None:
+def read_about(folder: Path, hint: str, repair_hint: str = "") -> dict[str, Any]:
+    """Return the content of model.json.
+
+    UserError with `hint` where it is missing; with `repair_hint`, or that, where it is altered or
+    of another FORMAT. Models from before there was a hash of the content have none.
+    """
+    path = folder / ABOUT
+    data = read_json(path, hint)
+    _check_format(data, folder, repair_hint or hint)
+    content_hash = data.pop(CONTENT_HASH, None)
+    is_altered = content_hash != fingerprint(data)
+    if content_hash is None:
+        is_altered = not data.keys() <= {*ModelInfo.model_fields, "format", "fingerprint"}
+    if is_altered:
+        raise UserError("altered: its hash is another", str(path), repair_hint or hint)
+    return data
+
+
+def _check_format(data: Mapping[str, Any], folder: Path, hint: str) -> None:
     """UserError with `hint` for the model.json of another FORMAT.
 
     A model.json that describes no model at all does not count as one of an older format.
@@ -275,8 +293,12 @@ def load(folder: Path, model: nn.Module, settings: Mapping[str, Any], hint: str)
     if sha256(path) != info.weights_sha256:
         raise UserError("weights differ from model.json: truncated or altered", str(path), hint)
     try:
-        model.load_state_dict(load_file(path))
+        weights = load_file(path)
+        model.load_state_dict(weights)
     except (RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"weights do not fit: {reason}", str(path), hint) from None
+    for name, x in weights.items():
+        if x.isnan().any() and not name.startswith("probes."):  # those that were not fitted
+            raise UserError(f"the weights {name} are not numbers", str(path), hint)
     return info

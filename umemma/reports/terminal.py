@@ -119,7 +119,7 @@ def print_paragraph(console: Console, text: str, style: str = "", bullet: str = 
         break_long_words=False,
     )
     lines = lines.replace(NO_BREAK_SPACE, " ")
-    console.print(Text(lines, style=style), soft_wrap=True)
+    console.print(Text(log.make_printable(lines), style=style), soft_wrap=True)
 
 
 def make_number_table(numbers: Sequence[KeyNumber]) -> Table:

@@ -119,7 +119,7 @@ def make_class_table(prediction: AnyPrediction, top: int) -> Table:
     most_likely = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
     for label, probability in most_likely[:top]:
         style = "bold" if label in labels else ""
-        table.add_row(escape(label), f"{probability:.1%}", style=style)
+        table.add_row(escape(log.make_printable(label)), f"{probability:.1%}", style=style)
     return table
 
 
@@ -137,7 +137,7 @@ def make_contribution_table(explanation: Explanation, top: int) -> Table:
         nothing = "frequency in training"
         by_probability = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
         names = [name for name, _ in by_probability[:top]]
-    headings = [Column(escape(name), justify="right") for name in names]
+    headings = [Column(escape(log.make_printable(name)), justify="right") for name in names]
     table = Table(Column(""), *headings, title=title)
     rows = {nothing: explanation.prior} | explanation.contributions
     for row, numbers in rows.items():
@@ -160,7 +160,9 @@ def _make_target_table(prediction: NumberPrediction) -> Table:
         deviation = prediction.deviation[name]
         digits = count_decimals(deviation)
         cells = [f"{number:.{digits}f}" for number in (value, deviation, low, high)]
-        table.add_row(escape(name), cells[0], cells[1], f"{cells[2]} to {cells[3]}")
+        table.add_row(
+            escape(log.make_printable(name)), cells[0], cells[1], f"{cells[2]} to {cells[3]}"
+        )
     return table
 
 

@@ -57,7 +57,7 @@ def start_logging(command: str, folder: Path = Path("logs")) -> None:
         level = "WARNING"  # only rank 0 logs at INFO
     logger.remove()
     logger.add(
-        lambda line: console.print(line, end="", markup=False, highlight=False),
+        lambda line: console.print(make_printable(line), end="", markup=False, highlight=False),
         format="{message}",
         level=level,
     )
@@ -99,6 +99,14 @@ class LogFile:
             with contextlib.suppress(OSError):
                 self.file.close()
         self.file = None
+
+
+def make_printable(text: str) -> str:
+    """Return a text whose control characters are spelled out: those of a stranger could command a
+    terminal."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def spell_in_ascii(error: UnicodeError) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from toys.predictions import four_samples, logits, random_predictions
 
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.grid import Grid
-from umemma.evaluation.predictions import Predictions
+from umemma.evaluation.predictions import Predictions, read_made_by
 
 
 def test_kept_predictions_come_back_and_belong_to_their_models(tmp_path):
@@ -116,6 +116,26 @@ def test_an_answer_is_calibrated_by_what_is_there():
     assert made.ensemble["audio"].tolist() == [[2, 0], [2, 0]]
     np.testing.assert_array_equal(made.ensemble["image"], image)
     assert made.uncalibrated("audio+image").tolist() == raw.tolist()
+
+
+def test_a_flipped_bit_of_the_footer_is_found(tmp_path):
+    """Names, types, places and the metadata: no checksum of a page covers these."""
+    path = tmp_path / "predictions.parquet"
+    random_predictions(50).save(path, "x")
+    data = path.read_bytes()
+    whole = Predictions.load(path, "x")
+    assert whole is not None
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    found = 0
+    for place in range(len(data) - footer, len(data), 3):
+        flipped = data[place] ^ 1 << place % 8
+        path.write_bytes(data[:place] + bytes([flipped]) + data[place + 1 :])
+        altered = Predictions.load(path, "x")
+        found += altered is None
+        # What remains are the least and greatest values of columns, which are not read.
+        assert altered is None or repr(altered) == repr(whole), place
+        assert read_made_by(path) != "y"
+    assert found > footer / 3 / 2
 
 
 def test_altered_predictions_are_not_used(tmp_path):

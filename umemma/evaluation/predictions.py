@@ -23,6 +23,7 @@ from umemma.evaluation.regression import gaussian
 from umemma.missing import list_patterns
 from umemma.system.files import new_file
 from umemma.types import TargetScale, format_pattern
+from umemma.validation import fingerprint
 
 RAREST = 1e-6  # share of a class that no training sample has
 
@@ -247,7 +248,9 @@ class Predictions:
             metadata["thresholds"] = json.dumps(dict(self.thresholds))
         if self.scales:
             metadata["scales"] = json.dumps([scale.model_dump() for scale in self.scales])
-        table = pa.table(columns).replace_schema_metadata(metadata)
+        table = pa.table(columns)
+        metadata["footer_hash"] = _hash_footer(table, metadata)
+        table = table.replace_schema_metadata(metadata)
         with new_file(path) as aside:
             pq.write_table(table, aside, write_page_checksum=True)
 
@@ -260,10 +263,12 @@ class Predictions:
         """
         try:
             table = pq.read_table(path, page_checksum_verification=True)
-        except (OSError, pa.ArrowException):  # altered or cut short: pages have checksums
+            metadata = _decode_metadata(table.schema.metadata or {})
+            footer_hash = metadata.pop("footer_hash", "")
+            is_whole = footer_hash == _hash_footer(table, metadata)
+        except (OSError, ValueError, pa.ArrowException):  # altered: pages have checksums
             return None
-        metadata = table.schema.metadata or {}
-        if metadata.get(b"made_by") != made_by.encode():
+        if not is_whole or metadata["made_by"] != made_by:
             return None
         logits: dict[str, dict[str, np.ndarray]] = {"ensemble": {}, "unimodal": {}, "probe": {}}
         groups = {}
@@ -274,7 +279,7 @@ class Predictions:
             elif name.startswith("group"):
                 groups[name.removeprefix("group_")] = table[name].to_pylist()
         calibration = {}
-        for name, data in json.loads(metadata[b"calibration"]).items():
+        for name, data in json.loads(metadata["calibration"]).items():
             calibration[name] = Calibration.of(data)
         return cls(
             keys=table["key"].to_pylist(),
@@ -282,16 +287,29 @@ class Predictions:
             target=_read_column(table["target"]),
             ensemble=logits["ensemble"],
             unimodal=logits["unimodal"],
-            classes=json.loads(metadata[b"classes"]),
+            classes=json.loads(metadata["classes"]),
             calibration=calibration,
             probes=logits["probe"],
-            prior=json.loads(metadata.get(b"prior", b"[]")),
-            scales=[TargetScale(**scale) for scale in json.loads(metadata.get(b"scales", b"[]"))],
-            thresholds=_read_thresholds(metadata.get(b"thresholds", b"{}")),
+            prior=json.loads(metadata["prior"]),
+            scales=[TargetScale(**scale) for scale in json.loads(metadata.get("scales", "[]"))],
+            thresholds=_read_thresholds(metadata.get("thresholds", "{}")),
         )
 
 
-def _read_thresholds(text: bytes) -> dict[str, Thresholds]:
+def _decode_metadata(metadata: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): text.decode() for name, text in metadata.items()}
+
+
+def _hash_footer(table: pa.Table, metadata: Mapping[str, str]) -> str:
+    """Return the hash of what no checksum of a page covers: names, types and the metadata."""
+    columns = []
+    for column in table.schema:
+        kind = str(column.type).replace("element:", "item:")  # as Parquet calls it
+        columns.append(f"{column.name} {kind}")
+    return fingerprint({"columns": columns, "rows": len(table), "metadata": dict(metadata)})
+
+
+def _read_thresholds(text: str) -> dict[str, Thresholds]:
     return {name: tuple(numbers) for name, numbers in json.loads(text).items()}
 
 
@@ -382,13 +400,10 @@ def _join_tables(tables: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.nda
 def read_made_by(path: Path) -> str | None:
     """Return what saved predictions say they were made by; None where there are none."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid):
+        metadata = _decode_metadata(pq.read_schema(path).metadata or {})
+    except (OSError, ValueError, pa.ArrowException):
         return None
-    made_by = metadata.get(b"made_by")
-    if made_by is None:
-        return None
-    return str(made_by.decode())
+    return metadata.get("made_by")
 
 
 def _make_column(values: np.ndarray) -> pa.Array:

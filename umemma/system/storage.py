@@ -20,11 +20,11 @@ from umemma.system.files import new_file, remove_leftovers
 
 CHUNK = 2**20  # bytes copied at a time
 HTTP = ("http://", "https://")
-FAILURES = {
-    "http": ("aiohttp", "ClientError"),
-    "https": ("aiohttp", "ClientError"),
-    "s3": ("botocore.exceptions", "BotoCoreError"),
-    "gs": ("gcsfs.retry", "HttpError"),
+FAILURES = {  # modules and exceptions that file systems let through
+    "http": [("aiohttp", "ClientError")],
+    "https": [("aiohttp", "ClientError")],
+    "s3": [("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError")],
+    "gs": [("aiohttp", "ClientError"), ("gcsfs.retry", "HttpError")],
 }
 RETRY_PAUSES = (0.2, 1.0, 5.0)  # s before bytes are asked for again
 
@@ -221,11 +221,8 @@ class Store:
 
 def _list_failures(url: str) -> tuple[type[Exception], ...]:
     """Return what a file system raises where its disk or server fails, such as no credentials."""
-    protocol = url.split("://")[0]
-    if protocol not in FAILURES:
-        return (OSError,)
-    module, name = FAILURES[protocol]
-    try:
-        return OSError, getattr(importlib.import_module(module), name)
-    except ImportError:  # so there is no such file system either
-        return (OSError,)
+    failures: list[type[Exception]] = [OSError]
+    for module, name in FAILURES.get(url.split("://")[0], []):
+        with contextlib.suppress(ImportError):  # so there is no such file system either
+            failures.append(getattr(importlib.import_module(module), name))
+    return tuple(failures)

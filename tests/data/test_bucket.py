@@ -85,6 +85,8 @@ def test_wrong_bytes_of_a_bucket_are_refused(bucket, stay):
 
 @pytest.mark.slow
 def test_a_bucket_that_cannot_be_reached_is_one_message(monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
     with serve_bucket(monkeypatch):
         write(URL, noise_records(), spec=SPEC)
     with pytest.raises(UserError, match="can't be read or written"):

@@ -18,12 +18,11 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from loguru import logger
 
 from umemma._version import __version__
-from umemma.cli import data, train, use
+from umemma.cli import data, streams, train, use
 from umemma.errors import UserError
-from umemma.system import distributed, log
+from umemma.system import distributed
 from umemma.system.cores import limit_spinning
 
 DATA = "Data"
@@ -74,7 +73,7 @@ _add("encoders", LOOK, use.list_encoders)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A UserError becomes one message on stderr and its exit status."""
     limit_spinning(os.environ)  # before torch is imported
-    log.prepare_streams()
+    streams.prepare_streams()
     try:
         exit_status = _run(arguments)
     finally:
@@ -88,11 +87,13 @@ def _run(arguments: list[str] | None) -> int:
         try:
             app(arguments)
         finally:
-            log.flush_stdout()
+            streams.flush_stdout()
     except UserError as error:
         return _report(error)
     except OSError as error:
         # The traceback is for the log file: what went wrong is the disk, or a stream.
+        from loguru import logger
+
         logger.opt(exception=error).trace("OSError")
         what = f"can't be read or written: {error.strerror or error}"
         hint = "Check the disk, its free space and its permissions."
@@ -102,6 +103,8 @@ def _run(arguments: list[str] | None) -> int:
 
 def _report(error: UserError) -> int:
     """Print the error, where it can be printed, and return the exit status."""
+    from umemma.system import log
+
     with contextlib.suppress(OSError):
         if distributed.is_first_to_report(str(error)):
             print(log.make_printable(f"Error: {error}"), file=sys.stderr)

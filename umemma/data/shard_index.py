@@ -21,6 +21,7 @@ from umemma.system.storage import Store
 from umemma.types import DatasetSpec
 
 SHOWN = 5  # samples that an error names
+TOGETHER = 256  # media that are asked for at once, of a bucket
 
 
 def write_index(
@@ -90,9 +91,11 @@ def _survey_inputs(store: Store, index: Index, is_logged: bool = True) -> dict[s
     for split in index.splits:
         media = read_samples(store, index, split).media
         for name, survey in surveys.items():
-            for i in np.flatnonzero(media.has(name)).tolist():
-                (data,) = media.read([(i, name)])
-                survey.add(media.keys[i], split, data)
+            rows = np.flatnonzero(media.has(name)).tolist()
+            for start in range(0, len(rows), TOGETHER):
+                some = rows[start : start + TOGETHER]
+                for i, data in zip(some, media.read([(i, name) for i in some]), strict=True):
+                    survey.add(media.keys[i], split, data)
     for name, survey in surveys.items():
         for line in survey.summarize():
             if is_logged:

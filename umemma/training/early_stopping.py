@@ -14,7 +14,7 @@ from torch import nn
 
 from umemma.evaluation.calibration import standard_error
 from umemma.evaluation.classification.selection import standard_error as jackknife_error
-from umemma.training.optimizer import Weights, copy_weights
+from umemma.training.optimizer import Weights, copy_weights, load_weights
 
 
 def format_share(score: float) -> str:
@@ -61,6 +61,10 @@ class EarlyStopping:
             self.best_epoch = epoch
             self.best_weights = copy_weights(model)
 
+    def restore_best(self, model: nn.Module) -> None:
+        """Give `model` the best weights so far."""
+        load_weights(model, self.best_weights)
+
     def is_exhausted(self, epoch: int) -> bool:
         """Whether there is no patience left for `epoch`."""
         return epoch - self.best_epoch > self.patience
@@ -88,6 +92,10 @@ class StartingPoint:
         if self.validation.jackknife is not None:
             return float(self.scores[0])
         return float(self.scores.mean())
+
+    def restore(self, model: nn.Module) -> None:
+        """Give `model` the weights of the start."""
+        load_weights(model, self.weights)
 
     def is_improved(self) -> bool:
         """Whether the model, as it is now, is better than the start."""

@@ -37,13 +37,7 @@ from umemma.training.data_parallel import (
 )
 from umemma.training.early_stopping import EarlyStopping, StartingPoint, Validation
 from umemma.training.loss import LossSum
-from umemma.training.optimizer import (
-    Optimizer,
-    add_prefix,
-    load_weights,
-    select_prefix,
-    to_device,
-)
+from umemma.training.optimizer import Optimizer, add_prefix, select_prefix, to_device
 from umemma.training.run_folder import MetricRow, Run, TrainingState
 from umemma.types import Batch
 
@@ -96,7 +90,7 @@ def fit(
     # 5. Leave the best weights in the model, or those that it started from.
     rows = trainer.restore_best_weights(validation)
     if start is not None and not start.is_improved():
-        load_weights(optimizer.model, start.weights)
+        start.restore(optimizer.model)
         logger.info(
             f"{title}: the start is kept, validation {validation.metric} "
             f"{validation.shown(start.score)}, as training improves on it by less than chance "
@@ -351,7 +345,7 @@ class Trainer:
 
     def restore_best_weights(self, validation: Validation) -> list[MetricRow]:
         """Put the best weights into the model, and return the metrics of the whole training."""
-        load_weights(self.model, self.early_stopping.best_weights)
+        self.early_stopping.restore_best(self.model)
         score = f"{validation.metric} {validation.shown(self.early_stopping.best[0])}"
         if validation.mean_over:
             score += f" ({validation.mean_over})"

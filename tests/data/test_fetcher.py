@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -110,6 +111,26 @@ def test_from_an_archive_of_another_name(site, use, mirror):
     (mirror / "Archives/clips.zip").rename(mirror / "Toy (1).zip")
     use(clips(site), origin=mirror / "Toy (1).zip")
     assert read_list() == WHOLE
+
+
+def test_from_a_folder_never_leaves_it(use, tmp_path, monkeypatch, said):
+    """A link of a stranger's folder could name any file, or /dev/zero, which has no end."""
+    monkeypatch.chdir(tmp_path)
+    inner = tmp_path / "inner"
+    (inner / "real").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(b"s")
+    (inner / "real/b.txt").write_bytes(b"b")
+    (inner / "a.txt").symlink_to("real/b.txt")
+    for name, target in {"s.txt": "../secret", "z.txt": "/dev/zero", "n.txt": "nowhere"}.items():
+        (inner / name).symlink_to(target)
+    os.mkfifo(inner / "p.txt")
+    use(Source("a.txt", media=False), origin=inner)
+    assert (RAW / "a.txt").read_bytes() == b"b"
+    for name in ("s.txt", "z.txt", "n.txt", "p.txt"):
+        with pytest.raises(UserError, match="it does not exist there"):
+            use(Source(name, media=False), origin=inner)
+        assert not (RAW / name).exists()
+        assert f"{inner / name} is left out" in "".join(said)
 
 
 def test_from_a_folder_whose_own_name_is_part_of_the_archive(site, use, mirror):

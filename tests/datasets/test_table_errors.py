@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from toys.tables import CELLS, FORMATS, QUOTES, clips, options, problems, read, unreadable, write
 
-from umemma.datasets import manifest
+from umemma.datasets import _table, manifest
 from umemma.errors import UserError
 from umemma.types import Unreadable
 
@@ -119,6 +119,27 @@ def test_json_lines_that_cannot_be_read_are_counted(tmp_path):
     )
     expected = ["", broken, broken, broken, *["unreadable row: not UTF-8"] * 2, strange]
     assert problems(tmp_path, table="table.jsonl") == expected
+
+
+def test_a_text_that_parquet_names_in_every_row_takes_no_memory(tmp_path):
+    """Some kilobytes in the file, and 40 GB as rows."""
+    long = "x" * 20_000_000
+    numbers = pa.array([0] * 2000 + [1, None], pa.int32())
+    files = [f"{n}.png" for n in range(2002)]
+    for texts in (
+        pa.DictionaryArray.from_arrays(numbers, pa.array([long, "a"])),
+        pa.ListArray.from_arrays(
+            list(range(2003)), pa.DictionaryArray.from_arrays(numbers, pa.array([long, "a"]))
+        ),
+    ):
+        table = pa.table({"file": files, "label.s": texts})
+        pq.write_table(table, tmp_path / "table.parquet", compression="zstd")
+        assert (tmp_path / "table.parquet").stat().st_size < 100_000
+        rows = list(_table.READERS[".parquet"](tmp_path / "table.parquet", sorted))
+        too_long = rows.count("unreadable row: a text of more than a mebibyte")
+        assert len(rows) == 2002
+        assert too_long == (2000 if pa.types.is_dictionary(texts.type) else 2002)
+        assert pa.default_memory_pool().max_memory() < 300_000_000
 
 
 def test_parquet_rows_that_cannot_be_read_are_counted(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 
 import numpy as np
 import pytest
@@ -107,6 +108,33 @@ def test_silence_is_no_sound():
 def test_sound_that_cannot_be_packed(media):
     with pytest.raises(ValueError, match=r"audio|sound|cut off"):
         audio.pack(media, PACKING)
+
+
+class Interrupted(io.BytesIO):
+    """A file during whose every access a person presses Ctrl-C."""
+
+    def read(self, *arguments):
+        signal.raise_signal(signal.SIGINT)
+        return super().read(*arguments)
+
+    def write(self, data):
+        signal.raise_signal(signal.SIGINT)
+        return super().write(data)
+
+    def readinto(self, buffer):
+        signal.raise_signal(signal.SIGINT)
+        return super().readinto(buffer)
+
+
+def test_ctrl_c_is_not_lost_in_the_library_of_sound(monkeypatch):
+    """Its calls back into Python would swallow a KeyboardInterrupt, and write other bytes."""
+    data = flac(np.sin(np.arange(800)))
+    monkeypatch.setattr(audio.io, "BytesIO", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        audio.pack(TONE, PACKING)
+    with pytest.raises(KeyboardInterrupt):
+        audio.pack(data, PACKING)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # Decoding. ----------------------------------------------------------------------------------------

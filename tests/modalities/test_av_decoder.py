@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from toys.media import PACKING, RATE, film, frame_levels, pack_clip
+from toys.media import PACKING, RATE, encode_sound, film, frame_levels, pack_clip
 
 from umemma import modalities
-from umemma.modalities import video
+from umemma.modalities import audio, video
 from umemma.types import Packing
 
 
@@ -86,6 +87,54 @@ def test_every_cut_off_file_is_found(tmp_path, name):
         cut.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match=r"cut off|not readable|no frames"):
             pack_clip(cut)
+
+
+NOISE = np.random.default_rng(0).normal(0, 3000, 8 * 24000).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "options"),
+    [
+        ("ogg", "libopus", {}),
+        ("mp3", "libmp3lame", {}),
+        ("mp3", "libmp3lame", {"write_xing": "0"}),
+        ("adts", "aac", {}),
+        ("caf", "pcm_s16le", {}),
+        ("w64", "pcm_s16le", {}),
+        ("au", "pcm_s16be", {}),
+    ],
+)
+def test_every_cut_off_sound_is_found(kind, codec, options):
+    """Also where the file declares no length: then its last frame or page tells."""
+    whole = encode_sound(NOISE, kind, codec, **options)
+    sound = soundfile.info(io.BytesIO(audio.pack(whole, PACKING).data))
+    assert sound.duration == pytest.approx(8.0, abs=0.1)
+    for share in (0.3, 0.5, 0.9):
+        with pytest.raises(ValueError, match=r"cut off|not readable"):
+            audio.pack(whole[: int(share * len(whole))], PACKING)
+    with pytest.raises(ValueError, match=r"cut off|not readable"):
+        audio.pack(whole[:-700], PACKING)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "options"),
+    [("adts", "aac", {}), ("mp3", "libmp3lame", {"write_xing": "0"})],
+)
+def test_sound_of_no_declared_length_that_begins_or_ends_with_silence_is_whole(
+    kind, codec, options
+):
+    """FFmpeg guesses its length from the bit rate at the start: ten times too long, or half."""
+    silence = np.zeros_like(NOISE)
+    for samples in (np.append(silence, NOISE), np.append(NOISE, silence)):
+        packed = audio.pack(encode_sound(samples, kind, codec, **options), PACKING)
+        assert soundfile.info(io.BytesIO(packed.data)).duration == pytest.approx(16.0, abs=0.1)
+
+
+def test_sound_that_nothing_can_decode_is_not_silence(tmp_path):
+    wave = bytearray(encode_sound(NOISE, "wav", "pcm_s16le"))
+    wave[20:22] = b"\xf1\xff"  # the number of a codec that nobody has
+    with pytest.raises(ValueError, match="a codec that can't be decoded"):
+        audio.pack(bytes(wave), PACKING)
 
 
 def test_what_is_no_clip(tmp_path):

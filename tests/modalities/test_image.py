@@ -88,6 +88,31 @@ def test_images_that_cannot_be_packed(tmp_path):
             image.pack(media, PACKING)
 
 
+@pytest.mark.parametrize("kind", ["DDS", "EPS", "TGA", "ICO", "PCX"])
+def test_formats_of_no_data_set_are_not_opened(kind):
+    """Reading EPS would call Ghostscript, and an odd DDS raised an error of its own."""
+    data = encode_picture(Image.new("RGB", (8, 8)), kind)
+    with pytest.raises(ValueError, match="not a readable image: unknown format"):
+        image.pack(data, PACKING)
+
+
+@pytest.mark.parametrize("kind", image.FORMATS)
+def test_a_damaged_picture_is_a_reason_whatever_pillow_raises(kind):
+    """AVIF raised a RuntimeError, TIFF a TypeError."""
+    rng = np.random.default_rng(0)
+    data = encode_picture(Image.fromarray(PIXELS[0, 0].numpy()).convert("RGB"), kind)
+    outcomes = set()
+    for _ in range(200):
+        damaged = bytearray(data)
+        for i in rng.integers(0, len(data), 3):
+            damaged[i] = rng.integers(256)
+        try:
+            image.pack(bytes(damaged[: rng.integers(1, len(data) + 1)]), PACKING)
+        except ValueError as error:
+            outcomes.add(str(error).partition(":")[0])
+    assert "not a readable image" in outcomes
+
+
 # Decoding. ----------------------------------------------------------------------------------------
 
 
@@ -129,9 +154,14 @@ def test_the_middle_square_is_what_pretrained_encoders_saw():
 
 
 def test_a_very_long_picture_costs_no_memory():
-    data = encode_picture(Image.new("L", (2**22, 1), 7), "PNG")
-    pixels = image.decode(data, ImageInput(size=64, channels=1, crop=True))
-    assert pixels.unique().tolist() == [7]
+    """Resizing takes a weight for each pixel of a line, and there is a bound for it."""
+    for crop in (True, False):
+        data = encode_picture(Image.new("L", (2**16, 1), 7), "PNG")
+        pixels = image.decode(data, ImageInput(size=64, channels=1, crop=crop))
+        assert pixels.unique().tolist() == [7]
+    longer = encode_picture(Image.new("L", (2**16 + 1, 1), 7), "PNG")
+    with pytest.raises(ValueError, match="picture over the size bound"):
+        image.pack(longer, PACKING)
 
 
 # Augmentation. ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tarfile
+import tracemalloc
 
 import pytest
 from toys.archives import files, tarred, zipped
@@ -129,6 +130,43 @@ def test_a_bomb_is_stopped(tmp_path, pack):
     assert unpack(tmp_path, data, {"a": "a", "b": "b"}.get, bound=1200)
     with pytest.raises(UserError, match="more than 1,199 bytes"):
         unpack(tmp_path, data, {"a": "a", "b": "b"}.get, bound=1199)
+
+
+LONG_NAMES = [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE]
+
+
+def make_header(kind: bytes, size: int, name: str = "a") -> bytes:
+    """A header of a tar, without what it announces."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", LONG_NAMES)
+def test_a_name_of_gigabytes_takes_no_memory(tmp_path, kind):
+    data = gzip.compress(make_header(kind, 2**28) + bytes(2**28), 9)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"damaged archive: a header of 268,435,456 bytes"):
+            unpack(tmp_path, data, lambda name: name)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [2**62, 2**40, -(2**40)])
+def test_a_member_of_centuries_ends_with_the_file(tmp_path, size):
+    """tarfile would skip it in steps that read nothing, without end."""
+    data = gzip.compress(make_header(tarfile.REGTYPE, size))
+    with pytest.raises(UserError, match="damaged archive"):
+        unpack(tmp_path, data, lambda name: None)
+
+
+def test_header_upon_header_is_damaged(tmp_path):
+    header = make_header(tarfile.GNUTYPE_LONGNAME, 1) + b"a" + bytes(511)
+    with pytest.raises(UserError, match="damaged archive"):
+        unpack(tmp_path, header * 5000, lambda name: name)
 
 
 def test_a_zip_member_that_is_larger_than_it_says_is_damaged(tmp_path):

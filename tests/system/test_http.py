@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 
 import pytest
+import requests
 from toys.web import DATA, KAGGLEHUB, MD5, serving, toy
 
 from umemma.system import http
@@ -98,10 +100,28 @@ def test_a_server_without_ranges_starts_from_the_beginning(site, tmp_path):
     assert (tmp_path / "data.bin").read_bytes() == DATA
 
 
+def hash_address(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
+def test_a_note_of_a_part_holds_no_password(site, tmp_path):
+    site.files["/data.bin?token=hunter2"], site.cuts = DATA, [700, 0]
+    url = site.url.replace("://", "://me:hunter2@") + "/data.bin?token=hunter2"
+    with pytest.raises(NotServed):
+        http.fetch_http(url, tmp_path / "data.bin", Source("data.bin"), retries=1, pause=0.0)
+    note = (tmp_path / ".data.bin.part.json").read_text()
+    assert hash_address(url) in note
+    assert "hunter2" not in note
+
+
 def test_a_part_that_is_whole_already_is_not_fetched_again(site, tmp_path):
     """Killed between the last byte and the rename."""
     (tmp_path / ".data.bin.part").write_bytes(DATA)
-    note = {"url": f"{site.url}/data.bin", "total": len(DATA), "validator": '"one"'}
+    note = {
+        "address": hash_address(f"{site.url}/data.bin"),
+        "total": len(DATA),
+        "validator": '"one"',
+    }
     (tmp_path / ".data.bin.part.json").write_text(json.dumps(note))
     assert get(site, tmp_path / "data.bin", Source("data.bin")) == [
         f"bytes={len(DATA)}-"
@@ -113,7 +133,11 @@ def test_a_part_that_is_whole_already_is_not_fetched_again(site, tmp_path):
 def test_a_part_of_something_else_is_dropped(site, tmp_path, part):
     """Too long, or with other bytes, which only the checksum tells."""
     (tmp_path / ".data.bin.part").write_bytes(part)
-    note = {"url": f"{site.url}/data.bin", "total": len(DATA), "validator": '"one"'}
+    note = {
+        "address": hash_address(f"{site.url}/data.bin"),
+        "total": len(DATA),
+        "validator": '"one"',
+    }
     (tmp_path / ".data.bin.part.json").write_text(json.dumps(note))
     assert get(site, tmp_path / "data.bin", Source("data.bin", checksum=MD5)) == [
         f"bytes={len(part)}-",
@@ -164,6 +188,28 @@ def test_a_web_page_is_not_the_file(site, tmp_path):
     site.kind = "text/html; charset=utf-8"
     with pytest.raises(NotServed, match="web page"):
         get(site, tmp_path / "data.bin", Source("data.bin"))
+
+
+@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://host.example/x", "/data.bin"])
+def test_a_redirect_leads_to_http_only_and_ends(site, tmp_path, target):
+    site.redirects["/data.bin"] = target
+    with pytest.raises(NotServed, match=r"No connection adapters|Exceeded 30 redirects"):
+        get(site, tmp_path / "data.bin", Source("data.bin"))
+    assert left(tmp_path) == []
+
+
+def test_https_does_not_lead_to_http(site, tmp_path, monkeypatch):
+    """As if a server of https redirected there."""
+    get_page = requests.Session.get
+
+    def get_without_https(self, url, **arguments):
+        return get_page(self, url.replace("https:", "http:"), **arguments)
+
+    monkeypatch.setattr(requests.Session, "get", get_without_https)
+    address = site.url.replace("http:", "https:") + "/data.bin"
+    with pytest.raises(NotServed, match="from https to http"):
+        http.fetch_http(address, tmp_path / "data.bin", Source("data.bin"))
+    assert left(tmp_path) == []
 
 
 def test_a_host_that_does_not_answer_is_given_up_soon(tmp_path):

@@ -78,3 +78,28 @@ def test_a_folder_that_cannot_be_written_costs_the_log_file_only(tmp_path, capsy
     assert "goes on" in errors
     assert "Traceback" not in errors
     assert "Logging error" not in errors
+
+
+def test_what_opens_a_door_is_shown_nowhere(tmp_path, capsys):
+    log.start_logging("download", tmp_path)
+    for text in (
+        "https://me:hunter2@host.example/a.zip: 404",
+        "s3://me@bucket and ftp://hunter2@host/x",
+        "https://host.example/a.zip?X-Amz-Signature=hunter2&part=3",
+        "['download', '--from', 'https://host.example/?part=3&access_token=hunter2']",
+    ):
+        logger.info(text)
+        shown = log.make_printable(text)
+        assert "hunter2" not in shown
+        assert "***" in shown
+    secret = "hunter2"
+    try:
+        raise ValueError(secret[:1])
+    except ValueError:
+        logger.exception("a traceback shows no variables")
+    (file,) = tmp_path.iterdir()
+    for text in (file.read_text(), capsys.readouterr().err):
+        assert "hunter2" not in text
+        assert "part=3" in text
+    for text in ("a@b.example", "https://host.example/user@2x.png", "key=3, token=4"):
+        assert log.make_printable(text) == text

@@ -93,3 +93,20 @@ def pack_clip(path: Path, packing: Packing = PACKING, **stretch: float) -> dict[
     """Pack a clip as audio and as video; stretch: its start and end in s."""
     clip = Clip(path, **stretch)
     return modalities.pack({"audio": clip, "video": clip}, packing)
+
+
+def encode_sound(
+    samples: np.ndarray, kind: str, codec: str, rate: int = 24000, **options: str
+) -> bytes:
+    """Return 16-bit mono samples as a file of FFmpeg's format and codec, say "adts" and "aac"."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=kind, options=options) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.codec_context.layout = "mono"
+        whole = av.AudioFrame.from_ndarray(samples[None], "s16", "mono")
+        whole.sample_rate = rate
+        resampler = av.AudioResampler(stream.codec_context.format, "mono", rate)
+        for frame in resampler.resample(whole):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()

@@ -25,6 +25,7 @@ class Site:
         self.conditions: list[str] = []  # If-Range
         self.cuts: list[int] = []  # bytes after which each of the next bodies is cut
         self.busy = 0  # answers of 503 before anything else
+        self.redirects: dict[str, str] = {}  # {path: address}
         self.ranges = True
         self.etag = '"one"'
         self.kind = "application/octet-stream"
@@ -55,6 +56,12 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             if site.busy:
                 site.busy -= 1
                 self.send_error(503)
+                return
+            if self.path in site.redirects:
+                self.send_response(302)
+                self.send_header("Location", site.redirects[self.path])
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             if self.path not in site.files:
                 self.send_error(404)

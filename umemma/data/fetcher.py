@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from loguru import logger
 from rich.progress import Progress
 
 from umemma.data import raw_folder
@@ -140,8 +141,8 @@ class Fetcher:
         if folder == self.folder.path:
             return raw_folder.list_files(folder)
         if folder not in self._listings:
-            names = raw_folder.list_files(folder)
             outer = folder.resolve()
+            names = _leave_out_links(folder, outer, raw_folder.list_files(folder))
             inner = self.folder.path.resolve()
             if outer in inner.parents:
                 prefix = f"{inner.relative_to(outer).as_posix()}/"
@@ -161,6 +162,24 @@ class Fetcher:
             yield advance
         finally:
             self.bars.remove_task(task)
+
+
+def _leave_out_links(folder: Path, real: Path, names: list[str]) -> list[str]:
+    """Return the files without what is none, and without links that lead out of the folder: a
+    stranger's could lead to any file of this machine. real: the folder without links."""
+    kept = []
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            logger.warning(f"{path} is left out: a link to nothing, or not a regular file")
+        elif path.is_symlink() and real not in path.resolve().parents:
+            logger.warning(
+                f"{path} is left out: a link that leads out of the folder. Put the file itself "
+                "there, or name the folder that it is in."
+            )
+        else:
+            kept.append(name)
+    return kept
 
 
 def _match_tail(unpack: archives.Place, parts: list[str]) -> str:

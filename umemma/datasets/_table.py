@@ -22,9 +22,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from umemma.errors import UserError, unknown_name
@@ -34,7 +36,10 @@ NOT_UTF8 = "unreadable row: not UTF-8"
 NOT_PLAIN = "unreadable row: a cell is neither text nor number"
 QUOTES = "unreadable row: quotes don't match or a cell is too long"
 CELLS = "unreadable row: wrong number of cells"
+LONG_TEXT = "unreadable row: a text of more than a mebibyte"
 MOST_LINES = 1000
+MOST_CHARACTERS = 2**26  # of a physical line; a longer one is read as several
+MOST_BYTES = 2**20  # of a text in Parquet, which may name it once and mean it in every row
 
 # A reader gives a row as {column: cell}, or the phrase that says why it is unreadable. It passes
 # the names of the table's columns to the function, which gives those that are needed.
@@ -182,9 +187,13 @@ def _text(cell: Any) -> str:
 # The formats. -------------------------------------------------------------------------------------
 
 
+def _read_lines(file: TextIO) -> Iterator[str]:
+    return iter(functools.partial(file.readline, MOST_CHARACTERS), "")
+
+
 def _csv(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[dict[str, Any] | str]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        found = _cells(file, delimiter)
+        found = _cells(_read_lines(file), delimiter)
         header = next(found, [])
         try:
             "".join(header).encode()
@@ -270,7 +279,7 @@ class _Lines:
 def _jsonl(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
     keys: set[str] = set()
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-        for line in file:
+        for line in _read_lines(file):
             if not line.strip():
                 continue
             try:
@@ -288,8 +297,57 @@ def _jsonl(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
 
 def _parquet(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=4096, columns=columns(file.schema_arrow.names)):
-            yield from _dicts(batch)
+        names = columns(file.schema_arrow.names)
+        schema = pa.schema([file.schema_arrow.field(name) for name in names])
+        leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        # A dictionary holds a text once, and the rows name it: gigabytes in a file of kilobytes.
+        with pq.ParquetFile(path, read_dictionary=texts) as compact:
+            for group in range(file.num_row_groups):
+                if _has_long_texts(compact, group, names):
+                    table = compact.read_row_group(group, columns=names).select(names)
+                    for batch in table.to_batches():
+                        yield from _short_rows(batch, schema)
+                    continue
+                for batch in file.iter_batches(4096, row_groups=[group], columns=names):
+                    yield from _dicts(batch)
+
+
+def _has_long_texts(compact: pq.ParquetFile, group: int, names: Sequence[str]) -> bool:
+    """Return whether a row group has a text of more than MOST_BYTES in these columns."""
+    chunks = compact.metadata.row_group(group)
+    for i in range(chunks.num_columns):
+        chunk = chunks.column(i)
+        if chunk.total_uncompressed_size <= MOST_BYTES:
+            continue  # the usual case: it can't hold one
+        for name in names:
+            if not f"{chunk.path_in_schema}.".startswith(f"{name}."):
+                continue
+            column = compact.read_row_group(group, columns=[name]).column(0)
+            if any(_measure_texts(part).max(initial=0) > MOST_BYTES for part in column.chunks):
+                return True
+    return False
+
+
+def _short_rows(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[dict[str, Any] | str]:
+    """The rows of a batch whose texts are dictionaries; one by one, and without too long texts."""
+    lengths = np.stack([_measure_texts(column) for column in batch.columns]).max(0)
+    for n, length in enumerate(lengths):
+        yield from [LONG_TEXT] if length > MOST_BYTES else _dicts(batch.slice(n, 1).cast(schema))
+
+
+def _measure_texts(column: pa.Array) -> np.ndarray:
+    """Return (N,), the bytes of the longest text in each cell; in a list, of all the lists."""
+    if isinstance(column, pa.DictionaryArray):
+        lengths = pc.binary_length(column.dictionary).take(column.indices)
+        return np.asarray(pc.fill_null(lengths, 0))
+    parts: list[pa.Array] = []
+    if isinstance(column, pa.StructArray):
+        parts = column.flatten()
+    elif hasattr(column, "values") and isinstance(column.values, pa.Array):
+        parts = [column.values]
+    longest = max((_measure_texts(part).max(initial=0) for part in parts), default=0)
+    return np.full(len(column), longest)
 
 
 def _dicts(batch: pa.RecordBatch) -> list[dict[str, Any] | str]:

@@ -29,6 +29,7 @@ from pydantic import Field
 from umemma.datasets._digits_av import add_noise
 from umemma.errors import UserError
 from umemma.system.seeds import derive, uniform
+from umemma.system.signals import delay_stop_signals
 from umemma.types import DatasetSpec, Plain, Record, Sound, Source
 
 SPEC = DatasetSpec(
@@ -164,7 +165,8 @@ def _keep_energy(images: np.ndarray, fit_on: np.ndarray, energy: float) -> np.nd
 def _decode(flac: bytes) -> np.ndarray:
     import soundfile
 
-    return soundfile.read(io.BytesIO(flac), dtype="float32")[0]
+    with delay_stop_signals():
+        return soundfile.read(io.BytesIO(flac), dtype="float32")[0]
 
 
 _add_noise = functools.partial(add_noise, length=int(SECONDS * RATE))

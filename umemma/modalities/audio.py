@@ -17,6 +17,7 @@ from umemma.modalities import spec_augment
 from umemma.modalities.limits import MAX_SECONDS, Packed, read_file
 from umemma.modalities.sampling import SampleDraws, Share, sample_normal, sample_uniform
 from umemma.system.seeds import mix
+from umemma.system.signals import delay_stop_signals
 from umemma.types import AudioInput, Clip, Media, Packing, Sound, WaveInput
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def pack(media: Media, packing: Packing) -> Packed | None:
     if _is_silent(media, packing):
         return None
     file = io.BytesIO()
-    soundfile.write(file, media.samples, media.rate, format="FLAC", subtype="PCM_16")
+    with delay_stop_signals():
+        soundfile.write(file, media.samples, media.rate, format="FLAC", subtype="PCM_16")
     return Packed("flac", file.getvalue())
 
 
@@ -84,7 +86,7 @@ def _is_silent(sound: Sound, packing: Packing) -> bool:
 def _read_sound(data: bytes) -> tuple[Sound, int]:
     """Return the sound, with its channels averaged, and the number of channels."""
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with delay_stop_signals(), soundfile.SoundFile(io.BytesIO(data)) as file:
             if file.frames > MAX_SECONDS * file.samplerate:
                 raise ValueError("longer than the bound of an hour")
             samples = file.read(dtype="float32", always_2d=True)

@@ -6,7 +6,7 @@ import bisect
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import av
 import numpy as np
@@ -18,7 +18,14 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from umemma.modalities.image import to_jpeg
-from umemma.modalities.limits import MAX_PIXELS, MAX_SECONDS
+from umemma.modalities.limits import (
+    CUT_OFF,
+    MAX_PIXELS,
+    MAX_SECONDS,
+    check_whole,
+    count_declared_bytes,
+    has_mp3_length,
+)
 from umemma.system.files import check_regular
 from umemma.types import Clip, Packing, Sound
 
@@ -30,8 +37,8 @@ Piece: TypeAlias = "VideoFrame | AudioFrame | Packet[Any]"
 Stream: TypeAlias = "VideoStream | AudioStream"
 Sink: TypeAlias = "_Frames | _Samples"
 
-CUT_OFF = "cut off: it ends before its declared length"
 NO_FRAMES = "a video with no frames"
+NO_DECODER = "not readable video or sound: a codec that can't be decoded"
 
 
 class DecodedClip(NamedTuple):
@@ -77,7 +84,7 @@ def read_clip(
 @contextlib.contextmanager
 def open_container(clip: Clip | bytes) -> Iterator[InputContainer]:
     """Open the file of a clip. Errors while it is read become a ValueError with a fixed phrase."""
-    _check_declared_size(clip)
+    _check_file(clip)
     source = io.BytesIO(clip) if isinstance(clip, bytes) else f"file:{clip.path}"
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
@@ -89,30 +96,21 @@ def open_container(clip: Clip | bytes) -> Iterator[InputContainer]:
         raise ValueError(f"not readable video or sound: {error.strerror}") from None
 
 
-def _check_declared_size(clip: Clip | bytes) -> None:
-    """Raise ValueError for a missing file, and for WAVE, AVI and AIFF shorter than they declare.
-
-    These formats declare their size first, and FFmpeg silently corrects it.
-    """
+def _check_file(clip: Clip | bytes) -> None:
+    """Raise ValueError for a file that is missing or not a file, or ends before it says."""
     try:
         if isinstance(clip, Clip):
             check_regular(clip.path)
-        with io.BytesIO(clip) if isinstance(clip, bytes) else clip.path.open("rb") as file:
-            head = file.read(8)
-            size = file.seek(0, io.SEEK_END)
+        with _open_file(clip) as file:
+            check_whole(file)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError("file is missing") from None
     except OSError as error:
         raise ValueError(f"file can't be read: {error.strerror}") from None
-    if head[:4] == b"RIFF":
-        declared = int.from_bytes(head[4:], "little")
-    elif head[:4] == b"FORM":
-        declared = int.from_bytes(head[4:], "big")
-    else:
-        return
-    is_unknown = declared == 0xFFFFFFFF
-    if not is_unknown and declared + 8 > size + 1:
-        raise ValueError(CUT_OFF)
+
+
+def _open_file(clip: Clip | bytes) -> IO[bytes]:
+    return io.BytesIO(clip) if isinstance(clip, bytes) else clip.path.open("rb")
 
 
 # The streams, and the part of them that is read. --------------------------------------------------
@@ -122,12 +120,14 @@ class _Stretch(NamedTuple):
     """The part of a file that is read, in s.
 
     origin: the time of the first sample of the file. begin, end, length: counted from there.
+    declared: whether the file declares its length, which is else measured.
     """
 
     origin: float
     begin: float
     end: float
     length: float
+    declared: bool
 
 
 def _select_streams(container: InputContainer, pictures: bool, sound: bool) -> list[Stream]:
@@ -140,11 +140,13 @@ def _select_streams(container: InputContainer, pictures: bool, sound: bool) -> l
                 break
         else:
             raise ValueError(NO_FRAMES)
-    if sound:
+    if sound and container.streams.audio:
         for audio in container.streams.audio:
             if audio.codec_context:
                 streams.append(audio)
                 break
+        else:
+            raise ValueError(NO_DECODER)
     return streams
 
 
@@ -157,7 +159,8 @@ def _find_stretch(
     """Return the event of the clip with `packing.crop`, else the whole file."""
     origin = (container.start_time or 0) / av.time_base
     length = (container.duration or 0) / av.time_base
-    if not container.duration:
+    declared = _declares_length(clip, container)
+    if not declared:
         length = _measure_end(container, streams) - origin
     begin = 0.0
     end = length
@@ -168,7 +171,19 @@ def _find_stretch(
         raise ValueError("longer than the bound of an hour")
     if begin >= end > 0:
         raise ValueError("the event lies after the end of the file")
-    return _Stretch(origin, begin, end, length)
+    return _Stretch(origin, begin, end, length, declared)
+
+
+def _declares_length(clip: Clip | bytes, container: InputContainer) -> bool:
+    """Return whether the length of a file is declared in it.
+
+    FFmpeg guesses that of AAC in ADTS and of most MP3s from the bit rate at their start, which is
+    wrong by ten times for sound that starts with silence.
+    """
+    if container.format.name == "mp3":
+        with _open_file(clip) as file:
+            return has_mp3_length(file)
+    return bool(container.duration) and container.format.name != "aac"
 
 
 def _declared_end(stream: Stream) -> float:
@@ -220,6 +235,8 @@ def _read_packets(
         if index not in unfinished:
             continue
         sink = sinks[index]
+        if packet.size:
+            sink.last = packet
         if isinstance(sink, _Frames):
             is_needed = sink.may_show(packet, origin)
             videos[index].codec_context.skip_frame = "DEFAULT" if is_needed else "NONREF"
@@ -246,8 +263,10 @@ def _check_not_truncated(
     unfinished: set[int],
     stretch: _Stretch,
 ) -> None:
-    """Raise ValueError if a stream ended well before its declared end."""
+    """Raise ValueError if a stream ended well before its declared end, or within a packet."""
     ends = {stream.index: _declared_end(stream) for stream in streams}
+    if not stretch.declared:
+        ends = dict.fromkeys(ends, 0.0)
     if not any(ends.values()) and len(unfinished) == len(streams):
         # Only the file as a whole declares a length: the longest stream has to reach it.
         longest = max(streams, key=lambda stream: sinks[stream.index].reached)
@@ -255,6 +274,10 @@ def _check_not_truncated(
     for index in unfinished:
         tolerance = max(0.5, 0.05 * ends[index])
         if sinks[index].reached < min(ends[index], stretch.end) - tolerance:
+            raise ValueError(CUT_OFF)
+    for sink in sinks.values():
+        last = sink.last
+        if last and (last.is_corrupt or last.size < count_declared_bytes(bytes(last)[:6])):
             raise ValueError(CUT_OFF)
 
 
@@ -277,6 +300,7 @@ class _Frames:
         self.times = _frame_times(begin, end, packing)
         self.jpegs: list[bytes] = []
         self.shown: Piece | None = None
+        self.last: Packet[Any] | None = None
         self.reached = 0.0
 
     def add(self, frame: Piece, time: float) -> bool:
@@ -355,6 +379,7 @@ class _Samples:
         self.resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
         self.chunks: list[np.ndarray] = []
         self.first: float | None = None
+        self.last: Packet[Any] | None = None
         self.reached = 0.0
 
     def add(self, frame: Piece, time: float) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from umemma.modalities import spec_augment, vision
-from umemma.modalities.limits import MAX_PIXELS, Packed, read_file
+from umemma.modalities.limits import MAX_PIXELS, MAX_SIDE, Packed, read_file
 from umemma.modalities.sampling import SampleDraws
 from umemma.types import ImageInput, Media, Packing
 
@@ -29,6 +29,9 @@ RESAMPLING = Image.Resampling.BICUBIC  # how pictures are resized
 GAP = 3.0  # Pillow's `reducing_gap`, used for the shards
 # A JPEG whose shorter side is over DRAFT times the requested side is decoded at a lower resolution.
 DRAFT = 2
+# What Pillow may open. Others are of no data set, and their readers are little tested: one calls
+# Ghostscript.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # {format: suffix} of the images that are copied unchanged if the picture is small enough.
 COPIED_FORMATS = {"JPEG": "jpg", "PNG": "png"}
 
@@ -214,8 +217,8 @@ def open_image(data: bytes, side: int) -> tuple[Image.Image, str]:
     much larger than `side` is decoded at a lower resolution, which is several times faster.
     """
     with _fixed_phrases():
-        picture: Image.Image = Image.open(io.BytesIO(data))
-        if picture.width * picture.height > MAX_PIXELS:
+        picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE:
             raise Image.DecompressionBombError
         suffix = COPIED_FORMATS.get(picture.format or "", "")
         scale = DRAFT * side / min(picture.size)
@@ -280,6 +283,8 @@ def _fixed_phrases() -> Iterator[None]:
         raise ValueError("not a readable image: unknown format") from None
     except Image.DecompressionBombError:
         raise ValueError("picture over the size bound") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  on damaged data Pillow raises whatever happens
         reason = "truncated" if "truncated" in str(error) else "damaged"
         raise ValueError(f"not a readable image: {reason}") from None

@@ -37,9 +37,20 @@ DAMAGE = (
     lzma.LZMAError,
     tarfile.TarError,
     zipfile.BadZipFile,
+    RecursionError,  # header upon header
     NotImplementedError,
 )
 CHUNK = 2**20  # bytes read at a time
+# The headers of a tar that hold a long name, or the fields of pax, for the member after them.
+LONG_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+MAX_HEADER = 2**20  # bytes
+MAX_READS_AT_END = 8
 
 
 class _Member(NamedTuple):
@@ -189,9 +200,10 @@ def _list_zip(archive: Path) -> Generator[_Member]:
 
 
 class _Header(tarfile.TarInfo):
-    """A tar header that is an error where it is damaged.
+    """A tar header that is an error where it is damaged, or holds a name without end.
 
-    tarfile takes a damaged header for the end of the archive; here only the end mark is.
+    tarfile takes a damaged header for the end of the archive; here only the end mark is. And it
+    reads a long name, or the fields of pax, into memory whatever their size.
     """
 
     @classmethod
@@ -203,12 +215,35 @@ class _Header(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from None
 
+    def _proc_member(self, tarfile_: tarfile.TarFile) -> Self:
+        if self.type in LONG_HEADERS and not 0 <= self.size <= MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(tarfile_)  # type: ignore[misc]
+
+
+class _Stream:
+    """The plain bytes of a tar, for tarfile, which skips a member by reading on, to any size that
+    its header tells: for centuries, where the file has ended long before."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.reads_at_end = 0
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self.stream.read(size)
+        if not data:
+            self.reads_at_end += 1
+            if self.reads_at_end > MAX_READS_AT_END:
+                raise EOFError("it ends early")
+        return data
+
 
 def _list_tar(archive: Path) -> Generator[_Member]:
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(archive.open("rb"))
         stream = stack.enter_context(_decompress(raw))
-        tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header))
+        source: Any = _Stream(stream)
+        tar = stack.enter_context(tarfile.open(fileobj=source, mode="r|", tarinfo=_Header))
         for info in tar:
             if not info.isdir():
                 yield _Member(

@@ -6,6 +6,7 @@ A download by HTTP that was interrupted resumes where it stopped. HTTP ranges: R
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -132,7 +133,8 @@ def _try_download(
 class _PartialFile:
     """The received part of a file, and a note that says what it is a part of.
 
-    A part of another address than `url` is removed.
+    A part of another address than `url` is removed. The note has the hash of the address, which may
+    hold a password.
     """
 
     def __init__(self, target: Path, url: str) -> None:
@@ -141,15 +143,16 @@ class _PartialFile:
         self.url = url
         self.total = 0
         self.validator = ""
-        noted_url = ""
+        self.address = hashlib.sha256(url.encode()).hexdigest()
+        noted = ""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
-            noted_url = note["url"]
+            noted = note["address"]
             self.total = int(note["total"])
             self.validator = str(note["validator"])
         except (OSError, ValueError, KeyError, TypeError):
-            noted_url = ""
-        if noted_url != url:
+            noted = ""
+        if noted != self.address:
             self.drop()
 
     @property
@@ -168,7 +171,7 @@ class _PartialFile:
         self.validator = headers.get("ETag", "")
         if not self.validator.startswith('"'):
             self.validator = headers.get("Last-Modified", "")
-        note = {"url": self.url, "total": self.total, "validator": self.validator}
+        note = {"address": self.address, "total": self.total, "validator": self.validator}
         self.note.write_text(json.dumps(note), encoding="utf-8")
 
     def request_headers(self) -> dict[str, str]:
@@ -214,6 +217,8 @@ def _download(session: Any, partial: _PartialFile, source: Source, advance: Adva
     have = partial.size
     headers = partial.request_headers()
     with session.get(partial.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if partial.url.startswith("https:") and not response.url.startswith("https:"):
+            raise NotServed("it leads from https to http, where anybody may alter the file")
         content_range = _parse_content_range(response.headers)
         if response.status_code == 416 and have:
             if have == (content_range.total or size):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,11 @@ from rich.table import Table
 
 from umemma.system.distributed import is_main, world
 
+USER_INFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#@]+@", re.IGNORECASE)
+SECRET_QUERY = re.compile(
+    r"([?&][^\s=&]*(?:token|sig|key|secret|passw|credential|auth)[^\s=&]*=)[^\s&'\"#]+",
+    re.IGNORECASE,
+)
 console = Console(stderr=True)
 output = Console()  # results, on stdout
 
@@ -48,6 +54,7 @@ def start_logging(command: str, folder: Path = Path("logs")) -> None:
         lambda line: console.print(make_printable(line), end="", markup=False, highlight=False),
         format="{message}",
         level=level,
+        diagnose=False,
     )
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}"
     if size > 1:
@@ -61,6 +68,7 @@ def start_logging(command: str, folder: Path = Path("logs")) -> None:
             log_file,
             format="{time:YYYY-MM-DD HH:mm:ss.SSS} {level} {message}",
             level="TRACE",
+            diagnose=False,  # the values of variables, passwords among them
         )
     logger.debug(f"command line: {sys.argv}")
 
@@ -76,7 +84,7 @@ class LogFile:
         if self.file is None:
             return
         try:
-            self.file.write(line)
+            self.file.write(make_printable(line))
         except OSError as error:
             self.stop()
             console.print(f"the log file ends here: {error}", markup=False, highlight=False)
@@ -90,8 +98,13 @@ class LogFile:
 
 
 def make_printable(text: str) -> str:
-    """Return a text whose control characters are spelled out: those of a stranger could command a
-    terminal."""
+    """Return a text as it may be shown.
+
+    Control characters are spelled out: those of a stranger could command a terminal. What opens a
+    door, in an address, becomes three stars: user:password@, and a query like ?token=.
+    """
+    text = USER_INFO.sub(r"\1***@", text)
+    text = SECRET_QUERY.sub(r"\1***", text)
     return "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )

@@ -39,6 +39,27 @@ def catch_stop_signals(on_signal: Callable[[Sequence[int]], None]) -> Iterator[l
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def delay_stop_signals() -> Iterator[None]:
+    """Let stop signals act at the end of the block.
+
+    For calls of a C library that calls back into Python: an exception can't leave such a callback,
+    so a KeyboardInterrupt there would be lost, and the library would take the call for a short
+    read.
+    """
+    received: list[int] = []
+    try:
+        with catch_stop_signals(_ignore) as received:
+            yield
+    finally:
+        for number in received:
+            signal.raise_signal(number)
+
+
+def _ignore(received: Sequence[int]) -> None:
+    pass
+
+
 def make_stop_error(number: int, when: str = "", where: str = "") -> UserError:
     """Return the error that ends a command after signal `number`. when: such as "at step 7"."""
     words = ["stopped by", signal.Signals(number).name, when]

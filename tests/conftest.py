@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -99,3 +100,16 @@ def bert(tmp_path) -> Path:
         folder / "model.safetensors",
     )
     return folder
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what the drill has counted."""
+    rows = []
+    for report in itertools.chain(*terminalreporter.stats.values()):
+        if getattr(report, "when", "") == "call":
+            rows += [value for name, value in report.user_properties if name == "drill"]
+    if rows:
+        terminalreporter.section("drill")
+        for fault, *counts in [("fault", "tried", "found", "lost"), *sorted(rows)]:
+            cells = "".join(f"{count:>8}" for count in counts)
+            terminalreporter.write_line(f"{fault:<40}{cells}")

@@ -9,40 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
-from toys.commands import run, stages_run
-from toys.project import QUICK, ROOT
+from toys.commands import copy_pipeline, run, stages_run
 
 pytestmark = pytest.mark.slow  # all tests share one run of the pipeline
-
-PLOTS = ("robustness", "training", "information", "classes")
-TRACKED = [".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml"]
-TRACKED += [f".dvc/plots/{name}.json" for name in PLOTS]
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
     """A git repository with the project's pipeline and quick settings, after one `dvc repro`."""
     folder = tmp_path_factory.mktemp("clone")
-    for name in TRACKED:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(
-        ROOT / "umemma", folder / "umemma", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
-    for change in QUICK:
-        path, value = change.split("=")
-        *sections, key = path.split(".")
-        node = params
-        for section in sections:
-            node = node[section]
-        node[key] = int(value)
-    yaml.dump(params, folder / "params.yaml")
-    run(folder, "git", "init", "-q")
-    run(folder, "git", "add", ".")
-    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start")
+    copy_pipeline(folder)
     done = run(folder, "dvc", "repro")
     assert "accuracy per modality subset" in done.stdout
     assert "report: results/digits/report.md" in done.stdout

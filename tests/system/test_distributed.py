@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -271,6 +272,46 @@ def test_a_training_resumes_after_one_of_two_processes_was_killed(project):
     assert steps
     assert f"resumes from step {steps[-1]}" in run(command)
     assert read_files(out) == uninterrupted
+
+
+LOSE_ONE = """
+import os
+import umemma.cli
+from umemma.system import distributed
+
+def lose_the_other(arguments):
+    distributed.init()
+    distributed.all_gather_object(1)
+    if os.environ["RANK"] == "1":
+        os._exit(9)
+    distributed.all_gather_object(2)
+
+umemma.cli.app = lose_the_other
+umemma.cli.main([])
+"""
+
+
+def test_the_process_that_is_left_says_so_in_one_message(tmp_path):
+    """Without torchrun, which ends all processes with the first, as under srun."""
+    script = tmp_path / "lose_one.py"
+    script.write_text(LOSE_ONE)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    processes = []
+    for rank in ("0", "1"):
+        variables = environment() | shared | {"RANK": rank, "LOCAL_RANK": rank}
+        command = [sys.executable, str(script)]
+        processes.append(
+            subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+        )
+    (_, errors), _ = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [1, 9]
+    assert errors.splitlines() == [
+        "Error: process 1 of 2: another process of this run has ended, or can't be reached",
+        "Its own message says why. Run the same command to resume.",
+    ]
 
 
 COUNT_THREADS = """

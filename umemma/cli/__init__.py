@@ -98,6 +98,13 @@ def _run(arguments: list[str] | None) -> int:
         what = f"can't be read or written: {error.strerror or error}"
         hint = "Check the disk, its free space and its permissions."
         return _report(UserError(what, str(error.filename or ""), hint))
+    except RuntimeError as error:
+        if not distributed.is_lost_process(error):
+            raise
+        rank, size, _ = distributed.world()
+        what = "another process of this run has ended, or can't be reached"
+        hint = "Its own message says why. Run the same command to resume."
+        return _report(UserError(what, f"process {rank + 1} of {size}", hint))
     return 0
 
 

@@ -24,6 +24,7 @@ from umemma.data import shard_reader
 from umemma.data.sample_table import MediaTable
 from umemma.errors import UserError
 from umemma.system.cores import count_cores_of_process
+from umemma.system.signals import allow_interrupts, start_without_interrupts
 from umemma.types import InputSpec
 
 PREFETCH = 4  # batches that each worker decodes ahead
@@ -152,7 +153,9 @@ class BatchStream:
         """Yield {modality: (B, ...)}, compact, for each array of sample numbers in `plan`."""
         self.plan.batches = plan
         with watch_handover():
-            for batch in self.loader:
+            with start_without_interrupts():
+                batches = iter(self.loader)
+            for batch in batches:
                 if isinstance(batch, UserError):
                     raise batch
                 yield batch
@@ -207,6 +210,7 @@ def defer_signals(worker: int) -> None:
     disorder would wait for its workers for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    allow_interrupts()
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 

@@ -88,7 +88,8 @@ def open_container(clip: Clip | bytes) -> Iterator[InputContainer]:
     source = io.BytesIO(clip) if isinstance(clip, bytes) else f"file:{clip.path}"
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        with av.open(source, mode="r", options=options) as container:
+        # Titles in any encoding, which nobody reads here.
+        with av.open(source, mode="r", options=options, metadata_errors="ignore") as container:
             yield container
     except UnicodeEncodeError:
         raise ValueError("a file name that is not UTF-8") from None

@@ -6,11 +6,13 @@ say about them, for series too.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -247,7 +249,7 @@ def read_first_npy(data: bytes) -> tuple[np.ndarray, bytes]:
         if version > (1, 0):
             read_header = np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(file)
-    except (ValueError, EOFError, SyntaxError):
+    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, tokenize.TokenError):
         raise ValueError("not a readable .npy file") from None
     if dtype.hasobject:
         raise ValueError("a .npy file of Python objects, which is never opened")
@@ -317,23 +319,33 @@ def read_array(data: bytes) -> np.ndarray:
 def _read_mat(data: bytes) -> np.ndarray:
     """Return the only array of numbers of a .mat file; cells, structures and objects stay shut."""
     from scipy.io import loadmat, whosmat
-    from scipy.io.matlab import MatReadError
 
     if not data.startswith(b"MATLAB 5.0"):
         raise ValueError("a .mat file of version 7.3: save it with -v7")
-    try:
+    with _as_unreadable_mat():
         found = whosmat(io.BytesIO(data))
-        names = [name for name, _, kind in found if kind in MAT_NUMBERS]
-        shapes = {name: shape for name, shape, _ in found}
-        if len(names) != 1:
-            raise ValueError("a .mat file has to hold one array of numbers")
-        if 8 * math.prod(shapes[names[0]]) > MAX_BYTES:
-            raise ValueError("array over the size bound")
+    names = [name for name, _, kind in found if kind in MAT_NUMBERS]
+    shapes = {name: shape for name, shape, _ in found}
+    if len(names) != 1:
+        raise ValueError("a .mat file has to hold one array of numbers")
+    if 8 * math.prod(shapes[names[0]]) > MAX_BYTES:
+        raise ValueError("array over the size bound")
+    with _as_unreadable_mat():
         array = loadmat(io.BytesIO(data), variable_names=names)[names[0]]
-    except (MatReadError, TypeError, OSError, EOFError, KeyError, NotImplementedError):
-        raise ValueError("not a readable .mat file") from None
     assert isinstance(array, np.ndarray)
     return array
+
+
+@contextlib.contextmanager
+def _as_unreadable_mat() -> Iterator[None]:
+    """Turn what scipy raises for a damaged file into a ValueError with a fixed phrase.
+
+    A MemoryError too: scipy believes the sizes in a file, which itself has at most MAX_BYTES.
+    """
+    try:
+        yield
+    except Exception:  # noqa: BLE001  ValueError, TypeError, zlib.error, ...: whatever happens
+        raise ValueError("not a readable .mat file") from None
 
 
 def _read_csv(data: bytes) -> np.ndarray:

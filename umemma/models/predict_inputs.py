@@ -22,6 +22,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from umemma import modalities
 from umemma.errors import UserError, unknown_name
+from umemma.system.signals import allow_interrupts
 from umemma.types import OWN, BrokenPolicy, Clip, InputSpec, Media, Packing, Series, Sound
 
 NUMERIC = ("series", "table", "vector")  # kinds that are numbers
@@ -250,6 +251,7 @@ def _check_sound(sound: Sound) -> Sound:
 def ignore_interrupts(worker_id: int) -> None:
     """Leave Ctrl-C to the process that started this worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    allow_interrupts()
 
 
 def return_unchanged(batch: Any) -> Any:

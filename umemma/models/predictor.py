@@ -39,6 +39,7 @@ from umemma.models.predict_inputs import (
     return_unchanged,
 )
 from umemma.models.saved_model import ModelInfo, ModelSettings
+from umemma.system.signals import start_without_interrupts
 from umemma.types import OWN, BrokenPolicy, InputSpec, TextInput, format_pattern
 
 TRAIN_HINT = "Run: umemma finetune-ensemble, or name the folder of a trained model."
@@ -306,9 +307,14 @@ class Predictor:
                 worker_init_fn=ignore_interrupts,
                 multiprocessing_context="spawn",
             )
-        hint = "It may have run out of memory: use fewer workers, or a smaller batch size."
+        hint = (
+            "It may have run out of memory: use fewer workers, or a smaller batch size. In a "
+            'script, the call has to stand below: if __name__ == "__main__":'
+        )
         with watch_workers("workers", hint), watch_handover("workers", hint):
-            for batch in batches:
+            with start_without_interrupts():
+                decoded = iter(batches)
+            for batch in decoded:
                 if isinstance(batch, UserError):
                     raise batch
                 yield from self._predict_batch(batch)

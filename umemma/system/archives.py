@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import functools
 import gzip
 import lzma
@@ -132,8 +133,11 @@ def unpack(
     except DAMAGE as error:
         raise _damaged(archive, error) from None
     except OSError as error:
-        if error.errno is None:  # bz2 and gzip report bad data so; an error of the disk has one
+        # bz2 and gzip report bad data without a number, and a zip may name a place before its start.
+        if error.errno in (None, errno.EINVAL):
             raise _damaged(archive, error) from None
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError("hostile: a name that is too long", str(archive)) from None
         raise
     return places
 
@@ -186,6 +190,8 @@ def _list_zip(archive: Path) -> Generator[_Member]:
     position = 0
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
+            if not info.filename:
+                raise zipfile.BadZipFile("a member without a name")
             kind = stat.S_IFMT(info.external_attr >> 16)
             encrypted = info.flag_bits & 1
             if not info.is_dir():

@@ -220,6 +220,15 @@ def raise_on_all(function: Callable[[], Result]) -> Result:
     return result  # type: ignore[return-value]
 
 
+def is_lost_process(error: RuntimeError) -> bool:
+    """Return whether an error says that another process can't be reached any more."""
+    if not _is_joined():
+        return False
+    from torch import distributed as dist
+
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
 def is_first_to_report(text: str) -> bool:
     """Return whether no other rank has reported this text.
 

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from loguru import logger
 
 from umemma.errors import UserError
+from umemma.system.signals import allow_interrupts, start_without_interrupts
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -70,7 +71,9 @@ def _run_alone(function: Callable[[Job], Result], job: Job) -> Iterator[Result]:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with _make_pool(1) as pool:
-                yield pool.submit(function, job).result()
+                with start_without_interrupts():
+                    future = pool.submit(function, job)
+                yield future.result()
             return
         except BrokenProcessPool:
             logger.error(f"{job} killed its worker process, attempt {attempt} of {ATTEMPTS}.")
@@ -92,7 +95,8 @@ def _run_window(
     while True:
         for job in itertools.islice(jobs, width - len(running)):
             submitted.append(job)  # before the pool gets it, as the pool may turn out to be broken
-            running[pool.submit(function, job)] = job
+            with start_without_interrupts():
+                running[pool.submit(function, job)] = job
         if not running:
             return
         done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -111,6 +115,7 @@ def _make_pool(workers: int) -> ProcessPoolExecutor:
 def _start_worker() -> None:
     """Make Ctrl-C end a new worker at once, and the death of its parent as well."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    allow_interrupts()
     parent = multiprocessing.parent_process()
 
     def end_with(parent: multiprocessing.process.BaseProcess) -> None:

@@ -60,6 +60,25 @@ def _ignore(received: Sequence[int]) -> None:
     pass
 
 
+@contextlib.contextmanager
+def start_without_interrupts() -> Iterator[None]:
+    """Block Ctrl-C for the processes that start in the block, until they call `allow_interrupts`.
+
+    It reaches all processes of a terminal, and one that has not come to its handlers yet would
+    end with a traceback of Python's own start.
+    """
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def allow_interrupts() -> None:
+    """Let Ctrl-C act again in a process that was started without it, also one that came since."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def make_stop_error(number: int, when: str = "", where: str = "") -> UserError:
     """Return the error that ends a command after signal `number`. when: such as "at step 7"."""
     words = ["stopped by", signal.Signals(number).name, when]

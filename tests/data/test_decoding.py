@@ -54,7 +54,9 @@ if __name__ == "__main__":
                 for _ in batches:
                     time.sleep(0.1)
         except UserError as error:
-            print(error, flush=True)
+            for _ in range(2):  # torch may raise its complaint once more, in between
+                with contextlib.suppress(RuntimeError):
+                    print(error, flush=True)
             os._exit(0)
 """
 

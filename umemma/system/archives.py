@@ -133,7 +133,7 @@ def unpack(
     except DAMAGE as error:
         raise _damaged(archive, error) from None
     except OSError as error:
-        # bz2 and gzip report bad data without a number, and a zip may name a place before its start.
+        # bz2 and gzip report bad data without a number; a zip may name a place before its start.
         if error.errno in (None, errno.EINVAL):
             raise _damaged(archive, error) from None
         if error.errno == errno.ENAMETOOLONG:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import typer
+from toys.project import ROOT
 
 import umemma
 from umemma import cli
+from umemma.cli.options import take_turns
 from umemma.presets import PRESETS
 from umemma.stages import finetune, pretrain
 from umemma.system import cores
@@ -243,3 +247,54 @@ def test_openmp_starts_with_what_the_command_line_sets(tmp_path):
 def test_importing_umemma_sets_no_environment(tmp_path):
     code = "import os; before = dict(os.environ); import umemma.cli; assert os.environ == before"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+HOLD = """
+import sys
+from umemma.cli.options import take_turns
+
+with take_turns("models/digits/ensemble"):
+    print("my turn", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def start_turn(folder) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("end", ["done", "killed"])
+def test_the_second_command_is_told_who_is_at_it_and_waits_for_its_end(tmp_path, end):
+    with start_turn(tmp_path) as first, start_turn_after(tmp_path, first) as second:
+        said = second.stderr.readline()
+        assert f"models/digits/ensemble: process {first.pid} on " in said
+        assert "Waiting for its end." in said
+        time.sleep(0.3)
+        assert select.select([second.stdout], [], [], 0)[0] == []
+        if end == "killed":
+            first.kill()
+        else:
+            first.communicate("\n")
+        assert second.stdout.readline() == "my turn\n"
+        second.communicate("\n")
+        assert second.returncode == 0
+
+
+def start_turn_after(folder, first: subprocess.Popen[str]) -> subprocess.Popen[str]:
+    assert first.stdout.readline() == "my turn\n"
+    return start_turn(folder)
+
+
+def test_where_no_lock_can_be_a_command_works_without(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file in its place")
+    with take_turns("models/digits/ensemble"):
+        pass

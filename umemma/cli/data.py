@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from umemma.cli.options import PARAMS, AsJson, DatasetName, ParamsFile, Sets, start
+from umemma.cli.options import (
+    PARAMS,
+    AsJson,
+    DatasetName,
+    ParamsFile,
+    Sets,
+    start,
+    take_turns,
+)
 from umemma.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -157,13 +165,15 @@ def preprocess(
             "Tasks are counted from 0.",
             usage=True,
         )
-    index = stage.run(
-        settings,
-        workers,
-        retry_failed=retry_failed,
-        share=stage.Share(num_tasks, task_index),
-        executor=run_jobs,
-    )
+    # Tasks of one array write different shards, so they don't wait for one another.
+    with take_turns(f"{settings.paths.shards}, task {task_index} of {num_tasks}"):
+        index = stage.run(
+            settings,
+            workers,
+            retry_failed=retry_failed,
+            share=stage.Share(num_tasks, task_index),
+            executor=run_jobs,
+        )
     if index.folds:
         total = sum(index.samples(split) for split in index.splits)
         print(f"Shards are in {settings.paths.shards}: {total} samples in {len(index.folds)} folds")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import platform
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -13,6 +19,7 @@ if TYPE_CHECKING:
     from umemma.config import Params
 
 PARAMS = Path("params.yaml")
+LOCKS = Path("runs/locks")
 
 DatasetName = Annotated[
     str,
@@ -111,3 +118,35 @@ def print_once(text: str) -> None:
     """Print a result on rank 0 only."""
     if distributed.is_main():
         print(text)
+
+
+@contextlib.contextmanager
+def take_turns(folder: Path | str) -> Iterator[None]:
+    """Let one command at a time make a folder; another waits, and says for which one.
+
+    The lock is the system's (flock), so it ends with its process, however that ends. On a file
+    system that has none, two may work at once: both write whole files, and the same ones.
+    """
+    with contextlib.ExitStack() as stack:
+        if distributed.is_main():
+            name = re.sub(r"[^A-Za-z0-9_.]+", "-", str(folder))
+            with contextlib.suppress(OSError):
+                LOCKS.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context((LOCKS / f"{name}.lock").open("a+", encoding="utf-8"))
+                _lock(file, folder)
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}")
+                file.flush()
+        yield
+
+
+def _lock(file: TextIO, folder: Path | str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        from loguru import logger
+
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        logger.warning(f"{folder}: {holder} is making it. Waiting for its end.")
+        fcntl.flock(file, fcntl.LOCK_EX)

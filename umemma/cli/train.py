@@ -19,6 +19,7 @@ from umemma.cli.options import (
     TensorBoard,
     print_once,
     start,
+    take_turns,
 )
 from umemma.errors import UserError
 from umemma.presets import PRESETS
@@ -58,7 +59,8 @@ def pretrain_unimodal(
     from umemma.stages import pretrain as stage
 
     for name in modality or settings.modalities:
-        score = stage.run(settings, name, force or again, tensorboard)
+        with take_turns(settings.paths.pretrain(name)):
+            score = stage.run(settings, name, force or again, tensorboard)
         shown = _format_score(score, settings.pretrain.of(name).select)
         print_once(f"{name}: validation score {shown}, in {settings.paths.pretrain(name)}")
 
@@ -93,7 +95,8 @@ def finetune_ensemble(
     settings = start("finetune-ensemble", params, sets)
     from umemma.stages import finetune as stage
 
-    score = stage.run(settings, force or again, tensorboard)
+    with take_turns(settings.paths.ensemble):
+        score = stage.run(settings, force or again, tensorboard)
     shown = _format_score(score, settings.finetune.select)
     print_once(
         f"ensemble: validation score {shown} under the subsets of training, "
@@ -166,7 +169,8 @@ def evaluate_missing(
     elif is_question:
         outcome = stage.ask(settings, missing, ratio or [])
     else:
-        outcome = stage.run(settings)
+        with take_turns(settings.paths.results):
+            outcome = stage.run(settings)
     if not distributed.is_main():
         return
     if as_json:

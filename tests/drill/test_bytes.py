@@ -18,7 +18,7 @@ from umemma.evaluation.predictions import Predictions, read_made_by
 from umemma.stages import evaluate, finetune, verify
 from umemma.training.run_folder import Run, TrainingState
 
-pytestmark = pytest.mark.drill
+pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
 FAULTS = 50  # truncations, and as many flips, of each kind of file
 SHARDS = "data/shards/digits"

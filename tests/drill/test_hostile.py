@@ -36,7 +36,7 @@ from umemma.errors import UserError
 from umemma.system import archives
 from umemma.types import Clip, Packing
 
-pytestmark = pytest.mark.drill
+pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
 MEMORY = 2**31  # bytes that an input may take beside what the process has
 COUNT = 60  # of each kind

@@ -10,7 +10,7 @@ import pytest
 from toys.commands import copy_pipeline
 from toys.drill import COMMANDS, choose_moments, compare, kill, measure, prepare, read_tree, start
 
-pytestmark = pytest.mark.drill
+pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
 KILLS = 20
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from toys.drill import COMMANDS, choose_moments, compare, finish, measure, prepare, read_tree, start
 
-pytestmark = pytest.mark.drill
+pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
 INTERRUPTS = 20
 SIZES = 5  # of disks that are too small

@@ -116,6 +116,13 @@ def test_every_cut_off_sound_is_found(kind, codec, options):
         audio.pack(whole[:-700], PACKING)
 
 
+def test_an_ogg_file_that_is_cut_between_two_pages_is_found():
+    whole = encode_sound(NOISE, "ogg", "libopus")
+    last_page = whole.rindex(b"OggS")
+    with pytest.raises(ValueError, match="cut off"):
+        audio.pack(whole[:last_page], PACKING)
+
+
 @pytest.mark.parametrize(
     ("kind", "codec", "options"),
     [("adts", "aac", {}), ("mp3", "libmp3lame", {"write_xing": "0"})],

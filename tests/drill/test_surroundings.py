@@ -14,7 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toys.drill import COMMANDS, choose_moments, compare, finish, measure, prepare, read_tree, start
+from toys.drill import (
+    COMMANDS,
+    TIMEOUT,
+    choose_moments,
+    compare,
+    finish,
+    measure,
+    prepare,
+    read_tree,
+    start,
+)
 
 pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
@@ -65,7 +75,7 @@ def test_ctrl_c(fresh, expected, name, count):
         time.sleep(moment)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=TIMEOUT)
         faults += find_fault(printed, process.returncode, (0, 130))
         if process.returncode == 0:
             faults += compare(folder, expected)
@@ -111,7 +121,7 @@ def test_a_full_disk(fresh, expected, name, count):
         with small_disk(folder, size):
             shutil.copytree(fresh, folder / "project")
             with start(folder / "project", COMMANDS[name]) as process:
-                printed, _ = process.communicate(timeout=300)
+                printed, _ = process.communicate(timeout=TIMEOUT)
             faults += find_fault(printed, process.returncode, (0, 1))
             remount(folder, "size=1g")
             finish(folder / "project", COMMANDS[name])
@@ -130,7 +140,7 @@ def test_a_read_only_disk(fresh, name, count):
         (folder / "project/tmp").mkdir()
         remount(folder, "ro")
         process = start(folder / "project", COMMANDS[name], TMPDIR="/tmp")
-        printed, _ = process.communicate(timeout=300)
+        printed, _ = process.communicate(timeout=TIMEOUT)
         faults += find_fault(printed, process.returncode, (1,))
         faults += compare(folder / "project", read_tree(fresh))
     count(f"read-only disk: {name}", 1, len(faults))
@@ -153,7 +163,7 @@ def test_what_a_machine_may_lack(fresh, expected, name, count):
         if what == "stdout":
             command = ["sh", "-c", '"$@" >&-', "sh", *command]
         with start(folder, command, **variables) as process:
-            printed, _ = process.communicate(timeout=300)
+            printed, _ = process.communicate(timeout=TIMEOUT)
         faults += find_fault(printed, process.returncode, (0,))
         faults += compare(folder, expected)
         shutil.rmtree(folder)

@@ -137,7 +137,7 @@ def test_a_read_only_disk(fresh, name, count):
     faults: list[str] = []
     with small_disk(folder, 2**28):
         shutil.copytree(fresh, folder / "project")
-        (folder / "project/tmp").mkdir()
+        (folder / "project/tmp").mkdir(exist_ok=True)
         remount(folder, "ro")
         process = start(folder / "project", COMMANDS[name], TMPDIR="/tmp")
         printed, _ = process.communicate(timeout=TIMEOUT)

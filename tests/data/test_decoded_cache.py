@@ -54,6 +54,25 @@ def test_what_was_decoded_is_not_decoded_again_and_is_the_same(tmp_path, stay, d
     assert len(list((tmp_path / "decoded").iterdir())) == 2
 
 
+def find_mapped_file(x: torch.Tensor) -> str:
+    """Return the file that the memory of a tensor is a part of, "" for none."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(number, 16) for number in line.split()[0].split("-"))
+        if start <= x.data_ptr() < end:
+            return line[line.find("/") :]
+    return ""
+
+
+def test_the_processes_of_a_machine_have_what_is_decoded_once_together(tmp_path, stay):
+    """Also where it was decoded just now: it is the cached file, mapped into memory."""
+    index = many(tmp_path)
+    for _ in range(2):
+        split = load(tmp_path, stay, MANY, index, **in_folder(tmp_path))
+        mapped = {m: Path(find_mapped_file(x)).parent for m, x in split.in_memory.items()}
+        assert mapped.pop("text") != tmp_path / "decoded"  # texts are not cached
+        assert set(mapped.values()) == {tmp_path / "decoded"}
+
+
 @pytest.mark.parametrize(
     "changed",
     [

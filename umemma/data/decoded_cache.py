@@ -65,9 +65,17 @@ def load_or_decode(
         if m in in_every_process:
             inputs[m] = _add_absent(dataset, m, cached[m])
             continue
-        inputs[m] = decoded[m]
-        if m in paths and distributed.is_main():
-            _write(decoded[m][_list_present(dataset, m)], paths[m], f"{split}-{m}-")
+        inputs[m] = decoded.pop(m)
+        if m not in paths:
+            continue
+        present = _list_present(dataset, m)
+        if distributed.is_main():
+            _write(inputs[m][present], paths[m], f"{split}-{m}-")
+        distributed.all_gather_object(None)  # so that the file is there
+        # It is mapped into memory: the processes of a machine have its rows once, together.
+        rows = _read(paths[m], len(present))
+        if rows is not None:
+            inputs[m] = _add_absent(dataset, m, rows)
     return inputs
 
 

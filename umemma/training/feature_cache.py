@@ -117,6 +117,12 @@ def _load_or_encode(
         _write_cache(features, paths)
         folder = next(iter(paths.values())).parent
         logger.debug(f"features of {', '.join(paths)}: {len(split)} samples, cached in {folder}")
+    distributed.all_gather_object(None)  # so that the files are there
+    for m, path in paths.items():
+        # Mapped into memory: the processes of a machine have them once, together.
+        cached_rows = _read_cached(path)
+        if cached_rows is not None:
+            features[m] = cached_rows
     return features
 
 

@@ -116,6 +116,14 @@ def test_every_cut_off_sound_is_found(kind, codec, options):
         audio.pack(whole[:-700], PACKING)
 
 
+def test_samples_that_look_like_the_header_of_a_frame_are_none():
+    """FF FB 90 64, which are two samples, begin a frame of MP3 of 417 bytes."""
+    samples = np.tile(np.array([-1025, 25744], np.int16), 12000)
+    for kind, codec in (("wav", "pcm_s16le"), ("w64", "pcm_s16le")):
+        for count in (24000, 4096 + 20):
+            assert audio.pack(encode_sound(samples[:count], kind, codec), PACKING) is not None
+
+
 def test_an_ogg_file_that_is_cut_between_two_pages_is_found():
     whole = encode_sound(NOISE, "ogg", "libopus")
     last_page = whole.rindex(b"OggS")

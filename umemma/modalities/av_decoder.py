@@ -37,6 +37,7 @@ Piece: TypeAlias = "VideoFrame | AudioFrame | Packet[Any]"
 Stream: TypeAlias = "VideoStream | AudioStream"
 Sink: TypeAlias = "_Frames | _Samples"
 
+FRAMED = ("mp2", "mp3", "aac")  # decoders of sound whose frames declare their sizes
 NO_FRAMES = "a video with no frames"
 NO_DECODER = "not readable video or sound: a codec that can't be decoded"
 
@@ -276,9 +277,14 @@ def _check_not_truncated(
         tolerance = max(0.5, 0.05 * ends[index])
         if sinks[index].reached < min(ends[index], stretch.end) - tolerance:
             raise ValueError(CUT_OFF)
-    for sink in sinks.values():
-        last = sink.last
-        if last and (last.is_corrupt or last.size < count_declared_bytes(bytes(last)[:6])):
+    for stream in streams:
+        last = sinks[stream.index].last
+        if last is None:
+            continue
+        declared = 0
+        if stream.codec_context.name.startswith(FRAMED):
+            declared = count_declared_bytes(bytes(last)[:6])
+        if last.is_corrupt or last.size < declared:
             raise ValueError(CUT_OFF)
 
 

@@ -286,6 +286,7 @@ def test_the_second_command_is_told_who_is_at_it_and_waits_for_its_end(tmp_path,
         assert second.stdout.readline() == "my turn\n"
         second.communicate("\n")
         assert second.returncode == 0
+    assert list((tmp_path / "runs/locks").iterdir()) == []
 
 
 def start_turn_after(folder, first: subprocess.Popen[str]) -> subprocess.Popen[str]:

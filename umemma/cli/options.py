@@ -9,7 +9,7 @@ import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -127,26 +127,34 @@ def take_turns(folder: Path | str) -> Iterator[None]:
     The lock is the system's (flock), so it ends with its process, however that ends. On a file
     system that has none, two may work at once: both write whole files, and the same ones.
     """
+    path = LOCKS / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', str(folder))}.lock"
     with contextlib.ExitStack() as stack:
         if distributed.is_main():
-            name = re.sub(r"[^A-Za-z0-9_.]+", "-", str(folder))
             with contextlib.suppress(OSError):
-                LOCKS.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context((LOCKS / f"{name}.lock").open("a+", encoding="utf-8"))
-                _lock(file, folder)
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {platform.node()}")
-                file.flush()
+                _lock(path, folder, stack)
         yield
 
 
-def _lock(file: TextIO, folder: Path | str) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        from loguru import logger
+def _lock(path: Path, folder: Path | str, stack: contextlib.ExitStack) -> None:
+    """Hold the lock at `path` until the end of `stack`, which also removes the file."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as attempt:
+            file = attempt.enter_context(path.open("a+", encoding="utf-8"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                from loguru import logger
 
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        logger.warning(f"{folder}: {holder} is making it. Waiting for its end.")
-        fcntl.flock(file, fcntl.LOCK_EX)
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                logger.warning(f"{folder}: {holder} is making it. Waiting for its end.")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}")
+                file.flush()
+                attempt.callback(path.unlink, missing_ok=True)
+                stack.push(attempt.pop_all())
+                return
+        # The one before has removed the file: this lock is of a file that is none any more.

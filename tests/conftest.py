@@ -23,15 +23,10 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests that wait for a training as slow, and begin with the files that have some.
-
-    Else a long one that starts last is waited for.
-    """
+    """Mark the tests that wait for a training as slow."""
     for item in items:
         if "trained" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
-    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow_files)
 
 
 @pytest.fixture(scope="session")

@@ -234,7 +234,11 @@ def stop(
 @pytest.mark.parametrize(
     ("stage", "model"),
     [
-        ("pretrain-unimodal --modality image --set pretrain.epochs=3", "pretrain/image"),
+        pytest.param(
+            "pretrain-unimodal --modality image --set pretrain.epochs=3",
+            "pretrain/image",
+            marks=pytest.mark.drill,  # which kills it at twenty moments more
+        ),
         ("finetune-ensemble --set finetune.epochs=3", "ensemble"),
     ],
 )

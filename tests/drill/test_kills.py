@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 from toys.commands import copy_pipeline
-from toys.drill import COMMANDS, choose_moments, compare, kill, measure, prepare, read_tree, start
+from toys.drill import (
+    COMMANDS,
+    choose_moments,
+    compare,
+    finish,
+    kill,
+    measure,
+    prepare,
+    read_tree,
+    start,
+)
 
 pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
@@ -49,7 +59,7 @@ def survive(fresh: Path, command: list[str], name: str, count) -> None:
         wrong += compare(disturbed, expected)
         shutil.rmtree(disturbed)
         shutil.copytree(fresh, disturbed)
-    measure(disturbed, command)
+    finish(disturbed, command)
     wrong += compare(disturbed, expected)
     count(f"kill -9: {name}", tried, len(wrong))
     assert not wrong

@@ -169,6 +169,12 @@ def test_header_upon_header_is_damaged(tmp_path):
         unpack(tmp_path, header * 5000, lambda name: name)
 
 
+def test_a_zip_whose_name_is_not_the_utf_8_that_it_says(tmp_path):
+    data = zipped({"\N{SNOWMAN}": b"1"}).replace("\N{SNOWMAN}".encode(), b"\xe2\x98\xff")
+    with pytest.raises(UserError, match="damaged archive"):
+        unpack(tmp_path, data, lambda name: name)
+
+
 def test_a_zip_member_that_is_larger_than_it_says_is_damaged(tmp_path):
     data = bytearray(zipped({"a": bytes(600)}))
     at = data.rindex(b"PK\x01\x02")

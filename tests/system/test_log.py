@@ -84,6 +84,7 @@ def test_what_opens_a_door_is_shown_nowhere(tmp_path, capsys):
     log.start_logging("download", tmp_path)
     for text in (
         "https://me:hunter2@host.example/a.zip: 404",
+        "https://me:at@hunter2@host.example/a.zip: 404",
         "s3://me@bucket and ftp://hunter2@host/x",
         "https://host.example/a.zip?X-Amz-Signature=hunter2&part=3",
         "['download', '--from', 'https://host.example/?part=3&access_token=hunter2']",

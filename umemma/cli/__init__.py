@@ -101,6 +101,9 @@ def _run(arguments: list[str] | None) -> int:
     except RuntimeError as error:
         if not distributed.is_lost_process(error):
             raise
+        from loguru import logger
+
+        logger.opt(exception=error).trace("RuntimeError")
         rank, size, _ = distributed.world()
         what = "another process of this run has ended, or can't be reached"
         hint = "Its own message says why. Run the same command to resume."

@@ -151,10 +151,10 @@ def _lock(path: Path, folder: Path | str, stack: contextlib.ExitStack) -> None:
                 logger.warning(f"{folder}: {holder} is making it. Waiting for its end.")
                 fcntl.flock(file, fcntl.LOCK_EX)
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                attempt.callback(path.unlink, missing_ok=True)
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {platform.node()}")
                 file.flush()
-                attempt.callback(path.unlink, missing_ok=True)
                 stack.push(attempt.pop_all())
                 return
         # The one before has removed the file: this lock is of a file that is none any more.

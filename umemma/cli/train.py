@@ -165,7 +165,8 @@ def evaluate_missing(
         )
     if all_folds:
         settings = settings.model_copy(update={"fold": ""})
-        outcome = stage.run_all_folds(settings)
+        with take_turns(settings.paths.results):
+            outcome = stage.run_all_folds(settings)
     elif is_question:
         outcome = stage.ask(settings, missing, ratio or [])
     else:

@@ -165,8 +165,10 @@ class Fetcher:
 
 
 def _leave_out_links(folder: Path, real: Path, names: list[str]) -> list[str]:
-    """Return the files without what is none, and without links that lead out of the folder: a
-    stranger's could lead to any file of this machine. real: the folder without links."""
+    """Return the regular files, but no link that leads out of the folder.
+
+    A stranger's could lead to any file of this machine. real: the folder, its own links resolved.
+    """
     kept = []
     for name in names:
         path = folder / name

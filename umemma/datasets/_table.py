@@ -315,17 +315,18 @@ def _parquet(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
 
 def _has_long_texts(compact: pq.ParquetFile, group: int, names: Sequence[str]) -> bool:
     """Return whether a row group has a text of more than MOST_BYTES in these columns."""
-    chunks = compact.metadata.row_group(group)
-    for i in range(chunks.num_columns):
-        chunk = chunks.column(i)
-        if chunk.total_uncompressed_size <= MOST_BYTES:
-            continue  # the usual case: it can't hold one
-        for name in names:
-            if not f"{chunk.path_in_schema}.".startswith(f"{name}."):
-                continue
-            column = compact.read_row_group(group, columns=[name]).column(0)
-            if any(_measure_texts(part).max(initial=0) > MOST_BYTES for part in column.chunks):
-                return True
+    row_group = compact.metadata.row_group(group)
+    leaves = [row_group.column(i) for i in range(row_group.num_columns)]
+    # The others can't hold one.
+    large = [
+        f"{leaf.path_in_schema}." for leaf in leaves if leaf.total_uncompressed_size > MOST_BYTES
+    ]
+    for name in names:
+        if not any(path.startswith(f"{name}.") for path in large):
+            continue
+        column = compact.read_row_group(group, columns=[name]).column(0)
+        if any(_measure_texts(part).max(initial=0) > MOST_BYTES for part in column.chunks):
+            return True
     return False
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -32,6 +33,17 @@ DRAFT = 2
 # What Pillow may open. Others are of no data set, and their readers are little tested: one calls
 # Ghostscript.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# What Pillow's readers raise for damaged data: AVIF's a RuntimeError, TIFF's a TypeError.
+DAMAGE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    struct.error,
+)
 # {format: suffix} of the images that are copied unchanged if the picture is small enough.
 COPIED_FORMATS = {"JPEG": "jpg", "PNG": "png"}
 
@@ -283,8 +295,6 @@ def _fixed_phrases() -> Iterator[None]:
         raise ValueError("not a readable image: unknown format") from None
     except Image.DecompressionBombError:
         raise ValueError("picture over the size bound") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001  on damaged data Pillow raises whatever happens
+    except DAMAGE as error:
         reason = "truncated" if "truncated" in str(error) else "damaged"
         raise ValueError(f"not a readable image: {reason}") from None

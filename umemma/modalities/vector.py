@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -270,7 +271,14 @@ def _read_only_member(data: bytes) -> bytes:
                 raise ValueError("file over the size bound")
             with archive.open(members[0]) as file:
                 return file.read(MAX_BYTES)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error):
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        RuntimeError,
+        UnicodeDecodeError,  # of a name that says it is UTF-8
+        zlib.error,
+    ):
         raise ValueError("not a readable .npz file") from None
 
 
@@ -342,9 +350,22 @@ def _as_unreadable_mat() -> Iterator[None]:
 
     A MemoryError too: scipy believes the sizes in a file, which itself has at most MAX_BYTES.
     """
+    from scipy.io.matlab import MatReadError
+
     try:
         yield
-    except Exception:  # noqa: BLE001  ValueError, TypeError, zlib.error, ...: whatever happens
+    except (
+        MatReadError,
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        RuntimeError,
+        MemoryError,
+        zlib.error,
+        struct.error,
+    ):
         raise ValueError("not a readable .mat file") from None
 
 

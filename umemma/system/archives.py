@@ -39,6 +39,7 @@ DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
     RecursionError,  # header upon header
+    UnicodeDecodeError,  # a name of a zip that says it is UTF-8
     NotImplementedError,
 )
 CHUNK = 2**20  # bytes read at a time

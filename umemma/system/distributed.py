@@ -28,6 +28,15 @@ LAUNCHERS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
 )
+# What gloo and NCCL say where a peer is gone.
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "Timed out",
+    "remote process exit",
+)
 
 
 class World(NamedTuple):
@@ -221,12 +230,11 @@ def raise_on_all(function: Callable[[], Result]) -> Result:
 
 
 def is_lost_process(error: RuntimeError) -> bool:
-    """Return whether an error says that another process can't be reached any more."""
-    if not _is_joined():
-        return False
-    from torch import distributed as dist
+    """Return whether an error says that another process can't be reached any more.
 
-    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+    Any other error of gloo or NCCL, such as of sizes that differ, is a bug.
+    """
+    return _is_joined() and any(sign in str(error) for sign in LOST)
 
 
 def is_first_to_report(text: str) -> bool:

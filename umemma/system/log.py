@@ -28,7 +28,7 @@ from rich.table import Table
 
 from umemma.system.distributed import is_main, world
 
-USER_INFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#@]+@", re.IGNORECASE)
+USER_INFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#]+@", re.IGNORECASE)
 SECRET_QUERY = re.compile(
     r"([?&][^\s=&]*(?:token|sig|key|secret|passw|credential|auth)[^\s=&]*=)[^\s&'\"#]+",
     re.IGNORECASE,

@@ -9,7 +9,8 @@ from toys.loading import SPECS
 from toys.media import GREY, PACKING, TONE, film, pack_clip
 
 from umemma import modalities
-from umemma.modalities import audio, av_decoder, image
+from umemma.modalities import audio, image
+from umemma.modalities.files import av_decoder
 from umemma.types import Clip, Packing, Sound, Unreadable
 
 

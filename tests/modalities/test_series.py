@@ -11,7 +11,7 @@ import torch
 
 from umemma.errors import UserError
 from umemma.modalities import series
-from umemma.modalities.vector import read_first_npy
+from umemma.modalities.files.arrays import read_first_npy
 from umemma.types import Packing, Series, SeriesInput
 
 PACKING = Packing()

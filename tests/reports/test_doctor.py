@@ -8,7 +8,7 @@ import pytest
 from toys.doctor import CODE, both, examine, make_project, print_report, write_rows
 
 from umemma.datasets.manifest import Options
-from umemma.modalities.av_decoder import CUT_OFF
+from umemma.modalities.files.wholeness import CUT_OFF
 from umemma.modalities.probe import SOUNDLESS
 from umemma.reports.doctor.advice import GROUP_HINT, add_advice
 from umemma.reports.doctor.report import DoctorReport, Examples, SplitCounts

@@ -24,7 +24,7 @@ from toys.project import ROOT
 
 from umemma import cli, config, modalities
 from umemma.errors import UserError
-from umemma.modalities.av_decoder import CUT_OFF
+from umemma.modalities.files.wholeness import CUT_OFF
 from umemma.modalities.probe import EMPTY, SOUNDLESS
 from umemma.stages import doctor, download, preprocess
 from umemma.types import Packing

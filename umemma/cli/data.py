@@ -76,7 +76,9 @@ def download(
     settings = start("download", params, set_, name)
     from umemma.stages import download as stage
 
-    folder = stage.run(settings.dataset, settings.preprocess.options, from_, settings.modalities)
+    options = settings.preprocess.options
+    with take_turns(settings.paths.raw):
+        folder = stage.run(settings.dataset, options, from_, settings.modalities)
     print(f"Raw files are in {folder}")
 
 

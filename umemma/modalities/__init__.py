@@ -40,7 +40,8 @@ also defines `Input`, its InputSpec. It may lack SUFFIXES, make_recipe and the a
 Where to find what: `image` resizes and crops pictures, `av_decoder` resizes the frames of a video
 and resamples sound while it decodes a clip, `audio` makes the log-mel spectrogram, `text` has the
 tokenizers, `vision` and `spec_augment` have the augmentation of pictures and of spectrograms,
-`vector` reads .npy files and computes means and standard deviations, for `series` and `table` too.
+`vector` computes means and standard deviations, for `series` and `table` too, and `files` reads
+clips and arrays and tells whether a file is whole.
 
 A batch is augmented exactly as its items are one by one. An augmentation that is off is neither
 drawn nor applied: with all of them off, `augment` returns x itself. Packing never imports torch.
@@ -204,7 +205,7 @@ def _decode_shared_clips(
     If that fails, the clip stays: one of the two may be intact, so each is then read separately.
     """
     for audio, video in find_shared_clips(loaded, kinds):
-        from umemma.modalities import av_decoder
+        from umemma.modalities.files import av_decoder
 
         clip = loaded[audio]
         assert isinstance(clip, Clip)

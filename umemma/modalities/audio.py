@@ -53,7 +53,7 @@ def pack(media: Media, packing: Packing) -> Packed | None:
     if isinstance(media, Path):
         media = Clip(media)
     if isinstance(media, (Clip, bytes)):
-        from umemma.modalities import av_decoder
+        from umemma.modalities.files import av_decoder
 
         decoded = av_decoder.read_clip(media, packing, pictures=False, sound=True)
         if decoded.sound is None:

@@ -19,7 +19,7 @@ from umemma.modalities.limits import read_file
 from umemma.types import NO_KINDS, Clip, Media, Packing, Unreadable
 
 if TYPE_CHECKING:
-    from umemma.modalities.av_decoder import DecodedClip
+    from umemma.modalities.files.av_decoder import DecodedClip
 
 SOUNDLESS = "no sound stream, or none where the event is"
 EMPTY = "nothing in it"
@@ -134,7 +134,7 @@ def _as_clip(kind: str, medium: Media) -> Clip | bytes | None:
 
 
 def _scan_packets(clip: Clip | bytes, packing: Packing, kinds: set[str]) -> DecodedClip:
-    from umemma.modalities import av_decoder
+    from umemma.modalities.files import av_decoder
 
     return av_decoder.read_clip(
         clip,

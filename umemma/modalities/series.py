@@ -16,19 +16,17 @@ import numpy as np
 from pydantic import Field
 
 from umemma.modalities import spec_augment
-from umemma.modalities.limits import MAX_BYTES, Packed, read_file
-from umemma.modalities.sampling import SampleDraws, Share, sample_normal, sample_uniform
-from umemma.modalities.vector import (
-    Moments,
+from umemma.modalities.files.arrays import (
     read_array,
     read_first_npy,
     read_npy,
-    refuse_shape,
-    standardise,
     to_array,
     to_float32,
     write_npy,
 )
+from umemma.modalities.limits import MAX_BYTES, Packed, read_file
+from umemma.modalities.sampling import SampleDraws, Share, sample_normal, sample_uniform
+from umemma.modalities.vector import Moments, refuse_shape, standardise
 from umemma.system.seeds import mix
 from umemma.types import Media, Packing, Plain, Series, SeriesInput
 

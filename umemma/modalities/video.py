@@ -28,7 +28,7 @@ def pack(media: Media, packing: Packing) -> Packed:
     """Return `packing.frames` JPEG frames, or fewer if `packing.fps` yields fewer from the clip."""
     frames: list[bytes] | None = None
     if isinstance(media, (Path, Clip)):
-        from umemma.modalities import av_decoder
+        from umemma.modalities.files import av_decoder
 
         clip = Clip(media) if isinstance(media, Path) else media
         frames = av_decoder.read_clip(clip, packing, pictures=True, sound=False).frames

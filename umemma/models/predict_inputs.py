@@ -172,7 +172,7 @@ def to_media(kind: str, value: Any, packing: Packing) -> Media:
     if kind in NUMERIC:
         return _to_numbers(kind, value)
     if isinstance(value, bytes) and kind == "video":
-        from umemma.modalities import av_decoder
+        from umemma.modalities.files import av_decoder
 
         return av_decoder.read_clip(value, packing, pictures=True, sound=False).frames or []
     if isinstance(value, Image.Image) and not value.mode.startswith(("I", "F")):

@@ -1,0 +1,1 @@
+"""How files are read: sound and video, arrays of numbers; and whether a file is whole."""

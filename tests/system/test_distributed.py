@@ -14,10 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from toys.project import QUICK, TESTS, quick
 from toys.side_by_side import everything
 
@@ -42,8 +44,9 @@ def torchrun(processes: int, *words: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
+    """Return that of processes on the CPU, which there may be more of than GPUs."""
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def run(command: list[str]) -> str:
@@ -96,6 +99,18 @@ def test_an_environment_that_makes_no_sense(monkeypatch, rank):
 )
 def test_the_first_machine_of_a_slurm_step(nodes, first):
     assert distributed._first_host(nodes) == first
+
+
+def test_processes_that_share_a_gpu_are_named(monkeypatch):
+    gpus = ["a", "b", "a", "c"]
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="a")
+    )
+    monkeypatch.setattr(distributed, "all_gather_object", lambda value: gpus)
+    with pytest.raises(UserError, match="0, 2 of 4 processes share a GPU"):
+        distributed._check_own_gpu(torch.device("cuda", 0))
+    gpus[2] = "d"
+    distributed._check_own_gpu(torch.device("cuda", 0))
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ class Strange(nn.Module):
 
     def forward(self, x):
         x = x.flatten(1)
-        copy = torch.zeros(x.numel())
-        copy.put_(torch.arange(x.numel()), x.flatten())  # has no deterministic form
+        copy = x.new_zeros(x.numel())
+        copy.put_(torch.arange(len(copy), device=x.device), x.flatten())  # not deterministic
         return self.linear(copy.view(x.shape))
 
 def encoder():

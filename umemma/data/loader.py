@@ -134,16 +134,16 @@ class LoadedSplit:
             rows = torch.from_numpy(numbers)
             inputs = {m: _move(x, device) for m, x in decoded.items()}
             for m, x in self.in_memory.items():
-                inputs[m] = _move(x[rows], device)
+                inputs[m] = _select(x, rows, device)
             sample_seeds = None
             if seed is not None:
                 sample_seeds = mix(self.hashes[numbers], seed)
             for m, spec in self.specs.items():
                 inputs[m] = self._finish_input(m, spec, inputs[m], sample_seeds)
-            target = _move(self.target[rows], device)
+            target = _select(self.target, rows, device)
             weight = None
             if self.weight is not None:
-                weight = _move(self.weight[rows], device)
+                weight = _select(self.weight, rows, device)
             yield Batch(inputs, self.present[rows], target, sample_seeds, weight)
 
     def _finish_input(
@@ -344,6 +344,15 @@ def _make_weights(weights: np.ndarray | None, where: str) -> Tensor | None:
     if not weights.any():
         raise UserError("the weight of every sample is 0", where, "Correct the column of weights.")
     return torch.tensor(weights, dtype=torch.float32)
+
+
+def _select(x: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+    """Return rows of a tensor on the device."""
+    if device.type == "cpu":
+        return x[rows]
+    pinned = torch.empty((len(rows), *x.shape[1:]), dtype=x.dtype, pin_memory=True)
+    torch.index_select(x, 0, rows, out=pinned)
+    return pinned.to(device, non_blocking=True)
 
 
 def _move(x: Tensor, device: torch.device) -> Tensor:

@@ -267,13 +267,13 @@ def augment(
     if isinstance(spec, WaveInput) and drawn.keys() & {"shift", "noise"}:
         length = ((x != 0) * (index + 1)).amax(1, keepdim=True)  # without the padding
     if "shift" in drawn:
-        shift = torch.from_numpy(drawn["shift"]).to(x.device)[:, None]
+        shift = torch.from_numpy(drawn["shift"]).to(x.device, non_blocking=True)[:, None]
         steps = (shift * length).round().long()
         source = torch.where(index < length, (index - steps) % length.clamp(min=1), index)
         between = [1] * (x.ndim - 2)
         x = x.gather(-1, source.view(len(x), *between, -1).expand_as(x))
     if "gain" in drawn:
-        x = x * torch.from_numpy(drawn["gain"]).to(x)[:, None]
+        x = x * torch.from_numpy(drawn["gain"]).to(x, non_blocking=True)[:, None]
     if "noise" in drawn:
         noise = options.noise * sample_normal(drawn["noise"], x)
         if isinstance(spec, WaveInput):

@@ -176,7 +176,7 @@ def augment(
 
     frames = x[:, None]
     x = vision.augment(frames, options, drawn)[:, 0]
-    mean = torch.as_tensor(spec.mean, device=x.device).view(-1, 1, 1)
+    mean = torch.as_tensor(spec.mean).view(-1, 1, 1).to(x.device, non_blocking=True)
     fill = (255 * mean).round().to(x.dtype)
     return spec_augment.apply_masks(x, drawn, fill)
 

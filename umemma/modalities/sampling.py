@@ -39,4 +39,4 @@ def sample_normal(seeds: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     for seed in seeds:
         generator = torch.Generator().manual_seed(int(seed))
         noise.append(torch.randn(like.shape[1:], generator=generator))
-    return torch.stack(noise).to(like.device)
+    return torch.stack(noise).to(like.device, non_blocking=True)

@@ -61,7 +61,7 @@ def apply_masks(x: torch.Tensor, drawn: SampleDraws, fill: torch.Tensor) -> torc
     for name, dim in (("freq_masks", -2), ("time_masks", -1)):
         if name not in drawn:
             continue
-        bounds = torch.from_numpy(drawn[name]).to(x.device)
+        bounds = torch.from_numpy(drawn[name]).to(x.device, non_blocking=True)
         start, end = bounds.unbind(-1)
         index = torch.arange(x.shape[dim], device=x.device)
         in_mask = (index >= start[..., None]) & (index < end[..., None])

@@ -124,7 +124,7 @@ def augment(
     # The number of the padding may also be a token inside the text, so the last token counts.
     last = (index * (x != spec.padding)).amax(1, keepdim=True)
     is_between = (index > 0) & (index < last)
-    numbers = torch.from_numpy(drawn["dropout"]).to(x.device)
+    numbers = torch.from_numpy(drawn["dropout"]).to(x.device, non_blocking=True)
     highest = numbers.where(is_between, -1.0).amax(1, keepdim=True)
     keep = ~is_between | (numbers >= highest.clamp(max=options.dropout))
     order = (~keep).int().argsort(dim=1, stable=True)

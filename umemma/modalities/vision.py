@@ -125,7 +125,7 @@ def _per_channel(
             "Give one number, or one for each channel.",
             usage=True,
         )
-    return torch.tensor(value, device=x.device).view(-1, 1, 1)
+    return torch.tensor(value).view(-1, 1, 1).to(x.device, non_blocking=True)
 
 
 def _crop_flip_shift(x: torch.Tensor, drawn: SampleDraws) -> torch.Tensor:
@@ -151,7 +151,8 @@ def _crop_flip_shift(x: torch.Tensor, drawn: SampleDraws) -> torch.Tensor:
         position = (start * side + (position + 0.5) * share - 0.5).clip(0, side - 1)
     # grid_sample counts from -1 to 1; beyond that it reads black.
     position = np.where(is_outside, -3.0, (2 * position + 1) / side - 1)
-    rows, columns = torch.from_numpy(position.astype(np.float32)).to(x.device).unbind(1)
+    positions = torch.from_numpy(position.astype(np.float32))
+    rows, columns = positions.to(x.device, non_blocking=True).unbind(1)
     column_grid = columns[:, None].expand(-1, side, -1)
     row_grid = rows[..., None].expand(-1, -1, side)
     grid = torch.stack([column_grid, row_grid], -1)

@@ -90,4 +90,4 @@ def select_kept(x: Tensor, keep: Tensor, fill: Tensor) -> Tensor:
     rows = x.reshape(len(x), *pattern_dims, -1)
     if fill.ndim == 2:
         fill = fill.reshape(len(x), *pattern_dims, -1)
-    return rows.where(keep[..., None].to(x.device), fill)
+    return rows.where(keep[..., None].to(x.device, non_blocking=True), fill)

@@ -47,7 +47,7 @@ class PatternHead(FusionHead):
         sample_seeds: np.ndarray | None = None,
     ) -> Tensor:
         x = self._concatenate(features, keep)
-        pattern = (keep.to(x.device).long() * self.bits).sum(-1, keepdim=True)
+        pattern = (keep.to(x.device, non_blocking=True).long() * self.bits).sum(-1, keepdim=True)
         if len(self.heads) > FEW_HEADS and not torch.compiler.is_exporting():
             return self._apply_own_heads(x, pattern)
         logits = x.new_zeros(())
@@ -100,9 +100,9 @@ class EmbraceNet(FusionHead):
         stacked = torch.stack(docked, -2)  # (B, ..., M, width)
         if self.training:
             assert sample_seeds is not None
-            weights = self._draw_modalities(keep, sample_seeds).to(stacked)
+            weights = self._draw_modalities(keep, sample_seeds).to(stacked, non_blocking=True)
         else:
-            kept = keep.to(stacked)
+            kept = keep.to(stacked, non_blocking=True)
             weights = (kept / kept.sum(-1, keepdim=True).clamp(min=1))[..., None]
         logits: Tensor = self.linear((stacked * weights).sum(-2))
         return logits
@@ -153,7 +153,7 @@ class GatedExperts(FusionHead):
         scores = self.gate(self._concatenate(features, keep))
         # Not infinity, as the weights of a sample without anything have to be numbers.
         lowest = torch.finfo(scores.dtype).min
-        gates = scores.masked_fill(~keep.to(scores.device), lowest).softmax(-1)
+        gates = scores.masked_fill(~keep.to(scores.device, non_blocking=True), lowest).softmax(-1)
         answers = []
         for i, m in enumerate(self.modalities):
             z = self.heads[m](features[m])

@@ -113,7 +113,7 @@ class LateFusion(nn.Module):
 
     def encode_one(self, modality: str, x: Tensor, present: Tensor) -> Tensor:
         """(B, D_m) float32 features of (B, ...) inputs that are present (B,); 0 for the others."""
-        rows = present.nonzero()[:, 0].to(x.device)
+        rows = present.nonzero()[:, 0].to(x.device, non_blocking=True)
         if len(rows) == len(x):
             return self._run_encoder(modality, x)
         features = x.new_zeros((len(x), self.dims[modality]), dtype=torch.float32)
@@ -258,7 +258,7 @@ class LateFusion(nn.Module):
         """
         features, absent = self.encode(batch.inputs, batch.present)
         probe_logits = torch.stack([self.probes[m](features[m]) for m in self.modalities], 1)
-        is_absent = ~batch.present[..., None].to(probe_logits.device)
+        is_absent = ~batch.present[..., None].to(probe_logits.device, non_blocking=True)
         probe_logits = probe_logits.masked_fill(is_absent, float("nan"))
         logits = self._fuse_patterns(features, absent, batch.present, table)
         return torch.cat([logits, probe_logits], 1)
@@ -272,7 +272,7 @@ class LateFusion(nn.Module):
     ) -> Tensor:
         keep = present[:, None] & table
         logits = self.fuse(features, absent, keep, present)
-        nothing_left = ~keep.any(-1, keepdim=True).to(logits.device)
+        nothing_left = ~keep.any(-1, keepdim=True).to(logits.device, non_blocking=True)
         return logits.masked_fill(nothing_left, float("nan"))
 
 
@@ -301,7 +301,8 @@ def fuse(
             bias = head.bias
         absent_logits[m] = functional.linear(absent[m], head.weight, bias)
     device = next(iter(logits.values())).device
-    return average_present(logits, absent_logits, keep.to(device), imputed=is_blank)
+    keep = keep.to(device, non_blocking=True)
+    return average_present(logits, absent_logits, keep, imputed=is_blank)
 
 
 def _make_unfitted_probe(width: int, classes: int) -> nn.Linear:

@@ -111,6 +111,23 @@ def _join_process_group(device: torch.device) -> None:
         backend = "cpu:gloo,cuda:nccl"
     rank, size, _ = world()
     dist.init_process_group(backend, rank=rank, world_size=size)
+    if device.type == "cuda":
+        _check_own_gpu(device)
+
+
+def _check_own_gpu(device: torch.device) -> None:
+    """Raise UserError where processes have the same GPU, between which NCCL sends nothing."""
+    import torch
+
+    gpus = all_gather_object(str(torch.cuda.get_device_properties(device).uuid))
+    ranks = [str(rank) for rank, gpu in enumerate(gpus) if gpus.count(gpu) > 1]
+    if ranks:
+        raise UserError(
+            f"{', '.join(ranks[:8])} of {len(gpus)} processes share a GPU",
+            "environment",
+            "Start as many processes on a machine as it has GPUs, or set CUDA_VISIBLE_DEVICES to "
+            "nothing for training on the CPU.",
+        )
 
 
 def _set_slurm_address() -> None:

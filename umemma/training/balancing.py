@@ -62,7 +62,7 @@ class GradientModulation:
     def __call__(self, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Set the coefficients for the backward pass of this batch. Returns 0: no loss is added."""
         probability = predict_target_probability(self.model, features, batch.target)
-        present = batch.present.to(probability.device)
+        present = batch.present.to(probability.device, non_blocking=True)
         self.coefficients = modulation_coefficients(probability, present, self.alpha)
         return probability.new_zeros(())
 

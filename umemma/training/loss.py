@@ -211,7 +211,7 @@ def rank_more_over_fewer(losses: Tensor, keep: Tensor) -> Tensor:
     more = keep[:, :, None]
     fewer = keep[:, None, :]
     is_subset = (fewer <= more).all(-1) & (fewer != more).any(-1)
-    is_pair = (is_subset & fewer.any(-1)).to(losses.device)
+    is_pair = (is_subset & fewer.any(-1)).to(losses.device, non_blocking=True)
     excess = (losses[:, :, None] - losses[:, None, :]).clamp(min=0).where(is_pair, 0.0)
     return excess.sum((1, 2)) / is_pair.sum((1, 2)).clamp(min=1)
 

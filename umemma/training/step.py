@@ -68,7 +68,8 @@ class PatternStep(nn.Module):
             keep = batch.present[:, None] & self.keep_table
             logits = self._fuse(batch, features, absent, keep)
             pattern_losses = self.loss(logits, batch.target, batch.weight)
-            loss = (pattern_losses * sample_weights.to(logits.device)).sum(1).mean()
+            weights = sample_weights.to(logits.device, non_blocking=True)
+            loss = (pattern_losses * weights).sum(1).mean()
             if self.ranking_weight:
                 ranking_loss = rank_more_over_fewer(pattern_losses, keep).mean()
                 loss = loss + self.ranking_weight * ranking_loss

@@ -23,7 +23,7 @@ from umemma.config import Training
 from umemma.data.loader import LoadedSplit, cut_batches
 from umemma.errors import UserError
 from umemma.system import distributed
-from umemma.system.clock import DataClock, advise_threads
+from umemma.system.clock import DataClock, GpuDataClock, advise_threads
 from umemma.system.log import TrainingProgress
 from umemma.system.seeds import derive
 from umemma.system.signals import STOP_EXIT_STATUS, catch_stop_signals, make_stop_error
@@ -190,7 +190,7 @@ class Trainer:
         micro_batches = [indices for plan in plans for indices in plan.micro_batches]
         epoch_seed = derive(self.seed, "epoch", self.state.epoch)
         batches = self.train.batches(micro_batches, self.device, epoch_seed)
-        clock = DataClock(batches)
+        clock = DataClock(batches) if self.device.type == "cpu" else GpuDataClock(batches)
         for plan in plans:
             losses = self._accumulate_gradients(plan, clock)
             self.optimizer.step(self.state.step)
@@ -207,7 +207,7 @@ class Trainer:
         self._note_taken_cores(core_share, seconds)
         return {
             "samples_per_s": samples / seconds,
-            "data_wait": clock.waited / seconds,
+            "data_wait": clock.read_waited() / seconds,
             "core_share": core_share,
             "peak_gib": _measure_peak_memory(self.device),
         }

@@ -254,9 +254,9 @@ STAGES = {
         "evaluate-missing": ("evaluate",),
     },
     "compare/dvc.yaml": {
-        "compare-unimodal": ("compare", "pretrain"),
-        "compare-cell": ("compare", "finetune", "evaluate"),
-        "compare-table": ("compare_table", "evaluate"),
+        "compare-unimodal": ("compare/cells", "pretrain"),
+        "compare-cell": ("compare/cells", "finetune", "evaluate"),
+        "compare-table": ("compare/table", "evaluate"),
     },
 }
 CASES = [(file, stage) for file, stages in STAGES.items() for stage in stages]

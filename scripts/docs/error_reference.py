@@ -59,8 +59,7 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "evaluation",
         (
             "stages/evaluate.py",
-            "stages/compare.py",
-            "stages/compare_table.py",
+            "stages/compare/",
             "evaluation/",
             "reports/",
         ),

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
@@ -20,8 +21,9 @@ from umemma.evaluation import experiments
 from umemma.evaluation.comparison import ALONE, AVERAGE, PRIOR
 from umemma.evaluation.experiments import Experiment
 from umemma.reports.comparison_costs import format_costs
-from umemma.stages import compare
-from umemma.stages.compare import Inputs
+from umemma.stages.compare import cells
+from umemma.stages.compare.cells import Inputs
+from umemma.system import subprocesses
 
 
 @pytest.mark.parametrize(
@@ -95,21 +97,21 @@ def test_a_unimodal_model_has_the_learning_rate_that_validation_chose(tmp_path, 
     assert chosen.of("audio").learning_rate == 0.2
     assert chosen.of("image").learning_rate == params.pretrain.learning_rate
     inputs = Inputs(params, "shards", {})
-    assert compare._is_pretrained(inputs, experiment, "audio")
-    assert not compare._is_pretrained(inputs, experiment, "image")
+    assert cells._is_pretrained(inputs, experiment, "audio")
+    assert not cells._is_pretrained(inputs, experiment, "image")
     # Another rate: only that rate is trained. Without any, the model is of other settings.
     more = quick("compare.learning_rates=[0.4, 0.2, 0.1, 0.25]", "compare.presets=[ume]")
-    assert not compare._is_pretrained(Inputs(more, "shards", {}), experiment, "audio")
+    assert not cells._is_pretrained(Inputs(more, "shards", {}), experiment, "audio")
     toy_of_more = ToyCommands(more, "shards")
     toy_of_more.pretrain(experiment, "audio")
     assert toy_of_more.done == ["pretrain-unimodal 0.25"]
     assert params_of(more, experiment).pretrain.of("audio").learning_rate == 0.2
     none = quick("compare.learning_rates=[]", "compare.presets=[ume]")
-    assert not compare._is_pretrained(Inputs(none, "shards", {}), experiment, "audio")
+    assert not cells._is_pretrained(Inputs(none, "shards", {}), experiment, "audio")
     # Weights that somebody exchanged after the choice.
     settings = params_of(more, experiment).unimodal_settings("audio", "shards")
     write_model(folder, settings | {"seed": 7}, "0.2", {})
-    assert not compare._is_pretrained(Inputs(more, "shards", {}), experiment, "audio")
+    assert not cells._is_pretrained(Inputs(more, "shards", {}), experiment, "audio")
 
 
 def test_the_marker_keeps_its_keys(tmp_path, monkeypatch):
@@ -142,6 +144,40 @@ def test_a_process_that_fails_is_reported_in_its_own_words_and_counted(tmp_path,
     assert format_costs(params).row_count == 1
     other_settings = quick("finetune.epochs=7")
     assert format_costs(other_settings) is None
+
+
+def test_on_a_cluster_each_model_is_a_command_of_its_own(trained, tmp_path, monkeypatch):
+    """The executor is one that notes the commands, fails one and loses another."""
+    monkeypatch.chdir(tmp_path)
+    os.symlink(trained / "data", tmp_path / "data")
+    params = quick("compare.presets=[late-fusion, ume, umt]", "compare.seeds=[3]")
+    commands = {}
+
+    def note(function, jobs, workers):
+        assert function is subprocesses.run_alone
+        for name, command in jobs:
+            commands[name] = " ".join(command.words[3:])
+            if name.startswith("umt"):
+                yield name, UserError("it broke")
+            elif not name.startswith("ume"):
+                yield name, None
+
+    with pytest.raises(UserError) as error:
+        cells.run(params, executor=note)
+    settings = "compare --params runs/digits/compare/params.json"
+    place = "--seed 3 --train complete --fold"
+    assert {name: command.strip() for name, command in commands.items()} == {
+        "audio alone, seed 3, complete": f"{settings} --modality audio {place}",
+        "image alone, seed 3, complete": f"{settings} --modality image {place}",
+        "late-fusion, seed 3, complete": f"{settings} --preset late-fusion {place}",
+        "ume, seed 3, complete": f"{settings} --preset ume {place}",
+        "umt, seed 3, complete": f"{settings} --preset umt {place}",
+    }
+    assert error.value.what == (
+        "2 failed\numt, seed 3, complete: it broke\n"
+        "ume, seed 3, complete: its worker was lost each time"
+    )
+    assert config.load_params(Path("runs/digits/compare/params.json")) == params
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from toys.project import quick
 from umemma.data import shard_reader
 from umemma.evaluation import experiments
 from umemma.evaluation.paired_test import run_paired_test, sample_contributions
-from umemma.stages import compare_table
+from umemma.stages.compare import table
 from umemma.system.storage import Store
 
 
@@ -23,7 +23,7 @@ def test_the_table_is_of_the_experiments_by_group_and_against_the_baseline_of_th
     for experiment in experiments.plan_experiments(params):
         write_unimodal_models(params, experiment, index.fingerprint)
         ToyCommands(params, index.fingerprint).drive(experiment)
-    differences = compare_table.run(params).differences
+    differences = table.run(params).differences
     assert [(d.method, d.baseline) for d in differences] == [("ume-mma", "umt")] * 5
     first = differences[0]
     assert (first.column, first.difference) == ("audio+image", -1 / 4)
@@ -31,7 +31,7 @@ def test_the_table_is_of_the_experiments_by_group_and_against_the_baseline_of_th
     contributions = sample_contributions(apart, np.ones((1, 1)))
     test = run_paired_test(*contributions, {"group": list("aabb")})
     assert first.low == test.low[0]
-    report = compare_table.run(quick(*sets))
+    report = table.run(quick(*sets))
     baselines = ["late-fusion"] * 5 + ["uni-modal average"] * 5 + ["umt"] * 5
     assert [d.baseline for d in report.differences] == baselines
     assert report.setup.samples == 4

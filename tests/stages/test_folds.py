@@ -20,15 +20,14 @@ from umemma.evaluation.paired_test import inflate_for_folds
 from umemma.evaluation.predictions import Predictions, read_made_by
 from umemma.reports.doctor.folds import make_fold_table
 from umemma.stages import (
-    compare,
-    compare_table,
     download,
     evaluate,
     finetune,
     preprocess,
     pretrain,
 )
-from umemma.stages.compare import Inputs
+from umemma.stages.compare import cells, table
+from umemma.stages.compare.cells import Inputs
 from umemma.system.storage import Store
 
 
@@ -102,7 +101,7 @@ def test_a_comparison_scores_all_folds_together(folded):
     right = {("ume-mma", fold): ours for fold in range(3)}
     right |= {("ume", 0): ours, ("ume", 1): theirs, ("ume", 2): theirs}
     complete(folded, right)
-    report = compare_table.run(folded)
+    report = table.run(folded)
     assert report.folds == [0, 1, 2]
     assert report.setup.samples == 12
     scores = {(s.method, s.column): s for s in report.scores if s.metric == "accuracy"}
@@ -133,7 +132,7 @@ def test_experiments_of_a_fold_are_complete_by_themselves(folded):
     assert experiments.read_marker(folded, other, view.fingerprint) is None
     folder = Path("models/manifest/compare/complete/0/2/ume-mma")
     assert experiments.experiment_params(folded, last).paths.ensemble == folder
-    assert compare._run_folder(folded, last, "ume-mma") == Path(
+    assert cells._run_folder(folded, last, "ume-mma") == Path(
         "runs/manifest/compare/complete/0/2/ume-mma"
     )
     lines = Path("runs/manifest/compare/costs.csv").read_text().splitlines()

@@ -171,13 +171,13 @@ def flatten(values: Any) -> list[float]:
 
 
 @pytest.mark.slow
-def test_stages_in_two_and_three_processes_score_as_in_one(project):
+def test_the_evaluation_in_three_processes_scores_as_in_one(project):
     """Each sample is predicted once: the same order of predictions, and the same accuracies."""
     finetune.run(quick())
     results = project / "results" / "digits"
     scores = []
     keys = []
-    for processes in (1, 2, 3):
+    for processes in (1, 3):
         if processes == 1:
             evaluate.run(quick())
         else:
@@ -185,8 +185,8 @@ def test_stages_in_two_and_three_processes_score_as_in_one(project):
             assert text.count("report: ") == 1  # only rank 0 prints results
         scores.append(json.loads((results / "metrics.json").read_text()))
         keys.append(pq.read_table(results / "predictions.parquet")["key"].to_pylist())
-    assert scores[0] == scores[1] == scores[2]
-    assert keys[0] == keys[1] == keys[2]
+    assert scores[0] == scores[1]
+    assert keys[0] == keys[1]
     assert len(set(keys[0])) == len(keys[0]) == 450
 
 

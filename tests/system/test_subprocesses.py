@@ -40,6 +40,21 @@ def test_jobs_run_beside_one_another_and_a_failed_one_stops_only_itself(tmp_path
     assert log.read_text() == f"4 {max(1, len(os.sched_getaffinity(0)) // 2)}\n"
 
 
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("echo fine", None),
+        ("echo before; echo 'Error: too hot'; echo Cool it.; exit 1", "too hot\nCool it."),
+        ("kill -9 $$", "ended by signal 9"),
+    ],
+)
+def test_a_command_alone_says_why_it_failed(tmp_path, script, error):
+    log = tmp_path / "log.txt"
+    name, found = subprocesses.run_alone(("one", Command(["sh", "-c", script], log)))
+    assert name == "one"
+    assert (found and found.what) == (error and f"{error} (log: {log})")
+
+
 @pytest.mark.parametrize(("threads", "expected"), [(None, 4), (3, 3), (9, 4)])
 def test_a_job_has_its_share_of_the_cores_or_fewer_threads(
     tmp_path, monkeypatch, threads, expected

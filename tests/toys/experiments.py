@@ -11,8 +11,8 @@ from umemma import config
 from umemma.config import Params
 from umemma.evaluation.experiments import Experiment
 from umemma.models import saved_model
-from umemma.stages import compare
-from umemma.stages.compare import Inputs
+from umemma.stages.compare import cells
+from umemma.stages.compare.cells import Inputs
 from umemma.system.files import write_json
 from umemma.system.subprocesses import Command, Ended, Job
 
@@ -38,11 +38,11 @@ class ToyCommands:
 
     def drive(self, experiment: Experiment, fails: bool = False) -> None:
         """Run an experiment; fails: each command ends with status 1."""
-        self._drive(compare._run_experiment(self.inputs, experiment), fails)
+        self._drive(cells._run_experiment(self.inputs, experiment), fails)
 
     def pretrain(self, experiment: Experiment, modality: str) -> None:
         """Train a uni-modal model, or as many as there are learning rates."""
-        self._drive(compare._pretrain(self.inputs, experiment, modality))
+        self._drive(cells._pretrain(self.inputs, experiment, modality))
 
     def _drive(self, job: Job, fails: bool = False) -> None:
         ended = Ended(int(fails), 1.0, 1.0, 0.5)

@@ -11,19 +11,19 @@ from umemma.cli.options import (
     PARAMS,
     AsJson,
     DatasetName,
+    ExecutorName,
     ParamsFile,
+    RayAddress,
     Sets,
+    check_executor,
     start,
     take_turns,
 )
-from umemma.errors import UserError, unknown_name
+from umemma.errors import UserError
 
 if TYPE_CHECKING:
     from umemma.config import Params
     from umemma.data.shard_reader import Index
-    from umemma.stages.preprocess import Executor
-
-EXECUTORS = ("local", "ray")
 
 
 def list_datasets() -> None:
@@ -121,17 +121,6 @@ TaskIndex = Annotated[
     int,
     typer.Option(min=0, help="The index of this task, from 0."),
 ]
-ExecutorName = Annotated[
-    str,
-    typer.Option(help="Where the workers run: local, or ray."),
-]
-RayAddress = Annotated[
-    str,
-    typer.Option(
-        help="The address of a Ray cluster. By default a new one on this machine.",
-        show_default=False,
-    ),
-]
 
 
 def preprocess(
@@ -158,8 +147,12 @@ def preprocess(
     """
     settings = start("preprocess", params, set_)
     from umemma.stages import preprocess as stage
+    from umemma.system import executors
 
-    run_jobs = _make_executor(executor, ray_address)
+    check_executor(executor, ray_address)
+    run_jobs: executors.Executor = executors.run_locally
+    if executor == "ray":
+        run_jobs = executors.run_on_ray(ray_address)
     if task_index >= num_tasks:
         raise UserError(
             f"{task_index} is not below {num_tasks}",
@@ -201,23 +194,6 @@ def _print_folds(settings: Params, index: Index) -> None:
     samples = {split: index.samples(split) for split in index.splits}
     classes = shard_reader.count_classes(Store(settings.paths.shards), index)
     output.print(make_fold_table(held_out, samples, classes))
-
-
-def _make_executor(name: str, ray_address: str) -> Executor:
-    from umemma.system import executors
-
-    if name not in EXECUTORS:
-        raise unknown_name("executor", name, EXECUTORS, "--executor")
-    if name == "ray":
-        return executors.run_on_ray(ray_address)
-    if ray_address:
-        raise UserError(
-            "is only used with --executor ray",
-            "--ray-address",
-            "Add --executor ray, or leave --ray-address out.",
-            usage=True,
-        )
-    return executors.run_locally
 
 
 def verify(params: ParamsFile = PARAMS, set_: Sets = None) -> None:

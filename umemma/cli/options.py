@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from umemma.errors import UserError, unknown_name
 from umemma.system import distributed
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PARAMS = Path("params.yaml")
 LOCKS = Path("runs/locks")
+EXECUTORS = ("local", "ray")
 
 DatasetName = Annotated[
     str,
@@ -71,6 +73,31 @@ AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print JSON on stdout, and nothing else."),
 ]
+
+ExecutorName = Annotated[
+    str,
+    typer.Option(help="Where the work is done: local, or ray."),
+]
+RayAddress = Annotated[
+    str,
+    typer.Option(
+        help="The address of a Ray cluster. By default a new one on this machine.",
+        show_default=False,
+    ),
+]
+
+
+def check_executor(name: str, ray_address: str) -> None:
+    """UserError for an unknown executor, and for an address that nothing uses."""
+    if name not in EXECUTORS:
+        raise unknown_name("executor", name, EXECUTORS, "--executor")
+    if ray_address and name != "ray":
+        raise UserError(
+            "is only used with --executor ray",
+            "--ray-address",
+            "Add --executor ray, or leave --ray-address out.",
+            usage=True,
+        )
 
 
 def start(command: str, file: Path, sets: list[str] | None, dataset: str = "") -> Params:

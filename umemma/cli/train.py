@@ -13,10 +13,13 @@ from umemma.cli.options import (
     PARAMS,
     Again,
     AsJson,
+    ExecutorName,
     Force,
     ParamsFile,
+    RayAddress,
     Sets,
     TensorBoard,
+    check_executor,
     print_once,
     start,
     take_turns,
@@ -223,7 +226,10 @@ Jobs = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Runs at a time, each with an equal share of the cores and one GPU.",
+        help=(
+            "Runs at a time, each with an equal share of the cores and one GPU. On a Ray cluster "
+            "each has machine.threads cores, by default one, and a GPU."
+        ),
     ),
 ]
 
@@ -236,6 +242,8 @@ def compare(
     fold: OnlyFold = "",
     table: OnlyTable = False,
     jobs: Jobs = 1,
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = "",
     params: ParamsFile = PARAMS,
     set_: Sets = None,
 ) -> None:
@@ -263,10 +271,16 @@ def compare(
         )
     settings = start("compare", params, set_)
     settings = settings.model_copy(update={"fold": ""})  # the section `compare` has its own
-    from umemma.stages import compare as stage
+    from umemma.stages.compare import cells
+    from umemma.system import executors
 
+    check_executor(executor, ray_address)
+    cluster = None
+    if executor == "ray":
+        cluster = executors.run_on_ray(ray_address, settings.machine.threads or 1, uses_gpu=True)
     if not table:
-        stage.run(settings, jobs, preset, seed, train, modality, fold)
+        selection = cells.Selection(preset, seed, train, modality, fold)
+        cells.run(settings, jobs, selection, cluster)
     if not is_partial:
         _print_comparison(settings)
 
@@ -274,10 +288,10 @@ def compare(
 def _print_comparison(settings: Params) -> None:
     from umemma.reports.comparison_costs import format_costs
     from umemma.reports.comparison_tables import WIDTH, format_terminal
-    from umemma.stages import compare_table
+    from umemma.stages.compare import table
     from umemma.system.log import output
 
-    report = compare_table.run(settings)
+    report = table.run(settings)
     for block in format_terminal(report, max(output.width, WIDTH)):
         output.print(block)
     output.print(*report.notes, sep="\n", highlight=False)

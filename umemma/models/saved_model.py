@@ -8,7 +8,7 @@ configuration of an `hf:` encoder (`hf_files`), so that prediction needs nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -229,6 +229,32 @@ def find_current(
         return None
     logger.info(f"{folder} is trained with these settings already; --force trains it again.")
     return info
+
+
+def is_trained(
+    folder: Path,
+    settings: Mapping[str, Any],
+    weights: Mapping[str, str],
+    unimodal: Sequence[Path] = (),
+) -> bool:
+    """Return whether a folder has a model with these settings and of these origins.
+
+    weights: {modality: checksum} of the files of pretrained weights; unimodal: the folders of the
+    uni-modal models, if it starts from them or learns from them.
+    """
+    try:
+        info = check(folder, settings, "")
+        checksums = {read_json(one / ABOUT, "")["weights_sha256"] for one in unimodal}
+    except UserError:
+        return False
+    if not (folder / WEIGHTS).is_file():
+        return False
+    expected: set[str] = set()
+    if settings["kind"] == "unimodal" or settings["finetune"]["init"] == "scratch":
+        expected |= {weights[m] for m in weights if m in settings["modalities"]}
+    if settings.get("starts_from"):
+        expected |= checksums
+    return set(info.started_from.values()) == expected
 
 
 def check(folder: Path, settings: Mapping[str, Any], hint: str) -> ModelInfo:

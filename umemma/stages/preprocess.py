@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -32,10 +32,6 @@ from umemma.system.storage import Store
 from umemma.types import DatasetSpec
 from umemma.validation import list_differences
 
-Executor = Callable[
-    [Callable[[ShardJob], ShardMarker], Iterable[ShardJob], int],
-    Iterator[ShardMarker],
-]
 SHOWN = 5  # missing shards that an error names
 
 
@@ -64,7 +60,7 @@ def run(
     *,
     retry_failed: bool = False,
     share: Share = Share(),
-    executor: Executor = executors.run_locally,
+    executor: executors.Executor = executors.run_locally,
 ) -> Index:
     """Write every shard that is missing or out of date, and the index when none is missing.
 

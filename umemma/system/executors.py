@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from loguru import logger
 
@@ -33,6 +33,12 @@ Result = TypeVar("Result")
 ATTEMPTS = 2  # for a job that is alone with its worker
 JOBS_PER_WORKER = 2  # submitted at a time, so that no worker waits
 CONNECT_TIMEOUT = 10  # s
+
+
+class Executor(Protocol):
+    def __call__(
+        self, function: Callable[[Job], Result], jobs: Iterable[Job], workers: int
+    ) -> Iterator[Result]: ...
 
 
 # On this machine. ---------------------------------------------------------------------------------
@@ -129,12 +135,11 @@ def _start_worker() -> None:
 # On a Ray cluster. --------------------------------------------------------------------------------
 
 
-def run_on_ray(
-    address: str,
-) -> Callable[[Callable[[Job], Result], Iterable[Job], int], Iterator[Result]]:
+def run_on_ray(address: str, threads: int = 1, uses_gpu: bool = False) -> Executor:
     """Return the executor of the Ray cluster at `address`.
 
-    "auto" is the cluster that runs on this machine, "" a new one, only for these jobs.
+    "auto" is the cluster that runs on this machine, "" a new one, only for these jobs. threads: the
+    cores that a job takes; uses_gpu: whether it takes a GPU, if the cluster has any.
     """
 
     def run(
@@ -150,10 +155,13 @@ def run_on_ray(
                 "--executor ray",
                 "Run: pip install 'umemma[ray]'",
             ) from None
-        _connect(ray, address, workers)
+        _connect(ray, address, workers * threads)
         try:
-            task = ray.remote(max_retries=0)(_run_in_folder(function, os.getcwd()))
-            cores = int(ray.cluster_resources().get("CPU", 1))
+            resources = ray.cluster_resources()
+            gpus = int(uses_gpu and resources.get("GPU", 0) > 0)
+            remote = ray.remote(max_retries=0, num_cpus=threads, num_gpus=gpus)
+            task = remote(_run_in_folder(function, os.getcwd()))
+            cores = int(resources.get("CPU", 1))
             width = JOBS_PER_WORKER * max(workers, cores)
             yield from _run_tasks(ray, task, iter(jobs), width)
         finally:
@@ -162,7 +170,7 @@ def run_on_ray(
     return run
 
 
-def _connect(ray: Any, address: str, workers: int) -> None:
+def _connect(ray: Any, address: str, cores: int) -> None:
     """Connect to a Ray cluster, or start one. Raises UserError where there is none."""
     where = f"--ray-address {address}"
     host_and_port = re.fullmatch(r"([^:/]+):(\d+)", address)
@@ -178,7 +186,7 @@ def _connect(ray: Any, address: str, workers: int) -> None:
         if address:
             ray.init(address=address, log_to_driver=False)
         else:
-            ray.init(num_cpus=workers, log_to_driver=False)
+            ray.init(num_cpus=cores, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         hint = "Check that the cluster runs."
         raise UserError(f"no Ray cluster: {error}", where, hint) from None

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from typing import NamedTuple
 from umemma.errors import UserError
 from umemma.system.cores import count_cores
 from umemma.system.signals import catch_stop_signals, make_stop_error
+
+LAST_LINES = 5  # of a failed process that its error quotes
 
 
 class Command(NamedTuple):
@@ -116,6 +119,29 @@ def run(
                 yield name, step
     if stops:
         raise make_stop_error(stops[0])
+
+
+def run_alone(named: tuple[str, Command]) -> tuple[str, UserError | None]:
+    """Run a command. Returns its name, and None or an error with what it printed last."""
+    name, command = named
+
+    def job() -> Job:
+        ended = yield command
+        if ended.status:
+            raise UserError(f"{read_reason(ended.status, command.log)} (log: {command.log})")
+
+    ((_, error),) = run({name: job()}, 1)
+    return name, error
+
+
+def read_reason(status: int, log: Path) -> str:
+    """Return the last error message in a log, or the signal that ended the process."""
+    reason = ""
+    if status > 0:
+        text = log.read_text(encoding="utf-8", errors="replace").strip()
+        message = re.split(r"^(?:\w+\.)*\w*Error: ", text, flags=re.MULTILINE)[-1]
+        reason = "\n".join(message.splitlines()[-LAST_LINES:])
+    return reason or f"ended by signal {-status}"
 
 
 def _advance(job: Job, ended: Ended | None) -> Command | UserError | None:

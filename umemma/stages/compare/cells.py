@@ -4,19 +4,19 @@ Each training and each evaluation is a process of the stage's own command with t
 experiment, which are written to runs/<dataset>/compare/<train>/<seed>/<preset>/ (with folds
 <seed>/<fold>/<preset>/) and can be used with --params. So an experiment is exactly what the
 commands make, it resumes from its own checkpoint, and its time and memory are those of a process.
-`compare_table` makes the table.
+On a cluster a model is a `umemma compare --modality` or `--preset` of its own, on any node.
+`table` makes the table.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from loguru import logger
 
@@ -28,11 +28,10 @@ from umemma.evaluation.experiments import Experiment
 from umemma.models import saved_model
 from umemma.reports.comparison_costs import ProcessCost, append_cost, settings_fingerprint
 from umemma.system import subprocesses
+from umemma.system.executors import Executor
 from umemma.system.files import new_folder, read_json, sha256, write_json
 from umemma.system.storage import Store
-from umemma.system.subprocesses import Command, Ended, Job
-
-LAST_LINES = 5  # of a failed process that its error quotes
+from umemma.system.subprocesses import Command, Ended, Job, read_reason
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,15 @@ class Inputs:
     """What all experiments start from.
 
     shards: their fingerprint; weights: {modality: checksum} of the files of pretrained weights that
-    encoders start from; fold_shards: {fold: the fingerprint of the shards with its splits}.
+    encoders start from; fold_shards: {fold: the fingerprint of the shards with its splits};
+    executor: that of a cluster, None for this machine.
     """
 
     params: Params
     shards: str
     weights: Mapping[str, str]
     fold_shards: Mapping[int, str] = field(default_factory=dict)
+    executor: Executor | None = None
 
     def shards_of(self, fold: int | None) -> str:
         if fold is None:
@@ -57,38 +58,58 @@ class Inputs:
         return experiments.experiment_params(self.params, experiment, rate)
 
 
+class Work(NamedTuple):
+    """A model to make. options: those of the `umemma compare` that makes it alone."""
+
+    job: Job
+    options: tuple[str, ...]
+
+
+class Selection(NamedTuple):
+    """Which experiments to run; "" and None stand for all.
+
+    With a modality only its uni-modal models are trained.
+    """
+
+    preset: str = ""
+    seed: int | None = None
+    train: str = ""
+    modality: str = ""
+    fold: str = ""
+
+    def includes(self, experiment: Experiment) -> bool:
+        return (
+            self.preset in ("", experiment.preset)
+            and self.train in ("", experiment.train)
+            and self.fold in ("", _name_fold(experiment.fold))
+            and self.seed in (None, experiment.seed)
+        )
+
+
+EVERYTHING = Selection()
+
+
 def run(
     params: Params,
     jobs: int = 1,
-    preset: str = "",
-    seed: int | None = None,
-    train: str = "",
-    modality: str = "",
-    fold: str = "",
+    selection: Selection = EVERYTHING,
+    executor: Executor | None = None,
 ) -> None:
-    """Run the experiments, or those of one preset, seed, fold and entry of compare.train.
+    """Run the selected experiments, `jobs` at a time, or by the executor of a cluster.
 
-    With a modality only its uni-modal models are trained. What is complete stays. Where some fail
-    the others are run, and UserError names the failed ones.
+    What is complete stays. Where some fail the others are run, and UserError names the failed ones.
     """
     experiments.plan_experiments(params)  # which checks the settings first
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
     params.check_modalities(index.modalities, index.kinds)
     folds = experiments.select_folds(params, [one.number for one in index.folds])
-    _check_choices(params, preset, seed, train, modality)
-    _check_choice("fold", fold, [_name_fold(one) for one in folds])
-    selected = []
-    for experiment in experiments.plan_experiments(params, folds):
-        is_preset = preset in ("", experiment.preset)
-        is_train = train in ("", experiment.train)
-        is_fold = fold in ("", _name_fold(experiment.fold))
-        if is_preset and is_train and is_fold and seed in (None, experiment.seed):
-            selected.append(experiment)
+    _check_selection(params, selection, folds)
+    plan = experiments.plan_experiments(params, folds)
+    selected = [experiment for experiment in plan if selection.includes(experiment)]
     fold_shards = {one: index.select_fold(one).fingerprint for one in folds if one is not None}
-    inputs = Inputs(params, index.fingerprint, _hash_weights(params), fold_shards)
-    if modality:
-        modalities = [modality]
-        failed = _pretrain_all(inputs, selected, modalities, jobs)
+    inputs = Inputs(params, index.fingerprint, _hash_weights(params), fold_shards, executor)
+    if selection.modality:
+        failed = _pretrain_all(inputs, selected, [selection.modality], jobs)
     else:
         failed = _run_experiments(inputs, selected, jobs)
     if failed:
@@ -97,19 +118,14 @@ def run(
         raise UserError(f"{len(failed)} failed\n{lines}", "compare", hint)
 
 
-def _check_choices(
-    params: Params,
-    preset: str,
-    seed: int | None,
-    train: str,
-    modality: str,
-) -> None:
+def _check_selection(params: Params, selection: Selection, folds: Sequence[int | None]) -> None:
     section = params.compare
-    _check_choice("preset", preset, section.presets)
-    _check_choice("train", train, section.train)
-    _check_choice("modality", modality, sorted(params.modalities))
-    if seed is not None:
-        _check_choice("seed", str(seed), [str(number) for number in section.seeds])
+    _check_choice("preset", selection.preset, section.presets)
+    _check_choice("train", selection.train, section.train)
+    _check_choice("modality", selection.modality, sorted(params.modalities))
+    _check_choice("fold", selection.fold, [_name_fold(fold) for fold in folds])
+    if selection.seed is not None:
+        _check_choice("seed", str(selection.seed), [str(number) for number in section.seeds])
 
 
 def _name_fold(fold: int | None) -> str:
@@ -141,7 +157,10 @@ def _run_experiments(
     if len(todo) < len(selected):
         complete = len(selected) - len(todo)
         logger.info(f"{complete} of {len(selected)} experiments are complete already.")
-    work = {str(experiment): _run_experiment(inputs, experiment) for experiment in ready}
+    work = {}
+    for experiment in ready:
+        job = _run_experiment(inputs, experiment)
+        work[str(experiment)] = Work(job, _list_options(experiment, preset=experiment.preset))
     return failed | _run_jobs(inputs, work, jobs)
 
 
@@ -152,34 +171,32 @@ def _pretrain_all(
     jobs: int,
 ) -> dict[str, UserError]:
     """Train the uni-modal models that aren't there. Return the errors of those that failed."""
-    work: dict[str, Job] = {}
+    work: dict[str, Work] = {}
     for experiment in todo:
         for m in modalities:
             name = f"{m} alone, {experiment.condition}"
             if name not in work and not _is_pretrained(inputs, experiment, m):
-                work[name] = _pretrain(inputs, experiment, m)
+                options = _list_options(experiment, modality=m)
+                work[name] = Work(_pretrain(inputs, experiment, m), options)
     return _run_jobs(inputs, work, jobs)
 
 
 def _run_jobs(
     inputs: Inputs,
-    work: Mapping[str, Job],
+    work: Mapping[str, Work],
     width: int,
 ) -> dict[str, UserError]:
     """Run `width` jobs at a time and log a line when one ends. Return the errors."""
-    devices: Sequence[str] = ()
-    if width > 1 and work:
-        devices = _list_devices()
+    if not work:
+        return {}
+    if inputs.executor is None:
+        devices = _list_devices() if width > 1 else []
+        jobs = {name: one.job for name, one in work.items()}
+        outcomes = subprocesses.run(jobs, width, devices, inputs.params.machine.threads)
+    else:
+        outcomes = _run_on_cluster(inputs, work, inputs.executor, width)
     failed: dict[str, UserError] = {}
-    for number, (name, error) in enumerate(
-        subprocesses.run(
-            work,
-            width,
-            devices,
-            inputs.params.machine.threads,
-        ),
-        1,
-    ):
+    for number, (name, error) in enumerate(outcomes, 1):
         outcome = "done"
         if error:
             failed[name] = error
@@ -195,6 +212,34 @@ def _list_devices() -> list[str]:
     if visible:
         return visible.split(",")
     return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _list_options(experiment: Experiment, **chosen: str) -> tuple[str, ...]:
+    """Return the options of the `umemma compare` that makes one model of an experiment."""
+    ((option, name),) = chosen.items()
+    fold = _name_fold(experiment.fold)
+    words = [f"--{option}", name, "--seed", str(experiment.seed)]
+    return (*words, "--train", experiment.train, "--fold", fold)
+
+
+def _run_on_cluster(
+    inputs: Inputs, work: Mapping[str, Work], executor: Executor, width: int
+) -> Iterator[tuple[str, UserError | None]]:
+    """Yield (name, error or None) as each model is made, by a command on any node."""
+    folder = inputs.params.paths.runs / "compare"
+    settings = folder / "params.json"
+    write_json(settings, inputs.params.model_dump(mode="json"))
+    parts = []
+    for name, one in work.items():
+        words = [sys.executable, "-m", "umemma", "compare", "--params", str(settings), *one.options]
+        log = folder / "nodes" / f"{'-'.join(one.options[1::2]).rstrip('-')}.txt"
+        parts.append((name, Command(words, log)))
+    lost = set(work)
+    for name, error in executor(subprocesses.run_alone, parts, width):
+        lost.remove(name)
+        yield name, error
+    for name in lost:
+        yield name, UserError("its worker was lost each time")
 
 
 def _hash_weights(params: Params) -> dict[str, str]:
@@ -231,40 +276,14 @@ def _is_pretrained(inputs: Inputs, experiment: Experiment, modality: str) -> boo
 def _is_unimodal(inputs: Inputs, params: Params, modality: str, folder: Path) -> bool:
     """Return whether the uni-modal model with these settings is in a folder."""
     settings = params.unimodal_settings(modality, inputs.shards_of(params.fold_number))
-    return _is_trained(folder, settings, inputs.weights)
+    return saved_model.is_trained(folder, settings, inputs.weights)
 
 
 def _is_finetuned(inputs: Inputs, params: Params, folder: Path) -> bool:
     """Return whether the ensemble with these settings is in a folder."""
     settings = params.ensemble_settings(inputs.shards_of(params.fold_number))
     unimodal = [params.paths.pretrain(m) for m in params.modalities]
-    return _is_trained(folder, settings, inputs.weights, unimodal)
-
-
-def _is_trained(
-    folder: Path,
-    settings: Mapping[str, Any],
-    weights: Mapping[str, str],
-    unimodal: Sequence[Path] = (),
-) -> bool:
-    """Return whether a folder has a model with these settings and of these origins.
-
-    weights: {modality: checksum} of the files of pretrained weights; unimodal: the folders of the
-    uni-modal models, if it starts from them or learns from them.
-    """
-    try:
-        info = saved_model.check(folder, settings, "")
-        checksums = {read_json(one / saved_model.ABOUT, "")["weights_sha256"] for one in unimodal}
-    except UserError:
-        return False
-    if not (folder / saved_model.WEIGHTS).is_file():
-        return False
-    expected: set[str] = set()
-    if settings["kind"] == "unimodal" or settings["finetune"]["init"] == "scratch":
-        expected |= {weights[m] for m in weights if m in settings["modalities"]}
-    if settings.get("starts_from"):
-        expected |= checksums
-    return set(info.started_from.values()) == expected
+    return saved_model.is_trained(folder, settings, inputs.weights, unimodal)
 
 
 # The work. --------------------------------------------------------------------------------------
@@ -372,21 +391,7 @@ def _run_command(
     )
     append_cost(params.paths, cost)
     if ended.status:
-        raise UserError(f"{_read_reason(ended.status, log)} (log: {log})")
-
-
-def _read_reason(status: int, log: Path) -> str:
-    """Return the last error message in a log, or the signal that ended the process."""
-    reason = ""
-    if status > 0:
-        text = log.read_text(encoding="utf-8", errors="replace").strip()
-        message = re.split(
-            r"^(?:\w+\.)*\w*Error: ",
-            text,
-            flags=re.MULTILINE,
-        )[-1]
-        reason = "\n".join(message.splitlines()[-LAST_LINES:])
-    return reason or f"ended by signal {-status}"
+        raise UserError(f"{read_reason(ended.status, log)} (log: {log})")
 
 
 def _run_folder(params: Params, experiment: Experiment, what: str) -> Path:

@@ -1,0 +1,1 @@
+"""The stages of a comparison: its models and results (cells), and their table."""

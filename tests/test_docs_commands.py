@@ -28,7 +28,7 @@ from umemma import cli, config
 from umemma.cli import app
 from umemma.validation import validate
 
-FILLED_IN = {"$SLURM_ARRAY_TASK_ID": "0"}
+FILLED_IN = {"$SLURM_ARRAY_TASK_ID": "0", "$seed": "0"}
 LAUNCHERS = ("torchrun", "srun", "python")
 COMPARED = ("compare.presets=[ume, umt]", "compare.seeds=[0]")
 SHRUNK = {  # what a document says: what is run here

@@ -145,7 +145,11 @@ def test_several_processes_get_what_one_gets(tmp_path, alone, processes, launche
     else:
         run(torchrun(processes, *words))
     results = json.loads((tmp_path / "found.json").read_text())
+    alone = dict(alone)
     assert results.keys() == alone.keys()
+    rows_of_one, *rows_of_others = results.pop("rows of one")
+    assert [rows_of_one] == alone.pop("rows of one")
+    assert rows_of_others == [[]] * (processes - 1)
     for name, expected in alone.items():
         if name in ("all", "drop", "parts", "holes", "embracenet", "gated", "retrieve"):
             # They add up the same numbers in another order.

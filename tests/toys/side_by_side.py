@@ -40,6 +40,8 @@ def try_collectives() -> dict[str, Any]:
     share = torch.arange(10).float()[list(distributed.rank_indices(10))]
     rows = distributed.gather_rows(torch.stack([share, -share], 1), 10)
     results["rows"] = rows.tolist()
+    to_one = distributed.gather_rows(share, 10, to_all=False)
+    results["rows of one"] = distributed.all_gather_object(to_one.tolist())
     first_row = share[:0]
     if rank == 0:
         first_row = share[:1]

@@ -72,7 +72,7 @@ def run(params: Params) -> Outcome:
     """
     inputs = _check_inputs(params)
     predictions = _predict(params, inputs)
-    if not distributed.is_main():
+    if predictions is None:
         return Outcome([], [], [], inputs.settings)
     return _write(params, inputs, predictions)
 
@@ -179,6 +179,8 @@ def ask(params: Params, missing: str, ratios: Sequence[float]) -> Outcome:
             "(umemma evaluate keeps them)."
         )
         predictions = _predict(params, inputs)
+    if predictions is None:
+        return Outcome([], [], [], inputs.settings)
     grid = _make_grid(params, predictions)
     rows = grid.rows(missing_sets, ratios or params.evaluate.ratios)
     return Outcome(*rows, grid.metrics, inputs.settings)
@@ -261,10 +263,11 @@ def _name_tables_of(model: str, fitted: Mapping[str, Fitted]) -> dict[str, Fitte
     return named
 
 
-def _predict(params: Params, inputs: _Inputs) -> Predictions:
+def _predict(params: Params, inputs: _Inputs) -> Predictions | None:
     """Predict the split with the ensemble and each uni-modal model, from one pass of the encoders.
 
-    Frozen encoders are replaced by their cached features. Several processes share the samples.
+    Frozen encoders are replaced by their cached features. Several processes share the samples; the
+    main one has the predictions, and the others None.
     """
     import torch
 
@@ -291,7 +294,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
             cached = _cache_features(params, index, model, split.select_modalities([m]), device)
             on_features = stay.enter_context(cached)
             (unimodal_logits[m],) = predict_logits(
-                [(model, alone)], on_features, section.batch_size, device
+                [(model, alone)], on_features, section.batch_size, device, to_all=False
             )
 
         # 2. The ensemble, which finds these features in the cache, and the other uni-modal models.
@@ -302,10 +305,12 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions:
             models.append((unimodal_models[m], alone))
         on_features = stay.enter_context(cached)
         ensemble_logits, *other_logits = predict_logits(
-            models, on_features, section.batch_size, device, has_probes
+            models, on_features, section.batch_size, device, has_probes, to_all=False
         )
         unimodal_logits.update(zip(trained, other_logits, strict=True))
 
+    if not distributed.is_main():
+        return None
     ensemble, probes = name_tables(names, ensemble_logits.numpy())
     unimodal = {m: unimodal_logits[m][:, 0].numpy() for m in names}
     return Predictions.calibrated(

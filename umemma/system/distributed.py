@@ -194,10 +194,11 @@ def all_gather_object(value: Any) -> list[Any]:
     return values
 
 
-def gather_rows(rank_rows: Tensor, total: int) -> Tensor:
+def gather_rows(rank_rows: Tensor, total: int, to_all: bool = True) -> Tensor:
     """Return the (total, ...) rows of all ranks from the (n, ...) rows of each, on the CPU.
 
-    Rank r has the rows of `rank_indices`: r, r + size, ...
+    Rank r has the rows of `rank_indices`: r, r + size, ... Without `to_all` only rank 0 gets them,
+    and the others none.
     """
     size = world().size
     if size == 1:
@@ -211,8 +212,15 @@ def gather_rows(rank_rows: Tensor, total: int) -> Tensor:
     sent = padded.new_zeros(0, dtype=torch.uint8)
     if padded.numel():
         sent = padded.contiguous().view(torch.uint8).flatten()
-    received = [torch.empty_like(sent) for _ in range(size)]
-    dist.all_gather(received, sent)
+    received = None
+    if to_all or is_main():
+        received = [torch.empty_like(sent) for _ in range(size)]
+    if to_all:
+        dist.all_gather(received, sent)
+    else:
+        dist.gather(sent, received)
+    if received is None:
+        return rank_rows[:0]
     by_rank = [part.view(rank_rows.dtype).view(padded.shape) for part in received]
     return torch.stack(by_rank, 1).flatten(0, 1)[:total]
 

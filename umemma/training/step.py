@@ -179,11 +179,13 @@ def predict_logits(
     batch_size: int,
     device: torch.device,
     probes: bool = False,
+    to_all: bool = True,
 ) -> list[Tensor]:
     """Return the logits of several models, as `predict_pattern_logits`, from one pass.
 
     Each model has patterns over its own modalities. The first one has all modalities of the split;
-    with `probes` its patterns are followed by its probes, in the order of the modalities.
+    with `probes` its patterns are followed by its probes, in the order of the modalities. Without
+    `to_all` only the main process has them, and the others no rows.
     """
     modalities = models[0][0].modalities
     columns: list[list[int]] = []  # of the split's modalities, for each model
@@ -204,7 +206,8 @@ def predict_logits(
             else:
                 logits = model.pattern_logits(model_batch, keep_table)
             chunks[i].append(logits.cpu())
-    return [distributed.gather_rows(torch.cat(parts), len(split)) for parts in chunks]
+    total = len(split)
+    return [distributed.gather_rows(torch.cat(parts), total, to_all) for parts in chunks]
 
 
 def _select_patterns(model: LateFusion, pattern_weights: np.ndarray) -> tuple[Tensor, Tensor]:

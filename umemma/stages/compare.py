@@ -10,7 +10,6 @@ commands make, it resumes from its own checkpoint, and its time and memory are t
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -31,8 +30,6 @@ from umemma.system import subprocesses
 from umemma.system.files import new_folder, read_json, sha256, write_json
 from umemma.system.storage import Store
 from umemma.system.subprocesses import Command, Ended, Job
-
-LAST_LINES = 5  # of a failed process that its error quotes
 
 
 @dataclass(frozen=True)
@@ -372,21 +369,7 @@ def _run_command(
     )
     append_cost(params.paths, cost)
     if ended.status:
-        raise UserError(f"{_read_reason(ended.status, log)} (log: {log})")
-
-
-def _read_reason(status: int, log: Path) -> str:
-    """Return the last error message in a log, or the signal that ended the process."""
-    reason = ""
-    if status > 0:
-        text = log.read_text(encoding="utf-8", errors="replace").strip()
-        message = re.split(
-            r"^(?:\w+\.)*\w*Error: ",
-            text,
-            flags=re.MULTILINE,
-        )[-1]
-        reason = "\n".join(message.splitlines()[-LAST_LINES:])
-    return reason or f"ended by signal {-status}"
+        raise UserError(f"{subprocesses.read_reason(ended.status, log)} (log: {log})")
 
 
 def _run_folder(params: Params, experiment: Experiment, what: str) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,18 +16,27 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from umemma.errors import UserError
 from umemma.system.cores import count_cores
 from umemma.system.signals import catch_stop_signals, make_stop_error
 
+LAST_LINES = 5  # of a failed process that its error quotes
+
 
 class Command(NamedTuple):
-    """A command line. What it prints is appended to the file `log`."""
+    """A command line. What it prints is appended to the file `log`.
+
+    folder: where it runs, None for the current directory.
+    environment: variables in addition to those of this process.
+    """
 
     words: Sequence[str]
     log: Path
+    folder: Path | None = None
+    environment: Mapping[str, str] = MappingProxyType({})
 
 
 class Ended(NamedTuple):
@@ -118,6 +128,20 @@ def run(
         raise make_stop_error(stops[0])
 
 
+def read_reason(status: int, log: Path) -> str:
+    """Return the last error message in a log, or the signal that ended the process."""
+    reason = ""
+    if status > 0:
+        text = log.read_text(encoding="utf-8", errors="replace").strip()
+        message = re.split(
+            r"^(?:\w+\.)*\w*Error: ",
+            text,
+            flags=re.MULTILINE,
+        )[-1]
+        reason = "\n".join(message.splitlines()[-LAST_LINES:])
+    return reason or f"ended by signal {-status}"
+
+
 def _advance(job: Job, ended: Ended | None) -> Command | UserError | None:
     """Return the next command of a job, the error that ended it, or None after the last command."""
     try:
@@ -146,7 +170,7 @@ def _start(command: Command, threads: int, device: str | None) -> subprocess.Pop
 
     So Ctrl-C reaches only this process, which then stops the others.
     """
-    environment = dict(os.environ)
+    environment = {**os.environ, **command.environment}
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
@@ -157,6 +181,7 @@ def _start(command: Command, threads: int, device: str | None) -> subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            cwd=command.folder,
             env=environment,
             process_group=0,
             preexec_fn=_die_with_parent(),

@@ -39,7 +39,7 @@ PANELS = {
         "compare",
     ],
     "Use": ["predict", "export"],
-    "Look": ["datasets", "encoders"],
+    "Look": ["datasets", "encoders", "schema", "check"],
 }
 
 
@@ -89,7 +89,7 @@ def test_help_answers_at_once(tmp_path, command):
 
 
 @pytest.mark.parametrize(
-    "stage", ["compare.cells", "compare.table", "doctor", "evaluate", "preprocess"]
+    "stage", ["check", "compare.cells", "compare.table", "doctor", "evaluate", "preprocess"]
 )
 def test_a_stage_that_can_do_without_torch_does(tmp_path, stage):
     """A question to existing predictions, for example, is answered without importing torch."""

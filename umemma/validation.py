@@ -25,10 +25,7 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str, prefix: st
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
-        problems = []
-        for details in error.errors():
-            path = [str(part) for part in details["loc"]]
-            problems.append(_describe_problem(model, path, details, prefix))
+        problems = _describe_problems(model, data, error, prefix)
     raise UserError(
         "; ".join(problems),
         where,
@@ -37,25 +34,61 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str, prefix: st
     )
 
 
+def _describe_problems(
+    model: type[BaseModel], data: Mapping[str, Any], error: ValidationError, prefix: str
+) -> list[str]:
+    """Return each problem as "path: message, but it is value".
+
+    Where a value may be of several types, pydantic has a problem for each. One that lies deeper in
+    the value says more than that the value as a whole is not of another type.
+    """
+    items = [(_find_path(details, data), details) for details in error.errors()]
+    problems = []
+    for path, details in items:
+        deeper = [other for other, _ in items if other[: len(path)] == path != other]
+        if not deeper:
+            problems.append(_describe_problem(model, path, details, prefix))
+    return problems
+
+
+def _find_path(details: Any, data: Any) -> list[str]:
+    """Return the path of a problem in the data.
+
+    pydantic's also has the names of the types that a value may be of, which no user wrote.
+    """
+    location = details["loc"]
+    if location[-1:] == (KEY,):
+        location = location[:-2]
+    path = []
+    for part in location:
+        is_key = isinstance(data, Mapping) and part in data
+        is_index = isinstance(data, list | tuple) and isinstance(part, int)
+        if is_key or is_index:
+            data = data[part]
+        elif part is not location[-1] or details["type"] not in ("missing", "invalid_key"):
+            continue
+        path.append(str(part))
+    return path
+
+
 def _describe_problem(model: type[BaseModel], path: list[str], details: Any, prefix: str) -> str:
-    """Return one problem as "path: message, but it is value", for an item of ValidationError."""
     if details["type"] == "extra_forbidden":
-        return _describe_unknown_key(model, path, prefix)
+        return _describe_unknown_key(model, [str(part) for part in details["loc"]], path, prefix)
     message = details["msg"][0].lower() + details["msg"][1:]
-    if path[-1:] == [KEY]:
-        path = path[:-2]
     name = _join(prefix, path)
     if details["type"] == "missing":
         return f"{name}: {message}"
     return f"{name}: {message}, but it is {details['input']!r}"
 
 
-def _describe_unknown_key(model: type[BaseModel], path: list[str], prefix: str) -> str:
-    section: Any = functools.reduce(_type_of_field, path[:-1], model)
+def _describe_unknown_key(
+    model: type[BaseModel], location: list[str], path: list[str], prefix: str
+) -> str:
+    section: Any = functools.reduce(_type_of_field, location[:-1], model)
     known: list[str] = []
     if isinstance(section, type) and issubclass(section, BaseModel):
         known = list(section.model_fields)
-    hint = unknown_name("key", path[-1], known).hint
+    hint = unknown_name("key", location[-1], known).hint
     return f"unknown key {_join(prefix, path)!r} ({hint.rstrip('.')})"
 
 

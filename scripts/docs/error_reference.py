@@ -20,7 +20,7 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Command line and settings",
         "settings",
-        ("cli/", "config/", "validation.py", "missing.py"),
+        ("cli/", "config/", "validation.py", "missing.py", "stages/check.py"),
     ),
     (
         "umemma download",

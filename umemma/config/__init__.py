@@ -7,6 +7,7 @@ Each section belongs to one stage. An unknown key is refused with the nearest kn
     training   the sections `pretrain` and `finetune`; the named methods are in umemma/presets.py
     sections   all other sections
     paths      where the files of a dataset are
+    schema     a JSON Schema of all of it, for editors
 """
 
 from umemma.config.loading import default_params, load_params

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from umemma.errors import UserError
 from umemma.presets import PRESETS
@@ -108,6 +115,8 @@ class Encoder(Plain):
         stands without any other key.
     kind: that of the modality, set from `modalities`. null = the modality is named like its kind.
     """
+
+    model_config = ConfigDict(json_schema_extra={"type": ["string", "object"]})
 
     name: str = "cnn:small"
     input: dict[str, Any] = {}

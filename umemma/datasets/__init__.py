@@ -46,8 +46,9 @@ def read_options(
 
     modalities: {name: kind} of the settings, for a data set whose columns have names of the user's.
     """
-    if "kinds" in module.Options.model_fields:
-        options = {**options, "kinds": {**options.get("kinds", {}), **modalities}}
+    kinds = options.get("kinds", {})
+    if "kinds" in module.Options.model_fields and isinstance(kinds, Mapping):
+        options = {**options, "kinds": {**kinds, **modalities}}
     checked = validate(module.Options, options, "settings", "preprocess.options")
     return checked
 

@@ -166,9 +166,9 @@ def training_absences(train: str, params: Params) -> dict[str, float]:
 
 
 def _check_lists(section: Compare) -> None:
-    for preset in section.presets:
+    for number, preset in enumerate(section.presets):
         if preset not in PRESETS:
-            raise unknown_name("preset", preset, PRESETS, "compare.presets")
+            raise unknown_name("preset", preset, PRESETS, f"compare.presets.{number}")
     _check_list("presets", section.presets)
     _check_list("seeds", section.seeds)
     _check_list("train", section.train)

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from umemma.errors import UserError
@@ -26,10 +27,16 @@ LAST_LINES = 5  # of a failed process that its error quotes
 
 
 class Command(NamedTuple):
-    """A command line. What it prints is appended to the file `log`."""
+    """A command line. What it prints is appended to the file `log`.
+
+    folder: where it runs, None for the current directory.
+    environment: variables in addition to those of this process.
+    """
 
     words: Sequence[str]
     log: Path
+    folder: Path | None = None
+    environment: Mapping[str, str] = MappingProxyType({})
 
 
 class Ended(NamedTuple):
@@ -172,7 +179,7 @@ def _start(command: Command, threads: int, device: str | None) -> subprocess.Pop
 
     So Ctrl-C reaches only this process, which then stops the others.
     """
-    environment = dict(os.environ)
+    environment = {**os.environ, **command.environment}
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
@@ -183,6 +190,7 @@ def _start(command: Command, threads: int, device: str | None) -> subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            cwd=command.folder,
             env=environment,
             process_group=0,
             preexec_fn=_die_with_parent(),

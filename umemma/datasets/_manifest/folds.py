@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from umemma.errors import UserError
 from umemma.system.seeds import uniform
@@ -42,6 +42,8 @@ class Folds(Plain):
     val: with `by`, the share of the other groups that validates; null = 0.2. Otherwise the next
         fold validates.
     """
+
+    model_config = ConfigDict(json_schema_extra={"type": ["integer", "object"], "minimum": FEWEST})
 
     count: Annotated[int, Field(ge=FEWEST)] | None = None
     by: Annotated[str, Field(min_length=1)] | None = None

@@ -147,7 +147,7 @@ def _list_gpus() -> Iterator[tuple[str, str]]:
     import torch
 
     if not torch.cuda.is_available():
-        yield "GPU", "none that torch can use: trains on the CPU, in fp32"
+        yield "GPU", "none that torch can use: umemma computes on the CPU"
     for number in range(torch.cuda.device_count()):
         precisions = ["fp32", "fp16"]
         with torch.cuda.device(number):

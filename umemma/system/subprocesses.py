@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from umemma.errors import UserError
@@ -36,7 +35,7 @@ class Command(NamedTuple):
     words: Sequence[str]
     log: Path
     folder: Path | None = None
-    environment: Mapping[str, str] = MappingProxyType({})
+    environment: Mapping[str, str] = {}
 
 
 class Ended(NamedTuple):

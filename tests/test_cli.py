@@ -37,6 +37,7 @@ PANELS = {
         "evaluate-missing",
         "evaluate",
         "compare",
+        "audit",
     ],
     "Use": ["predict", "export"],
     "Look": ["datasets", "encoders"],
@@ -88,7 +89,9 @@ def test_help_answers_at_once(tmp_path, command):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("stage", ["compare", "doctor", "evaluate", "preprocess", "compare_table"])
+@pytest.mark.parametrize(
+    "stage", ["audit", "compare", "doctor", "evaluate", "preprocess", "compare_table"]
+)
 def test_a_stage_that_can_do_without_torch_does(tmp_path, stage):
     """A question to existing predictions, for example, is answered without importing torch."""
     code = f"import sys, umemma.stages.{stage}; sys.exit('torch' in sys.modules)"

@@ -61,6 +61,7 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "stages/evaluate.py",
             "stages/compare.py",
             "stages/compare_table.py",
+            "stages/audit.py",
             "evaluation/",
             "reports/",
         ),

@@ -224,7 +224,7 @@ def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
         yield Text(
             "Each fold is calibrated on its own validation samples, so there is no one temperature."
         )
-    if not outcome.settings.calibrated:
+    if not outcome.settings.calibrated and not outcome.settings.source:
         yield Text("Calibration is off in the settings (evaluate.calibrate).")
 
 

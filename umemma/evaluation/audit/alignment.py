@@ -197,7 +197,8 @@ def _check_rows(
         wrong = np.abs(numbers.sum(1) - 1) > SUM_TOLERANCE
     if wrong.any():
         row = int(used[wrong].min())
-        what = f"row {row + 1} ({table.keys[row]!r}, {table.subsets[row]}) has {reason}"
+        key = str(table.keys[row])
+        what = f"row {row + 1} ({key!r}, {table.subsets[row]}) has {reason}"
         raise UserError(what, table.path, "Correct the row, or the model that wrote it.")
 
 

@@ -95,7 +95,14 @@ def test_what_is_not_there_is_left_out_and_said(first):
     for name in ("report.md", "report.html"):
         text = (first / name).read_text()
         assert "There are no uni-modal models" in text
-        for word in ("params.yaml", "finetune", "one training", "fine-tuning", "uni-modal alone"):
+        for word in (
+            "params.yaml",
+            "finetune",
+            "temperature",
+            "one training",
+            "fine-tuning",
+            "uni-modal alone",
+        ):
             assert word not in text, f"{name}: {word}"
     assert "umemma audit toads.parquet --out out --set evaluate.draws=1" in text
 

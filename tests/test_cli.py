@@ -37,6 +37,7 @@ PANELS = {
         "evaluate-missing",
         "evaluate",
         "compare",
+        "audit",
     ],
     "Use": ["predict", "export"],
     "Look": ["datasets", "encoders", "schema", "check"],
@@ -89,7 +90,8 @@ def test_help_answers_at_once(tmp_path, command):
 
 
 @pytest.mark.parametrize(
-    "stage", ["check", "compare.cells", "compare.table", "doctor", "evaluate", "preprocess"]
+    "stage",
+    ["audit", "check", "compare.cells", "compare.table", "doctor", "evaluate", "preprocess"],
 )
 def test_a_stage_that_can_do_without_torch_does(tmp_path, stage):
     """A question to existing predictions, for example, is answered without importing torch."""

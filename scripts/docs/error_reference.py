@@ -60,6 +60,7 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         (
             "stages/evaluate.py",
             "stages/compare/",
+            "stages/audit.py",
             "evaluation/",
             "reports/",
         ),

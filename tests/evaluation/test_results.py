@@ -50,7 +50,8 @@ def test_the_settings_are_in_the_answer_under_their_names():
     outcome = reports.evaluate(reports.four_toads())
     settings = outcome.settings.to_dict()
     names = [field.name for field in dataclasses.fields(outcome.settings)]
-    assert [*settings, "folds"] == names  # which is only there with folds
+    # These are only there with folds, and in an audit.
+    assert [*settings, "folds", "source"] == names
     assert settings["train_missing"] == {"audio": 0.5}
     assert settings.items() <= to_json(outcome).items()
 

@@ -2,7 +2,8 @@
 
 Each command is a thin function over a stage: it reads the settings, calls `stages/`, and prints
 the result. torch is imported inside the stages, so that `--help` answers at once. This module
-assembles the commands; `data`, `train`, `use` and `look` hold them, `options` what they share.
+assembles the commands; `data`, `train`, `audit`, `use` and `look` hold them, `options` what they
+share.
 
 Exit status: 0 = done; 2 = the command line or the settings are wrong; 75 or 130 = stopped by
 SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
@@ -20,7 +21,7 @@ from typing import Annotated
 import typer
 
 from umemma._version import __version__
-from umemma.cli import data, look, streams, train, use
+from umemma.cli import audit, data, look, streams, train, use
 from umemma.errors import UserError
 from umemma.system import distributed
 from umemma.system.cores import limit_spinning
@@ -64,6 +65,7 @@ _add(
     "Measure accuracy with modalities missing: short name of evaluate-missing.",
 )
 _add("compare", TRAIN, train.compare)
+_add("audit", TRAIN, audit.audit)
 _add("predict", USE, use.predict)
 _add("export", USE, use.export)
 _add("datasets", LOOK, data.list_datasets)

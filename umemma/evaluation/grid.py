@@ -53,7 +53,7 @@ class Grid:
         self.modalities = predictions.modalities
         self.complete = format_pattern(self.modalities)
         self.listed = set(map(format_pattern, list_shown_patterns(self.modalities)))
-        classes = predictions.unimodal[self.modalities[0]].shape[1]
+        classes = predictions.ensemble[self.complete].shape[1]
         self.metrics = select_metrics(names, predictions.task, classes, predictions.unit)
         self.sample_numbers = np.empty(0, np.uint64)
         if draws:
@@ -85,7 +85,8 @@ class Grid:
 
         The ensemble is scored with every subset of the modalities; each uni-modal model alone, as
         the ceiling; the average of the uni-modal models with the larger subsets; and the class
-        prior, for the samples of the complete set. Of many modalities, the subsets that tables do
+        prior, for the samples of the complete set. Without uni-modal models there is no row of
+        them. Of many modalities, the subsets that tables do
         not list have an interval, and an average, in the first metric only.
         """
         patterns = list_patterns(self.modalities)
@@ -93,11 +94,12 @@ class Grid:
         larger = [format_pattern(pattern) for pattern in patterns if len(pattern) > 1]
         for subset in larger + single:
             yield self._score_subset(metric, "ensemble", subset)
-        for subset in single:
-            yield self._score_subset(metric, "unimodal", subset)
-        for subset in larger:
-            if self._is_scored(metric, subset):
-                yield self._score_subset(metric, "average", subset)
+        if self.predictions.unimodal:
+            for subset in single:
+                yield self._score_subset(metric, "unimodal", subset)
+            for subset in larger:
+                if self._is_scored(metric, subset):
+                    yield self._score_subset(metric, "average", subset)
         if self.predictions.has_prior:
             yield self._score_subset(metric, "prior", self.complete)
 
@@ -106,8 +108,11 @@ class Grid:
 
         The ceiling is the best uni-modal model of what is left. The interval is of the difference,
         both resampled together; the best is chosen on these same numbers. The metric has to be a
-        mean or made from sums, and higher has to be better, as with the first one.
+        mean or made from sums, and higher has to be better, as with the first one. There are none
+        without uni-modal models.
         """
+        if not self.predictions.unimodal:
+            return
         assert metric.value
         ceilings = {}
         scores = {}
@@ -185,8 +190,9 @@ class Grid:
         for missing in missing_sets:
             ensemble = self._condition(metric, "ensemble", missing)
             yield from self._score_condition(ensemble, ratios, draws)
-            average = self._condition(metric, "average", missing)
-            yield from self._score_condition(average, ratios, [])
+            if self.predictions.unimodal:
+                average = self._condition(metric, "average", missing)
+                yield from self._score_condition(average, ratios, [])
 
     def _condition(
         self,

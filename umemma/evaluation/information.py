@@ -76,11 +76,13 @@ def estimate_information(
     bootstrap: Bootstrap,
     metric: Metric | None = None,
     smallest: float = 0.01,
+    is_ours: bool = True,
 ) -> Information:
     """Return everything that is measured in bits, and the advice drawn from it.
 
     metric: of the scores, one that can lead the tables; None = what the task is usually scored by;
-    smallest: the smallest difference of it that counts.
+    smallest: the smallest difference of it that counts; is_ours: see `Information`. Without
+    uni-modal models there are no differences to them.
     """
     target, names = predictions.target, predictions.modalities
     if metric is None:
@@ -93,7 +95,8 @@ def estimate_information(
     for pattern in list_shown_patterns(names):
         subset = format_pattern(pattern)
         models["ensemble", subset] = predictions.ensemble[subset]
-    for m in names:
+    trained_alone = [m for m in names if m in predictions.unimodal]
+    for m in trained_alone:
         models["unimodal", m] = predictions.unimodal[m]
     bounds = _estimate_bounds(models, target, bootstrap)
     for m, logits in predictions.probes.items():
@@ -103,8 +106,9 @@ def estimate_information(
     complete = format_pattern(names)
     probed = sorted(predictions.probes)
     several: list[str] = []  # of a single modality there is nothing to compare with
+    rivals: list[str] = []
     if len(names) > 1:
-        several = names
+        several, rivals = names, trained_alone
 
     def everything(m: str) -> ModelKey:
         return "ensemble", complete
@@ -120,10 +124,11 @@ def estimate_information(
         bounds,
         complementary=differences.estimate(several, everything, rest),
         singles=differences.estimate(several, everything, _alone),
-        gaps=differences.estimate(names, _alone, _unimodal),
-        shortfalls=differences.estimate(several, everything, _unimodal),
+        gaps=differences.estimate(trained_alone, _alone, _unimodal),
+        shortfalls=differences.estimate(rivals, everything, _unimodal),
         encoder_gaps=differences.estimate(probed, _probe, _unimodal),
         fusion_gaps=differences.estimate(probed, _alone, _probe),
+        is_ours=is_ours,
     )
     advice = list(advise(information, min(bootstrap.counts)))
     return information._replace(advice=advice)

@@ -56,7 +56,8 @@ class Information(NamedTuple):
     modality less its uni-modal model. shortfalls: all modalities less that uni-modal model.
     encoder_gaps: a linear probe on the ensemble's own features of this modality less the uni-modal
     model. fusion_gaps: the ensemble with only this modality less the probe. Both are empty without
-    probes; with probes they add up to `gaps`.
+    probes; with probes they add up to `gaps`. is_ours: whether umemma trained the model; advice on
+    another names no setting of a training.
     """
 
     task: str
@@ -71,6 +72,7 @@ class Information(NamedTuple):
     encoder_gaps: list[ModelDifference] = []
     fusion_gaps: list[ModelDifference] = []
     advice: list[str] = []
+    is_ours: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of information.json."""
@@ -101,7 +103,7 @@ def describe_threshold(information: Information) -> str:
 def advise(information: Information, groups: int) -> Iterator[str]:
     """Yield lines of advice on the differences that count (see `_effect`), each with a remedy.
 
-    Nothing is said of the other differences.
+    Nothing is said of the other differences, nor, of a model that umemma did not train, 3. and 4.
 
     1. What is most urgent: everything together is worse than one modality alone, be it its
        uni-modal model or the ensemble given nothing else.
@@ -126,6 +128,8 @@ def advise(information: Information, groups: int) -> Iterator[str]:
     is_said = bool(urgent) and len(information.complementary) == 2
     if not is_said:
         yield from _advise_on_harmful_modalities(information)
+    if not information.is_ours:
+        return
     blamed: set[str] = set()
     for gap in information.gaps:
         lines = list(_advise_on_gap(information, gap))
@@ -145,11 +149,16 @@ def _advise_on_harmful_fusion(information: Information) -> Iterator[str]:
     if not harms:
         return
     row, model = min(harms, key=lambda pair: pair[0].score)
+    remedy = ""
+    if information.is_ours:
+        remedy = (
+            " More weight on the complete set (finetune.pattern_weights), fewer epochs or more "
+            "weight decay in fine-tuning may help; let validation decide."
+        )
     yield (
         f"All modalities together do worse than {model}: {information.metric.label} is "
         f"{_format_points(row, -1)} lower. Until that is fixed, use {row.modality} alone wherever "
-        "it is there. More weight on the complete set (finetune.pattern_weights), fewer epochs or "
-        "more weight decay in fine-tuning may help; let validation decide."
+        f"it is there.{remedy}"
     )
 
 
@@ -179,12 +188,15 @@ def _advise_on_costly_absences(information: Information) -> Iterator[str]:
 
 
 def _advise_on_harmful_modalities(information: Information) -> Iterator[str]:
+    place = ""
+    if information.is_ours:
+        place = " of `modalities`"
     for row in information.complementary:
         if _effect(row, information.smallest) < 0:
             yield (
                 f"The modality {row.modality} does harm: with it {information.metric.label} is "
                 f"{_format_points(row, -1)} lower than without it. Use it only where the others "
-                "are missing, or leave it out of `modalities`."
+                f"are missing, or leave it out{place}."
             )
 
 

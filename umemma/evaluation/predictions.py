@@ -32,11 +32,11 @@ RAREST = 1e-6  # share of a class that no training sample has
 class Predictions:
     """Logits of a split, and what they are scored against.
 
-    ensemble: {subset: (N, C)} for every non-empty subset; unimodal: {modality: (N, C)}; probes:
-    {modality: (N, C)}, of a linear classifier on the ensemble's own features of the modality, empty
-    where none was fitted. All are float32 and as they are scored, so after `calibration`
-    {"ensemble/<subset>": calibration}, whose `undo` gives the logits of the model. A row is NaN
-    where nothing of the subset is present in the sample.
+    ensemble: {subset: (N, C)} for every non-empty subset; unimodal: {modality: (N, C)}, empty where
+    an audit has no such models; probes: {modality: (N, C)}, of a linear classifier on the
+    ensemble's own features of the modality, empty where none was fitted. All are float32 and as
+    they are scored, so after `calibration` {"ensemble/<subset>": calibration}, whose `undo` gives
+    the logits of the model. A row is NaN where nothing of the subset is present in the sample.
 
     keys: N; groups: {grouping: N groups}; target: (N,) classes or (N, C) sets of labels; classes: C
     names; prior: C shares of the training samples, [] where they are unknown; thresholds: those of
@@ -60,12 +60,12 @@ class Predictions:
 
     @property
     def modalities(self) -> list[str]:
-        return sorted(self.unimodal)
+        return sorted({m for subset in self.ensemble for m in subset.split("+")})
 
     @property
     def task(self) -> str:
         width = 0
-        for outputs in self.unimodal.values():
+        for outputs in self.ensemble.values():
             width = outputs.shape[-1]
         return task_of(self.target, width)
 
@@ -207,6 +207,8 @@ class Predictions:
     ) -> np.ndarray:
         """Apply or undo the calibration that belongs to what is present of the subset."""
         changed = logits.astype(np.float32)
+        if not self.calibration:
+            return changed
         for name, rows in self._group_by_present(subset):
             fitted = self.calibration.get(f"ensemble/{name}", Calibration())
             changed[rows] = change(fitted, logits[rows])

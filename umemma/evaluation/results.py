@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from umemma.evaluation import information
+from umemma.evaluation.grid import Grid
 from umemma.evaluation.information_report import Information
 from umemma.evaluation.metrics import USUAL, Metric, get
-from umemma.missing import list_shown_patterns
+from umemma.missing import list_conditions, list_shown_patterns
 from umemma.types import ResultRow, format_pattern
 
 # Figures show the complete set and at most this many others: first each set that lacks one
 # modality, then those with the lowest values.
 MAX_CURVES = 6
+NO_FOLDS: Mapping[str, Mapping[int, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class EvaluationSettings:
     modality, the name of the fusion if that is not `mean`. metric: the name of the metric that
     leads; samples: the number in the split; train_missing: {missing set: ratio} of training;
     calibrated: whether logits are calibrated before they are scored; folds: those whose test
-    samples are scored, empty where the data has none.
+    samples are scored, empty where the data has none; source: the table of an audit, whose model
+    was trained elsewhere, so that the fields about training are "".
     """
 
     preset: str
@@ -45,10 +50,15 @@ class EvaluationSettings:
     train_missing: Mapping[str, float]
     calibrated: bool
     folds: tuple[int, ...] = ()
+    source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as they stand in metrics.json."""
         fields = asdict(self)
+        if self.source:
+            known = ("source", "metric", "samples", "seed")
+            return {name: fields[name] for name in known}
+        del fields["source"]
         if not self.folds:
             del fields["folds"]
         return fields
@@ -95,6 +105,8 @@ class Outcome:
     def title(self) -> str:
         """The dataset with its variant, the split and the method."""
         settings = self.settings
+        if settings.source:
+            return settings.source
         dataset = settings.dataset
         if settings.variant:
             dataset = f"{dataset} ({settings.variant})"
@@ -107,7 +119,9 @@ class Outcome:
 
     @property
     def trained(self) -> str:
-        """How many trainings the numbers come from."""
+        """How many trainings the numbers come from, or the table of an audit."""
+        if self.settings.source:
+            return f"the answers in {self.settings.source}"
         trainings = "one training"
         if len(self.settings.folds) > 1:
             trainings = f"{len(self.settings.folds)} trainings, one for each fold"
@@ -203,7 +217,7 @@ def find_lowest_subset(outcome: Outcome) -> ResultRow | None:
 def find_best_model(outcome: Outcome, left: str) -> ResultRow:
     """Return the row of the best uni-modal model of the modalities that are left.
 
-    It is the model that the row "gap" of this subset compares with.
+    It is the model that the row "gap" of this subset compares with. There has to be one.
     """
     models = outcome.lead("unimodal")
     rows = [models[modality] for modality in left.split("+")]
@@ -252,6 +266,28 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
     return summary
 
 
+def measure_outcome(
+    grid: Grid,
+    settings: EvaluationSettings,
+    ratios: Sequence[float],
+    smallest: float,
+    folds: Mapping[str, Mapping[int, float]] = NO_FOLDS,
+) -> Outcome:
+    """Return the outcome of everything that can go missing, at every ratio.
+
+    smallest: the smallest difference that advice is given on; folds: as in `Outcome`.
+    """
+    subset_rows, ratio_rows = grid.rows(list_conditions(grid.modalities), ratios)
+    report = information.estimate_information(
+        grid.predictions,
+        grid.bootstrap,
+        grid.metrics[0],
+        smallest,
+        is_ours=not settings.source,
+    )
+    return Outcome(subset_rows, ratio_rows, grid.metrics, settings, report, folds)
+
+
 def to_json(outcome: Outcome) -> dict[str, Any]:
     """Return an outcome for machines.
 
@@ -295,8 +331,11 @@ def _with_interval(row: ResultRow) -> dict[str, float]:
 def find_ceiling(left: str, unimodal: Mapping[str, float], higher: bool = True) -> float:
     """Return the value of the best uni-modal model of the modalities that are left.
 
-    Of alternatives ("a|b") it is the mean. higher: whether a higher value is better.
+    Of alternatives ("a|b") it is the mean. higher: whether a higher value is better. NaN without
+    uni-modal models.
     """
+    if not unimodal:
+        return math.nan
     best = min
     if higher:
         best = max

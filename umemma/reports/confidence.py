@@ -219,6 +219,9 @@ def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     not_shown = describe_shown_subsets(outcome)
     if not_shown:
         yield Text(not_shown)
+    if outcome.settings.source:
+        yield _make_error_table(predictions, list(fitted))
+        return
     yield _make_calibration_table(predictions, raw, fitted)
     if len(outcome.settings.folds) > 1 and outcome.settings.calibrated:
         yield Text(
@@ -283,6 +286,19 @@ def _make_calibration_table(
         cells.append(_describe_bias(fitted[left]))
         rows.append(cells)
     return Table("Before and after calibration", headings, rows)
+
+
+def _make_error_table(predictions: Predictions, subsets: Sequence[str]) -> Table:
+    """Return what the probabilities of an audit are worth, which nothing here has calibrated."""
+    rows = []
+    for left in subsets:
+        loss, error = (
+            _measure(name, predictions.ensemble[left], predictions.target)
+            for name in ("log_loss", "ece")
+        )
+        rows.append([left, f"{loss:.3f}", f"{100 * error:.1f}"])
+    headings = ["modalities present", "log-loss", "calibration error, %"]
+    return Table("The numbers as the model gives them", headings, rows)
 
 
 def _describe_bias(calibration: Calibration) -> str:

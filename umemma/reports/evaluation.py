@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from umemma.config import Params
 from umemma.evaluation import error_analysis
+from umemma.evaluation.grid import write_rows
 from umemma.evaluation.information_report import (
     Information,
     InformationBound,
@@ -32,22 +34,61 @@ from umemma.reports.html import Block, Code, Points, Section, Table, Terms, Text
 from umemma.reports.published.rows import format_protocol
 from umemma.reports.published.section import make_section
 from umemma.reports.verdict import give_verdict
-from umemma.reports.wording import ABSENCE, describe_worst_case, format_percent
+from umemma.reports.wording import describe_rule, describe_worst_case, format_percent
 from umemma.system.files import new_file, write_csv, write_json
-from umemma.types import format_pattern
 
+PREDICTIONS = "predictions.parquet"
 ROBUSTNESS_COLUMNS = ("missing", "ratio", "score", "low", "high", "ceiling", "average")
 CONFUSION_COLUMNS = ("modalities", "right", "answered", "n")
+# Terms of what an audit does not have, and of what it has with uni-modal models only.
+OF_TRAINING = ("class prior", "probe", "temperature, bias")
+OF_UNIMODAL = (
+    "image alone",
+    "uni-modal model, ceiling",
+    "average",
+    "gap",
+    "better, worse, not distinguishable",
+)
 NOTHING_TO_ADVISE = "There is nothing to advise."
 
 
-def write(folder: Path, outcome: Outcome, predictions: Predictions, command: str) -> None:
+def write_results(
+    folder: Path,
+    outcome: Outcome,
+    predictions: Predictions,
+    made_by: str,
+    command: str,
+    more: Sequence[Section] = (),
+) -> None:
+    """Write predictions.parquet, grid.parquet and the files of `write` to a folder of files.
+
+    made_by: what the predictions belong to.
+    """
+    settings = outcome.settings
+    constants = {
+        "dataset": settings.dataset,
+        "variant": settings.variant,
+        "split": settings.split,
+        "absent": settings.absent,
+    }
+    predictions.save(folder / PREDICTIONS, made_by)
+    write_rows(folder / "grid.parquet", outcome.subsets + outcome.ratios, constants)
+    write(folder, outcome, predictions, command, more)
+
+
+def write(
+    folder: Path,
+    outcome: Outcome,
+    predictions: Predictions,
+    command: str,
+    more: Sequence[Section] = (),
+) -> None:
     """Write the files.
 
     metrics.json, information.json, robustness.csv, information.csv, per_class.csv, confusion.csv,
     robustness.png, report.md and report.html.
 
-    command: what creates them again.
+    command: what creates them again; more: sections that follow the results.
     """
     assert outcome.information
     numbers = {**summarize(outcome), **outcome.settings.to_dict()}
@@ -71,7 +112,8 @@ def write(folder: Path, outcome: Outcome, predictions: Predictions, command: str
 
     title = f"{outcome.title}: {outcome.metrics[0].label} with modalities missing"
     lead = f"{describe_worst_case(outcome)} The numbers are of {outcome.trained}."
-    parts = list(sections(outcome, predictions, command))
+    results, *rest = sections(outcome, predictions, command)
+    parts = [results, *more, *rest]
     verdict = give_verdict(outcome)
     for name, write_report in (("report.md", html.markdown), ("report.html", html.render)):
         text = write_report(title, lead, parts, verdict)
@@ -81,9 +123,12 @@ def write(folder: Path, outcome: Outcome, predictions: Predictions, command: str
 
 def _list_ratio_rows(outcome: Outcome) -> Iterator[list[Any]]:
     unimodal = outcome.unimodal_values()
-    averages = outcome.curves("average")
+    averages = {}
+    for missing, rows in outcome.curves("average").items():
+        for row in rows:
+            averages[missing, row.ratio] = row.value
     for missing, rows in outcome.curves().items():
-        for row, average in zip(rows, averages[missing], strict=True):
+        for row in rows:
             yield [
                 missing,
                 f"{row.ratio:g}",
@@ -91,7 +136,7 @@ def _list_ratio_rows(outcome: Outcome) -> Iterator[list[Any]]:
                 row.low,
                 row.high,
                 find_ceiling(row.left, unimodal),
-                average.value,
+                averages.get((missing, row.ratio), math.nan),
             ]
 
 
@@ -206,16 +251,18 @@ def _list_settings(outcome: Outcome, command: str) -> Iterator[Block]:
         if value not in ("", {}):
             rows.append([name, str(value)])
     yield Table("What the numbers belong to", ["setting", "value"], rows, 2)
-    yield Text("This creates these files again, from the same shards, models and params.yaml:")
+    if outcome.settings.source:
+        yield Text("This creates these files again, in the folder of the table:")
+    else:
+        yield Text("This creates these files again, from the same shards, models and params.yaml:")
     yield Code(command)
 
 
 def _define_terms(outcome: Outcome) -> dict[str, str]:
-    complete = format_pattern(outcome.lead("unimodal"))
-    absence = ABSENCE[outcome.settings.absent]
-    return {
+    complete = outcome.complete.left
+    terms = {
         "modalities present": f"What the model is given of a sample. {complete} is everything; the "
-        f"rest is taken away: {absence}.",
+        f"rest is taken away: {describe_rule(outcome)}.",
         "missing": "What is taken away. a+b is both at once, a|b one of the two, each as likely.",
         "image alone": "The ensemble with image alone is the trained ensemble that is given "
         "nothing else. It is not the uni-modal model of image.",
@@ -249,6 +296,11 @@ def _define_terms(outcome: Outcome) -> dict[str, str]:
         "figures": f"Show all modalities and at most {MAX_CURVES} incomplete subsets: each "
         "modality missing, then those with the lowest values.",
     }
+    if outcome.settings.source:
+        for name in (*OF_TRAINING, *(() if outcome.unimodal_values() else OF_UNIMODAL)):
+            del terms[name]
+        terms["ensemble"] = f"The model whose answers are in {outcome.settings.source}."
+    return terms
 
 
 def _define_regression_terms(terms: Mapping[str, str]) -> dict[str, str]:

@@ -169,23 +169,36 @@ def curves(
 def robustness(
     axes: Axes,
     ours: Curve,
-    average: Curve,
-    ceiling: Level,
+    average: Curve | None,
+    ceiling: Level | None,
     ylabel: str,
     ylim: tuple[float, float],
     title: str,
 ) -> None:
-    """Draw a metric against the share of samples that lose something, between the baselines."""
+    """Draw a metric against the share of samples that lose something, between the baselines.
+
+    average, ceiling: None where there are no uni-modal models.
+    """
     _fill_interval(axes, ours, COLOURS[1])
     axes.plot(ours.x, ours.y, color=COLOURS[1], marker="o", label=ours.label)
-    axes.plot(
-        average.x,
-        average.y,
-        color=COLOURS[3],
-        ls=":",
-        lw=2,
-        label=average.label,
-    )
+    if average:
+        axes.plot(
+            average.x,
+            average.y,
+            color=COLOURS[3],
+            ls=":",
+            lw=2,
+            label=average.label,
+        )
+    if ceiling:
+        _draw_level(axes, ceiling)
+    axes.set(xlabel="share of samples that lose it", ylabel=ylabel, ylim=ylim)
+    axes.set_title(title, loc="left")
+    _format_as_percent(axes, "x", "y")
+
+
+def _draw_level(axes: Axes, ceiling: Level) -> None:
+    """Draw a level line with its name below it."""
     axes.axhline(
         ceiling.y,
         color=COLOURS[2],
@@ -203,9 +216,6 @@ def robustness(
         va="top",
         color=COLOURS[2],
     )
-    axes.set(xlabel="share of samples that lose it", ylabel=ylabel, ylim=ylim)
-    axes.set_title(title, loc="left")
-    _format_as_percent(axes, "x", "y")
 
 
 def dots(

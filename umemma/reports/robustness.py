@@ -18,6 +18,7 @@ from umemma.reports.figures import Curve, Level
 from umemma.reports.html import Block, Cell, Figure, JudgedCell, Table, Text
 from umemma.reports.verdict import judge_subset
 from umemma.reports.wording import (
+    NO_UNIMODAL,
     capitalize,
     describe_absence,
     describe_listed_subsets,
@@ -29,12 +30,14 @@ from umemma.reports.wording import (
 )
 from umemma.types import ResultRow
 
+ABOUT_INTERVALS = (
+    "Intervals resample groups of dependent samples; they do not cover another training."
+)
 HOW_TO_READ = (
     "The ceiling is the best uni-modal model of the modalities present; of several, the best is "
     "chosen on these same numbers, which favours it slightly. The gap is the ensemble minus the "
     "ceiling, in points, both resampled together: ▲ better or ▼ worse where the interval excludes "
-    "0 and no sample lacks the modality of the ceiling. Intervals resample groups of dependent "
-    "samples; they do not cover another training."
+    "0 and no sample lacks the modality of the ceiling. " + ABOUT_INTERVALS
 )
 
 
@@ -46,7 +49,10 @@ def results(outcome: Outcome) -> Iterator[Block]:
         yield _make_size_table(outcome)
         yield Text(describe_listed_subsets(outcome))
     yield _make_subset_table(outcome, averages)
-    yield Text(HOW_TO_READ)
+    if outcome.unimodal_values():
+        yield Text(HOW_TO_READ)
+    else:
+        yield Text(f"{NO_UNIMODAL} {ABOUT_INTERVALS}")
     for left, row in averages.items():
         if len(averages) == 1:
             metric = outcome.metrics[0]
@@ -65,28 +71,22 @@ def _make_subset_table(outcome: Outcome, averages: Mapping[str, ResultRow]) -> T
     metric = outcome.metrics[0]
     gaps = outcome.lead("gap")
     unimodal = outcome.unimodal_values()
-    headings = [
-        "modalities present",
-        metric.label,
-        "95 % interval",
-        "ceiling",
-        "gap",
-        "95 % interval",
-    ]
+    headings = ["modalities present", metric.label, "95 % interval"]
+    if unimodal:
+        headings += ["ceiling", "gap", "95 % interval"]
     if len(averages) > 1:
         headings.append("average of the uni-modal models")
     headings.append("samples")
     rows = []
     for left, row in outcome.listed().items():
-        gap = gaps[left]
-        cells: list[Cell] = [
-            left,
-            metric.shown(row.value),
-            format_interval(row),
-            metric.shown(find_ceiling(left, unimodal)),
-            JudgedCell(format_gap(gap), judge_subset(outcome, left)),
-            format_points_range(gap),
-        ]
+        cells: list[Cell] = [left, metric.shown(row.value), format_interval(row)]
+        if unimodal:
+            gap = gaps[left]
+            cells += [
+                metric.shown(find_ceiling(left, unimodal)),
+                JudgedCell(format_gap(gap), judge_subset(outcome, left)),
+                format_points_range(gap),
+            ]
         if len(averages) > 1:
             cells.append(_show_average(metric, averages.get(left)))
         cells.append(str(row.n))
@@ -186,8 +186,10 @@ def ratios(outcome: Outcome) -> Iterator[Block]:
             f"{describe_absence(missing)}: {metric.label} goes from {metric.shown(start.value)} to "
             f"{metric.shown(end.value)}"
         )
-        ceiling = metric.shown(find_ceiling(end.left, unimodal))
-        about = f"Against the share of samples; the uni-modal ceiling is {ceiling}."
+        about = "Against the share of samples."
+        if unimodal:
+            ceiling = metric.shown(find_ceiling(end.left, unimodal))
+            about = f"Against the share of samples; the uni-modal ceiling is {ceiling}."
         yield Figure(svg, capitalize(caption), about, file)
         file = ""
     if len(curves) > len(drawings):
@@ -198,13 +200,14 @@ def ratios(outcome: Outcome) -> Iterator[Block]:
     shares = [f"{100 * row.ratio:g} %" for row in first]
     rows = []
     for missing, line in curves.items():
-        values = [format_percent(row.value) for row in [*line, averages[missing][-1]]]
-        rows.append([missing, *values])
-    caption = (
-        f"{metric.label} in %, by the share of samples that lose the missing set; the last column "
-        "is the average of the uni-modal models"
-    )
-    yield Table(capitalize(caption), ["missing", *shares, f"average, {shares[-1]}"], rows)
+        shown = [*line, *averages.get(missing, [])[-1:]]
+        rows.append([missing, *(format_percent(row.value) for row in shown)])
+    headings = ["missing", *shares]
+    caption = f"{metric.label} in %, by the share of samples that lose the missing set"
+    if averages:
+        headings.append(f"average, {shares[-1]}")
+        caption += "; the last column is the average of the uni-modal models"
+    yield Table(capitalize(caption), headings, rows)
 
 
 def panels(outcome: Outcome) -> dict[str, figures.Draw]:
@@ -212,22 +215,26 @@ def panels(outcome: Outcome) -> dict[str, figures.Draw]:
     metric = outcome.metrics[0]
     curves = outcome.curves()
     averages = outcome.curves("average")
-    levels = {}
-    values = []
-    for missing in select_shown_sets(curves):
-        levels[missing] = _make_level(outcome, curves[missing][0].left)
-        values.append(levels[missing].y)
-        for row in [*curves[missing], *averages[missing]]:
+    shown = select_shown_sets(curves)
+    levels: dict[str, Level] = {}
+    if outcome.unimodal_values():
+        levels = {missing: _make_level(outcome, curves[missing][0].left) for missing in shown}
+    values = [level.y for level in levels.values()]
+    for missing in shown:
+        for row in [*curves[missing], *averages.get(missing, [])]:
             values += [row.value, row.low, row.high]
     values = [value for value in values if not math.isnan(value)]
     limits = _find_limits(values, metric.lowest)
     drawings: dict[str, figures.Draw] = {}
-    for missing, level in levels.items():
+    for missing in shown:
+        average = None
+        if missing in averages:
+            average = _make_curve("average of the uni-modal models", averages[missing])
         drawings[missing] = partial(
             figures.robustness,
             ours=_make_curve("ensemble, 95 % interval", curves[missing]),
-            average=_make_curve("average of the uni-modal models", averages[missing]),
-            ceiling=level,
+            average=average,
+            ceiling=levels.get(missing),
             ylabel=metric.label,
             ylim=limits,
             title=describe_absence(missing),

@@ -23,12 +23,12 @@ from umemma.evaluation.results import (
 from umemma.reports.evaluation import NOTHING_TO_ADVISE
 from umemma.reports.verdict import KeyNumber, give_verdict, judge_subset
 from umemma.reports.wording import (
-    ABSENCE,
     ARROWS,
     NO_BREAK_SPACE,
     Tone,
     describe_absence,
     describe_listed_subsets,
+    describe_rule,
     describe_worst_case,
     format_gap,
     format_interval,
@@ -85,11 +85,8 @@ def print_answer(console: Console, outcome: Outcome) -> None:
     print_paragraph(console, describe_worst_case(outcome))
 
 
-def print_next_step(console: Console, results: Path, options: str = "") -> None:
-    """Print the files to read, and what to do next.
-
-    results: the folder; options: what the commands need besides their names, say " --params FILE".
-    """
+def print_files(console: Console, results: Path) -> None:
+    """Print the files to read. results: the folder."""
     page = results / "report.html"
     console.print()
     for name, path in (
@@ -98,8 +95,16 @@ def print_next_step(console: Console, results: Path, options: str = "") -> None:
         ("figure", results / "robustness.png"),
     ):
         console.print(f"{name}: {path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def print_next_step(console: Console, results: Path, options: str = "") -> None:
+    """Print the files to read, and what to do next.
+
+    results: the folder; options: what the commands need besides their names, say " --params FILE".
+    """
+    print_files(console, results)
     steps = [
-        f"open {page} in a browser: curves, classes, confusions",
+        f"open {results / 'report.html'} in a browser: curves, classes, confusions",
         f"umemma compare{options}: is the method better than its baselines?",
         f"umemma predict --manifest TABLE{options}: answers for new samples",
     ]
@@ -146,24 +151,18 @@ def make_subset_table(outcome: Outcome, width: int = 80) -> Table:
     metric = outcome.metrics[0]
     gaps = outcome.lead("gap")
     unimodal = outcome.unimodal_values()
-    headings = [
-        "present",
-        metric.label.replace(" ", "\n"),
-        "95 %\ninterval",
-        "uni-modal\nceiling",
-        "gap\n(95 % interval)",
-    ]
+    headings = ["present", metric.label.replace(" ", "\n"), "95 %\ninterval"]
+    if unimodal:
+        headings += ["uni-modal\nceiling", "gap\n(95 % interval)"]
     rows = []
     for left, row in outcome.listed().items():
-        gap = gaps[left]
-        tone = judge_subset(outcome, left)
-        points = with_interval(f"{ARROWS[tone]}{format_gap(gap)}", format_points_range(gap))
-        cells = [
-            Text(metric.shown(row.value)),
-            Text(format_interval(row, metric.percent)),
-            Text(metric.shown(find_ceiling(left, unimodal))),
-            Text(points, style=STYLES[tone]),
-        ]
+        cells = [Text(metric.shown(row.value)), Text(format_interval(row, metric.percent))]
+        if unimodal:
+            gap = gaps[left]
+            tone = judge_subset(outcome, left)
+            points = with_interval(f"{ARROWS[tone]}{format_gap(gap)}", format_points_range(gap))
+            cells.append(Text(metric.shown(find_ceiling(left, unimodal))))
+            cells.append(Text(points, style=STYLES[tone]))
         rows.append((left, cells))
 
     names_width = width - 1 - FRAME
@@ -280,15 +279,16 @@ def _format_draws(metric: Metric, draws: Sequence[ResultRow]) -> str:
 
 def list_notes(outcome: Outcome) -> Iterator[str]:
     """Yield how to read the table: what the ceiling, the gap and absence are."""
-    yield (
-        "ceiling: the best uni-modal model of what is present; of several, the best is chosen on "
-        "these same numbers"
-    )
-    yield (
-        "gap: the ensemble minus the ceiling, in points; ▲ better or ▼ worse where the interval "
-        "excludes 0 and no sample lacks the modality of the ceiling"
-    )
+    if outcome.unimodal_values():
+        yield (
+            "ceiling: the best uni-modal model of what is present; of several, the best is chosen "
+            "on these same numbers"
+        )
+        yield (
+            "gap: the ensemble minus the ceiling, in points; ▲ better or ▼ worse where the "
+            "interval excludes 0 and no sample lacks the modality of the ceiling"
+        )
     omitted = describe_listed_subsets(outcome)
     if omitted:
         yield omitted
-    yield f"absence: {ABSENCE[outcome.settings.absent]}"
+    yield f"absence: {describe_rule(outcome)}"

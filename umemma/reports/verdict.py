@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from umemma.evaluation.results import Outcome, find_best_model, find_lowest_subset
 from umemma.reports.wording import (
+    NO_UNIMODAL,
     Tone,
     capitalize,
     describe_subset,
@@ -80,8 +81,11 @@ def compare_subset(outcome: Outcome, left: str) -> SubsetComparison | None:
     """Return how the ensemble with a subset compares with its best uni-modal model.
 
     If samples lack the modality of that model, the gap is of different samples. Then the complete
-    set has a row of the same samples in the information, and for other subsets there is None.
+    set has a row of the same samples in the information, and for other subsets there is None, as
+    without uni-modal models.
     """
+    if not outcome.unimodal_values():
+        return None
     gap = outcome.lead("gap")[left]
     model = find_best_model(outcome, left)
     if model.n == gap.n:
@@ -116,15 +120,16 @@ def judge_subset(outcome: Outcome, left: str) -> Tone:
 
 def _list_numbers(outcome: Outcome) -> Iterator[KeyNumber]:
     complete = outcome.complete
-    best = find_best_model(outcome, complete.left)
     rows = {"all modalities present": complete}
     names = {"all modalities present": complete.left}
     lowest = find_lowest_subset(outcome)
     if lowest:
         rows["worst subset"] = lowest
         names["worst subset"] = describe_subset(lowest.left)
-    rows["best uni-modal model"] = best
-    names["best uni-modal model"] = best.left
+    if outcome.unimodal_values():
+        best = find_best_model(outcome, complete.left)
+        rows["best uni-modal model"] = best
+        names["best uni-modal model"] = best.left
     for prior in outcome.lead("prior").values():
         label = outcome.metrics[0].prior
         rows[label] = prior
@@ -152,6 +157,9 @@ def _judge_row(outcome: Outcome, row: ResultRow) -> Tone:
 
 
 def _list_findings(outcome: Outcome) -> Iterator[Finding]:
+    if not outcome.unimodal_values():
+        yield Finding(NO_UNIMODAL, "unclear")
+        return
     comparisons: dict[Tone, list[SubsetComparison]] = {"worse": [], "better": [], "unclear": []}
     not_compared = []
     for left in outcome.lead():

@@ -27,6 +27,11 @@ ABSENCE = {
     "gated": "an absent modality has no weight in the mean of the experts",
 }
 
+NO_UNIMODAL = (
+    "There are no uni-modal models, so nothing says what a modality can do alone: there is no "
+    "ceiling, no gap and no average."
+)
+
 # A difference, judged by its 95 % interval: above 0, below 0, or with 0 in it.
 Tone: TypeAlias = Literal["better", "worse", "unclear"]
 ARROWS: dict[Tone, str] = {"better": "▲ ", "worse": "▼ ", "unclear": ""}
@@ -124,6 +129,13 @@ def describe_worst_case(outcome: Outcome) -> str:
         return f"Worst case: {value} of the samples are classified correctly under every subset."
     metric = name_worst_case(outcome)
     return f"Worst case: if each sample has the subset that is worst for it, {metric} is {value}."
+
+
+def describe_rule(outcome: Outcome) -> str:
+    """Return what an absent modality becomes, which an audit does not know."""
+    if outcome.settings.source:
+        return "the model that is audited decides what an absent modality becomes"
+    return ABSENCE[outcome.settings.absent]
 
 
 def describe_listed_subsets(outcome: Outcome) -> str:

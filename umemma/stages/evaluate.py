@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from loguru import logger
@@ -19,12 +18,17 @@ from loguru import logger
 from umemma.config import Params, Training
 from umemma.data import shard_reader
 from umemma.errors import UserError
-from umemma.evaluation import information, metrics
+from umemma.evaluation import metrics
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.classification.thresholds import Thresholds
-from umemma.evaluation.grid import Grid, write_rows
+from umemma.evaluation.grid import Grid
 from umemma.evaluation.predictions import Predictions, name_tables, pool_folds
-from umemma.evaluation.results import EvaluationSettings, Outcome
+from umemma.evaluation.results import (
+    NO_FOLDS,
+    EvaluationSettings,
+    Outcome,
+    measure_outcome,
+)
 from umemma.missing import list_conditions, make_keep_table, parse_missing
 from umemma.models import saved_model
 from umemma.reports import evaluation
@@ -42,7 +46,6 @@ if TYPE_CHECKING:
     from umemma.models.late_fusion import LateFusion
     from umemma.training.train import DataSource
 
-PREDICTIONS = "predictions.parquet"
 ENSEMBLE = "Run: umemma finetune-ensemble"
 Fitted = TypeVar("Fitted")
 
@@ -107,7 +110,7 @@ def _collect_folds(params: Params) -> tuple[_Inputs, list[Predictions]]:
             inputs.append(_check_inputs(own))
         except UserError as error:
             raise UserError(f"fold {fold.number}: {error.what}", error.where, hint) from None
-        kept = Predictions.load(own.paths.results / PREDICTIONS, inputs[-1].made_by)
+        kept = Predictions.load(own.paths.results / evaluation.PREDICTIONS, inputs[-1].made_by)
         if kept is None:
             what = f"fold {fold.number} is not evaluated with these models"
             raise UserError(what, str(own.paths.results), hint)
@@ -125,30 +128,17 @@ def _write(
     params: Params,
     inputs: _Inputs,
     predictions: Predictions,
-    by_fold: Mapping[str, Mapping[int, float]] = MappingProxyType({}),
+    by_fold: Mapping[str, Mapping[int, float]] = NO_FOLDS,
 ) -> Outcome:
     """Score the predictions, and write everything to results/<dataset>/."""
+    section = params.evaluate
     grid = _make_grid(params, predictions)
-    rows = grid.rows(list_conditions(sorted(params.modalities)), params.evaluate.ratios)
-    report = information.estimate_information(
-        predictions,
-        grid.bootstrap,
-        grid.metrics[0],
-        params.evaluate.smallest_effect,
+    outcome = measure_outcome(
+        grid, inputs.settings, section.ratios, section.smallest_effect, by_fold
     )
-    outcome = Outcome(*rows, grid.metrics, inputs.settings, report, by_fold)
     command = evaluation.format_command(params, inputs.settings.folds)
     with new_files(params.paths.results) as folder:
-        predictions.save(folder / PREDICTIONS, inputs.made_by)
-        settings = inputs.settings
-        constants = {
-            "dataset": settings.dataset,
-            "variant": settings.variant,
-            "split": settings.split,
-            "absent": settings.absent,
-        }
-        write_rows(folder / "grid.parquet", outcome.subsets + outcome.ratios, constants)
-        evaluation.write(folder, outcome, predictions, command)
+        evaluation.write_results(folder, outcome, predictions, inputs.made_by, command)
     return outcome
 
 
@@ -172,7 +162,7 @@ def ask(params: Params, missing: str, ratios: Sequence[float]) -> Outcome:
     if missing:
         missing_sets = [parse_missing(missing.replace(",", "+"), names, "--missing")]
     inputs = _check_inputs(params)
-    predictions = Predictions.load(params.paths.results / PREDICTIONS, inputs.made_by)
+    predictions = Predictions.load(params.paths.results / evaluation.PREDICTIONS, inputs.made_by)
     if predictions is None:
         logger.info(
             "No kept predictions of these models: encoding the split again "

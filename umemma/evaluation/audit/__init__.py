@@ -1,0 +1,1 @@
+"""The answers of anybody's model: a table of them, what it has to have, and how it is filled."""

@@ -30,7 +30,7 @@ COMMANDS = [
     "datasets",
 ]
 PANELS = {
-    "Data": ["download", "doctor", "preprocess", "verify"],
+    "Data": ["init", "download", "doctor", "preprocess", "verify"],
     "Train and evaluate": [
         "pretrain-unimodal",
         "finetune-ensemble",
@@ -183,7 +183,7 @@ def test_an_error_is_one_message_without_a_traceback(tmp_path):
     assert done.stdout == ""
     assert done.stderr == (
         "Error: params.yaml: no such file\n"
-        "Run umemma in the project root, or name a file with --params.\n"
+        "Run umemma in the project root, start a project with umemma init, or use --params.\n"
     )
 
 

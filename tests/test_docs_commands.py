@@ -128,18 +128,6 @@ def write_samples(folder: Path) -> None:
     (folder / "seven.flac").write_bytes(flac(noise))
     rows = ["key,image,audio", "a,seven.png,seven.flac", "b,seven.png,", "c,,seven.flac"]
     (folder / "table.csv").write_text("\n".join(rows) + "\n")
-    write_table(folder / "my-folder")
-
-
-def write_table(folder: Path) -> None:
-    """Write a table with an image and a text column."""
-    folder.mkdir()
-    rows = ["file,caption,label"]
-    for number in range(40):
-        Image.new("L", (8, 8), 6 * number).save(folder / f"{number}.png")
-        label = ("dark", "bright")[number // 20]
-        rows.append(f"{number}.png,a {label} image,{label}")
-    (folder / "table.csv").write_text("\n".join(rows) + "\n")
 
 
 def exit_status(words: list[str]) -> int:

@@ -34,7 +34,11 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ),
     ),
     ("Raw files and umemma doctor", "raw-files", ("stages/doctor.py", "data/raw_folder.py")),
-    ("Your own table", "own-table", ("datasets/manifest.py", "datasets/_table.py")),
+    (
+        "Your own table and umemma init",
+        "own-table",
+        ("stages/init.py", "datasets/manifest.py", "datasets/_table.py", "datasets/_manifest/"),
+    ),
     ("The other datasets", "datasets", ("datasets/",)),
     (
         "umemma preprocess and umemma verify",

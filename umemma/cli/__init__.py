@@ -2,8 +2,8 @@
 
 Each command is a thin function over a stage: it reads the settings, calls `stages/`, and prints
 the result. torch is imported inside the stages, so that `--help` answers at once. This module
-assembles the commands; `data`, `train`, `audit`, `use` and `look` hold them, `options` what they
-share.
+assembles the commands; `init`, `data`, `train`, `audit`, `use` and `look` hold them, `options`
+what they share.
 
 Exit status: 0 = done; 2 = the command line or the settings are wrong; 75 or 130 = stopped by
 SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 
 from umemma._version import __version__
-from umemma.cli import audit, data, look, streams, train, use
+from umemma.cli import audit, data, init, look, streams, train, use
 from umemma.errors import UserError
 from umemma.system import distributed
 from umemma.system.cores import limit_spinning
@@ -51,6 +51,7 @@ def _add(name: str, panel: str, command: Callable[..., None], text: str = "") ->
     app.command(name, rich_help_panel=panel, help="\n\n".join(unwrapped))(command)
 
 
+_add("init", DATA, init.init)
 _add("download", DATA, data.download)
 _add("doctor", DATA, data.doctor)
 _add("preprocess", DATA, data.preprocess)

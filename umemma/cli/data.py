@@ -78,7 +78,7 @@ def download(
 
     options = settings.preprocess.options
     with take_turns(settings.paths.raw):
-        folder = stage.run(settings.dataset, options, from_, settings.modalities)
+        folder = stage.run(settings.dataset, options, from_, settings.modalities, settings.name)
     print(f"Raw files are in {folder}")
 
 

@@ -113,6 +113,13 @@ def start(command: str, file: Path, sets: list[str] | None, dataset: str = "") -
         datasets.check(dataset)
     params = _load(file, sets or [], dataset)
     datasets.check(params.dataset)
+    if params.name != params.dataset and params.name in datasets.NAMES:
+        raise UserError(
+            f"{params.name!r} is another dataset, whose folders these would be",
+            "name",
+            "Choose a name that no dataset of `umemma datasets` has.",
+            usage=True,
+        )
     log.start_logging(command)
     return params
 

@@ -25,7 +25,7 @@ def load_params(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> P
         raise UserError(
             "no such file",
             str(file),
-            "Run umemma in the project root, or name a file with --params.",
+            "Run umemma in the project root, start a project with umemma init, or use --params.",
             usage=True,
         ) from None
     except (YAMLError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:

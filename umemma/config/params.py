@@ -28,6 +28,8 @@ from umemma.validation import fingerprint
 class Params(Plain):
     """The whole of params.yaml.
 
+    name: what the folders of the data, models and results are called; by default the dataset's
+        name. Several tables of one's own have different names.
     modalities: {name: kind} of the modalities to use, some or all of those of the dataset. In a
         plain list each is named like its kind.
     shards: a folder, or a URL such as s3://bucket/shards.
@@ -38,6 +40,7 @@ class Params(Plain):
     """
 
     dataset: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")] = ""
     modalities: Modalities
     seed: int = 0
     fold: FoldNumber = ""
@@ -52,6 +55,13 @@ class Params(Plain):
     compare: Compare = Compare()
     machine: Machine = Machine()
     place: Annotated[str, Field(pattern=r"^(compare/[^/]+/-?\d+)?$")] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_dataset(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "dataset" in value:
+            return {"name": value["dataset"], **value}
+        return value
 
     @model_validator(mode="after")
     def _check_encoders(self) -> Params:
@@ -81,7 +91,7 @@ class Params(Plain):
     @property
     def paths(self) -> Paths:
         """Where the files of the dataset are."""
-        return Paths(self.dataset, self.shards, self.place, self.finetune.preset, self.fold)
+        return Paths(self.name, self.shards, self.place, self.finetune.preset, self.fold)
 
     @property
     def fold_number(self) -> int | None:

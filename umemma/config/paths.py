@@ -8,6 +8,7 @@ from pathlib import Path
 class Paths:
     """The files of a dataset, relative to the project root, which is the current directory.
 
+    name: that of the settings, by default the dataset's.
     place: a subfolder of models/ and results/, in which `umemma compare` keeps one of its runs. The
     presets of a place share the uni-modal models there, so an ensemble is named after its preset.
     fold: a further subfolder, the number of the fold that is tested; "" for none.
@@ -20,17 +21,17 @@ class Paths:
 
     def __init__(
         self,
-        dataset: str,
+        name: str,
         shards: str = "data/shards",
         place: str = "",
         preset: str = "",
         fold: int | str = "",
     ) -> None:
-        self.raw = Path("data/raw") / dataset
-        self.shards = f"{shards.rstrip('/')}/{dataset}"
-        self.runs = Path("runs") / dataset
-        self.models = Path("models") / dataset / place / str(fold)
-        self.results = Path("results") / dataset / place / str(fold)
+        self.raw = Path("data/raw") / name
+        self.shards = f"{shards.rstrip('/')}/{name}"
+        self.runs = Path("runs") / name
+        self.models = Path("models") / name / place / str(fold)
+        self.results = Path("results") / name / place / str(fold)
         if place:
             self.ensemble = self.models / preset
             self.results = self.results / preset

@@ -7,7 +7,8 @@ number is 1, be it stored as 1, 1.0 or 1.00, true and false are these words, dat
 8601 (2024-01-02T12:30:00), bytes are UTF-8.
 
 A quote that isn't closed makes its physical line an unreadable row, and the lines after it are read
-as if it weren't there. A CSV row may span MOST_LINES.
+as if it weren't there. A CSV row may span MOST_LINES. A .csv whose header has no comma is
+separated by its semicolons or tabs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 from umemma.errors import UserError, unknown_name
 from umemma.system.seeds import derive
 
+OTHER_DELIMITERS = ";\t"  # of a .csv; spreadsheets write the first where the comma is decimal
 NOT_UTF8 = "unreadable row: not UTF-8"
 NOT_PLAIN = "unreadable row: a cell is neither text nor number"
 QUOTES = "unreadable row: quotes don't match or a cell is too long"
@@ -105,13 +107,22 @@ def rows(
                 )
         return sorted(set(roles.values()))
 
+    for number, found in read_raw(path, needed):
+        if isinstance(found, str):
+            yield Row(number, {}, [], found)
+        else:
+            yield _row(number, found, roles, separator, lists)
+
+
+def read_raw(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The number of each row, from 1, and what its reader gives.
+
+    UserError where the table is damaged or has no rows.
+    """
     number = 0
     try:
-        for number, found in enumerate(READERS[path.suffix.lower()](path, needed), 1):
-            if isinstance(found, str):
-                yield Row(number, {}, [], found)
-            else:
-                yield _row(number, found, roles, separator, lists)
+        for number, found in enumerate(READERS[path.suffix.lower()](path, columns), 1):
+            yield number, found
     except (OSError, pa.ArrowException) as error:  # a damaged Parquet file raises either
         reason = str(
             error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -135,29 +146,29 @@ def _row(
         for role, column in roles.items():
             cell = found.get(column)
             if isinstance(cell, list) and column in lists:
-                texts[role] = _list(cell)
+                texts[role] = list_text(cell)
             elif role != "label":
-                texts[role] = _text(cell)
+                texts[role] = cell_text(cell)
         label = found.get(roles["label"])
         if isinstance(label, list):
             parts = label
         else:
-            parts = _text(label).split(separator)
-        labels = list(dict.fromkeys(map(_text, parts)))
+            parts = cell_text(label).split(separator)
+        labels = list(dict.fromkeys(map(cell_text, parts)))
     except Problem as problem:
         return Row(number, {}, [], str(problem))
     cells = {role: text for role, text in texts.items() if text}
     return Row(number, cells, [label for label in labels if label], "")
 
 
-def _list(cells: list[Any]) -> str:
+def list_text(cells: list[Any]) -> str:
     try:
         return json.dumps(cells, separators=(",", ":"))
     except (TypeError, ValueError):
         raise Problem(NOT_PLAIN) from None
 
 
-def _text(cell: Any) -> str:
+def cell_text(cell: Any) -> str:
     if (
         cell is None or cell != cell
     ):  # NaN, which is what "nothing" looks like in a column of numbers
@@ -195,6 +206,12 @@ def _csv(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[dict[st
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         found = _cells(_read_lines(file), delimiter)
         header = next(found, [])
+        if len(header) == 1 and isinstance(header, list):
+            # One column can't be a table, so other programs' delimiters are tried.
+            other = next((mark for mark in OTHER_DELIMITERS if mark in header[0]), delimiter)
+            file.seek(0)
+            found = _cells(_read_lines(file), other)
+            header = next(found, [])
         try:
             "".join(header).encode()
         except UnicodeEncodeError:

@@ -43,7 +43,7 @@ import numpy as np
 from umemma.datasets import _table
 from umemma.datasets._manifest import folds, number_cells
 from umemma.datasets._manifest.folds import FoldGroup, FoldPlan
-from umemma.datasets._manifest.options import Options
+from umemma.datasets._manifest.options import SPLITS, Options
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError
 from umemma.system.seeds import uniform
@@ -57,14 +57,6 @@ SPEC = DatasetSpec(
     licence="your own",
     citation="your own",
 )
-SPLITS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-}
 WEIGHT = "weight/"  # the role of a column; no modality has such a name
 FOLD = "folds/cell"  # what the column of the folds is for, as Row has it
 MANY = "a list of labels in a single-label task"
@@ -73,7 +65,8 @@ Run: umemma download manifest --from FOLDER, where FOLDER holds the table and th
 names:
   FOLDER/{table}
   FOLDER/<the paths in the table>
-or put the same into data/raw/manifest/. The option root leaves the media where they are."""
+or put the same into the raw folder, data/raw/<name>/. The option root leaves the media where they
+are."""
 
 
 # The interface of a dataset. ----------------------------------------------------------------------

@@ -20,6 +20,7 @@ def run(
     options: Mapping[str, Any],
     origin: str = "",
     modalities: Mapping[str, str] = NO_KINDS,
+    name: str = "",
 ) -> Path:
     """Put the raw files of `dataset` with its `options` in place and return their folder.
 
@@ -27,7 +28,7 @@ def run(
     the file or folder `origin` has other content for it. The others are made, or come from `origin`
     (a file, a folder or an http(s) address), or, where that is empty, from their own addresses.
     At the end, download.json lists every file with its checksum. modalities: {name: kind}, as in
-    the settings.
+    the settings. name: that of the raw folder, by default the dataset's.
 
     Raises UserError for files that are unavailable, with the steps that a person can take, for a
     hostile or damaged archive, and where the disk is too small.
@@ -43,7 +44,7 @@ def run(
                 "Name a file, a folder or an http(s) address.",
                 usage=True,
             )
-    folder = Paths(dataset).raw
+    folder = Paths(name or dataset).raw
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with make_progress() as bars:

@@ -219,7 +219,7 @@ def _check_inputs(params: Params) -> _Inputs:
         train=finetune["train"],
         balance=finetune["balance"],
         absent=params.finetune.absence_rule,
-        dataset=params.dataset,
+        dataset=params.name,
         variant=index.variant,
         metric=lead.name,
         split=split,

@@ -77,7 +77,7 @@ def run(
     # 2. Write the shards that are missing.
     expected: dict[str, ShardJob] = {}
     with make_progress() as bars:
-        progress = _ProgressBar(bars, f"preprocess {params.dataset}", plan.total)
+        progress = _ProgressBar(bars, f"preprocess {params.name}", plan.total)
         jobs = _select_jobs(plan, expected, progress, retry_failed, share)
         count = _choose_workers(workers, plan, params.preprocess.shard_size)
         for marker in executor(write_shard, jobs, count):

@@ -19,7 +19,7 @@ def run(params: Params) -> Index:
     total = sum(index.samples(split) for split in index.splits)
     problems: list[str] = []
     with make_progress() as bars:
-        bar = bars.add_task(f"verify {params.dataset}", total=total, note="")
+        bar = bars.add_task(f"verify {params.name}", total=total, note="")
         for split in index.splits:
             for shard in index.shards(split):
                 problems += shard_reader.verify_shard(store, index, split, shard)

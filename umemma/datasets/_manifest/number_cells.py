@@ -205,14 +205,14 @@ def parse_targets(row: Row, count: int) -> tuple[float, ...]:
         cell = row.cells.get(f"{TARGET_ROLE}/{i}")
         if cell is None:
             raise Problem(MISSING_TARGET)
-        number = _read_target(cell)
+        number = read_target(cell)
         if not math.isfinite(number):
             raise Problem(NOT_A_NUMBER)
         numbers.append(number)
     return tuple(numbers)
 
 
-def _read_target(cell: str) -> float:
+def read_target(cell: str) -> float:
     """Return a number, NaN for other text. Python's 1_000 is other text."""
     if "_" in cell:
         return math.nan
@@ -222,17 +222,22 @@ def _read_target(cell: str) -> float:
         return math.nan
 
 
+def look_measured(labels: Collection[str], rows: int) -> bool:
+    """Return whether the different labels of a table are numbers that are hardly classes."""
+    if len(labels) < MANY_NUMBERS:
+        return False
+    numbers = [read_target(label) for label in labels]
+    if not all(math.isfinite(number) for number in numbers):
+        return False
+    has_fraction = any(not number.is_integer() for number in numbers)
+    return has_fraction or ROWS_PER_NUMBER * len(numbers) > rows
+
+
 def refuse_numbers_as_classes(labels: Collection[str], rows: int, where: str) -> None:
     """UserError where the labels of a table are so many numbers that they are hardly classes."""
-    if len(labels) < MANY_NUMBERS:
-        return
-    numbers = [_read_target(label) for label in labels]
-    if not all(math.isfinite(number) for number in numbers):
-        return
-    has_fraction = any(not number.is_integer() for number in numbers)
-    if has_fraction or ROWS_PER_NUMBER * len(numbers) > rows:
+    if look_measured(labels, rows):
         raise UserError(
-            f"the label column holds {len(numbers)} different numbers in {rows} rows",
+            f"the label column holds {len(labels)} different numbers in {rows} rows",
             where,
             "To predict the number: --set preprocess.options.task=regression. If the numbers are "
             "the names of classes, list them in preprocess.options.classes.",

@@ -15,6 +15,14 @@ from umemma.datasets._manifest.folds import Folds
 from umemma.types import MODALITY_NAME, OWN, RESERVED_NAMES, Plain, PositiveFloat, Task
 
 KINDS = ("audio", "image", "series", "spectrogram", "table", "text", "vector", "video")
+SPLITS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Columns = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]

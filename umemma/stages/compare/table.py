@@ -51,7 +51,7 @@ def run(params: Params) -> ComparisonReport:
         columns[train] = comparison.list_columns(sorted(params.modalities), extra)
     rates = _list_rates(params, markers)
     setup = ComparisonSetup(
-        dataset=params.dataset,
+        dataset=params.name,
         variant=index.variant,
         split=params.evaluate.split,
         samples=summaries.samples,

@@ -121,7 +121,7 @@ def test_unusable_rows_do_not_count(tmp_path):
     ("cells", "changes", "message"),
     [
         ("", {"folds": 7}, "7 folds, but only 6 groups"),
-        ("", {"folds": 2}, "folds.count: input should be greater than or equal to 3"),
+        ("", {"folds": 2}, "folds: input should be greater than or equal to 3"),
         ("", {"folds": 3, "split": "label"}, "folds can't be had together with a column of splits"),
         ("", {"folds": {}}, "write a number, {by: COLUMN} or {column: COLUMN}"),
         ("", {"folds": {"count": 3, "by": "pack"}}, "write a number"),

@@ -77,9 +77,12 @@ def test_an_array_is_a_vector_or_a_series_by_its_shape(tmp_path, shape, kind, no
 
 
 def test_an_array_of_python_objects_is_not_opened(tmp_path):
-    np.save(tmp_path / "a.npy", np.array([{}], object), allow_pickle=True)
-    kind, note = guess(tmp_path, ["a.npy", "a.npy", "./a.npy"])
-    assert (kind, note) == ("", f"no array of numbers: {tmp_path / 'a.npy'}")
+    objects = np.array([{}], object)
+    np.save(tmp_path / "a.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "a.npz", objects)
+    for name in ("a.npy", "a.npz"):
+        kind, note = guess(tmp_path, [name, name, f"./{name}"])
+        assert (kind, note) == ("", f"no array of numbers: {tmp_path / name}")
 
 
 def test_a_column_that_says_the_label_in_other_words():

@@ -73,6 +73,7 @@ def test_the_columns_get_their_roles():
         zip=repeat("12", "77", "31"),
         size=SIZE,
         sublabel=repeat("a", "b", "c"),
+        code=repeat("7", "3"),
         label=CLASS,
     )
     options = proposal.options
@@ -80,7 +81,8 @@ def test_the_columns_get_their_roles():
     assert options["columns"] == {"table": ["zip", "size"]}
     assert options["categories"] == ["zip"]
     assert "folds" not in options
-    assert proposal.uses["sublabel"] == "left out: may say label in other words"
+    for column in ("sublabel", "code"):
+        assert proposal.uses[column] == "left out: may say label in other words"
     assert set(proposal.uses) == set(proposal.columns)
 
 
@@ -95,7 +97,7 @@ def test_few_groups_are_dealt_into_folds():
 def test_a_column_of_folds_is_one():
     folds = repeat("1", "2", "3", "4")
     assert make(fold=folds, size=SIZE, label=CLASS).options["folds"] == {"column": "fold"}
-    assert "folds" not in make(fold=repeat("1", "5"), size=SIZE, label=CLASS).options
+    assert "folds" not in make(fold=repeat("1", "2", "5"), size=SIZE, label=CLASS).options
 
 
 def test_two_columns_of_a_kind_are_named_after_themselves():

@@ -23,6 +23,8 @@ from umemma.types import Clip, DatasetSpec
 from umemma.validation import validate
 
 FILES = ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore")
+# Its files have names of their own, as DVC takes any dvc.yaml and params.yaml in a clone for the
+# project's.
 SHIPPED = Path(__file__).parents[1] / "project"
 ENCODERS: dict[str, dict[str, Any]] = {
     "audio": {"name": "cnn:small", "input": {"sample_rate": 16000, "seconds": 3, "mels": 64}},
@@ -85,7 +87,7 @@ def write_project(folder: Path, params: str, source: str | None) -> None:
     source: the folder of the table; None for a recipe, whose dataset has its own sources.
     """
     check_free(folder)
-    pipeline = (SHIPPED / "dvc.yaml").read_text(encoding="utf-8")
+    pipeline = (SHIPPED / "pipeline.yaml").read_text(encoding="utf-8")
     if source is None:
         pipeline = re.sub(r"(?m)^ +- \$\{source\}.*\n", "", pipeline)
     pipeline = pipeline.replace("SOURCE", _to_yaml(source or ""))
@@ -121,7 +123,7 @@ def _format_params(table: Path, proposal: Proposal) -> str:
     shown = {name: _to_yaml(options.get(name)) for name in names}
     shown["categories"] = _to_yaml(options.get("categories", []))
     is_plain = all(name == kind for name, kind in kinds.items())
-    template = Template((SHIPPED / "params.yaml").read_text(encoding="utf-8"))
+    template = Template((SHIPPED / "settings.yaml").read_text(encoding="utf-8"))
     text = template.substitute(
         shown,
         rows=f"{rows:,}",

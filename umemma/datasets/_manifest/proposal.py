@@ -76,7 +76,7 @@ class Proposal:
 
 def find_label(columns: Sequence[Column]) -> str:
     """Return the column whose name says that it is the label, "" where none does."""
-    names = {" ".join(split_name(column.name)): column.name for column in reversed(columns)}
+    names = {" ".join(split_name(column.name)): column.name for column in columns}
     return next((names[name] for name in LABELS if name in names), "")
 
 

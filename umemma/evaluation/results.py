@@ -279,11 +279,7 @@ def measure_outcome(
     """
     subset_rows, ratio_rows = grid.rows(list_conditions(grid.modalities), ratios)
     report = information.estimate_information(
-        grid.predictions,
-        grid.bootstrap,
-        grid.metrics[0],
-        smallest,
-        is_ours=not settings.source,
+        grid.predictions, grid.bootstrap, grid.metrics[0], smallest, is_ours=not settings.source
     )
     return Outcome(subset_rows, ratio_rows, grid.metrics, settings, report, folds)
 

@@ -55,6 +55,12 @@ def test_paths_of_media_that_are_there(tmp_path, suffix, kind):
     assert guess(tmp_path, [str(tmp_path / cell) for cell in cells]) == (kind, "")
 
 
+def test_a_number_that_is_called_an_id_is_left_out(tmp_path):
+    numbers = ["12", "7", "30"] * 5
+    assert guess(tmp_path, numbers, "freesound_ID") == ("", "a number that is a name")
+    assert guess(tmp_path, numbers, "acid") == ("table", "")
+
+
 def test_paths_of_media_that_are_not_there_are_named(tmp_path):
     kind, note = guess(tmp_path, ["a.png", "b.png", "c.png"])
     assert kind == ""

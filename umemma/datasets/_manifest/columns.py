@@ -105,6 +105,8 @@ def guess_kind(column: Column, folder: Path) -> Guess:
     if column.numbers is not None:
         if _counts_rows(column.numbers):
             return Guess("", "counts the rows")
+        if split_name(column.name)[-1:] == ("id",):
+            return Guess("", "a number that is a name")
         return Guess("table")
     return _guess_words(column)
 

@@ -29,7 +29,7 @@ from umemma.system.subprocesses import Command, Ended, Job, read_reason, run
 
 WIDTH = 16
 CLASSES = 10
-MOST_PREDICTED = 100_000
+MOST_PREDICTED = 10_000
 PARAMS = """
 dataset: manifest
 modalities: {left: vector, right: vector}

@@ -89,6 +89,13 @@ def test_a_write_that_fails_leaves_nothing(empty, monkeypatch):
     assert not list(empty.iterdir())
 
 
+def test_a_path_that_the_pipeline_cannot_hold_is_named(empty, tmp_path, capsys):
+    make_table(tmp_path / "Ann's")
+    assert call("../Ann's/fruit.csv", "--yes") == 2
+    assert "../Ann's: a quotation mark in its path" in capsys.readouterr().err
+    assert not [path for path in empty.iterdir() if path.name != "logs"]
+
+
 @pytest.mark.parametrize("name", init.list_recipes())
 def test_a_recipe_is_taken_as_it_is(empty, name):
     assert call(name, "--yes") == 0

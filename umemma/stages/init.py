@@ -87,6 +87,13 @@ def write_project(folder: Path, params: str, source: str | None) -> None:
     source: the folder of the table; None for a recipe, whose dataset has its own sources.
     """
     check_free(folder)
+    if "'" in (source or ""):
+        raise UserError(
+            "a quotation mark in its path, which the command line in dvc.yaml can't hold",
+            str(source),
+            "Rename the folder, or name the table by a path without it.",
+            usage=True,
+        )
     pipeline = (SHIPPED / "pipeline.yaml").read_text(encoding="utf-8")
     if source is None:
         pipeline = re.sub(r"(?m)^ +- \$\{source\}.*\n", "", pipeline)

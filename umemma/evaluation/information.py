@@ -86,11 +86,7 @@ def estimate_information(
     """
     target, names = predictions.target, predictions.modalities
     if metric is None:
-        metric = get(
-            USUAL[predictions.task][0],
-            predictions.task,
-            0,
-        )
+        metric = get(USUAL[predictions.task][0], predictions.task, 0)
     models: dict[ModelKey, np.ndarray] = {}
     for pattern in list_shown_patterns(names):
         subset = format_pattern(pattern)

@@ -23,7 +23,7 @@ MAX_CURVES = 6
 NO_FOLDS: Mapping[str, Mapping[int, float]] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
     """What the numbers of an evaluation belong to.
 
@@ -35,20 +35,20 @@ class EvaluationSettings:
     was trained elsewhere, so that the fields about training are "".
     """
 
-    preset: str
-    init: str
-    mma: str
-    train: str
-    balance: str
-    absent: str
+    preset: str = ""
+    init: str = ""
+    mma: str = ""
+    train: str = ""
+    balance: str = ""
+    absent: str = ""
     dataset: str
-    variant: str
+    variant: str = ""
     metric: str
-    split: str
+    split: str = ""
     samples: int
     seed: int
-    train_missing: Mapping[str, float]
-    calibrated: bool
+    train_missing: Mapping[str, float] = field(default_factory=dict)
+    calibrated: bool = False
     folds: tuple[int, ...] = ()
     source: str = ""
 

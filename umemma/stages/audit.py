@@ -166,20 +166,10 @@ def _write(
     section = params.evaluate
     grid = Grid(predictions, params.seed, section.draws, section.bootstrap, section.metrics)
     settings = EvaluationSettings(
-        preset="",
-        init="",
-        mma="",
-        train="",
-        balance="",
-        absent="",
         dataset=source,
-        variant="",
         metric=grid.metrics[0].name,
-        split="",
         samples=len(predictions.keys),
         seed=params.seed,
-        train_missing={},
-        calibrated=False,
         source=source,
     )
     outcome = measure_outcome(grid, settings, section.ratios, section.smallest_effect)

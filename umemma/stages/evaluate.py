@@ -291,8 +291,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions | None:
         cached = _cache_features(params, index, ensemble_model, split, device)
         trained = [m for m in names if m not in frozen]
         models = [(ensemble_model, torch.from_numpy(make_keep_table(names)))]
-        for m in trained:
-            models.append((unimodal_models[m], alone))
+        models += [(unimodal_models[m], alone) for m in trained]
         on_features = stay.enter_context(cached)
         ensemble_logits, *other_logits = predict_logits(
             models, on_features, section.batch_size, device, has_probes, to_all=False

@@ -163,19 +163,19 @@ def tells_label(column: Column, label: Column, task: str) -> bool:
     """
     pairs = [pair for pair in zip(column.cells, label.cells, strict=True) if all(pair)]
     if task == "regression":
-        found = [_rank(cells) for cells in zip(*pairs, strict=True)]
-        ranks = [rank for rank in found if rank is not None and rank.std()]
-        return len(ranks) == 2 and bool(abs(np.corrcoef(ranks)[0, 1]) > SAME_ORDER)
+        return _have_same_order(pairs)
     different = {cell for cell, _ in pairs}
     return 2 * len(different) <= len(pairs) and len(set(pairs)) == len(different)
 
 
-def _rank(cells: Sequence[str]) -> np.ndarray | None:
-    numbers = [number_cells.read_target(cell) for cell in cells]
-    if not all(map(math.isfinite, numbers)):
-        return None
-    _, places = np.unique(numbers, return_inverse=True)
-    return places
+def _have_same_order(pairs: Sequence[tuple[str, str]]) -> bool:
+    """Return whether the two numbers of the pairs rise together, or one as the other falls."""
+    from scipy.stats import spearmanr
+
+    numbers = np.array([[number_cells.read_target(cell) for cell in pair] for pair in pairs])
+    if not np.isfinite(numbers).all() or not np.ptp(numbers, 0).all():
+        return False
+    return bool(abs(spearmanr(numbers).statistic) > SAME_ORDER)
 
 
 @functools.cache

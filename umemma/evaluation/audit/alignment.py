@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 from scipy.special import logit
 
 from umemma.errors import UserError, unknown_name
@@ -121,11 +122,8 @@ def _find_modalities(table: AnswerTable, given: Sequence[str]) -> list[str]:
 
 def _number(texts: np.ndarray) -> tuple[list[str], np.ndarray]:
     """Return the distinct texts in their order, and the (R,) number of each row's."""
-    names, first, place = np.unique(texts, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return names[order].tolist(), rank[place]
+    encoded = pa.array(texts).dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
 
 
 def _place_rows(

@@ -182,8 +182,8 @@ def robustness(
     _fill_interval(axes, ours, COLOURS[1])
     axes.plot(ours.x, ours.y, color=COLOURS[1], marker="o", label=ours.label)
     if average:
-        style = {"color": COLOURS[3], "ls": ":", "lw": 2}
-        axes.plot(average.x, average.y, label=average.label, **style)
+        colour = COLOURS[3]
+        axes.plot(average.x, average.y, color=colour, ls=":", lw=2, label=average.label)
     if ceiling:
         _draw_level(axes, ceiling)
     axes.set(xlabel="share of samples that lose it", ylabel=ylabel, ylim=ylim)

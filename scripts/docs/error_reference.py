@@ -20,7 +20,7 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Command line and settings",
         "settings",
-        ("cli/", "config/", "validation.py", "missing.py", "stages/check.py"),
+        ("cli/", "config/", "validation.py", "missing.py", "stages/inspection/check.py"),
     ),
     (
         "umemma download",
@@ -33,7 +33,11 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "system/archives.py",
         ),
     ),
-    ("Raw files and umemma doctor", "raw-files", ("stages/doctor.py", "data/raw_folder.py")),
+    (
+        "Raw files and umemma doctor",
+        "raw-files",
+        ("stages/inspection/doctor.py", "data/raw_folder.py"),
+    ),
     (
         "Your own table and umemma init",
         "own-table",
@@ -45,14 +49,14 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "shards",
         (
             "stages/preprocess.py",
-            "stages/verify.py",
+            "stages/inspection/verify.py",
             "data/",
             "system/executors.py",
             "system/subprocesses.py",
         ),
     ),
     ("Media and modalities", "media", ("modalities/",)),
-    ("Encoders and weights", "encoders", ("encoders/", "stages/encoders.py")),
+    ("Encoders and weights", "encoders", ("encoders/", "stages/inspection/encoders.py")),
     (
         "Training",
         "training",

@@ -16,7 +16,8 @@ from toys.media import film
 from umemma import config
 from umemma.data.raw_folder import RawFolder
 from umemma.data.shard_reader import read_index, read_split
-from umemma.stages import doctor, download, preprocess
+from umemma.stages import download, preprocess
+from umemma.stages.inspection import doctor
 from umemma.system.storage import Store
 
 # The cut falls between two packets or into one.

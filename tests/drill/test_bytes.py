@@ -15,7 +15,8 @@ from toys.project import quick
 import umemma
 from umemma.errors import UserError
 from umemma.evaluation.predictions import Predictions, read_made_by
-from umemma.stages import evaluate, finetune, verify
+from umemma.stages import evaluate, finetune
+from umemma.stages.inspection import verify
 from umemma.training.run_folder import Run, TrainingState
 
 pytestmark = [pytest.mark.drill, pytest.mark.slow]

@@ -15,7 +15,7 @@ import pytest
 from toys.project import ROOT
 
 from umemma import cli
-from umemma.stages import check
+from umemma.stages.inspection import check
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from umemma import cli, config, modalities
 from umemma.errors import UserError
 from umemma.modalities.files.wholeness import CUT_OFF
 from umemma.modalities.probe import EMPTY, SOUNDLESS
-from umemma.stages import doctor, download, preprocess
+from umemma.stages import download, preprocess
+from umemma.stages.inspection import doctor
 from umemma.types import Packing
 
 MIRROR = ROOT.parent / "shared" / "mirror"

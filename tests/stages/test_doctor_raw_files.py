@@ -8,7 +8,8 @@ import pytest
 from toys.doctor import RAW, examine, print_report
 
 from umemma import config, datasets
-from umemma.stages import doctor, download
+from umemma.stages import download
+from umemma.stages.inspection import doctor
 
 NOT_VERIFIED = "The raw files are missing or not verified yet. Run: umemma download toy"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from umemma.encoders.catalogue import list_encoders
-from umemma.stages import encoders
+from umemma.stages.inspection import encoders
 
 
 def test_every_encoder_of_the_list_and_every_note_is_printed(tmp_path, monkeypatch, capsys):

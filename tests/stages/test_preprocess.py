@@ -27,7 +27,8 @@ from umemma import cli, config
 from umemma.data.shard_plan import count_records
 from umemma.data.shard_reader import read_index, read_split
 from umemma.errors import UserError
-from umemma.stages import download, preprocess, verify
+from umemma.stages import download, preprocess
+from umemma.stages.inspection import verify
 from umemma.system import executors
 from umemma.system.storage import Store
 from umemma.types import DatasetSpec, Record

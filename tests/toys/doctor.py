@@ -14,7 +14,7 @@ from PIL import Image
 
 from toys.media import film
 from umemma import config, datasets
-from umemma.stages import doctor
+from umemma.stages.inspection import doctor
 
 RAW = Path("data/raw/toy")
 CODE = """

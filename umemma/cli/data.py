@@ -97,7 +97,7 @@ def doctor(
     Exit status 1 where something has to be corrected.
     """
     settings = start("doctor", params, set_, name)
-    from umemma.stages import doctor as stage
+    from umemma.stages.inspection import doctor as stage
 
     sys.exit(stage.run(settings, as_json))
 
@@ -204,7 +204,7 @@ def verify(params: ParamsFile = PARAMS, set_: Sets = None) -> None:
     Exit status 1 where a shard differs from the index.
     """
     settings = start("verify", params, set_)
-    from umemma.stages import verify as stage
+    from umemma.stages.inspection import verify as stage
 
     index = stage.run(settings)
     shards = sum(len(files) for files in index.splits.values())

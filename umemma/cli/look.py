@@ -52,6 +52,6 @@ def check() -> None:
 
     Exit status 1 where a stage fails, with its message.
     """
-    from umemma.stages import check as stage
+    from umemma.stages.inspection import check as stage
 
     stage.run()

@@ -262,6 +262,6 @@ def list_encoders(
     ] = "",
 ) -> None:
     """List the encoders: their input, their feature width and which weights are available."""
-    from umemma.stages import encoders as stage
+    from umemma.stages.inspection import encoders as stage
 
     stage.run(pattern, modality)

@@ -1,0 +1,1 @@
+"""The commands that only inspect: the machine, raw files, shards, encoders."""

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from umemma.evaluation import metrics
 from umemma.evaluation.comparison import AVERAGE, LESSER, WORST, MethodDifference, MethodScore
-from umemma.reports import comparison_files
-from umemma.reports.comparison import ComparisonReport, ComparisonSetup, format_headline
-from umemma.reports.comparison_tables import format_terminal
+from umemma.reports.comparison import files as comparison_files
+from umemma.reports.comparison.report import ComparisonReport, ComparisonSetup, format_headline
+from umemma.reports.comparison.terminal import format_terminal
 
 NAMES = ["audio+image", "audio", "image", LESSER, WORST]
 SETUP = ComparisonSetup("digits", "", "test", 400, "learned", True)

@@ -12,8 +12,9 @@ from umemma import datasets
 from umemma.errors import UserError
 from umemma.evaluation import metrics
 from umemma.evaluation.comparison import MethodScore
-from umemma.reports import comparison_files, evaluation
-from umemma.reports.comparison import ComparisonReport, ComparisonSetup
+from umemma.reports import evaluation
+from umemma.reports.comparison import files as comparison_files
+from umemma.reports.comparison.report import ComparisonReport, ComparisonSetup
 from umemma.reports.published.rows import format_protocol, read_rows, select_rows
 from umemma.reports.published.section import TITLE
 

@@ -20,7 +20,7 @@ from umemma.errors import UserError
 from umemma.evaluation import experiments
 from umemma.evaluation.comparison import ALONE, AVERAGE, PRIOR
 from umemma.evaluation.experiments import Experiment
-from umemma.reports.comparison_costs import format_costs
+from umemma.reports.comparison.costs import format_costs
 from umemma.stages.compare import cells
 from umemma.stages.compare.cells import Inputs
 from umemma.system import subprocesses

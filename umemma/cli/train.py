@@ -286,8 +286,8 @@ def compare(
 
 
 def _print_comparison(settings: Params) -> None:
-    from umemma.reports.comparison_costs import format_costs
-    from umemma.reports.comparison_tables import WIDTH, format_terminal
+    from umemma.reports.comparison.costs import format_costs
+    from umemma.reports.comparison.terminal import WIDTH, format_terminal
     from umemma.stages.compare import table
     from umemma.system.log import output
 

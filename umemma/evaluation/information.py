@@ -30,6 +30,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from scipy.special import xlog1py, xlogy
 
+from umemma.evaluation.attribution.right_answers import estimate_attribution
 from umemma.evaluation.bootstrap import Bootstrap
 from umemma.evaluation.information_report import (
     Information,
@@ -112,6 +113,7 @@ def estimate_information(
     def rest(m: str) -> ModelKey:
         return "ensemble", format_pattern({*names} - {m})
 
+    contributions, interactions = estimate_attribution(predictions, bootstrap)
     information = Information(
         predictions.task,
         metric,
@@ -124,6 +126,8 @@ def estimate_information(
         shortfalls=differences.estimate(rivals, everything, _unimodal),
         encoder_gaps=differences.estimate(probed, _probe, _unimodal),
         fusion_gaps=differences.estimate(probed, _alone, _probe),
+        contributions=contributions,
+        interactions=interactions,
         is_ours=is_ours,
     )
     advice = list(advise(information, min(bootstrap.counts)))

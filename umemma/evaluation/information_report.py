@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from umemma.evaluation.attribution.right_answers import (
+    Contribution,
+    Interaction,
+)
 from umemma.evaluation.metrics import Metric
 
 FEW_GROUPS = 10  # independent groups, below which intervals say nothing
@@ -56,8 +60,9 @@ class Information(NamedTuple):
     modality less its uni-modal model. shortfalls: all modalities less that uni-modal model.
     encoder_gaps: a linear probe on the ensemble's own features of this modality less the uni-modal
     model. fusion_gaps: the ensemble with only this modality less the probe. Both are empty without
-    probes; with probes they add up to `gaps`. is_ours: whether umemma trained the model; advice on
-    another names no setting of a training.
+    probes; with probes they add up to `gaps`. contributions, interactions: what each modality and
+    each pair adds to the probability of the right answer. is_ours: whether umemma trained the
+    model; advice on another names no setting of a training.
     """
 
     task: str
@@ -71,6 +76,8 @@ class Information(NamedTuple):
     shortfalls: list[ModelDifference] = []
     encoder_gaps: list[ModelDifference] = []
     fusion_gaps: list[ModelDifference] = []
+    contributions: list[Contribution] = []
+    interactions: list[Interaction] = []
     advice: list[str] = []
     is_ours: bool = True
 
@@ -87,6 +94,8 @@ class Information(NamedTuple):
             "shortfalls": _as_dicts(self.shortfalls),
             "encoder_gaps": _as_dicts(self.encoder_gaps),
             "fusion_gaps": _as_dicts(self.fusion_gaps),
+            "contributions": _as_dicts(self.contributions),
+            "interactions": _as_dicts(self.interactions),
             "advice": self.advice,
         }
 
@@ -270,5 +279,5 @@ def _format_bits(row: ModelDifference) -> str:
     return f"{row.bits:z.2f} bits ({row.bits_low:z.2f} to {row.bits_high:z.2f})"
 
 
-def _as_dicts(rows: Sequence[ModelDifference]) -> list[dict[str, Any]]:
+def _as_dicts(rows: Sequence[ModelDifference | Contribution | Interaction]) -> list[dict[str, Any]]:
     return [row._asdict() for row in rows]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from umemma.evaluation import information
+from umemma.evaluation.attribution.right_answers import select_overall
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.information_report import Information
 from umemma.evaluation.metrics import USUAL, Metric, get
@@ -232,7 +233,8 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
     {modalities: value},
     "gap_to_ceiling": {modality: difference}, "gaps": {subset: the difference with its interval},
     "worst_case": its value with its interval, "hurts_most": the subset with the lowest value,
-    "information": {subset: bits}}.
+    "information": {subset: bits}, "contributions": {modality: the bits that it adds, with their
+    interval}}.
     """
     summary: dict[str, Any] = {}
     for row in outcome.subsets:
@@ -259,6 +261,10 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
                 bits[bound.modalities] = bound.bits
         bits["entropy"] = outcome.information.entropy_bits
         summary["information"] = bits
+        summary["contributions"] = {}
+        for part in select_overall(outcome.information.contributions):
+            interval = {"value": part.bits, "low": part.low, "high": part.high}
+            summary["contributions"][part.modality] = interval
     if outcome.folds:
         summary["by_fold"] = {}
         for left, by_fold in outcome.folds.items():

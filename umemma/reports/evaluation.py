@@ -29,7 +29,7 @@ from umemma.evaluation.results import (
     replace_nan,
     summarize,
 )
-from umemma.reports import classes, confidence, figures, html, robustness
+from umemma.reports import attribution, classes, confidence, figures, html, robustness
 from umemma.reports.html import Block, Code, Points, Section, Table, Terms, Text
 from umemma.reports.published.rows import format_protocol
 from umemma.reports.published.section import make_section
@@ -194,6 +194,8 @@ def sections(outcome: Outcome, predictions: Predictions, command: str) -> Iterat
         yield Section(title, class_blocks)
     if predictions.task == "multiclass":
         yield Section("Confusions", list(classes.confusions(outcome, predictions)))
+    if outcome.information and outcome.information.contributions:
+        yield Section("Which modality decides", list(attribution.attribution(outcome.information)))
     yield Section("Information", list(confidence.information(outcome)))
     yield Section("Calibration", list(confidence.calibration(outcome, predictions)))
     yield Section("Selective prediction", list(confidence.selective(outcome, predictions)))

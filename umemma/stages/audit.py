@@ -30,7 +30,7 @@ from umemma.evaluation.results import (
     summarize,
 )
 from umemma.reports import evaluation
-from umemma.reports.comparison import LEVEL, MARK, format_difference, format_test_interval
+from umemma.reports.comparison.report import LEVEL, MARK, format_difference, format_test_interval
 from umemma.reports.html import Section, Table, Text
 from umemma.system.files import new_files, read_json, write_csv
 

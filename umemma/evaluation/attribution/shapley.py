@@ -22,15 +22,7 @@ def contributions(values: np.ndarray) -> np.ndarray:
     The mean is over the orders in which modalities may arrive, so the sum over modalities is the
     worth of all less that of nothing.
     """
-    subsets, sizes = _list_subsets(values)
-    count = sizes[-1]
-    shares = []
-    for i in range(count):
-        without = subsets[(subsets >> i) % 2 == 0]
-        gains = values[without | 1 << i] - values[without]
-        weights = [_weigh(size, count) for size in sizes[without]]
-        shares.append(np.tensordot(weights, gains, 1))
-    return np.stack(shares)
+    return np.tensordot(weigh_contributions(_count_modalities(values)), values, 1)
 
 
 def interactions(values: np.ndarray) -> np.ndarray:
@@ -38,22 +30,44 @@ def interactions(values: np.ndarray) -> np.ndarray:
 
     Above 0 two modalities tell more together than apart (synergy), below 0 the same (redundancy).
     """
-    subsets, sizes = _list_subsets(values)
-    count = sizes[-1]
-    index = np.zeros((count, count, *values.shape[1:]))
+    return np.tensordot(weigh_interactions(_count_modalities(values)), values, 1)
+
+
+def weigh_contributions(count: int) -> np.ndarray:
+    """Return (M, 2**M): how often the worth of each subset counts in each contribution."""
+    subsets, sizes = _list_subsets(count)
+    weights = np.zeros((count, len(subsets)))
+    for i in range(count):
+        without = subsets[(subsets >> i) % 2 == 0]
+        shares = [_weigh(size, count) for size in sizes[without]]
+        weights[i, without | 1 << i] += shares
+        weights[i, without] -= shares
+    return weights
+
+
+def weigh_interactions(count: int) -> np.ndarray:
+    """Return (M, M, 2**M): how often the worth of each subset counts in each interaction."""
+    subsets, sizes = _list_subsets(count)
+    weights = np.zeros((count, count, len(subsets)))
     for i in range(count):
         for j in range(i):
             without = subsets[((subsets >> i) % 2 == 0) & ((subsets >> j) % 2 == 0)]
-            both, one, other = without | 1 << i | 1 << j, without | 1 << i, without | 1 << j
-            gains = values[both] - values[one] - values[other] + values[without]
-            weights = [_weigh(size, count - 1) for size in sizes[without]]
-            index[i, j] = index[j, i] = np.tensordot(weights, gains, 1)
-    return index
+            shares = [_weigh(size, count - 1) for size in sizes[without]]
+            weights[i, j, without | 1 << i | 1 << j] += shares
+            weights[i, j, without | 1 << i] -= shares
+            weights[i, j, without | 1 << j] -= shares
+            weights[i, j, without] += shares
+            weights[j, i] = weights[i, j]
+    return weights
 
 
-def _list_subsets(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _count_modalities(values: np.ndarray) -> int:
+    return len(values).bit_length() - 1
+
+
+def _list_subsets(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the (2**M,) numbers of all subsets and their sizes."""
-    subsets = np.arange(len(values))
+    subsets = np.arange(2**count)
     return subsets, np.array([int(subset).bit_count() for subset in subsets])
 
 

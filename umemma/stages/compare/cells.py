@@ -26,7 +26,7 @@ from umemma.errors import UserError, unknown_name
 from umemma.evaluation import experiments
 from umemma.evaluation.experiments import Experiment
 from umemma.models import saved_model
-from umemma.reports.comparison_costs import ProcessCost, append_cost, settings_fingerprint
+from umemma.reports.comparison.costs import ProcessCost, append_cost, settings_fingerprint
 from umemma.system import subprocesses
 from umemma.system.executors import Executor
 from umemma.system.files import new_folder, read_json, sha256, write_json

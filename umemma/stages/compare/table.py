@@ -19,8 +19,8 @@ from umemma.evaluation.metrics import Metric, select_metrics
 from umemma.evaluation.paired_test import FOLD, inflate_for_folds
 from umemma.evaluation.predictions import Predictions, pool_folds
 from umemma.missing import parse_missing
-from umemma.reports.comparison import ComparisonReport, ComparisonSetup
-from umemma.reports.comparison_files import write
+from umemma.reports.comparison.files import write
+from umemma.reports.comparison.report import ComparisonReport, ComparisonSetup
 from umemma.system.storage import Store
 
 NAMED = 5  # incomplete experiments that a message names

@@ -12,7 +12,7 @@ from umemma.evaluation.comparison import CurvePoint, MethodDifference, MethodSco
 from umemma.evaluation.metrics import Metric
 from umemma.evaluation.results import replace_nan
 from umemma.reports import figures, html
-from umemma.reports.comparison import (
+from umemma.reports.comparison.report import (
     OVER_FOLDS,
     ComparisonReport,
     describe_tests,

@@ -1,6 +1,6 @@
 """A comparison of methods: its numbers as they are shown, its notes, and its headline.
 
-`comparison_tables` prints it in the terminal, `comparison_files` writes it.
+`terminal` prints it, `files` writes it.
 """
 
 from __future__ import annotations

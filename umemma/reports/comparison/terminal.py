@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from umemma.reports.comparison import (
+from umemma.reports.comparison.report import (
     OVER_FOLDS,
     ComparisonReport,
     describe_tests,

@@ -1,0 +1,191 @@
+"""What each modality adds to the probability of the right answer, over a split, in bits.
+
+The worth of a subset is the logarithm, to the base 2, of the probability that the model gives to
+what is right; in regression of the density. From nothing it is that of the prior. The Shapley
+values (shapley.py) of a sample add up to what all its modalities together add, so their means add
+up to the cross entropy of the prior less that of the model with everything. An absent modality adds
+0. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from umemma.evaluation.attribution import shapley
+from umemma.evaluation.bootstrap import Bootstrap
+from umemma.evaluation.metrics import Stats, log_loss, mean_of_sums
+from umemma.evaluation.predictions import Predictions
+from umemma.types import format_pattern
+
+ALL = ""  # the name of all classes, labels or targets together
+
+
+class Contribution(NamedTuple):
+    """What a modality adds, a mean over `n` samples, in bits with a 95 % interval.
+
+    name: the class whose samples they are; of several labels or targets the one that is told, of
+    all samples; `ALL` for everything.
+    """
+
+    modality: str
+    name: str
+    n: int
+    bits: float
+    low: float
+    high: float
+
+
+class Interaction(NamedTuple):
+    """What a pair, "audio+image", tells only together (above 0) or twice (below 0), in bits.
+
+    A mean over the samples, with a 95 % interval.
+    """
+
+    modalities: str
+    bits: float
+    low: float
+    high: float
+
+
+def estimate_attribution(
+    predictions: Predictions, bootstrap: Bootstrap
+) -> tuple[list[Contribution], list[Interaction]]:
+    """Return what each modality adds, to all answers and to each class, and what pairs add.
+
+    Over the samples that have a modality. Both are empty for a single modality.
+    """
+    names = predictions.modalities
+    answered = ~np.isnan(predictions.ensemble[format_pattern(names)][:, 0])
+    if len(names) < 2 or not answered.any():
+        return [], []
+    pairs = [(i, j) for j in range(len(names)) for i in range(j)]
+    interaction_weights = shapley.weigh_interactions(len(names))
+    of_pairs = [interaction_weights[pair] for pair in pairs]
+    weights = np.concatenate([shapley.weigh_contributions(len(names)), of_pairs])
+
+    sums = _add_up_worths(predictions, weights)
+    overall = _estimate_means(sums.sum(2).T, answered, bootstrap)
+    contributions = []
+    for i, modality in enumerate(names):
+        contributions.append(Contribution(modality, ALL, int(answered.sum()), *overall[i]))
+        contributions += _split_by_class(modality, sums[i], answered, predictions, bootstrap)
+    interactions = []
+    for (i, j), mean in zip(pairs, overall[len(names) :], strict=True):
+        interactions.append(Interaction(format_pattern([names[i], names[j]]), *mean))
+    return contributions, interactions
+
+
+def _add_up_worths(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
+    """Return (P, N, K) sums over subsets of (P, 2**M) weights times the worth of each.
+
+    K is 1, or the number of labels or targets.
+    """
+    nothing = _measure_nothing(predictions)
+    sums = weights[:, 0, None, None] * nothing
+    for subset, outputs in predictions.ensemble.items():
+        modalities = subset.split("+")
+        code = sum(1 << i for i, m in enumerate(predictions.modalities) if m in modalities)
+        worth = _measure_worth(outputs, predictions.target, predictions.task)
+        worth = np.where(np.isnan(worth), nothing, worth)
+        sums += weights[:, code, None, None] * worth
+    return sums
+
+
+def _measure_nothing(predictions: Predictions) -> np.ndarray:
+    """Return the (N, K) worth of the prior; where it is unknown, of the shares in these samples."""
+    target, task = predictions.target, predictions.task
+    if not predictions.has_prior:
+        shares = target.mean(0, dtype=np.float64)
+        if task == "multiclass":
+            shares = np.bincount(target, minlength=len(predictions.classes)) / len(target)
+        predictions = replace(predictions, prior=shares.tolist())
+    return _measure_worth(predictions.class_prior(), target, task)
+
+
+def _measure_worth(outputs: np.ndarray, target: np.ndarray, task: str) -> np.ndarray:
+    """Return (N, K) bits: log2 of the probability or density of what is right."""
+    if task == "multiclass":
+        return -log_loss(outputs, target)[:, None] / np.log(2)
+    count = target.shape[1]
+    columns = []
+    for k in range(count):
+        own = [k]
+        if task == "regression":
+            own = [k, count + k]
+        columns.append(log_loss(outputs[:, own], target[:, [k]]))
+    return -np.stack(columns, 1) / np.log(2)
+
+
+def _estimate_means(
+    values: np.ndarray, answered: np.ndarray, bootstrap: Bootstrap
+) -> list[tuple[float, float, float]]:
+    """Return the mean of each column of (N, P) values over the samples, and its interval."""
+    count = values.shape[1]
+    stats = Stats(np.arange(count + 1), np.column_stack([values, answered]), count + 1)
+    weight = answered.astype(np.float64)
+    total = stats.total(weight)
+    means = total[:-1] / total[-1]
+    resampled = bootstrap.totals(stats, weight)
+    with np.errstate(invalid="ignore"):  # a resample without a sample
+        draws = resampled[..., :-1] / resampled[..., -1:]
+    rows = []
+    for k, mean in enumerate(means.tolist()):
+        rows.append((mean, *bootstrap.bounds(draws[..., k], mean)))
+    return rows
+
+
+def _split_by_class(
+    modality: str,
+    values: np.ndarray,
+    answered: np.ndarray,
+    predictions: Predictions,
+    bootstrap: Bootstrap,
+) -> list[Contribution]:
+    """Return what a modality adds to each class, label or target, from (N, K) contributions.
+
+    Empty where they have no names.
+    """
+    rows: list[Contribution] = []
+    if not predictions.classes:
+        return rows
+    if predictions.task != "multiclass":
+        means = _estimate_means(values, answered, bootstrap)
+        for name, mean in zip(predictions.classes, means, strict=True):
+            rows.append(Contribution(modality, name, int(answered.sum()), *mean))
+        return rows
+    # The sum over the samples of a class, and their number, stand side by side.
+    target, count = predictions.target, len(predictions.classes)
+    columns = np.stack([2 * target, 2 * target + 1], 1)
+    stats = Stats(columns, np.column_stack([values, answered]), 2 * count)
+    weight = answered.astype(np.float64)
+    totals = stats.total(weight).reshape(-1, 2)
+    resampled = bootstrap.totals(stats, weight)
+    draws = mean_of_sums(resampled.reshape(*resampled.shape[:2], -1, 2))
+    for k, name in enumerate(predictions.classes):
+        n = int(totals[k, 1])
+        if n:
+            bits = float(mean_of_sums(totals[k]))
+            rows.append(
+                Contribution(modality, name, n, bits, *bootstrap.bounds(draws[..., k], bits))
+            )
+    return rows
+
+
+def select_overall(contributions: Sequence[Contribution]) -> list[Contribution]:
+    """Return what each modality adds to everything."""
+    return [row for row in contributions if row.name == ALL]
+
+
+def group_by_class(
+    contributions: Sequence[Contribution],
+) -> Mapping[str, dict[str, Contribution]]:
+    """Return {class, label or target: {modality: what it adds}}."""
+    by_class: dict[str, dict[str, Contribution]] = {}
+    for row in contributions:
+        if row.name != ALL:
+            by_class.setdefault(row.name, {})[row.modality] = row
+    return by_class

@@ -1,0 +1,1 @@
+"""A comparison of methods: its report, in the terminal, as files, and what it took."""

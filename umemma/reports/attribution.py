@@ -26,7 +26,7 @@ ABOUT = (
     "Shapley value, the mean gain over all orders in which modalities may arrive, computed from "
     "the answers of every subset. It begins with nothing, the {prior}; the sum is what all "
     "modalities together add. Below 0 a modality leads away from what is right, and an absent one "
-    "adds 0. `umemma predict --explain` shows it for a sample."
+    "adds 0. The command umemma predict --explain shows it for a sample."
 )
 ABOUT_PAIRS = (
     "The interaction index of a pair: above 0 the two tell more together than apart (synergy), "

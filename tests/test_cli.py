@@ -38,6 +38,7 @@ PANELS = {
         "evaluate",
         "compare",
         "audit",
+        "protocol",
     ],
     "Use": ["predict", "export"],
     "Look": ["datasets", "encoders", "schema", "check"],
@@ -91,7 +92,16 @@ def test_help_answers_at_once(tmp_path, command):
 
 @pytest.mark.parametrize(
     "stage",
-    ["audit", "check", "compare.cells", "compare.table", "doctor", "evaluate", "preprocess"],
+    [
+        "audit",
+        "compare.cells",
+        "compare.table",
+        "evaluate",
+        "inspection.check",
+        "inspection.doctor",
+        "preprocess",
+        "protocol",
+    ],
 )
 def test_a_stage_that_can_do_without_torch_does(tmp_path, stage):
     """A question to existing predictions, for example, is answered without importing torch."""

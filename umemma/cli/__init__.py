@@ -2,11 +2,8 @@
 
 Each command is a thin function over a stage: it reads the settings, calls `stages/`, and prints
 the result. torch is imported inside the stages, so that `--help` answers at once. This module
-assembles the commands; `init`, `data`, `train`, `audit`, `use` and `look` hold them, `options`
-what they share.
-
-Exit status: 0 = done; 2 = the command line or the settings are wrong; 75 or 130 = stopped by
-SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
+assembles the commands; `init`, `data`, `train`, `audit`, `protocol`, `use` and `look` hold them,
+`options` what they share.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from typing import Annotated
 import typer
 
 from umemma._version import __version__
-from umemma.cli import audit, data, init, look, streams, train, use
+from umemma.cli import audit, data, init, look, protocol, streams, train, use
 from umemma.errors import UserError
 from umemma.system import distributed
 from umemma.system.cores import limit_spinning
@@ -67,6 +64,7 @@ _add(
 )
 _add("compare", TRAIN, train.compare)
 _add("audit", TRAIN, audit.audit)
+_add("protocol", TRAIN, protocol.protocol)
 _add("predict", USE, use.predict)
 _add("export", USE, use.export)
 _add("datasets", LOOK, data.list_datasets)

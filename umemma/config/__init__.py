@@ -10,7 +10,7 @@ Each section belongs to one stage. An unknown key is refused with the nearest kn
     schema     a JSON Schema of all of it, for editors
 """
 
-from umemma.config.loading import default_params, load_params
+from umemma.config.loading import default_params, load_params, read_yaml
 from umemma.config.params import Params
 from umemma.config.paths import Paths
 from umemma.config.sections import (
@@ -42,4 +42,5 @@ __all__ = [
     "Training",
     "default_params",
     "load_params",
+    "read_yaml",
 ]

@@ -19,23 +19,8 @@ def load_params(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> P
 
     sets: changes, each written `section.key=value`, where the value is YAML.
     """
-    try:
-        data = _yaml().load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            "no such file",
-            str(file),
-            "Run umemma in the project root, start a project with umemma init, or use --params.",
-            usage=True,
-        ) from None
-    except (YAMLError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"not readable as YAML: {reason}",
-            str(file),
-            "Correct the file.",
-            usage=True,
-        ) from None
+    hint = "Run umemma in the project root, start a project with umemma init, or use --params."
+    data = read_yaml(file, hint)
     if not isinstance(data, dict):
         raise UserError(
             "contains no settings",
@@ -44,6 +29,22 @@ def load_params(file: Path = Path("params.yaml"), sets: Sequence[str] = ()) -> P
             usage=True,
         )
     return _validate_with(data, sets, str(file))
+
+
+def read_yaml(file: Path, hint: str) -> Any:
+    """Return the content of a YAML file. UserError, with the hint if there is no such file."""
+    try:
+        return _yaml().load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("no such file", str(file), hint, usage=True) from None
+    except (YAMLError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"not readable as YAML: {reason}",
+            str(file),
+            "Correct the file.",
+            usage=True,
+        ) from None
 
 
 def default_params(dataset: str, sets: Sequence[str] = ()) -> Params:

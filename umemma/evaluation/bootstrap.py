@@ -106,12 +106,20 @@ class Bootstrap:
 
         weight: (N,) of the samples.
         """
+        return self.resample(self.sum_by_cluster(stats, weight))
+
+    def sum_by_cluster(self, stats: Stats, weight: np.ndarray) -> list[np.ndarray]:
+        """Return the (clusters, K) sums over each cluster, of each of the R clusterings."""
         sums = []
         for clustering in self.clusterings:
             clusters = clustering.weights.shape[1]
-            by_cluster = stats.sum_by_label(clustering.member, clusters, weight)
-            sums.append(clustering.weights @ by_cluster)
-        return np.stack(sums)
+            sums.append(stats.sum_by_label(clustering.member, clusters, weight))
+        return sums
+
+    def resample(self, sums: Sequence[np.ndarray]) -> np.ndarray:
+        """Return (R, times, K) sums over each resample, of sums over each cluster."""
+        pairs = zip(self.clusterings, sums, strict=True)
+        return np.stack([clustering.weights @ by_cluster for clustering, by_cluster in pairs])
 
     def bounds(self, draws: np.ndarray, estimate: float) -> tuple[float, float]:
         """Return the interval of an estimate from its (R, times) values in the resamples.

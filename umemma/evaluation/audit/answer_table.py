@@ -56,7 +56,7 @@ def read_answers(path: Path, classes: Sequence[str] = ()) -> AnswerTable:
     classes: their names in the order of the numbers; () = those of the columns, or 0, 1, 2 and so
     on. UserError for a file or a column that is missing or can't be read.
     """
-    return take_columns(_read_file(path), str(path), classes)
+    return take_columns(read_table(path, FORMAT), str(path), classes)
 
 
 def take_columns(table: pa.Table, path: str, classes: Sequence[str] = ()) -> AnswerTable:
@@ -97,11 +97,15 @@ def take_columns(table: pa.Table, path: str, classes: Sequence[str] = ()) -> Ans
     )
 
 
-def _read_file(path: Path) -> pa.Table:
+def read_table(path: Path, hint: str) -> pa.Table:
+    """Read a .parquet, .csv or .jsonl file; in a .csv the columns named above are text.
+
+    hint: what a UserError says to do.
+    """
     if path.suffix not in (".parquet", ".csv", ".jsonl"):
-        raise UserError("not .parquet, .csv or .jsonl", str(path), FORMAT, usage=True)
+        raise UserError("not .parquet, .csv or .jsonl", str(path), hint, usage=True)
     if not path.is_file():
-        raise UserError("no such file", str(path), FORMAT, usage=True)
+        raise UserError("no such file", str(path), hint, usage=True)
     check_regular(path)
     try:
         if path.suffix == ".parquet":
@@ -113,7 +117,7 @@ def _read_file(path: Path) -> pa.Table:
         return pyarrow.csv.read_csv(path, convert_options=options)
     except (pa.ArrowException, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"not readable as {path.suffix}: {reason}", str(path), FORMAT) from None
+        raise UserError(f"not readable as {path.suffix}: {reason}", str(path), hint) from None
 
 
 def _take_text(table: pa.Table, name: str, path: str) -> np.ndarray:

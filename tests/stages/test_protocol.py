@@ -31,9 +31,7 @@ def run(capsys, *arguments):
 
 
 def test_rates_a_file_and_masks_are_answered_alike(kept, tmp_path, capsys):
-    (tmp_path / "p.yaml").write_text(
-        "missing:\n  audio: {by: group, rates: {}, otherwise: 0.25}\n"
-    )
+    (tmp_path / "p.yaml").write_text("missing:\n  audio: {by: group, rates: {}, otherwise: 0.25}\n")
     same = ("--predictions", kept, "--json")
     status, out, _ = run(capsys, "--ratio", "audio=0.25", "--write-masks", "m.csv", *same)
     assert status == 0

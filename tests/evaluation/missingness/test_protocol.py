@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
+from toys import documents
 from toys.predictions import four_samples, predictions_in_letters
 
 from umemma.errors import UserError
@@ -110,3 +112,11 @@ def test_a_table_that_does_not_fit_is_said(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         weigh({"a": 0.5}, of_three(), "t.csv", tmp_path)
+
+
+def test_the_protocol_of_the_docs_is_one():
+    blocks = documents.blocks("docs/evaluation.md")
+    (text,) = [block.text for block in blocks if block.language == "yaml" and block.marker]
+    protocol = Protocol.model_validate(YAML(typ="safe", pure=True).load(text))
+    assert set(protocol.missing) == {"audio", "image"}
+    assert protocol.missing["image"].rates == {"7": 0.8, "1": 0.1}

@@ -40,7 +40,7 @@ PANELS = {
         "audit",
         "protocol",
     ],
-    "Use": ["predict", "export"],
+    "Use": ["predict", "export", "serve"],
     "Look": ["datasets", "encoders", "schema", "check"],
 }
 

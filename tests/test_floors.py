@@ -20,7 +20,7 @@ FLOORS: list[set[str]] = [
     {"missing", "config", "datasets", "modalities", "encoders"},
     {"evaluation", "data"},
     {"models", "reports"},
-    {"training"},
+    {"training", "serving"},
     {"stages"},
     {"cli", "__init__"},
     {"__main__"},

@@ -74,6 +74,7 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ),
     ),
     ("umemma export", "export", ("stages/export.py", "models/onnx/export.py")),
+    ("umemma serve", "serve", ("stages/serve.py", "serving/")),
     ("umemma predict and trained models", "models", ("stages/predict.py", "models/")),
     ("Files", "files", ("system/", "errors.py")),
 )

@@ -52,19 +52,22 @@ def save_model(
     calibration: dict[str, dict[str, Any]] | None = None,
     thresholds: dict[str, tuple[float, ...]] | None = None,
     prior: tuple[float, ...] = (),
+    inputs: dict[str, dict[str, Any]] | None = None,
+    classes: list[str] | None = None,
     **encoders: Any,
 ) -> Path:
     """Save a model that was never trained.
 
     head: the logits of everything that is present; without it they are random, as are the vectors
     of absent modalities. calibration: of some subsets; the others change nothing. thresholds: of
-    some subsets. prior: the shares of the classes in training. fusion: with another one than "mean"
-    there are no such heads and vectors.
+    some subsets. prior: the shares of the classes in training. inputs: what the training samples say
+    about modalities of numbers. fusion: with another one than "mean" there are no such heads and
+    vectors.
     """
     chosen = {m: Encoder.model_validate(encoders.get(m) or ENCODERS[m]) for m in names.split("+")}
-    classes = [f"class {i}" for i in range(len(head) or 3)]
+    classes = classes or [f"class {i}" for i in range(len(head) or 3)]
     torch.manual_seed(0)
-    specs = factory.input_specs(chosen)
+    specs = factory.input_specs(chosen, inputs or {})
     model = factory.build(chosen, specs, classes, absent, fusion=fusion)
     _set_weights(model, head)
     settings = {
@@ -78,7 +81,7 @@ def save_model(
     for pattern, numbers in (calibration or {}).items():
         calibrations[pattern] = Calibration.of(numbers)
     inference_metadata = saved_model.InferenceMetadata(
-        classes, task, Packing(), calibrations, list(prior), thresholds or {}
+        classes, task, Packing(), calibrations, list(prior), thresholds or {}, inputs or {}
     )
     hub_names = factory.find_hub_names(chosen, specs)
     saved_model.save(folder, model, settings, {}, "", {}, inference_metadata, hub_names)

@@ -2,8 +2,8 @@
 
 Each command is a thin function over a stage: it reads the settings, calls `stages/`, and prints
 the result. torch is imported inside the stages, so that `--help` answers at once. This module
-assembles the commands; `init`, `data`, `train`, `audit`, `protocol`, `use` and `look` hold them,
-`options` what they share.
+assembles the commands; `init`, `data`, `train`, `audit`, `protocol`, `use`, `serve` and `look`
+hold them, `options` what they share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from umemma._version import __version__
-from umemma.cli import audit, data, init, look, protocol, streams, train, use
+from umemma.cli import audit, data, init, look, protocol, serve, streams, train, use
 from umemma.errors import UserError
 from umemma.system import distributed
 from umemma.system.cores import limit_spinning
@@ -67,6 +67,7 @@ _add("audit", TRAIN, audit.audit)
 _add("protocol", TRAIN, protocol.protocol)
 _add("predict", USE, use.predict)
 _add("export", USE, use.export)
+_add("serve", USE, serve.serve)
 _add("datasets", LOOK, data.list_datasets)
 _add("encoders", LOOK, use.list_encoders)
 _add("schema", LOOK, look.print_schema)

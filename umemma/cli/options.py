@@ -9,7 +9,7 @@ import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -67,6 +67,12 @@ Trust = Annotated[
     typer.Option(
         "--trust",
         help="Allow the model to run the code that its `import:` encoders name.",
+    ),
+]
+Broken = Annotated[
+    Literal["absent", "fail"],
+    typer.Option(
+        help="A medium that cannot be read is absent, or its sample gets no prediction.",
     ),
 ]
 AsJson = Annotated[

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from umemma.cli.options import (
     PARAMS,
     AsJson,
+    Broken,
     ModelFolder,
     ParamsFile,
     Sets,
@@ -107,12 +108,6 @@ DecodingWorkers = Annotated[
     typer.Option(
         min=0,
         help="Processes that decode the media of a table. By default chosen automatically.",
-    ),
-]
-Broken = Annotated[
-    Literal["absent", "fail"],
-    typer.Option(
-        help="A medium that cannot be read is absent, or its sample gets no prediction.",
     ),
 ]
 

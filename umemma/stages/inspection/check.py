@@ -66,6 +66,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "ray": ("ray",),
     "s3": ("s3fs",),
+    "serve": ("fastapi", "uvicorn", "python-multipart"),
     "tensorboard": ("tensorboard",),
     "transformers": ("transformers",),
 }

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from html import escape, unescape
 from html.parser import HTMLParser
 
 import pytest
+from toys.browser import CHROMIUM
 from toys.reports import EVIL
 
 from umemma.reports import figures, html
-
-BROWSERS = ("chromium", "google-chrome", "chromium-browser")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 class Tags(HTMLParser):

@@ -73,7 +73,8 @@ class Page:
         return value
 
     def open(self, address: str, width: int, height: int, dark: bool = False) -> None:
-        """Show a page in a window of this size."""
+        """Show a page in a window of this size, and forget what others logged."""
+        self.log.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -103,23 +104,26 @@ class Page:
             self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def click(self, selector: str) -> None:
-        """Click into the middle of an element."""
-        self.evaluate(f"document.querySelector('{selector}').scrollIntoView({{block: 'center'}})")
-        x, y = self._find_middle(selector)
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
+        """Click into the middle of an element, once it has come to rest."""
+        place = None
+        while place != (place := self._find_middle(selector)):
+            self.evaluate(
+                f"document.querySelector('{selector}').scrollIntoView({{block: 'center'}})"
             )
+            time.sleep(0.1)
+        x, y = place
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def _find_middle(self, selector: str) -> tuple[float, float]:
-        script = f"""(() => {{ const b = document.querySelector('{selector}').getBoundingClientRect();
-            return [b.x + b.width / 2, b.y + b.height / 2]; }})()"""
-        x, y = self.evaluate(script)
-        return x, y
+        box = f"document.querySelector('{selector}').getBoundingClientRect()"
+        left, top = self.evaluate(f"[{box}.x, {box}.y]")
+        width, height = self.evaluate(f"[{box}.width, {box}.height]")
+        return left + width / 2, top + height / 2
 
     def write(self, selector: str, text: str) -> None:
-        """Click into a field and type."""
-        self.click(selector)
+        """Type into a field."""
+        self.evaluate(f"document.querySelector('{selector}').focus()")
         self.call("Input.insertText", text=text)
 
     def save_screenshot(self, file: Path) -> None:

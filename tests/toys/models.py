@@ -60,9 +60,9 @@ def save_model(
 
     head: the logits of everything that is present; without it they are random, as are the vectors
     of absent modalities. calibration: of some subsets; the others change nothing. thresholds: of
-    some subsets. prior: the shares of the classes in training. inputs: what the training samples say
-    about modalities of numbers. fusion: with another one than "mean" there are no such heads and
-    vectors.
+    some subsets. prior: the shares of the classes in training. inputs: what the training samples
+    say about modalities of numbers. fusion: with another one than "mean" there are no such heads
+    and vectors.
     """
     chosen = {m: Encoder.model_validate(encoders.get(m) or ENCODERS[m]) for m in names.split("+")}
     classes = classes or [f"class {i}" for i in range(len(head) or 3)]

@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from toys.models import save_model
+from toys.project import ROOT
 from umemma.models.predictor import Predictor
 from umemma.serving import server
 from umemma.serving.app import make_app
 from umemma.serving.limits import Limits
-
-from toys.models import save_model
-from toys.project import ROOT
 
 EVIL = "<img src=x onerror=alert(1)>"
 CLASSES = ["cat", "dog", EVIL]

@@ -34,7 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
             return listener
     except OSError as error:
         what = f"can't listen there: {error.strerror or error}"
-        hint = "Choose another --port, or --port 0 for any free one, and an address of this machine."
+        hint = "Choose another --port, 0 for any that is free, and an address of this machine."
         raise UserError(what, f"--host {host} --port {port}", hint, usage=True) from None
 
 

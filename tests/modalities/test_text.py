@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -29,6 +30,27 @@ def test_text_is_utf8(tmp_path):
 
 
 # Tokenizers. --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_threads_that_share_a_tokenizer_get_their_own_lengths(bert):
+    """Of two text modalities, say, whose encoders have one name."""
+    words = b"a b c d e f " * 20
+    wrong = []
+
+    def decode(length):
+        spec = TextInput(length=length, tokenizer=f"hf:{bert}")
+        for _ in range(200):
+            tokens = text.decode(words, spec)
+            if len(tokens) != length or tokens[-1] != 3:  # [SEP]
+                wrong.append(tokens)
+
+    threads = [threading.Thread(target=decode, args=(length,)) for length in (6, 8, 10, 12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 @pytest.mark.slow

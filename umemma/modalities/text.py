@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,7 +171,15 @@ def _load_hf_tokenizer(name: str) -> Tokenize:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    return lambda text, length: tokenizer(text, truncation=True, max_length=length)["input_ids"]
+    # A call sets the length in the tokenizer before it reads the text: threads have to take turns.
+    lock = threading.Lock()
+
+    def tokenize(text: str, length: int) -> list[int]:
+        with lock:
+            tokens: list[int] = tokenizer(text, truncation=True, max_length=length)["input_ids"]
+        return tokens
+
+    return tokenize
 
 
 def _load_open_clip_tokenizer(model: str) -> Tokenize:

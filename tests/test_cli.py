@@ -36,6 +36,7 @@ PANELS = {
         "finetune-ensemble",
         "evaluate-missing",
         "evaluate",
+        "tune",
         "compare",
         "audit",
         "protocol",

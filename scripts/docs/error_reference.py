@@ -63,11 +63,12 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("training/", "stages/pretrain.py", "stages/finetune.py", "system/distributed.py"),
     ),
     (
-        "umemma evaluate and umemma compare",
+        "umemma evaluate, umemma compare and umemma tune",
         "evaluation",
         (
             "stages/evaluate.py",
             "stages/compare/",
+            "stages/tune.py",
             "stages/audit.py",
             "evaluation/",
             "reports/",

@@ -6,8 +6,10 @@ import pytest
 from toys.project import ROOT
 
 from umemma import config
+from umemma.config import Params
 from umemma.errors import UserError
 from umemma.presets import Switches
+from umemma.validation import validate
 
 PARAMS = ROOT / "params.yaml"
 
@@ -70,3 +72,11 @@ def test_modalities_are_checked_against_the_dataset():
     ):
         with pytest.raises(UserError, match=message):
             config.load_params(PARAMS, [change]).check_modalities(["audio", "image"])
+
+
+def test_settings_with_a_shared_encoder_can_be_written_and_read_again():
+    """As compare and tune do: every key of them is set then."""
+    shared = {"modalities": {"left": "image", "right": "image"}}
+    shared["encoders"] = {"left": "cnn:small", "right": {"same_as": "left"}}
+    params = validate(Params, {"dataset": "manifest", **shared}, "")
+    assert validate(Params, params.model_dump(mode="json"), "") == params

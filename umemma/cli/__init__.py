@@ -62,6 +62,7 @@ _add(
     train.evaluate_missing,
     "Measure accuracy with modalities missing: short name of evaluate-missing.",
 )
+_add("tune", TRAIN, train.tune)
 _add("compare", TRAIN, train.compare)
 _add("audit", TRAIN, audit.audit)
 _add("protocol", TRAIN, protocol.protocol)

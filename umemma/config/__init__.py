@@ -10,7 +10,7 @@ Each section belongs to one stage. An unknown key is refused with the nearest kn
     schema     a JSON Schema of all of it, for editors
 """
 
-from umemma.config.loading import default_params, load_params, read_yaml
+from umemma.config.loading import default_params, load_params, read_yaml, write_params
 from umemma.config.params import Params
 from umemma.config.paths import Paths
 from umemma.config.sections import (
@@ -43,4 +43,5 @@ __all__ = [
     "default_params",
     "load_params",
     "read_yaml",
+    "write_params",
 ]

@@ -1,4 +1,4 @@
-"""Read params.yaml and apply --set."""
+"""Read params.yaml and apply --set; write it with other values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from umemma.config.params import Params
 from umemma.errors import UserError
+from umemma.system.files import new_file
 from umemma.validation import validate
 
 
@@ -50,6 +51,18 @@ def read_yaml(file: Path, hint: str) -> Any:
 def default_params(dataset: str, sets: Sequence[str] = ()) -> Params:
     """Return the default settings of a dataset, for use without a settings file."""
     return _validate_with({"dataset": dataset, "modalities": []}, sets, "settings")
+
+
+def write_params(file: Path, sets: Sequence[str], out: Path) -> None:
+    """Write a settings file with changes as in `load_params` to `out`; its comments stay."""
+    yaml = YAML()
+    yaml.width = 100
+    yaml.preserve_quotes = True
+    data = yaml.load(file.read_text(encoding="utf-8"))
+    for text in sets:
+        _set(data, text)
+    with new_file(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        yaml.dump(data, stream)
 
 
 def _validate_with(data: dict[str, Any], sets: Sequence[str], where: str) -> Params:

@@ -36,7 +36,7 @@ class Params(Plain):
     augment: {modality: its options}, which the modality validates.
     fold: the fold that is tested, where `preprocess.options.folds` makes some; "" for none. DVC
         puts it into paths, in which null would be a word.
-    place: set by `umemma compare` for each of its runs, see `Paths`.
+    place: set by `umemma compare` and `umemma tune` for each of their runs, see `Paths`.
     """
 
     dataset: str
@@ -54,7 +54,7 @@ class Params(Plain):
     evaluate: Evaluate = Evaluate()
     compare: Compare = Compare()
     machine: Machine = Machine()
-    place: Annotated[str, Field(pattern=r"^(compare/[^/]+/-?\d+)?$")] = ""
+    place: Annotated[str, Field(pattern=r"^(compare/[^/]+/-?\d+|tune/\w+/\w+)?$")] = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -77,7 +77,7 @@ class Params(Plain):
 
     def _check_shared(self, name: str, encoder: Encoder, owner: str) -> None:
         where = f"encoders.{name}.same_as: {owner}"
-        if len(encoder.model_fields_set) > 1:
+        if encoder.model_copy(update={"same_as": None}) != Encoder():  # defaults may be spelled out
             raise ValueError(f"{where} takes all from there, so no other key may stand beside it")
         if name not in self.modalities:
             return

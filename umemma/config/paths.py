@@ -11,6 +11,7 @@ class Paths:
     name: that of the settings, by default the dataset's.
     place: a subfolder of models/ and results/, in which `umemma compare` keeps one of its runs. The
     presets of a place share the uni-modal models there, so an ensemble is named after its preset.
+    The models of a trial of `umemma tune` are no output, so they are in runs/.
     fold: a further subfolder, the number of the fold that is tested; "" for none.
     """
 
@@ -30,7 +31,10 @@ class Paths:
         self.raw = Path("data/raw") / name
         self.shards = f"{shards.rstrip('/')}/{name}"
         self.runs = Path("runs") / name
-        self.models = Path("models") / name / place / str(fold)
+        models = Path("models") / name
+        if place.startswith("tune/"):
+            models = self.runs
+        self.models = models / place / str(fold)
         self.results = Path("results") / name / place / str(fold)
         if place:
             self.ensemble = self.models / preset

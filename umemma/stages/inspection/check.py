@@ -69,6 +69,7 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn", "python-multipart"),
     "tensorboard": ("tensorboard",),
     "transformers": ("transformers",),
+    "tune": ("optuna",),
 }
 
 

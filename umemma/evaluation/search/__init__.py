@@ -1,0 +1,1 @@
+"""A hyperparameter search: which settings and values there are (space), and its trials (study)."""

@@ -70,11 +70,11 @@ def test_only_this_format_is_read(tmp_path, saved_format):
 
 def test_a_training_of_another_format_is_not_gone_on_with(tmp_path, monkeypatch):
     machine = quick().machine
-    this = Run.from_settings(tmp_path, "x", {}, {}, machine, tensorboard=False)
-    again = Run.from_settings(tmp_path, "x", {}, {}, machine, tensorboard=False)
+    this = Run.from_settings(tmp_path, "x", {}, {}, machine)
+    again = Run.from_settings(tmp_path, "x", {}, {}, machine)
     assert this.input_hash == again.input_hash
     monkeypatch.setattr(saved_model, "FORMAT", 1)
-    other = Run.from_settings(tmp_path, "x", {}, {}, machine, tensorboard=False)
+    other = Run.from_settings(tmp_path, "x", {}, {}, machine)
     assert other.input_hash != this.input_hash
     assert other.folder != this.folder
 

@@ -134,20 +134,6 @@ def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000010.safetensors"]
 
 
-def test_tensorboard_gets_the_metrics(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run = Run(tmp_path, "a", tensorboard=True)
-    run.start_metrics([])
-    run.append_metrics([MetricRow(7, 1, "val", "score", 0.5)], {"samples_per_s": 9.0})
-    run.finish()
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("val/score")] == [(7, 0.5)]
-    assert events.Scalars("machine/samples_per_s")[0].value == 9.0
-
-
 def test_only_numbers_and_text_are_read(tmp_path):
     """A pickle under the name of a checkpoint is not opened as one."""
 

@@ -2,8 +2,11 @@
 
 Each command is a thin function over a stage: it reads the settings, calls `stages/`, and prints
 the result. torch is imported inside the stages, so that `--help` answers at once. This module
-assembles the commands; `init`, `data`, `train`, `audit`, `protocol`, `use`, `serve` and `look`
-hold them, `options` what they share.
+assembles the commands; `init`, `data`, `train`, `tune`, `audit`, `protocol`, `use`, `serve` and
+`look` hold them, `options` what they share.
+
+Exit status: 0 = done; 2 = the command line or the settings are wrong; 75 or 130 = stopped by
+SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Annotated
 import typer
 
 from umemma._version import __version__
-from umemma.cli import audit, data, init, look, protocol, serve, streams, train, use
+from umemma.cli import audit, data, init, look, protocol, serve, streams, train, tune, use
 from umemma.errors import UserError
 from umemma.system import distributed
 from umemma.system.cores import limit_spinning
@@ -62,7 +65,7 @@ _add(
     train.evaluate_missing,
     "Measure accuracy with modalities missing: short name of evaluate-missing.",
 )
-_add("tune", TRAIN, train.tune)
+_add("tune", TRAIN, tune.tune)
 _add("compare", TRAIN, train.compare)
 _add("audit", TRAIN, audit.audit)
 _add("protocol", TRAIN, protocol.protocol)

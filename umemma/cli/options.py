@@ -50,9 +50,18 @@ Again = Annotated[
     bool,
     typer.Option("--again", hidden=True, help="The former name of --force."),
 ]
+TrackerName = Annotated[
+    str,
+    typer.Option(
+        "--tracker",
+        metavar="NAME",
+        help="Also log to tensorboard, mlflow or wandb; by default locally, in runs/.",
+        show_default=False,
+    ),
+]
 TensorBoard = Annotated[
     bool,
-    typer.Option("--tensorboard", help="Also write events for TensorBoard to runs/."),
+    typer.Option("--tensorboard", hidden=True, help="The former --tracker tensorboard."),
 ]
 ModelFolder = Annotated[
     str,
@@ -104,6 +113,16 @@ def check_executor(name: str, ray_address: str) -> None:
             "Add --executor ray, or leave --ray-address out.",
             usage=True,
         )
+
+
+def name_tracker(tracker: str, tensorboard: bool) -> str:
+    """Return the name of the tracker, "" for none. UserError for an unknown one."""
+    from umemma.system.trackers import check_tracker
+
+    if tensorboard and not tracker:
+        tracker = "tensorboard"
+    check_tracker(tracker)
+    return tracker
 
 
 def start(command: str, file: Path, sets: list[str] | None, dataset: str = "") -> Params:

@@ -1,10 +1,9 @@
-"""The commands that train and evaluate: pretrain, finetune, evaluate, tune, compare."""
+"""The commands that train and evaluate: pretrain, finetune, evaluate, compare."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +19,9 @@ from umemma.cli.options import (
     RayAddress,
     Sets,
     TensorBoard,
+    TrackerName,
     check_executor,
+    name_tracker,
     print_once,
     start,
     take_turns,
@@ -31,9 +32,9 @@ from umemma.system import distributed
 
 if TYPE_CHECKING:
     from umemma.config import Params
+    from umemma.evaluation.results import Outcome
 
 PRESET_NAMES = ", ".join(PRESETS)
-BEST_TRIALS = 10  # that `tune` prints
 
 
 def pretrain_unimodal(
@@ -45,6 +46,7 @@ def pretrain_unimodal(
     ] = None,
     force: Force = False,
     again: Again = False,
+    tracker: TrackerName = "",
     tensorboard: TensorBoard = False,
     params: ParamsFile = PARAMS,
     set_: Sets = None,
@@ -61,12 +63,13 @@ def pretrain_unimodal(
     runs/ during the training.
     """
     settings = start("pretrain-unimodal", params, set_)
+    chosen = name_tracker(tracker, tensorboard)
     from umemma.stages import pretrain as stage
 
     for name in modality or settings.modalities:
         with take_turns(settings.paths.pretrain(name)):
-            score = stage.run(settings, name, force or again, tensorboard)
-        shown = _format_score(score, settings.pretrain.of(name).select)
+            score = stage.run(settings, name, force or again, chosen)
+        shown = format_score(score, settings.pretrain.of(name).select)
         print_once(f"{name}: validation score {shown}, in {settings.paths.pretrain(name)}")
 
 
@@ -80,6 +83,7 @@ def finetune_ensemble(
     ] = "",
     force: Force = False,
     again: Again = False,
+    tracker: TrackerName = "",
     tensorboard: TensorBoard = False,
     params: ParamsFile = PARAMS,
     set_: Sets = None,
@@ -98,18 +102,19 @@ def finetune_ensemble(
     if preset:
         sets.append(f"finetune.preset={preset}")
     settings = start("finetune-ensemble", params, sets)
+    chosen = name_tracker(tracker, tensorboard)
     from umemma.stages import finetune as stage
 
     with take_turns(settings.paths.ensemble):
-        score = stage.run(settings, force or again, tensorboard)
-    shown = _format_score(score, settings.finetune.select)
+        score = stage.run(settings, force or again, chosen)
+    shown = format_score(score, settings.finetune.select)
     print_once(
         f"ensemble: validation score {shown} under the subsets of training, "
         f"in {settings.paths.ensemble}"
     )
 
 
-def _format_score(score: float, select: str | None) -> str:
+def format_score(score: float, select: str | None) -> str:
     """Return a validation score as text. select: the metric that it is of, where one is set."""
     if select == "log_loss":
         return f"{-score:.3f} (log-loss)"
@@ -140,6 +145,7 @@ def evaluate_missing(
             help="Score the test samples of all folds together, from what each fold's run kept.",
         ),
     ] = False,
+    tracker: TrackerName = "",
     as_json: AsJson = False,
     params: ParamsFile = PARAMS,
     set_: Sets = None,
@@ -161,11 +167,12 @@ def evaluate_missing(
     from umemma.system.log import output
 
     is_question = bool(missing or ratio)
-    if is_question and all_folds:
+    tracker = name_tracker(tracker, False)
+    if is_question and (all_folds or tracker):
         raise UserError(
             "these options cannot be combined",
             "umemma evaluate-missing",
-            "Use --all-folds alone, or ask about one fold with --set fold=0.",
+            "Use --all-folds or --tracker alone, or ask about one fold with --set fold=0.",
             usage=True,
         )
     if all_folds:
@@ -179,6 +186,8 @@ def evaluate_missing(
             outcome = stage.run(settings)
     if not distributed.is_main():
         return
+    if tracker:
+        _track(outcome, settings, tracker)
     if as_json:
         print(json.dumps(to_json(outcome), indent=2, sort_keys=True, allow_nan=False))
     elif is_question:
@@ -190,87 +199,36 @@ def evaluate_missing(
         terminal.print_next_step(output, settings.paths.results, _params_option(params))
 
 
+def _track(outcome: Outcome, settings: Params, name: str) -> None:
+    """Log every row of the subsets and of robustness.csv as a run of a tracker.
+
+    The step of a row of robustness.csv is the missing ratio in %.
+    """
+    from umemma.reports.evaluation import ROBUSTNESS_COLUMNS, list_ratio_rows
+    from umemma.system.trackers import Point, open_tracker
+
+    points = []
+    for row in outcome.subsets:
+        left = row.left
+        if row.missing == "any":
+            left = "worst"
+        points.append(Point(f"{row.metric}/{row.model}/{left}", row.value, 0))
+    for missing, ratio, *values in list_ratio_rows(outcome):
+        for column, value in zip(ROBUSTNESS_COLUMNS[2:], values, strict=True):
+            points.append(Point(f"robustness/{missing}/{column}", value, round(100 * float(ratio))))
+    folder = settings.paths.runs / "evaluate"
+    title = f"evaluate-{outcome.settings.preset}-{outcome.settings.split}"
+    tracked = open_tracker(name, folder, settings.name, title, outcome.settings.to_dict())
+    if tracked is not None:
+        tracked.add(points)
+        tracked.finish()
+
+
 def _params_option(params: Path) -> str:
     """Return the option that names the settings file, "" for the default one."""
     if params == PARAMS:
         return ""
     return f" --params {shlex.quote(str(params))}"
-
-
-def tune(
-    search: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="A.B=VALUES",
-            help=(
-                "A setting and its values: a list '[16, 32]', or a range '5..20', '1e-4..1e-2 log' "
-                "(drawn evenly in its logarithm). Repeatable."
-            ),
-            show_default=False,
-        ),
-    ] = None,
-    trials: Annotated[
-        int,
-        typer.Option(min=1, help="How many trials there are at the end, earlier ones included."),
-    ] = 20,
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="Tune this preset, instead of finetune.preset.",
-            show_default=False,
-        ),
-    ] = "",
-    out: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            help="Also write the settings file with the best values, for --params.",
-            show_default=False,
-        ),
-    ] = "",
-    params: ParamsFile = PARAMS,
-    set_: Sets = None,
-) -> None:
-    """Search settings of the training by the validation score of the ensemble.
-
-    Each trial trains the ensemble, and the uni-modal models whose settings are searched. The test
-    split is not opened. The same command resumes a search that was stopped, and with more --trials
-    it continues; another search space or other settings are another study. The same seed gives the
-    same trials. A trial that fails is recorded with its reason.
-
-    Exit status 75 after SIGTERM: run the same command to resume.
-
-    Creates: runs/<dataset>/tune/<study>/ study.db, the settings and the log of each trial, and the
-    model of the best; the file --out.
-    """
-    sets = list(set_ or [])
-    if preset:
-        sets.append(f"finetune.preset={preset}")
-    settings = start("tune", params, sets)
-    from umemma.config import load_params, write_params
-    from umemma.evaluation.search.space import format_sets, parse_space
-    from umemma.stages import tune as stage
-    from umemma.system.log import output
-
-    if not search:
-        hint = "Such as: umemma tune --search 'finetune.learning_rate=1e-4..1e-2 log'"
-        raise UserError("names nothing to search", "--search", hint, usage=True)
-
-    def change(more: Sequence[str]) -> Params:
-        return load_params(params, [*sets, *more])
-
-    with take_turns(settings.paths.runs / "tune"):
-        report = stage.run(change, parse_space(search), trials)
-
-    def format_score(score: float) -> str:
-        return _format_score(score, settings.finetune.select)
-
-    output.print(stage.make_trial_table(report, format_score, BEST_TRIALS), highlight=False)
-    best = format_sets(report.best.settings)
-    print("best settings:", *(f"--set {shlex.quote(text)}" for text in best))
-    if out:
-        write_params(params, [*sets, *best], Path(out))
-        print(f"settings file with them: {out}")
 
 
 OnlyPreset = Annotated[

@@ -96,7 +96,7 @@ def write(
     write_json(folder / "information.json", replace_nan(outcome.information.as_json()))
 
     tables = {
-        "robustness": (ROBUSTNESS_COLUMNS, _list_ratio_rows(outcome)),
+        "robustness": (ROBUSTNESS_COLUMNS, list_ratio_rows(outcome)),
         "information": (InformationBound._fields, outcome.information.bounds),
         "per_class": (
             error_analysis.ClassScore._fields,
@@ -121,7 +121,8 @@ def write(
             temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _list_ratio_rows(outcome: Outcome) -> Iterator[list[Any]]:
+def list_ratio_rows(outcome: Outcome) -> Iterator[list[Any]]:
+    """Yield the rows of robustness.csv."""
     unimodal = outcome.unimodal_values()
     averages = {}
     for missing, rows in outcome.curves("average").items():

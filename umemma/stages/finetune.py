@@ -31,10 +31,11 @@ from umemma.training.step import PatternStep
 from umemma.training.train import DataSource, train_model
 
 
-def run(params: Params, force: bool = False, tensorboard: bool = False) -> float:
+def run(params: Params, force: bool = False, tracker: str = "") -> float:
     """Fine-tune the ensemble and return its validation score under the patterns of training.
 
-    A model that was trained with the same settings is kept, unless `force` is set.
+    A model that was trained with the same settings is kept, unless `force` is set. tracker: that
+    gets the metrics, "" for none.
     """
     # 1. Check the settings.
     section = params.finetune
@@ -64,7 +65,7 @@ def run(params: Params, force: bool = False, tensorboard: bool = False) -> float
             settings,
             start.checksums,
             params.machine,
-            tensorboard,
+            tracker,
         )
     model = factory.place_on_device(model, section, device)
     result = train_model(

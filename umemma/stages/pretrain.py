@@ -31,12 +31,12 @@ from umemma.training.step import PatternStep
 from umemma.training.train import DataSource, TrainResult, train_model
 
 
-def run(params: Params, modality: str, force: bool = False, tensorboard: bool = False) -> float:
+def run(params: Params, modality: str, force: bool = False, tracker: str = "") -> float:
     """Train the uni-modal model of `modality` and return its validation score.
 
     Samples that lack the modality are left out. A model that was trained with the same settings is
     kept, unless `force` is set. The models of modalities that share its encoder are trained with
-    it.
+    it. tracker: that gets the metrics, "" for none.
     """
     # 1. Check the settings.
     if modality not in params.modalities:
@@ -66,7 +66,7 @@ def run(params: Params, modality: str, force: bool = False, tensorboard: bool = 
         settings[group[0]],
         started_from,
         params.machine,
-        tensorboard,
+        tracker,
     )
     model = factory.place_on_device(model, training, device)
     result = train_model(

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from umemma._version import __version__
 from umemma.config import Machine
-from umemma.errors import UserError
 from umemma.models import saved_model
 from umemma.system import distributed
 from umemma.system.files import new_file, remove_leftovers, save_tensors
+from umemma.system.trackers import Point, Tracker, open_tracker
 from umemma.validation import fingerprint
 
 METRICS = "metrics.csv"
@@ -90,8 +90,7 @@ class Run:
     """Checkpoints and metrics of one training. Only the main process writes.
 
     input_hash: the fingerprint of all settings; a checkpoint with another one is ignored. keep: how
-    many checkpoints to keep; seconds: between two checkpoints; tensorboard: whether the metrics are
-    also written as events of TensorBoard.
+    many checkpoints to keep; seconds: between two checkpoints; tracker: gets the metrics too.
     """
 
     def __init__(
@@ -101,16 +100,14 @@ class Run:
         *,
         keep: int = 2,
         seconds: float = 60.0,
-        tensorboard: bool = False,
+        tracker: Tracker | None = None,
     ) -> None:
         self.folder = folder
         self.input_hash = input_hash
         self.keep = keep
         self.seconds = seconds
         self.last_checkpoint_time = time.monotonic()
-        self.board = None
-        if tensorboard:
-            self.board = _open_tensorboard(folder)
+        self.tracker = tracker
 
     @classmethod
     def from_settings(
@@ -120,12 +117,12 @@ class Run:
         settings: Mapping[str, Any],
         started_from: Mapping[str, str],
         machine: Machine,
-        tensorboard: bool,
+        tracker: str = "",
     ) -> Run:
         """Return the run `name` of a training with `settings`, in a folder of its own.
 
         started_from: checksums of the weights that the training starts from. Other settings or
-        other weights have another folder.
+        other weights have another folder. tracker: the name of one, "" for none.
         """
         # A checkpoint of other code may not fit.
         code = {
@@ -134,12 +131,13 @@ class Run:
         }
         inputs = {**settings, "started_from": dict(started_from), **code}
         input_hash = fingerprint(inputs)
+        own = folder / f"{name}-{input_hash[:8]}"
         return cls(
-            folder / f"{name}-{input_hash[:8]}",
+            own,
             input_hash,
             keep=machine.keep,
             seconds=machine.checkpoint,
-            tensorboard=tensorboard,
+            tracker=open_tracker(tracker, own, folder.name, own.name, inputs),
         )
 
     def is_checkpoint_due(self) -> bool:
@@ -207,6 +205,9 @@ class Run:
         """Create metrics.csv, with the rows that a resumed training already has."""
         if not distributed.is_main():
             return
+        rows = list(rows)
+        if self.tracker is not None:
+            self.tracker.add(_list_points(rows))
         try:
             with new_file(self.folder / METRICS) as temporary:
                 temporary.write_text(format_csv(rows), encoding="utf-8")
@@ -216,9 +217,9 @@ class Run:
     def append_metrics(
         self, rows: Iterable[MetricRow], speed: Mapping[str, float] | None = None
     ) -> None:
-        """Add rows to metrics.csv and to TensorBoard.
+        """Add rows to metrics.csv and to the tracker.
 
-        speed: numbers about the machine, which only TensorBoard gets.
+        speed: numbers about the machine, which only the tracker gets.
         """
         if not distributed.is_main():
             return
@@ -227,23 +228,18 @@ class Run:
         # A full disk must not end the training.
         with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
             file.write(format_csv(rows, header=False))
-        if self.board is None:
-            return
-        step = 0
-        for row in rows:
-            step = row.step
-            self.board.add_scalar(f"{row.split}/{row.name}", row.value, step)
-        for name, value in (speed or {}).items():
-            self.board.add_scalar(f"machine/{name}", value, step)
-        self.board.flush()
+        if self.tracker is not None and rows:
+            step = rows[-1].step
+            numbers = [Point(f"machine/{name}", x, step) for name, x in (speed or {}).items()]
+            self.tracker.add(_list_points(rows), numbers)
 
     def finish(self) -> None:
         """Remove the checkpoints, once the trained model is saved elsewhere."""
         if distributed.is_main():
             for path in self._list_checkpoints():
                 path.unlink(missing_ok=True)
-        if self.board is not None:
-            self.board.close()
+        if self.tracker is not None:
+            self.tracker.finish()
 
     def _list_checkpoints(self) -> list[Path]:
         """Return the paths of the checkpoints, oldest first."""
@@ -269,16 +265,5 @@ def format_csv(rows: Iterable[MetricRow], header: bool = True) -> str:
     return file.getvalue()
 
 
-def _open_tensorboard(folder: Path) -> Any:
-    """Return a writer of TensorBoard events in the main process, None in the others."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "TensorBoard isn't installed",
-            "--tensorboard",
-            "Run: pip install 'umemma[tensorboard]'",
-        ) from None
-    if not distributed.is_main():
-        return None
-    return SummaryWriter(str(folder))
+def _list_points(rows: Iterable[MetricRow]) -> list[Point]:
+    return [Point(f"{row.split}/{row.name}", row.value, row.step) for row in rows]

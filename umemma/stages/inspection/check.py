@@ -63,6 +63,7 @@ EXTRAS = {
     "gs": ("gcsfs",),
     "kaggle": ("kagglehub",),
     "lora": ("peft",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "ray": ("ray",),
     "s3": ("s3fs",),
@@ -70,6 +71,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "transformers": ("transformers",),
     "tune": ("optuna",),
+    "wandb": ("wandb",),
 }
 
 

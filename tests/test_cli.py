@@ -41,7 +41,7 @@ PANELS = {
         "audit",
         "protocol",
     ],
-    "Use": ["predict", "export", "serve"],
+    "Use": ["predict", "export", "serve", "card", "push"],
     "Look": ["datasets", "encoders", "schema", "check"],
 }
 
@@ -254,7 +254,9 @@ def test_shell_completion(tmp_path):
 
 @pytest.mark.slow
 def test_openmp_starts_with_what_the_command_line_sets(tmp_path):
-    done = run("export", "--model", "nothing", folder=tmp_path, OMP_DISPLAY_ENV="VERBOSE")
+    done = run(
+        "export", "card", "push", "--model", "nothing", folder=tmp_path, OMP_DISPLAY_ENV="VERBOSE"
+    )
     assert f"GOMP_SPINCOUNT = '{cores.SPINS}'" in done.stderr
     assert "not there yet" in done.stderr
 

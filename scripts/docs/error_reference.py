@@ -76,7 +76,11 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     ("umemma export", "export", ("stages/export.py", "models/onnx/export.py")),
     ("umemma serve", "serve", ("stages/serve.py", "serving/")),
-    ("umemma predict and trained models", "models", ("stages/predict.py", "models/")),
+    (
+        "umemma predict and trained models",
+        "models",
+        ("stages/predict.py", "stages/share/", "models/"),
+    ),
     ("Files", "files", ("system/", "errors.py")),
 )
 RAISED = ("UserError", "unknown_name")

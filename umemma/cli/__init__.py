@@ -2,8 +2,8 @@
 
 Each command is a thin function over a stage: it reads the settings, calls `stages/`, and prints
 the result. torch is imported inside the stages, so that `--help` answers at once. This module
-assembles the commands; `init`, `data`, `train`, `tune`, `audit`, `protocol`, `use`, `serve` and
-`look` hold them, `options` what they share.
+assembles the commands; `init`, `data`, `train`, `tune`, `audit`, `protocol`, `use`, `serve`,
+`share` and `look` hold them, `options` what they share.
 
 Exit status: 0 = done; 2 = the command line or the settings are wrong; 75 or 130 = stopped by
 SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
@@ -21,7 +21,19 @@ from typing import Annotated
 import typer
 
 from umemma._version import __version__
-from umemma.cli import audit, data, init, look, protocol, serve, streams, train, tune, use
+from umemma.cli import (
+    audit,
+    data,
+    init,
+    look,
+    protocol,
+    serve,
+    share,
+    streams,
+    train,
+    tune,
+    use,
+)
 from umemma.errors import UserError
 from umemma.system import distributed
 from umemma.system.cores import limit_spinning
@@ -72,6 +84,8 @@ _add("protocol", TRAIN, protocol.protocol)
 _add("predict", USE, use.predict)
 _add("export", USE, use.export)
 _add("serve", USE, serve.serve)
+_add("card", USE, share.write_card)
+_add("push", USE, share.push)
 _add("datasets", LOOK, data.list_datasets)
 _add("encoders", LOOK, use.list_encoders)
 _add("schema", LOOK, look.print_schema)

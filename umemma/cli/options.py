@@ -68,7 +68,7 @@ ModelFolder = Annotated[
     typer.Option(
         "--model",
         metavar="FOLDER",
-        help="A trained model. By default the ensemble of params.yaml.",
+        help="A trained model, or hf://owner/name. By default the ensemble of params.yaml.",
     ),
 ]
 Trust = Annotated[
@@ -170,6 +170,10 @@ def start_with_model(command: str, folder: str, file: Path, sets: list[str] | No
     if not folder:
         return start(command, file, sets).paths.ensemble
     log.start_logging(command)
+    from umemma.models import hub
+
+    if hub.is_on_hub(folder):
+        return hub.fetch_model(folder)
     return Path(folder)
 
 

@@ -237,6 +237,11 @@ def export(
     Creates: models/<dataset>/onnx/ encoder-<modality>.onnx, fusion.onnx and export.json, which
     describes their inputs.
     """
+    from umemma.models.hub import is_on_hub
+
+    if is_on_hub(model) and not out:
+        hint = "Add --out FOLDER."
+        raise UserError("a model of the hub has no folder beside it", "--model", hint, usage=True)
     folder = start_with_model("export", model, params, set_)
     from umemma.stages import export as stage
 

@@ -25,7 +25,7 @@ from umemma.errors import UserError, unknown_name
 from umemma.evaluation.calibration import probabilities
 from umemma.evaluation.regression import gaussian
 from umemma.missing import list_patterns
-from umemma.models import factory, saved_model
+from umemma.models import factory, hub, saved_model
 from umemma.models.answers import AnyPrediction, NumberPrediction, Prediction
 from umemma.models.explanation import Explanation, attribute, make_prior, measure_worth
 from umemma.models.fusions import check_predicts_alone
@@ -57,6 +57,8 @@ def load(
 ) -> Predictor:
     """Load the model in `folder`, of one modality or more, onto the GPU if there is one.
 
+    folder: also hf://owner/name[@revision], a model of the Hugging Face hub.
+
     broken: whether a medium that cannot be read is absent, or its sample fails. trust: whether an
     encoder `import:...`, which runs code of its author, is allowed. UserError where it is not, for
     a folder that is incomplete or damaged, and for a model that has no answer to a sample alone.
@@ -64,7 +66,7 @@ def load(
     policies = get_args(BrokenPolicy)
     if broken not in policies:
         raise unknown_name("policy", broken, policies, "broken")
-    folder = Path(folder)
+    folder = hub.fetch_model(str(folder)) if hub.is_on_hub(folder) else Path(folder)
     info, settings = _read_info(folder)
     fusion = settings.training.fusion
     check_predicts_alone(fusion, str(folder))

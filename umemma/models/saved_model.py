@@ -262,17 +262,22 @@ def check(folder: Path, settings: Mapping[str, Any], hint: str) -> ModelInfo:
 
     UserError with `hint` where there is no model, or one that was trained with other settings.
     """
-    data = read_about(folder, hint)
-    try:
-        info = ModelInfo.model_validate(data)
-    except ValidationError:
-        what = "damaged: not a description of a model"
-        raise UserError(what, str(folder / ABOUT), hint) from None
+    info = read_info(folder, hint)
     differences = list_differences(info.settings, settings)
     if differences:
         what = f"trained with other settings ({'; '.join(differences)})"
         raise UserError(what, str(folder), hint)
     return info
+
+
+def read_info(folder: Path, hint: str) -> ModelInfo:
+    """Return what model.json says. UserError with `hint` where it is missing or damaged."""
+    data = read_about(folder, hint)
+    try:
+        return ModelInfo.model_validate(data)
+    except ValidationError:
+        what = "damaged: not a description of a model"
+        raise UserError(what, str(folder / ABOUT), hint) from None
 
 
 def read_about(folder: Path, hint: str, repair_hint: str = "") -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The stages that give a model away: its card, and its upload."""

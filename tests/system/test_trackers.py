@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from toys.project import quick
+from toys.reports import evaluate, four_toads
 
+from umemma.cli import train as train_commands
 from umemma.errors import UserError
+from umemma.reports.evaluation import ROBUSTNESS_COLUMNS, list_ratio_rows
 from umemma.stages import finetune
 from umemma.system.trackers import Point, Tracker, open_tracker
 from umemma.training.run_folder import MetricRow, Run
@@ -164,6 +167,24 @@ def test_a_tracker_changes_no_byte_of_the_model(project, mlflow, monkeypatch):
                 points.append(f"{point.step},{name.replace('/', ',')},{point.value}")
     rows = (folder / "metrics.csv").read_text().splitlines()[1:]
     assert sorted(points) == sorted(",".join(r.split(",")[:1] + r.split(",")[2:]) for r in rows)
+
+
+def test_the_robustness_table_of_an_evaluation_arrives(mlflow):
+    outcome = evaluate(four_toads())
+    train_commands._track(outcome, quick(), "mlflow")
+    experiment = mlflow.get_experiment_by_name("digits")
+    (run,) = mlflow.search_runs([experiment.experiment_id])
+    rows = list(list_ratio_rows(outcome))
+    assert len(rows) == 3 * 3  # audio, image or one of the two is missing, at three ratios
+    for missing, ratio, *values in rows:
+        for column, value in zip(ROBUSTNESS_COLUMNS[2:], values, strict=True):
+            name = f"robustness/{missing}/{column}".replace("|", " or ")
+            history = mlflow.get_metric_history(run.info.run_id, name)
+            found = {point.step: point.value for point in history}
+            assert found[round(100 * float(ratio))] == pytest.approx(value, nan_ok=True)
+    for row in outcome.lead("gap").values():
+        name = f"{row.metric}/gap/{row.left}".replace("+", "-")
+        assert run.data.metrics[name] == row.value
 
 
 def test_an_unknown_tracker_is_named(tmp_path):

@@ -44,6 +44,17 @@ def test_the_classes_of_which_least_is_told_come_first(folder):
     assert rows[0].endswith(f"| {told[least[0]]:+.2f} |")
 
 
+def test_answers_that_get_worse_are_shown_beside_those_that_get_better(folder):
+    numbers = json.loads((folder / "information.json").read_text())["additions"]
+    text = (folder / "report.md").read_text()
+    for row in numbers:
+        assert f"| {row['modality']} | {100 * row['won']:.1f} (" in text
+        assert f" | {100 * row['lost']:.1f} (" in text
+    evenness = json.loads((folder / "metrics.json").read_text())["evenness"]
+    assert f"Evenness of the contributions: {evenness:.2f}," in text
+    assert 0.9 < evenness < 1
+
+
 def test_pairs_that_tell_the_same_are_called_redundant(folder):
     (row,) = [
         line for line in (folder / "report.md").read_text().splitlines() if "| a+b | -" in line

@@ -30,6 +30,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from scipy.special import xlog1py, xlogy
 
+from umemma.evaluation.attribution.additions import count_changes
 from umemma.evaluation.attribution.right_answers import estimate_attribution
 from umemma.evaluation.bootstrap import Bootstrap
 from umemma.evaluation.information_report import (
@@ -128,6 +129,7 @@ def estimate_information(
         fusion_gaps=differences.estimate(probed, _alone, _probe),
         contributions=contributions,
         interactions=interactions,
+        additions=count_changes(predictions, bootstrap),
         is_ours=is_ours,
     )
     advice = list(advise(information, min(bootstrap.counts)))

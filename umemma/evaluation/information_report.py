@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from umemma.evaluation.attribution.additions import Addition
 from umemma.evaluation.attribution.right_answers import (
     Contribution,
     Interaction,
@@ -61,8 +62,9 @@ class Information(NamedTuple):
     encoder_gaps: a linear probe on the ensemble's own features of this modality less the uni-modal
     model. fusion_gaps: the ensemble with only this modality less the probe. Both are empty without
     probes; with probes they add up to `gaps`. contributions, interactions: what each modality and
-    each pair adds to the probability of the right answer. is_ours: whether umemma trained the
-    model; advice on another names no setting of a training.
+    each pair adds to the probability of the right answer; additions: which answers each modality
+    makes better and worse. is_ours: whether umemma trained the model; advice on another names no
+    setting of a training.
     """
 
     task: str
@@ -78,6 +80,7 @@ class Information(NamedTuple):
     fusion_gaps: list[ModelDifference] = []
     contributions: list[Contribution] = []
     interactions: list[Interaction] = []
+    additions: list[Addition] = []
     advice: list[str] = []
     is_ours: bool = True
 
@@ -96,6 +99,7 @@ class Information(NamedTuple):
             "fusion_gaps": _as_dicts(self.fusion_gaps),
             "contributions": _as_dicts(self.contributions),
             "interactions": _as_dicts(self.interactions),
+            "additions": _as_dicts(self.additions),
             "advice": self.advice,
         }
 
@@ -279,5 +283,7 @@ def _format_bits(row: ModelDifference) -> str:
     return f"{row.bits:z.2f} bits ({row.bits_low:z.2f} to {row.bits_high:z.2f})"
 
 
-def _as_dicts(rows: Sequence[ModelDifference | Contribution | Interaction]) -> list[dict[str, Any]]:
+def _as_dicts(
+    rows: Sequence[ModelDifference | Contribution | Interaction | Addition],
+) -> list[dict[str, Any]]:
     return [row._asdict() for row in rows]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from umemma.evaluation import information
+from umemma.evaluation.attribution.additions import measure_evenness
 from umemma.evaluation.attribution.right_answers import select_overall
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.information_report import Information
@@ -234,7 +235,7 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
     "gap_to_ceiling": {modality: difference}, "gaps": {subset: the difference with its interval},
     "worst_case": its value with its interval, "hurts_most": the subset with the lowest value,
     "information": {subset: bits}, "contributions": {modality: the bits that it adds, with their
-    interval}}.
+    interval}, "evenness": of these}.
     """
     summary: dict[str, Any] = {}
     for row in outcome.subsets:
@@ -255,16 +256,18 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
     if lowest:
         summary["hurts_most"] = lowest.left
     if outcome.information:
-        bits = {}
+        told = {}
         for bound in outcome.information.bounds:
             if bound.model == "ensemble":
-                bits[bound.modalities] = bound.bits
-        bits["entropy"] = outcome.information.entropy_bits
-        summary["information"] = bits
+                told[bound.modalities] = bound.bits
+        told["entropy"] = outcome.information.entropy_bits
+        summary["information"] = told
         summary["contributions"] = {}
         for part in select_overall(outcome.information.contributions):
             interval = {"value": part.bits, "low": part.low, "high": part.high}
             summary["contributions"][part.modality] = interval
+        bits = [part["value"] for part in summary["contributions"].values()]
+        summary["evenness"] = measure_evenness(bits)
     if outcome.folds:
         summary["by_fold"] = {}
         for left, by_fold in outcome.folds.items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from umemma.evaluation.attribution.additions import Addition, measure_evenness
 from umemma.evaluation.attribution.right_answers import (
     Contribution,
     Interaction,
@@ -32,6 +34,11 @@ ABOUT_PAIRS = (
     "The interaction index of a pair: above 0 the two tell more together than apart (synergy), "
     "below 0 they tell the same (redundancy), whatever else is present."
 )
+ABOUT_EVENNESS = (
+    "Evenness of the contributions: {evenness:.2f}, where 1 is that all add the same and 0 that "
+    "one adds everything. An answer that gets worse with a modality more is counter-intuitive: the "
+    "difference of both columns is what the modality is worth."
+)
 
 
 def attribution(report: Information) -> Iterator[Block]:
@@ -47,6 +54,11 @@ def attribution(report: Information) -> Iterator[Block]:
         bits = f"{row.bits:+.3f}"
         rows.append([row.modality, bits, format_range(row.low, row.high), str(row.n)])
     yield Table("Bits added", ["modality", "bits", "95 % interval", "samples"], rows)
+    evenness = measure_evenness([row.bits for row in overall])
+    if not math.isnan(evenness):
+        yield Text(ABOUT_EVENNESS.format(evenness=evenness))
+    if report.additions:
+        yield _make_addition_table(report.additions)
     table = _make_class_table(report)
     if table:
         yield table
@@ -63,6 +75,20 @@ def _draw_contributions(overall: Sequence[Contribution]) -> Figure:
         f"{most.label} adds most: {most.value:.2f} of {sum(bar.value for bar in bars):.2f} bits."
     )
     return Figure(svg, "Bits that each modality adds to what is known", about)
+
+
+def _make_addition_table(additions: Sequence[Addition]) -> Table:
+    rows = []
+    for row in additions:
+        won = with_interval(f"{100 * row.won:.1f}", _format_shares(row.won_low, row.won_high))
+        lost = with_interval(f"{100 * row.lost:.1f}", _format_shares(row.lost_low, row.lost_high))
+        rows.append([row.modality, won, lost, str(row.n)])
+    caption = "Answers that this modality makes better and worse, beside all others, % of samples"
+    return Table(caption, ["modality", "better", "worse", "samples"], rows)
+
+
+def _format_shares(low: float, high: float) -> str:
+    return format_range(100 * low, 100 * high, 1)
 
 
 def _make_class_table(report: Information) -> Table | None:

@@ -1,0 +1,70 @@
+"""A modality more: which answers become right, which become wrong, and how evenly all contribute.
+
+An answer that gets worse with one more modality is counter-intuitive, as in Ma et al., Calibrating
+multimodal learning, ICML 2023, who look at confidences. Evenness is that of Pielou, The measurement
+of diversity in different types of biological collections, J. Theor. Biol. 13 (1966); the Modality
+Equity Index of MissBench (arXiv 2603.09874) asks the same by a formula of its own. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from umemma.evaluation.bootstrap import Bootstrap
+from umemma.evaluation.metrics import score
+from umemma.evaluation.predictions import Predictions
+from umemma.types import format_pattern
+
+
+class Addition(NamedTuple):
+    """What a modality does to the answers from all others, over the `n` samples that have both.
+
+    won, lost: the shares of the samples whose score rises and falls, with 95 % intervals.
+    """
+
+    modality: str
+    n: int
+    won: float
+    won_low: float
+    won_high: float
+    lost: float
+    lost_low: float
+    lost_high: float
+
+
+def count_changes(predictions: Predictions, bootstrap: Bootstrap) -> list[Addition]:
+    """Return a row for each modality that some sample has beside another; [] for one modality."""
+    names = predictions.modalities
+    if len(names) < 2:
+        return []
+    complete = format_pattern(names)
+    with_all = score(predictions.decide("ensemble", complete), predictions.target)
+    rows = []
+    for modality in names:
+        rest = format_pattern({*names} - {modality})
+        without = score(predictions.decide("ensemble", rest), predictions.target)
+        both = ~np.isnan(predictions.ensemble[modality][:, 0]) & ~np.isnan(without)
+        if not both.any():
+            continue
+        shares: list[float] = []
+        for change in (with_all > without, with_all < without):
+            values = np.where(both, change, np.nan)
+            shares += [float(np.nanmean(values)), *bootstrap.interval(values)]
+        rows.append(Addition(modality, int(both.sum()), *shares))
+    return rows
+
+
+def measure_evenness(contributions: Sequence[float]) -> float:
+    """Return 1 where all contribute the same, 0 where one does alone; below 0 counts as 0.
+
+    It is the entropy of their shares over its largest value. NaN where nothing contributes.
+    """
+    parts = np.clip(np.asarray(contributions, np.float64), 0, None)
+    if len(parts) < 2 or not parts.sum():
+        return math.nan
+    shares = parts[parts > 0] / parts.sum()
+    return float(-(shares * np.log(shares)).sum() / math.log(len(parts))) + 0.0

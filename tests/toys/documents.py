@@ -57,15 +57,17 @@ class Block:
 
 
 def documents() -> list[str]:
-    """Return the repository paths of all documents: the project's own and the pages of the site."""
-    pages = (path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+    """Return the repository paths of all documents: the project's, the site's, the examples'."""
+    pages = []
+    for folder in ("docs", "examples"):
+        pages += [path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.md")]
     own = [name for name in PROJECT_FILES if (ROOT / name).exists()]
     return [*own, *sorted(pages)]
 
 
 def guides() -> list[str]:
-    """Return the documents whose commands people type: the README and the pages of the site."""
-    return ["README.md", *(name for name in documents() if name.startswith("docs/"))]
+    """Return the documents whose commands people type: the README, the site's, the examples'."""
+    return ["README.md", *(name for name in documents() if name not in PROJECT_FILES)]
 
 
 def read(name: str) -> str:

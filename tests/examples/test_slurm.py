@@ -182,7 +182,7 @@ def test_the_jobs_of_a_comparison_come_to_its_table(site):
     assert failed == {"1 preprocess 0"}  # of the first submission; now the shards are there
     jobs = [name.partition(" ")[2] for name in states if " compare " in name]
     of_modalities = ["compare compare-unimodal 0", "compare compare-unimodal 1"]
-    assert sorted(jobs) == [*of_modalities, "compare compare 0", "compare table 0"]
+    assert sorted(jobs) == ["compare compare 0", *of_modalities, "compare table 0"]
     table = (site / "results/manifest/compare/compare.md").read_text()
     assert "frozen" in table
 

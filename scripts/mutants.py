@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("umemma", "tests", "recipes", "docs", "benchmarks", "scripts", "compare")
+COPIED = ("umemma", "tests", "recipes", "docs", "benchmarks", "scripts", "compare", "examples")
 COPIED_HIDDEN = (".dvc", ".ci", ".github")
 KILLED = "killed"
 SURVIVED = "survived"

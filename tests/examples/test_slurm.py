@@ -188,7 +188,8 @@ def test_the_jobs_of_a_comparison_come_to_its_table(site):
 
 
 def test_the_scripts_pass_shellcheck():
-    command = [str(Path(sys.executable).with_name("shellcheck")), "-x", *(str(SLURM / name) for name in SCRIPTS)]
+    command = [str(Path(sys.executable).with_name("shellcheck")), "-x"]
+    command += [str(SLURM / name) for name in SCRIPTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == ""
     assert done.returncode == 0

@@ -61,6 +61,7 @@ def site(tmp_path_factory) -> Iterator[Path]:
         [sys.executable, str(CLUSTER / "warm.py"), "serve", variables["WARM"]],
         env=variables,
         stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     with server:
         try:
@@ -69,7 +70,7 @@ def site(tmp_path_factory) -> Iterator[Path]:
             call(folder, str(SLURM / "submit.sh"))
             yield folder
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGKILL)  # with what it has forked
 
 
 def call(site: Path, *words: str) -> str:

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 
 IMPORTED = ("torch.distributed.run", "umemma.stages.compare.table", "umemma.stages.evaluate")
 IMPORTED += ("umemma.stages.finetune", "umemma.stages.preprocess", "umemma.stages.pretrain")
@@ -34,11 +35,11 @@ def serve(address: str) -> None:
             connection, _ = server.accept()
             if os.fork() == 0:
                 server.close()
-                sys.exit(run(connection))
+                run(connection)
             connection.close()
 
 
-def run(connection: socket.socket) -> int:
+def run(connection: socket.socket) -> None:
     """Become the process that a client stands for, and tell it the status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     data, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
@@ -64,9 +65,12 @@ def run(connection: socket.socket) -> int:
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:
+        if sys.exc_info()[1] is not None:
+            traceback.print_exc()
         sys.stdout.flush()
+        sys.stderr.flush()
         connection.send(str(status).encode())
-    return status
+        os._exit(status)
 
 
 def call(name: str, words: list[str]) -> None:
@@ -95,7 +99,9 @@ def ask(words: list[str]) -> int:
         pid = int(connection.recv(64))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: os.kill(pid, number))
-        return int(connection.recv(64) or 137)
+        status = int(connection.recv(64) or 137)
+        connection.recv(64)  # nothing, once the process has ended and its sockets are closed
+        return status
 
 
 if __name__ == "__main__":

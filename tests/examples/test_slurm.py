@@ -123,7 +123,9 @@ def test_the_jobs_come_from_raw_files_to_results(site):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["finetune.sbatch", "dvc.sbatch"])
+@pytest.mark.parametrize(
+    "script", ["finetune.sbatch", pytest.param("dvc.sbatch", marks=pytest.mark.drill)]
+)
 def test_a_job_that_is_stopped_goes_back_into_the_queue_and_resumes(site, script):
     """The signal reaches the batch script alone. The model has the bytes of one without a stop."""
     ensemble = site / "models/manifest/ensemble"
@@ -175,7 +177,7 @@ def find_last_step(site: Path) -> int:
     return max((int(path.stem.split("-")[1]) for path in paths), default=0)
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_the_jobs_of_a_comparison_come_to_its_table(site):
     call(site, str(SLURM / "submit.sh"), "compare")
     states = read_states(site)

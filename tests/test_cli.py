@@ -36,6 +36,7 @@ PANELS = {
         "finetune-ensemble",
         "evaluate-missing",
         "evaluate",
+        "evaluate-corrupted",
         "tune",
         "compare",
         "audit",
@@ -254,9 +255,7 @@ def test_shell_completion(tmp_path):
 
 @pytest.mark.slow
 def test_openmp_starts_with_what_the_command_line_sets(tmp_path):
-    done = run(
-        "export", "card", "push", "--model", "nothing", folder=tmp_path, OMP_DISPLAY_ENV="VERBOSE"
-    )
+    done = run("export", "--model", "nothing", folder=tmp_path, OMP_DISPLAY_ENV="VERBOSE")
     assert f"GOMP_SPINCOUNT = '{cores.SPINS}'" in done.stderr
     assert "not there yet" in done.stderr
 

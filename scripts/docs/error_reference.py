@@ -67,6 +67,9 @@ AREAS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "evaluation",
         (
             "stages/evaluate.py",
+            "stages/corrupt.py",
+            "models/evaluated/",
+            "modalities/corruption/",
             "stages/compare/",
             "stages/tune.py",
             "stages/audit.py",

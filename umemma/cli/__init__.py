@@ -2,8 +2,8 @@
 
 Each command is a thin function over a stage: it reads the settings, calls `stages/`, and prints
 the result. torch is imported inside the stages, so that `--help` answers at once. This module
-assembles the commands; `init`, `data`, `train`, `tune`, `audit`, `protocol`, `use`, `serve`,
-`share` and `look` hold them, `options` what they share.
+assembles the commands; `init`, `data`, `train`, `corrupt`, `tune`, `audit`, `protocol`,
+`use`, `serve`, `share` and `look` hold them, `options` what they share.
 
 Exit status: 0 = done; 2 = the command line or the settings are wrong; 75 or 130 = stopped by
 SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
@@ -23,6 +23,7 @@ import typer
 from umemma._version import __version__
 from umemma.cli import (
     audit,
+    corrupt,
     data,
     init,
     look,
@@ -77,6 +78,7 @@ _add(
     train.evaluate_missing,
     "Measure accuracy with modalities missing: short name of evaluate-missing.",
 )
+_add("evaluate-corrupted", TRAIN, corrupt.evaluate_corrupted)
 _add("tune", TRAIN, tune.tune)
 _add("compare", TRAIN, train.compare)
 _add("audit", TRAIN, audit.audit)

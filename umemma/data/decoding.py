@@ -23,6 +23,8 @@ from umemma import modalities
 from umemma.data import shard_reader
 from umemma.data.sample_table import MediaTable
 from umemma.errors import UserError
+from umemma.modalities import corruption
+from umemma.modalities.corruption import Corruption
 from umemma.system.cores import count_cores_of_process
 from umemma.system.signals import allow_interrupts, start_without_interrupts
 from umemma.types import InputSpec
@@ -48,12 +50,19 @@ class SampleDataset(Dataset[Any]):
         self.keys = media.keys
         self.specs = dict(specs)
         self.where = where
+        self.corruption: Corruption | None = None
 
     def select_modalities(self, names: Collection[str]) -> SampleDataset:
         """Return the same samples with some of their modalities."""
         selected = copy.copy(self)
         selected.specs = {m: spec for m, spec in self.specs.items() if m in names}
         return selected
+
+    def corrupt(self, with_: Corruption) -> SampleDataset:
+        """Return the same samples, whose modality is corrupted wherever it is present."""
+        corrupted = copy.copy(self)
+        corrupted.corruption = with_
+        return corrupted
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """Return {modality: (...)}, compact (pictures as bytes); an absent one is its blank input.
@@ -89,7 +98,11 @@ class SampleDataset(Dataset[Any]):
                     inputs[m] = modality.make_blank(spec)
                     continue
                 try:
-                    inputs[m] = modality.decode(data[i, m], spec)
+                    if self.corruption is not None and self.corruption.modality == m:
+                        key = self.keys[i]
+                        inputs[m] = corruption.decode(data[i, m], spec, self.corruption, key)
+                    else:
+                        inputs[m] = modality.decode(data[i, m], spec)
                 except ValueError as error:
                     what = f"sample {self.keys[i]!r}: {error}"
                     raise UserError(what, self.where, shard_reader.REMAKE) from None
@@ -148,6 +161,10 @@ class BatchStream:
         if not dataset.specs:
             return None
         return BatchStream(dataset, self.workers, self.stay)
+
+    def corrupt(self, with_: Corruption) -> BatchStream:
+        """Return a stream of the same samples, whose modality is corrupted."""
+        return BatchStream(self.dataset.corrupt(with_), self.workers, self.stay)
 
     def iterate_batches(self, plan: Sequence[np.ndarray]) -> Iterator[dict[str, Tensor]]:
         """Yield {modality: (B, ...)}, compact, for each array of sample numbers in `plan`."""

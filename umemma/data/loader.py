@@ -28,6 +28,7 @@ from umemma.data.decoding import BatchStream, SampleDataset, choose_workers
 from umemma.data.sample_table import MediaTable, SampleTable
 from umemma.errors import UserError
 from umemma.missing import draw_training_absences
+from umemma.modalities.corruption import Corruption
 from umemma.system import distributed
 from umemma.system.cores import count_cores_of_process
 from umemma.system.seeds import hash_keys, mix
@@ -102,6 +103,15 @@ class LoadedSplit:
             specs=specs,
             stream=self._select_stream(specs.keys()),
         )
+
+    def corrupt(self, with_: Corruption) -> LoadedSplit:
+        """Return the same samples, a modality of which is corrupted after it is read.
+
+        It has to be decoded for each batch: what is in memory, or in a cache, is intact.
+        """
+        assert self.stream is not None
+        assert with_.modality not in self.in_memory
+        return replace(self, stream=self.stream.corrupt(with_))
 
     def _select_stream(self, names: Collection[str]) -> BatchStream | None:
         if self.stream is None:

@@ -45,7 +45,7 @@ def pack(media: Media, packing: Packing) -> Packed | None:
     if isinstance(media, (Path, bytes)):
         data = read_file(media) if isinstance(media, Path) else media
         if data[:4] == b"fLaC":
-            sound, channels = _read_sound(data)
+            sound, channels = read_sound(data)
             if channels == 1 and sound.rate <= packing.sample_rate:
                 if _is_silent(sound, packing):
                     return None
@@ -83,7 +83,7 @@ def _is_silent(sound: Sound, packing: Packing) -> bool:
     return math.sqrt(power) < threshold
 
 
-def _read_sound(data: bytes) -> tuple[Sound, int]:
+def read_sound(data: bytes) -> tuple[Sound, int]:
     """Return the sound, with its channels averaged, and the number of channels."""
     try:
         with delay_stop_signals(), soundfile.SoundFile(io.BytesIO(data)) as file:
@@ -107,7 +107,7 @@ def decode(data: bytes, spec: AudioInput | WaveInput) -> torch.Tensor:
     """
     import torch
 
-    sound, _ = _read_sound(data)
+    sound, _ = read_sound(data)
     samples = torch.from_numpy(sound.samples)
     if sound.rate != spec.sample_rate:
         import torchaudio.functional

@@ -10,32 +10,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from umemma.config import Params, Training
 from umemma.data import shard_reader
 from umemma.errors import UserError
-from umemma.evaluation import metrics
-from umemma.evaluation.calibration import Calibration
-from umemma.evaluation.classification.thresholds import Thresholds
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.predictions import Predictions, name_tables, pool_folds
 from umemma.evaluation.results import (
     NO_FOLDS,
-    EvaluationSettings,
     Outcome,
     measure_outcome,
 )
 from umemma.missing import list_conditions, make_keep_table, parse_missing
-from umemma.models import saved_model
+from umemma.models.evaluated.inputs import EvaluationInputs, check_inputs, load_models
 from umemma.reports import evaluation
 from umemma.system import distributed
 from umemma.system.files import new_files
 from umemma.system.storage import Store
-from umemma.types import TargetScale
 from umemma.validation import fingerprint
 
 if TYPE_CHECKING:
@@ -46,34 +40,13 @@ if TYPE_CHECKING:
     from umemma.models.late_fusion import LateFusion
     from umemma.training.train import DataSource
 
-ENSEMBLE = "Run: umemma finetune-ensemble"
-Fitted = TypeVar("Fitted")
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What an evaluation reads, checked against the settings before anything is computed.
-
-    calibration, thresholds: of each table of logits, {} if they are not applied; made_by: a hash of
-    everything that the predictions depend on; prior: the share of each class in training; scales:
-    of the targets of a regression.
-    """
-
-    index: shard_reader.Index
-    settings: EvaluationSettings
-    calibration: dict[str, Calibration]
-    made_by: str
-    prior: list[float]
-    scales: list[TargetScale]
-    thresholds: dict[str, Thresholds]
-
 
 def run(params: Params) -> Outcome:
     """Evaluate the whole grid, and write it to results/<dataset>/.
 
     Of several processes, the main one writes and has the outcome; that of the others has no rows.
     """
-    inputs = _check_inputs(params)
+    inputs = check_inputs(params)
     predictions = _predict(params, inputs)
     if predictions is None:
         return Outcome([], [], [], inputs.settings)
@@ -96,18 +69,18 @@ def run_all_folds(params: Params) -> Outcome:
     return _write(params, inputs, pool_folds(predictions), by_subset)
 
 
-def _collect_folds(params: Params) -> tuple[_Inputs, list[Predictions]]:
+def _collect_folds(params: Params) -> tuple[EvaluationInputs, list[Predictions]]:
     """Return the inputs of all folds as one, and the predictions of each."""
     index = shard_reader.read_index(Store(params.paths.shards), params.shard_settings())
     if not index.folds:
         raise UserError("the shards have no folds", "--all-folds", usage=True)
-    inputs: list[_Inputs] = []
+    inputs: list[EvaluationInputs] = []
     predictions: list[Predictions] = []
     for fold in index.folds:
         own = params.model_copy(update={"fold": fold.number})
         hint = f"Run each stage with --set fold={fold.number}, then this command again."
         try:
-            inputs.append(_check_inputs(own))
+            inputs.append(check_inputs(own))
         except UserError as error:
             raise UserError(f"fold {fold.number}: {error.what}", error.where, hint) from None
         kept = Predictions.load(own.paths.results / evaluation.PREDICTIONS, inputs[-1].made_by)
@@ -121,12 +94,12 @@ def _collect_folds(params: Params) -> tuple[_Inputs, list[Predictions]]:
         folds=tuple(fold.number for fold in index.folds),
     )
     made_by = fingerprint({"folds": [one.made_by for one in inputs]})
-    return _Inputs(index, settings, {}, made_by, [], [], {}), predictions
+    return EvaluationInputs(index, settings, {}, made_by, [], [], {}), predictions
 
 
 def _write(
     params: Params,
-    inputs: _Inputs,
+    inputs: EvaluationInputs,
     predictions: Predictions,
     by_fold: Mapping[str, Mapping[int, float]] = NO_FOLDS,
 ) -> Outcome:
@@ -161,7 +134,7 @@ def ask(params: Params, missing: str, ratios: Sequence[float]) -> Outcome:
     missing_sets = list_conditions(names)
     if missing:
         missing_sets = [parse_missing(missing.replace(",", "+"), names, "--missing")]
-    inputs = _check_inputs(params)
+    inputs = check_inputs(params)
     predictions = Predictions.load(params.paths.results / evaluation.PREDICTIONS, inputs.made_by)
     if predictions is None:
         logger.info(
@@ -181,79 +154,7 @@ def _make_grid(params: Params, predictions: Predictions) -> Grid:
     return Grid(predictions, params.seed, section.draws, section.bootstrap, section.metrics)
 
 
-def _check_inputs(params: Params) -> _Inputs:
-    """Return what the evaluation reads; UserError if it is missing or of other settings."""
-    params.evaluate.check_split()
-    store = Store(params.paths.shards)
-    index = shard_reader.read_index(store, params.shard_settings()).select_fold(params.fold_number)
-    params.check_modalities(index.modalities, index.kinds)
-    class_count = len(index.classes)
-    lead = metrics.select_metrics(params.evaluate.metrics, index.task, class_count)[0]
-
-    # The settings are part of what predictions depend on: of the rule of absence, say.
-    ensemble_settings = params.ensemble_settings(index.fingerprint)
-    ensemble = saved_model.check(params.paths.ensemble, ensemble_settings, ENSEMBLE)
-    weights = {"ensemble": [ensemble.weights_sha256, fingerprint(ensemble_settings)]}
-    calibration = _name_tables_of("ensemble", ensemble.calibration)
-    thresholds = _name_tables_of("ensemble", ensemble.thresholds)
-    for m in sorted(params.modalities):
-        unimodal_settings = params.unimodal_settings(m, index.fingerprint)
-        unimodal = saved_model.check(
-            params.paths.pretrain(m), unimodal_settings, _name_pretraining(m)
-        )
-        weights[m] = [unimodal.weights_sha256, fingerprint(unimodal_settings)]
-        calibration |= _name_tables_of("unimodal", unimodal.calibration)
-        thresholds |= _name_tables_of("unimodal", unimodal.thresholds)
-    if not params.evaluate.calibrate:
-        calibration = {}
-        thresholds = {}
-    split = params.evaluate.split
-    finetune = ensemble_settings["finetune"]
-    folds: tuple[int, ...] = ()
-    if params.fold_number is not None:
-        folds = (params.fold_number,)
-    settings = EvaluationSettings(
-        preset=finetune["preset"],
-        init=finetune["init"],
-        mma=finetune["mma"],
-        train=finetune["train"],
-        balance=finetune["balance"],
-        absent=params.finetune.absence_rule,
-        dataset=params.name,
-        variant=index.variant,
-        metric=lead.name,
-        split=split,
-        samples=index.samples(split),
-        seed=params.seed,
-        train_missing=ensemble_settings["missing"]["train"],
-        calibrated=params.evaluate.calibrate,
-        folds=folds,
-    )
-    made_from = {
-        "shards": index.fingerprint,
-        "split": split,
-        "weights": weights,
-        "calibration": {name: fitted.as_json() for name, fitted in calibration.items()},
-    }
-    if thresholds:
-        made_from["thresholds"] = {name: list(found) for name, found in thresholds.items()}
-    made_by = fingerprint(made_from)
-    return _Inputs(
-        index, settings, calibration, made_by, ensemble.prior, ensemble.scales, thresholds
-    )
-
-
-def _name_tables_of(model: str, fitted: Mapping[str, Fitted]) -> dict[str, Fitted]:
-    """Return what is fitted to each subset or probe, by the names that `Predictions` has."""
-    named = {}
-    for name, one in fitted.items():
-        if not name.startswith("probe/"):
-            name = f"{model}/{name}"
-        named[name] = one
-    return named
-
-
-def _predict(params: Params, inputs: _Inputs) -> Predictions | None:
+def _predict(params: Params, inputs: EvaluationInputs) -> Predictions | None:
     """Predict the split with the ensemble and each uni-modal model, from one pass of the encoders.
 
     Frozen encoders are replaced by their cached features. Several processes share the samples; the
@@ -269,7 +170,7 @@ def _predict(params: Params, inputs: _Inputs) -> Predictions | None:
     index = inputs.index
     names = sorted(params.modalities)
     device = prepare(params.seed, "evaluate", machine=params.machine)
-    ensemble_model, unimodal_models = _load_models(params, index, device)
+    ensemble_model, unimodal_models = load_models(params, index, device)
     data = _open_data(params, index)
     frozen = _find_frozen(params)
     has_probes = len(names) > 1
@@ -329,38 +230,6 @@ def _open_data(params: Params, index: shard_reader.Index) -> DataSource:
     )
 
 
-def _load_models(
-    params: Params,
-    index: shard_reader.Index,
-    device: torch.device,
-) -> tuple[LateFusion, dict[str, LateFusion]]:
-    """Return the ensemble, and {modality: its uni-modal model}."""
-    from umemma.models import factory
-
-    names = sorted(params.modalities)
-    encoders = {m: params.encoder(m) for m in names}
-    specs = factory.input_specs(encoders, index.inputs)
-    section = params.finetune
-    ensemble = factory.build(
-        encoders,
-        specs,
-        index.classes,
-        section.absent,
-        fusion=section.switches().fusion,
-        task=index.task,
-    )
-    settings = params.ensemble_settings(index.fingerprint)
-    saved_model.load(params.paths.ensemble, ensemble, settings, ENSEMBLE)
-    factory.place_on_device(ensemble, params.finetune, device)
-    unimodal = {}
-    for m in names:
-        model = factory.build({m: encoders[m]}, {m: specs[m]}, index.classes, task=index.task)
-        settings = params.unimodal_settings(m, index.fingerprint)
-        saved_model.load(params.paths.pretrain(m), model, settings, _name_pretraining(m))
-        unimodal[m] = factory.place_on_device(model, params.pretrain.of(m), device)
-    return ensemble, unimodal
-
-
 def _find_frozen(params: Params) -> list[str]:
     """Return the modalities whose encoder fine-tuning leaves as it is.
 
@@ -411,8 +280,3 @@ def _cache_features(
         device,
     ) as splits:
         yield splits[section.split]
-
-
-def _name_pretraining(modality: str) -> str:
-    """Return what to do where a uni-modal model is missing."""
-    return f"Run: umemma pretrain-unimodal --modality {modality}"

@@ -51,7 +51,7 @@ def cache_features(
     if not modalities:
         yield dict(splits)
         return
-    encoder_hashes = {m: _hash_weights(model.encoders[m]) for m in modalities}
+    encoder_hashes = {m: hash_weights(model.encoders[m]) for m in modalities}
     splits_on_features = {}
     for split_name, split in splits.items():
         paths = {}
@@ -67,11 +67,11 @@ def cache_features(
             paths[m] = folder / f"{split_name}-{m}-{fingerprint(inputs)}.safetensors"
         features = _load_or_encode(model, split, paths, batch_size, device)
         splits_on_features[split_name] = split.with_features(features)
-    with model.on_features(_encode_blanks(model, modalities)):
+    with model.on_features(encode_blanks(model, modalities)):
         yield splits_on_features
 
 
-def _encode_blanks(model: LateFusion, modalities: Sequence[str]) -> dict[str, Tensor]:
+def encode_blanks(model: LateFusion, modalities: Sequence[str]) -> dict[str, Tensor]:
     """Return {modality: (D_m,)}: the features of the blank inputs."""
     model.eval()
     present = torch.ones(1, dtype=torch.bool)
@@ -179,7 +179,7 @@ def _hash_samples(split: LoadedSplit, modality: str) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _hash_weights(encoder: nn.Module) -> str:
+def hash_weights(encoder: nn.Module) -> str:
     """Return a hash of the structure and the weights of an encoder."""
     digest = hashlib.sha256(repr(encoder).encode())
     for name, tensor in encoder.state_dict().items():

@@ -71,27 +71,52 @@ def _score(
         value = _rank(predictions, metric, model, weights)
         complete = _rank(predictions, metric, model, everything)
         return ProtocolScore(metric, model, value, nan, nan, complete, value - complete, nan, nan)
+    sums = add_up(predictions, metric, model, weights, bootstrap)
+    whole = add_up(predictions, metric, model, everything, bootstrap)
+    return ProtocolScore(metric, model, *compare_sums(metric, sums, whole, bootstrap))
+
+
+class Comparison(NamedTuple):
+    """A metric with its interval, that of the same samples with everything, and the difference."""
+
+    value: float
+    low: float
+    high: float
+    complete: float
+    difference: float
+    difference_low: float
+    difference_high: float
+
+
+def compare_sums(metric: Metric, sums: Sums, whole: Sums, bootstrap: Bootstrap) -> Comparison:
+    """Return what a metric is of sums, and how far that is from what it is of others, `whole`."""
     assert metric.value
-    total, draws = _add_up(predictions, metric, model, weights, bootstrap)
-    whole, whole_draws = _add_up(predictions, metric, model, everything, bootstrap)
-    value = float(metric.value(total))
-    low, high = bootstrap.bounds(metric.value(draws), value)
+    value = float(metric.value(sums.total))
+    draws = metric.value(sums.draws)
+    low, high = bootstrap.bounds(draws, value)
     if metric.percent:
         low, high = max(low, metric.lowest), min(high, 1.0)
-    complete = float(metric.value(whole))
+    complete = float(metric.value(whole.total))
     difference = value - complete
-    bounds = bootstrap.bounds(metric.value(draws) - metric.value(whole_draws), difference)
-    return ProtocolScore(metric, model, value, low, high, complete, difference, *bounds)
+    bounds = bootstrap.bounds(draws - metric.value(whole.draws), difference)
+    return Comparison(value, low, high, complete, difference, *bounds)
 
 
-def _add_up(
+class Sums(NamedTuple):
+    """The (K,) sums that a metric is made from, and (R, times, K) of the resamples."""
+
+    total: np.ndarray
+    draws: np.ndarray
+
+
+def add_up(
     predictions: Predictions,
     metric: Metric,
     model: str,
     weights: dict[str, np.ndarray],
     bootstrap: Bootstrap,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (K,) sums over all subsets, and (R, times, K) over the resamples."""
+) -> Sums:
+    """Return the sums over the samples of all subsets. weights: {subset: (N,)}."""
     assert metric.stats
     total: np.ndarray | None = None
     by_cluster: list[np.ndarray] = []
@@ -104,7 +129,7 @@ def _add_up(
             total = total + stats.total(weight)
             by_cluster = [old + new for old, new in zip(by_cluster, sums, strict=True)]
     assert total is not None
-    return total, bootstrap.resample(by_cluster)
+    return Sums(total, bootstrap.resample(by_cluster))
 
 
 def _rank(

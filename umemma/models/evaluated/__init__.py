@@ -1,0 +1,1 @@
+"""What is evaluated: the ensemble and the uni-modal models of a project."""

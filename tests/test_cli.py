@@ -40,6 +40,7 @@ PANELS = {
         "tune",
         "compare",
         "audit",
+        "leaderboard",
         "protocol",
     ],
     "Use": ["predict", "export", "serve", "card", "push"],

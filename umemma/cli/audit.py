@@ -1,4 +1,4 @@
-"""The command that needs no training: the report of anybody's model from a table of its answers."""
+"""The commands on results that are already there: audit, of anybody's model, and leaderboard."""
 
 from __future__ import annotations
 
@@ -53,6 +53,20 @@ Classes = Annotated[
 ]
 
 
+Folders = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FOLDER...",
+        help="Folders of results, each with a metrics.json or a compare.json.",
+        show_default=False,
+    ),
+]
+Page = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="The page; the same as Markdown is written beside it."),
+]
+
+
 def audit(
     table: Table,
     out: Out = "",
@@ -92,6 +106,23 @@ def audit(
     if done.differences:
         log.output.print(log.make_table(*stage.make_test_table(done)))
     terminal.print_files(log.output, folder)
+
+
+def leaderboard(folders: Folders, out: Page = Path("leaderboard.html")) -> None:
+    """Put the results of several folders into one page and into Markdown.
+
+    It takes results of evaluate, audit and compare, also those of other people. Each dataset, split
+    and protocol of training has a table, which only has rows of equally many samples; published
+    numbers that fit stand below it. The page has no script, and sorts by any column.
+
+    Creates: leaderboard.html, leaderboard.md.
+    """
+    from umemma.stages.share import leaderboard as stage
+    from umemma.system import log
+
+    log.start_logging("leaderboard")
+    written = stage.run(folders, out)
+    print(f"{written.rows} rows: {written.page}, {written.markdown}")
 
 
 def _split(names: str) -> list[str]:

@@ -6,6 +6,7 @@ classes, say) is escaped in both formats. The page has no script and forbids eve
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -58,6 +59,19 @@ class Table(NamedTuple):
     names: int = 1
 
 
+class SortedTable(NamedTuple):
+    """A table that a reader of the page sorts by a column, without a script.
+
+    orders: {what it is sorted by: all rows in that order}; the first order is shown at first, and
+    in Markdown.
+    """
+
+    caption: str
+    headings: Sequence[str]
+    orders: Mapping[str, Sequence[Sequence[Cell]]]
+    names: int = 1
+
+
 class Heat(NamedTuple):
     """Shares 0..1 of each row, shaded. Only in a page.
 
@@ -102,7 +116,7 @@ class Terms(NamedTuple):
     terms: Mapping[str, str]
 
 
-Block = Text | Points | Table | Heat | Figure | Code | Terms
+Block = Text | Points | Table | SortedTable | Heat | Figure | Code | Terms
 
 
 class Section(NamedTuple):
@@ -130,8 +144,13 @@ def render(
     environment.filters["together"] = _forbid_breaks
     environment.filters["side_by_side"] = _group_blocks
     environment.globals["arrows"] = ARROWS
+    environment.globals["count"] = itertools.count().__next__
     template = environment.from_string(shell)
-    return template.render(title=title, lead=lead, sections=sections, verdict=verdict) + "\n"
+    orders = _count_orders(sections)
+    page = template.render(
+        title=title, lead=lead, sections=sections, verdict=verdict, orders=orders
+    )
+    return f"{page}\n"
 
 
 def markdown(
@@ -154,6 +173,16 @@ def markdown(
         if texts:
             parts += [f"## {_escape(section.title)}", *texts]
     return "\n\n".join(parts) + "\n"
+
+
+def _count_orders(sections: Sequence[Section]) -> int:
+    """Return the largest number of orders that a table of the page can be sorted in."""
+    counts = [0]
+    for section in sections:
+        for block in section.blocks:
+            if isinstance(block, SortedTable):
+                counts.append(len(block.orders))
+    return max(counts)
 
 
 def _forbid_breaks(text: str) -> str:
@@ -202,6 +231,9 @@ def _block_as_markdown(block: Block) -> str:
             return f"![{_escape(block.caption)}]({file})"
         case Table():
             return _table_as_markdown(block)
+        case SortedTable(caption, headings, orders, names):
+            rows = next(iter(orders.values()))
+            return _table_as_markdown(Table(caption, headings, rows, names))
     return ""
 
 

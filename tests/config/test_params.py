@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from toys.project import ROOT
 
-from umemma import config
+from umemma import config, encoders
 from umemma.config import Params
 from umemma.errors import UserError
 from umemma.presets import Switches
@@ -80,3 +80,24 @@ def test_settings_with_a_shared_encoder_can_be_written_and_read_again():
     shared["encoders"] = {"left": "cnn:small", "right": {"same_as": "left"}}
     params = validate(Params, {"dataset": "manifest", **shared}, "")
     assert validate(Params, params.model_dump(mode="json"), "") == params
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("audio", "cnn:small"),
+        ("image", "cnn:small"),
+        ("series", "series:cnn"),
+        ("table", "mlp:small"),
+        ("text", "text:cnn"),
+        ("vector", "mlp:small"),
+        ("video", "cnn:small"),
+    ],
+)
+@pytest.mark.parametrize("section", [{}, {"mine": {"tune": "frozen"}}])
+def test_an_encoder_that_is_not_named_fits_the_kind(kind, name, section):
+    params = Params(dataset="manifest", modalities={"mine": kind}, encoders=section)
+    assert params.encoder("mine").name == name
+    written_out = Params(**params.model_dump(mode="json"))
+    assert written_out.encoder("mine").name == name
+    encoders.input_spec(name, kind)  # which refuses a family that does not serve the kind

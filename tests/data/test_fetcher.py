@@ -185,6 +185,7 @@ def test_from_an_address(site, use):
 
 def test_what_is_not_in_from_is_not_fetched_elsewhere(site, use, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/other.txt").write_text("of another dataset")
     with pytest.raises(UserError) as error:
         use(Source("list.txt", (f"{site.url}/list.txt",)), clips(site), origin=tmp_path / "empty")
     assert "list.txt: " in error.value.what

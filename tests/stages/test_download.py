@@ -58,3 +58,63 @@ def test_a_disk_that_cannot_be_written_is_one_message(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot write: File exists") as error:
         download.run("digits", {})
     assert error.value.where == str(raw)
+
+
+def own_table(folder: Path, *cells: str) -> Path:
+    """Write a table with these cells of images, and return its folder."""
+    folder.mkdir(exist_ok=True)
+    rows = [f"{cell},a" for cell in cells]
+    (folder / "table.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+    return folder
+
+
+def take(origin: object) -> None:
+    """Download a table of images from a folder."""
+    options = {"columns": {"image": "image"}, "label": "label", "table": "table.csv"}
+    download.run("manifest", options, str(origin), {"image": "image"}, "mine")
+
+
+def test_a_folder_that_is_linked_is_named_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool/1.png").write_bytes(b"1")
+    origin = own_table(tmp_path / "origin", "images/1.png")
+    (origin / "images").symlink_to(tmp_path / "pool")
+    with pytest.raises(UserError) as refused:
+        take(origin)
+    assert "images: a symbolic link to a folder, which isn't followed" in str(refused.value)
+    assert "preprocess.options.root" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "problem"),
+    [
+        ("/data/1.png", "absolute path: preprocess.options.root has to name a folder above it"),
+        ("https://x.org/1.png", "a web address: download the file"),
+    ],
+)
+def test_cells_that_name_no_file_beside_the_table_are_named(tmp_path, monkeypatch, cell, problem):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as refused:
+        take(own_table(tmp_path / "origin", cell, cell))
+    assert problem in refused.value.what
+    assert repr(cell) in refused.value.what
+    assert "preprocess.options.root" in refused.value.hint
+
+
+def test_a_folder_without_anything_to_take_is_an_error_though_an_older_table_is_there(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    origin = own_table(tmp_path / "origin", "1.png")
+    (origin / "1.png").write_bytes(b"1")
+    take(origin)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="an empty folder"):
+        take(tmp_path / "empty")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/00000.tar").write_bytes(b"0")
+    with pytest.raises(UserError, match="no file of this dataset is there"):
+        take(tmp_path / "shards")
+    with pytest.raises(UserError, match="can't download from hf:// addresses"):
+        take("hf://datasets/x")

@@ -372,3 +372,21 @@ def test_no_thread_of_gloo_is_left_to_abort_the_end_of_python(
         assert "threads of gloo: 0" in text
     errors = "".join(path.read_text() for path in (tmp_path / "logs").rglob("stderr.log"))
     assert message in errors
+
+
+def test_the_device_is_that_of_the_settings(monkeypatch):
+    for count, wanted, device in ((0, None, "cpu"), (2, "cpu", "cpu"), (2, None, "cuda:0")):
+        show_gpus(monkeypatch, count)
+        assert str(distributed.init(wanted)) == device
+    assert str(distributed.init("cuda:1")) == "cuda:1"
+    for count, seen in ((0, "PyTorch sees no GPU"), (2, "PyTorch sees 2, cuda:0 to cuda:1")):
+        show_gpus(monkeypatch, count)
+        with pytest.raises(UserError, match=f"cuda:2 isn't there: {seen}"):
+            distributed.init("cuda:2")
+
+
+def show_gpus(monkeypatch, count: int) -> None:
+    """Make torch see this many GPUs."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: count > 0)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)

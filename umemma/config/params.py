@@ -25,6 +25,15 @@ from umemma.types import MAX_MODALITIES, NO_KINDS, Plain, parse_alternatives
 from umemma.validation import fingerprint
 
 
+# {kind: the encoder where none is named}; any other kind has that of `Encoder`.
+DEFAULT_ENCODERS = {
+    "series": "series:cnn",
+    "table": "mlp:small",
+    "text": "text:cnn",
+    "vector": "mlp:small",
+}
+
+
 class Params(Plain):
     """The whole of params.yaml.
 
@@ -75,6 +84,17 @@ class Params(Plain):
                 self._check_shared(name, encoder, encoder.same_as)
         return self
 
+    @model_validator(mode="after")
+    def _name_encoders(self) -> Params:
+        """Fill in the default names, so that settings that are written out mean the same."""
+        for modality, encoder in self.encoders.items():
+            kind = self.modalities.get(modality, modality)
+            is_named = "name" in encoder.model_fields_set or encoder.same_as is not None
+            if not is_named and kind in DEFAULT_ENCODERS:
+                changes = {"name": DEFAULT_ENCODERS[kind]}
+                self.encoders[modality] = encoder.model_copy(update=changes)
+        return self
+
     def _check_shared(self, name: str, encoder: Encoder, owner: str) -> None:
         where = f"encoders.{name}.same_as: {owner}"
         if encoder.model_copy(update={"same_as": None}) != Encoder():  # defaults may be spelled out
@@ -117,6 +137,8 @@ class Params(Plain):
         kind = self.modalities.get(modality, modality)
         if kind != modality:
             changes["kind"] = kind
+        if "name" not in encoder.model_fields_set:
+            changes["name"] = DEFAULT_ENCODERS.get(kind, encoder.name)
         return encoder.model_copy(update=changes)
 
     def sharing(self, modality: str) -> list[str]:

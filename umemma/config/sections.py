@@ -226,6 +226,8 @@ class Machine(Plain):
     memory: GiB of decoded samples of a split that a process may cache. The samples of a larger
         split are decoded for each batch.
     workers: processes that decode, per training process; null chooses the number automatically.
+    device: where models are trained and evaluated: `cpu`, `cuda` or `cuda:1`; null uses a GPU where
+        there is one. Each of several processes has a GPU of its own with `cuda`.
     threads: threads that compute, per training process; null uses the cores that the process may
         use. OMP_NUM_THREADS in the environment wins over it. Another number rounds differently.
     cache_decoded: whether samples that are decoded into memory are also cached on disk, up to
@@ -239,6 +241,7 @@ class Machine(Plain):
 
     memory: NonNegativeFloat = 4.0
     workers: NonNegativeInt | None = None
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] | None = None
     threads: PositiveInt | None = None
     cache_decoded: bool = True
     checkpoint: NonNegativeFloat = 60.0

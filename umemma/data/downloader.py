@@ -18,7 +18,7 @@ from loguru import logger
 from rich.progress import Progress
 
 from umemma.data import raw_folder
-from umemma.data.fetcher import Fetcher, is_address
+from umemma.data.fetcher import Fetcher, explain_nothing, is_address
 from umemma.data.raw_folder import RawFile, RawFolder
 from umemma.data.unpacker import Unpacker
 from umemma.errors import UserError
@@ -79,6 +79,24 @@ class Downloader:
                 self.unavailable.pop(source.path, None)
         if self.unavailable:
             raise self._make_error()
+        self._check_origin()
+
+    def _check_origin(self) -> None:
+        """Raise UserError for a folder `origin` that has nothing of this dataset.
+
+        The files that were in place before are not what the user meant.
+        """
+        folder = Path(self.origin)
+        if not self.origin or is_address(self.origin) or not folder.is_dir():
+            return
+        for source in self.sources:
+            if self.fetcher.find_files(folder, source):
+                return
+            if source.unpack and self.fetcher.find_copies(folder, source):
+                return
+        what = explain_nothing(folder, "no file of this dataset is there, so nothing was taken")
+        hint = "Name the folder that holds its files, or leave out --from to use what is in place."
+        raise UserError(what, self.origin, hint, usage=True)
 
     def _next_source(self, sources: Iterator[Source]) -> Source | None:
         try:

@@ -184,6 +184,19 @@ def _leave_out_links(folder: Path, real: Path, names: list[str]) -> list[str]:
     return kept
 
 
+def explain_nothing(place: Path, nothing: str) -> str:
+    """Return `nothing`, with the links to folders in `place`, which nobody follows."""
+    if not place.is_dir():
+        return nothing
+    links = [path.name for path in sorted(place.iterdir()) if path.is_symlink() and path.is_dir()]
+    if not links:
+        return nothing
+    return (
+        f"{nothing}; {', '.join(links[:3])}: a symbolic link to a folder, which isn't followed. "
+        "Copy the folder itself there, or leave the media where they are: preprocess.options.root"
+    )
+
+
 def _match_tail(unpack: archives.Place, parts: list[str]) -> str:
     """Return the target of a file of an unpacked copy, "" where no tail of its path is wanted.
 

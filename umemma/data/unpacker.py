@@ -14,7 +14,7 @@ from typing import NamedTuple
 from loguru import logger
 
 from umemma.data import raw_folder
-from umemma.data.fetcher import Fetcher, find_local_path
+from umemma.data.fetcher import Fetcher, explain_nothing, find_local_path
 from umemma.data.raw_folder import RawFolder
 from umemma.errors import UserError
 from umemma.system import archives
@@ -133,7 +133,7 @@ class Unpacker:
         self._unpack(archive, source, fetched=True)
 
     def _unpack_or_copy(self, place: Path, source: Source) -> None:
-        nothing = "neither the archive nor a file of it is there"
+        nothing = explain_nothing(place, "neither the archive nor a file of it is there")
         try:
             archive = self.fetcher.find_right_file(place, source, nothing)
         except NotServed:

@@ -34,6 +34,7 @@ import json
 import math
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ from umemma.errors import UserError
 from umemma.system.seeds import uniform
 from umemma.types import Clip, DatasetSpec, Media, Record, Series, Source, Unreadable
 
+USABLE = "The paths of a table are relative to it, or to the folder preprocess.options.root."
 SPEC = DatasetSpec(
     name="manifest",
     summary="your own table: CSV, Parquet or JSON lines, a column per modality",
@@ -59,6 +61,7 @@ SPEC = DatasetSpec(
 )
 WEIGHT = "weight/"  # the role of a column; no modality has such a name
 FOLD = "folds/cell"  # what the column of the folds is for, as Row has it
+ADDRESS = re.compile(r"(?i)[a-z][a-z0-9+.-]*://")
 MANY = "a list of labels in a single-label task"
 STEPS = """\
 Run: umemma download manifest --from FOLDER, where FOLDER holds the table and the media that it
@@ -78,11 +81,19 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
     yield Source(options.table, steps=steps)
     if options.root is None and options.files:
         named: dict[str, str] = {}
+        unusable: dict[str, str] = {}  # {why a cell can't be used: the first such cell}
         for row in _rows(folder, options):
             for name in options.files:
-                path = _relative(row.cells.get(name, ""))
-                if name in row.cells and path:
+                cell = row.cells.get(name, "")
+                path = _relative(cell)
+                if ADDRESS.match(cell) or cell.startswith("/"):
+                    unusable.setdefault(_describe_outside(cell, options), cell)
+                elif name in row.cells and path:
                     named[path] = path
+        if unusable and not named:
+            (reason, cell), *_ = unusable.items()
+            where = str(folder / options.table)
+            raise UserError(f"no medium can be taken: {cell!r}: {reason}", where, USABLE)
         if named:
             yield Source("media", unpack=named.get, files=len(named), media=True, steps=steps)
 
@@ -180,7 +191,7 @@ def _file(
     """
     path = place(cells[name])
     if path is None:
-        raise Problem("path outside of root")
+        raise Problem(_describe_outside(cells[name], options))
     kind = options.kind(name)
     if kind in ("audio", "video"):
         return Clip(path, *_times(cells))
@@ -255,13 +266,22 @@ def _relative(cell: str) -> str | None:
     return posixpath.normpath(cell)
 
 
+def _describe_outside(cell: str, options: Options) -> str:
+    """Return why the path of a cell can't be used, as a fixed phrase."""
+    if options.root is None and ADDRESS.match(cell):
+        return "a web address: download the file, and name it by its path"
+    if options.root is None and cell.startswith("/"):
+        return "absolute path: preprocess.options.root has to name a folder above it"
+    return "path outside of root"
+
+
 def _place(cell: str, folder: Path, root: str | None) -> Path | None:
     """Where the file of a cell is; None where that is outside of the raw folder, or of `root` once
     links are followed.
     """
     if root is None:
         path = _relative(cell)
-        if path is None:
+        if path is None or ADDRESS.match(cell):
             return None
         return folder / path
     if "\0" in cell:

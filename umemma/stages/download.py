@@ -36,7 +36,11 @@ def run(
     module = datasets.get_module(dataset)
     checked = datasets.read_options(module, options, modalities)
     if origin and not is_address(origin):
+        _check_scheme(origin)
         origin = str(Path(origin).expanduser().absolute())
+        if Path(origin).is_dir() and not any(Path(origin).iterdir()):
+            what = "an empty folder, there is nothing to take from it"
+            raise UserError(what, origin, "Name the folder that holds the files.", usage=True)
         if not Path(origin).exists():
             raise UserError(
                 "no such file or folder",
@@ -58,3 +62,11 @@ def run(
             f"Correct this, then resume with: umemma download {dataset}",
         ) from error
     return folder
+
+
+def _check_scheme(origin: str) -> None:
+    """Raise UserError for an address that is neither http nor https."""
+    scheme, mark, _ = origin.partition("://")
+    if mark:
+        hint = "Download it first, then name the folder. Addresses are http:// or https://."
+        raise UserError(f"can't download from {scheme}:// addresses", "--from", hint, usage=True)

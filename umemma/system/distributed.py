@@ -80,20 +80,39 @@ def is_main() -> bool:
     return world().rank == 0
 
 
-def init() -> torch.device:
+def init(wanted: str | None = None) -> torch.device:
     """Join the process group, if there are several processes, and return the device of this one.
 
-    Call it once per process.
+    Call it once per process. wanted: "cpu", "cuda" or "cuda:N"; None = a GPU where there is one.
+    UserError for a GPU that is not there.
     """
     import torch
 
     device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", world().local_rank % torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    if wanted is not None and wanted != "cpu":
+        _check_device(wanted, gpus)
+    if wanted != "cpu" and torch.cuda.is_available():
+        index = world().local_rank % gpus
+        if wanted and ":" in wanted:
+            index = int(wanted.partition(":")[2])
+        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     if world().size > 1:
         _join_process_group(device)
     return device
+
+
+def _check_device(wanted: str, gpus: int) -> None:
+    """Raise UserError unless there is the GPU that is wanted."""
+    number = int(wanted.partition(":")[2] or 0)
+    if number < gpus:
+        return
+    seen = "PyTorch sees no GPU"
+    if gpus:
+        seen = f"PyTorch sees {gpus}, cuda:0 to cuda:{gpus - 1}"
+    hint = "Leave machine.device out, set cpu, or see umemma check."
+    raise UserError(f"{wanted} isn't there: {seen}", "machine.device", hint)
 
 
 def _join_process_group(device: torch.device) -> None:

@@ -38,7 +38,7 @@ def prepare(seed: int, *names: str, machine: Machine | None = None) -> torch.dev
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(derive(seed, *names))
     _keep_freed_memory()
-    return distributed.init()
+    return distributed.init(machine.device)
 
 
 def set_threads(threads: int | None) -> None:

@@ -194,4 +194,6 @@ def test_what_is_not_in_from_is_not_fetched_elsewhere(site, use, tmp_path):
     (RAW / "list.txt").write_bytes(b"a\nb\n")
     (RAW / "clips").mkdir()
     (RAW / "clips/a.mp4").write_bytes(b"AAA")
-    use(Source("list.txt"), clips(site), origin=tmp_path / "empty")  # what is in place serves
+    with pytest.raises(UserError, match="no file of this dataset is there"):
+        use(Source("list.txt"), clips(site), origin=tmp_path / "empty")
+    use(Source("list.txt"), clips(site))  # what is in place serves

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from toys.models import (
 import umemma
 from umemma.models.answers import Prediction
 from umemma.models.predict_inputs import NOTHING
+from umemma.models.predict_table import open_table
 from umemma.stages import predict
+from umemma.types import Series, Unreadable
 
 
 def test_a_sample_on_the_command_line(place, capsys):
@@ -203,7 +207,7 @@ def test_processes_keep_the_policy(place, workers):
         ("--manifest table.csv", 2, "cannot be combined"),
         ("--manifest no.csv --out p.parquet", 2, "no such file"),
         ("--manifest x.png --out p.parquet", 2, "not a table by its name"),
-        ("--manifest table.csv --out p.csv", 2, "ends in .parquet"),
+        ("--manifest table.csv --out p.txt", 2, "ends in .parquet, .csv, .jsonl"),
         ("--manifest other.csv --out p.parquet", 2, "no column is named audio or image"),
         ("--manifest empty.csv --out p.parquet", 1, "no rows in it"),
         ("--manifest broken.parquet --out p.parquet", 1, "can't be read"),
@@ -270,3 +274,60 @@ def test_names_of_a_stranger_command_no_terminal(tmp_path, monkeypatch, capsys):
     change_about(folder, {"media": {"\x1b[2J": 1}})
     assert call("predict", "--model", "m", "--image", "a.png") == 1
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_the_predictions_of_a_table_are_csv_or_json_lines_by_the_name_of_the_file(place):
+    table = ["predict", "--model", "model", "--manifest", "table.csv"]
+    for name in ("p.parquet", "p.csv", "p.jsonl"):
+        assert call(*table, "--out", name) == 0
+    expected = pq.read_table("p.parquet").to_pylist()
+    with Path("p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    classes = ["class 0", "class 1", "class 2"]
+    names = [f"probabilities: {name}" for name in classes]
+    assert list(rows[0]) == ["key", "label", "probability", *names, "present", "reason"]
+    lines = [json.loads(line) for line in Path("p.jsonl").read_text().splitlines()]
+    for row, line, wanted in zip(rows, lines, expected, strict=True):
+        for name in ("key", "label", "present", "reason"):
+            assert (row[name] or None) == wanted[name] == line.get(name)
+        if wanted["label"] is not None:
+            cells = [float(row[name]) for name in names]
+            assert cells == pytest.approx(wanted["probabilities"])
+
+
+def test_a_table_has_the_columns_and_the_key_of_the_settings(place):
+    options = "{columns: {image: photo, audio: sound}, key: id, label: x}"
+    Path("params.yaml").write_text(
+        f"dataset: manifest\nmodalities: [audio, image]\npreprocess:\n  options: {options}\n"
+    )
+    save_model(Path("models/manifest/ensemble"))
+    Path("t.csv").write_text("id,photo,sound\nfrog,x.png,\ntoad,x.png,x.wav\n")
+    assert call("predict", "--manifest", "t.csv", "--out", "p.parquet") == 0
+    rows = pq.read_table("p.parquet").to_pylist()
+    assert [(row["key"], row["present"]) for row in rows] == [
+        ("frog", "image"),
+        ("toad", "audio+image"),
+    ]
+    columns = ("--columns", "image=photo", "--columns", "key=photo")
+    assert call("predict", "--manifest", "t.csv", "--out", "p.parquet", *columns) == 0
+    keys = [row["key"] for row in pq.read_table("p.parquet").to_pylist()]
+    assert keys == ["x.png", "x.png"]
+
+
+def test_a_column_has_the_sampling_rates_of_a_series(tmp_path):
+    (tmp_path / "t.csv").write_text("accel,hz\na.npy,50\nb.npy,\nc.npy,-1\n")
+    samples = open_table(
+        tmp_path / "t.csv", ["accel=accel", "accel.rate=hz"], False, {"accel": "series"}
+    )
+    first, second, third = (sample["accel"] for sample in samples)
+    assert first == Series(tmp_path / "a.npy", 50.0)
+    assert second == Series(tmp_path / "b.npy", None)
+    assert third == Unreadable("sampling rate unreadable")
+
+
+def test_the_labels_that_are_the_answer_are_marked(capsys):
+    prediction = Prediction(("b", "c"), (0.9, 0.6), {"a": 0.4, "b": 0.9, "c": 0.6}, ("text",))
+    Console(file=sys.stdout, width=60).print(predict.make_class_table(prediction, 3))
+    lines = capsys.readouterr().out.splitlines()
+    answers = {line.split()[1]: "yes" in line for line in lines if "%" in line}
+    assert answers == {"b": True, "c": True, "a": False}

@@ -76,7 +76,7 @@ PredictionsFile = Annotated[
     str,
     typer.Option(
         metavar="FILE",
-        help="The .parquet file for the predictions of a table.",
+        help="The file for the predictions of a table: .parquet, .csv or .jsonl.",
         show_default=False,
     ),
 ]
@@ -84,7 +84,10 @@ Columns = Annotated[
     list[str] | None,
     typer.Option(
         metavar="MODALITY=COLUMN",
-        help="The column of a modality. Repeatable. By default it has the modality's name.",
+        help=(
+            "The column of a modality, key=COLUMN, or SERIES.rate=COLUMN in Hz. Repeatable. By "
+            "default they are named as the modalities are, or as params.yaml names them."
+        ),
     ),
 ]
 TextFiles = Annotated[
@@ -170,6 +173,7 @@ def predict(
         batch_size,
         trust,
         broken,
+        _read_options(model, params, set_),
     )
     if as_json:
         print(stage.as_json(counts))
@@ -177,6 +181,18 @@ def predict(
         print(f"{out}: {counts}")
     if not counts.answered:
         sys.exit(1)
+
+
+def _read_options(model: str, params: Path, set_: list[str] | None) -> Mapping[str, object]:
+    """Return the options of the dataset where the model is that of the settings, else {}."""
+    from umemma import config
+
+    if model:
+        return {}
+    settings = config.load_params(params, set_ or [])
+    if settings.dataset != "manifest":
+        return {}
+    return settings.preprocess.options
 
 
 def _parse_inputs(inputs: list[str]) -> dict[str, str]:

@@ -24,7 +24,6 @@ from umemma.errors import UserError, unknown_name
 from umemma.types import MAX_MODALITIES, NO_KINDS, Plain, parse_alternatives
 from umemma.validation import fingerprint
 
-
 # {kind: the encoder where none is named}; any other kind has that of `Encoder`.
 DEFAULT_ENCODERS = {
     "series": "series:cnn",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from umemma.datasets._manifest import number_cells
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError, unknown_name
 from umemma.models.predict_inputs import Failure
-from umemma.types import InputSpec, TableInput, Unreadable
+from umemma.types import InputSpec, Series, TableInput, Unreadable
 
 KEY = "key"
+RATE = ".rate"  # behind the name of a series: --columns accel.rate=hz
 NO_SPECS: Mapping[str, InputSpec] = {}
 
 
@@ -28,7 +29,8 @@ class TableSamples:
 
     columns: {modality or "key": its columns}, several only of modalities that hold numbers. kinds:
     {modality: its kind}. names: the columns of tables that hold names, whatever they look like.
-    text_files: whether the cells of texts are paths, as those of other media are.
+    text_files: whether the cells of texts are paths, as those of other media are. rates: {series:
+    the column of its sampling rate}.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class TableSamples:
     kinds: Mapping[str, str]
     names: Collection[str] = ()
     text_files: bool = False
+    rates: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self) -> Iterator[Row]:
         roles: dict[str, str] = {}
@@ -48,6 +51,8 @@ class TableSamples:
                 roles[m] = columns[0]
             if kind in number_cells.ARRAYS:
                 lists.update(columns)
+        for m, column in self.rates.items():
+            roles[number_cells.name_rate_role(m)] = column
         # `_table.rows` requires a label column. Prediction ignores it, so any column will do.
         label = next(iter(roles.values()))
         return _table.rows(self.path, {"label": label, **roles}, (), "|", lists)
@@ -66,10 +71,14 @@ class TableSamples:
     def _make_medium(self, modality: str, row: Row) -> Any:
         """Return the medium in the cells of a modality, None where they are empty."""
         kind = self.kinds[modality]
+        rate = None
         if kind in number_cells.KINDS:
             columns = self.columns[modality]
             try:
-                numbers = number_cells.make_medium(modality, kind, columns, row.cells, self.names)
+                rate = number_cells.find_rate(modality, row.cells, self.rates)
+                numbers = number_cells.make_medium(
+                    modality, kind, columns, row.cells, self.names, rate
+                )
             except Problem as problem:
                 return Unreadable(str(problem))
             if numbers is not None:
@@ -77,7 +86,10 @@ class TableSamples:
         cell = row.cells.get(modality)
         if cell is None or (kind == "text" and not self.text_files):
             return cell
-        return self.path.parent / cell
+        path = self.path.parent / cell
+        if kind == "series" and modality in self.rates:
+            return Series(path, rate)
+        return path
 
 
 def open_table(
@@ -89,7 +101,8 @@ def open_table(
 ) -> TableSamples:
     """Find the columns of a model's modalities in a table.
 
-    columns: "image=COLUMN", several of one modality if it holds numbers; without any, the columns
+    columns: "image=COLUMN", several of one modality if it holds numbers, "key=COLUMN", and of a
+    series "accel.rate=COLUMN" with its sampling rates in Hz; without any of a modality, the columns
     that are named like the modalities, and those of the rows that the model was trained on. kinds:
     {modality: its kind}. specs: {modality: its input}. text_files: whether the cells of texts are
     paths too. UserError for a column that the table lacks, and where no column is one of the
@@ -99,26 +112,57 @@ def open_table(
     modalities = sorted(kinds)
     tables = {m: spec for m, spec in specs.items() if isinstance(spec, TableInput)}
     roles: dict[str, tuple[str, ...]] = {}
+    rates: dict[str, str] = {}
+    rated = [f"{m}{RATE}" for m in modalities if kinds[m] == "series"]
     for column in columns:
-        modality, name = _parse_column(column, header, modalities)
+        modality, name = _parse_column(column, header, [*modalities, KEY, *rated])
+        if modality in rated:
+            rates[modality.removesuffix(RATE)] = name
+            continue
         roles[modality] = (*roles.get(modality, ()), name)
-        if len(roles[modality]) > 1 and kinds[modality] not in number_cells.KINDS:
+        if len(roles[modality]) > 1 and kinds.get(modality) not in number_cells.KINDS:
             raise UserError(f"{modality} has one column", "--columns", usage=True)
-    for m in modalities if not columns else ():
+    for m in modalities if not roles.keys() - {KEY} else ():
         # Where the header can't be read, reading the rows gives the error.
         wanted = tables[m].columns if m in tables else (m,)
         found = tuple(name for name in wanted if name in header or not header)
         if found:
             roles[m] = found
-    if not roles:
+    if not roles.keys() - {KEY}:
         what = f"no column is named {' or '.join(modalities)}"
         names = ", ".join(header)
         hint = f"The table has {names}. Name the column: --columns {modalities[0]}=COLUMN."
         raise UserError(what, f"--manifest {path}", hint, usage=True)
     if KEY in header:
-        roles[KEY] = (KEY,)
+        roles.setdefault(KEY, (KEY,))
     columns_of_names = {column.name for spec in tables.values() for column in spec.categories}
-    return TableSamples(path, roles, kinds, columns_of_names, text_files)
+    return TableSamples(path, roles, kinds, columns_of_names, text_files, rates)
+
+
+def list_columns(path: Path, options: Mapping[str, Any], kinds: Mapping[str, str]) -> list[str]:
+    """Return the columns of a table that the settings name, as `open_table` takes them.
+
+    A column that is named like a modality comes first. options: preprocess.options of the dataset
+    manifest; kinds: {modality: its kind}.
+    """
+    header = _read_header(path)
+    found = []
+    named = options.get("columns", {})
+    for m in kinds:
+        wanted = named.get(m, [])
+        if isinstance(wanted, str):
+            wanted = [wanted]
+        if m in header and kinds[m] != "table":
+            wanted = [m]
+        found.extend(f"{m}={name}" for name in wanted if name in header)
+    if not found:
+        return []
+    if options.get("key") in header:
+        found.append(f"{KEY}={options['key']}")
+    for m, rate in options.get("rates", {}).items():
+        if kinds.get(m) == "series" and rate in header:
+            found.append(f"{m}{RATE}={rate}")
+    return found
 
 
 def _parse_column(text: str, header: Sequence[str], modalities: Sequence[str]) -> tuple[str, str]:

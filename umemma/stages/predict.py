@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +27,7 @@ from umemma.models import predictor
 from umemma.models.answers import AnyPrediction, NumberPrediction
 from umemma.models.explanation import Explanation
 from umemma.models.predict_inputs import Failure
-from umemma.models.predict_table import estimate_rows, open_table
+from umemma.models.predict_table import estimate_rows, list_columns, open_table
 from umemma.models.predictor import Predictor
 from umemma.system import log
 from umemma.system.cores import count_cores
@@ -37,6 +39,7 @@ NOTHING_NAMED: Mapping[str, str] = MappingProxyType({})
 ROW_GROUP = 4096  # rows that are written together
 # From this number of rows on, decoding in several processes is faster: one takes seconds to start.
 MIN_ROWS_FOR_WORKERS = 1000
+OUTPUTS = (".parquet", ".csv", ".jsonl")
 NUMBERS = ("value", "deviation", "low", "high")  # columns of a regression
 
 
@@ -116,10 +119,15 @@ def make_class_table(prediction: AnyPrediction, top: int) -> Table:
         labels = (labels,)
     title = f"from {', '.join(prediction.present)}"
     table = Table(Column("class"), Column("probability", justify="right"), title=title)
+    if isinstance(prediction.label, tuple):
+        table.add_column("answer")
     most_likely = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
     for label, probability in most_likely[:top]:
         style = "bold" if label in labels else ""
-        table.add_row(escape(log.make_printable(label)), f"{probability:.1%}", style=style)
+        cells = [escape(log.make_printable(label)), f"{probability:.1%}"]
+        if isinstance(prediction.label, tuple):
+            cells.append("yes" if label in labels else "")
+        table.add_row(*cells, style=style)
     return table
 
 
@@ -204,10 +212,12 @@ def run_table(
     batch_size: int = 64,
     trust: bool = False,
     broken: BrokenPolicy = "absent",
+    options: Mapping[str, Any] = NOTHING_NAMED,
 ) -> RowCounts:
     """Write a prediction, or why there is none, of every row of `manifest`, in its order, to `out`.
 
-    columns: "image=COLUMN"; by default those that are named as the model's modalities. workers:
+    columns: "image=COLUMN"; by default those that are named as the model's modalities, or as
+    `options`, those of the dataset, name them. workers:
     processes that decode; None = chosen automatically. broken: whether a row with a medium that
     can't be read is predicted from the rest, or fails. UserError for a table that lacks what is
     needed or is damaged, and where `out` can't be written.
@@ -215,6 +225,8 @@ def run_table(
     _check_paths(manifest, out)
     set_threads(None)
     model = predictor.load(folder, trust, broken=broken)
+    if options and not columns:
+        columns = list_columns(manifest, options, model.kinds)
     samples = open_table(manifest, columns, text_files, model.kinds, model.specs)
     total = estimate_rows(manifest)
     if workers is None:
@@ -238,8 +250,8 @@ def _check_paths(manifest: Path, out: Path) -> None:
     if not manifest.is_file():
         hint = "Name a table of samples."
         raise UserError("no such file", f"--manifest {manifest}", hint, usage=True)
-    if out.suffix != ".parquet" or out.resolve() == manifest.resolve():
-        hint = "Name another file, one that ends in .parquet."
+    if out.suffix not in OUTPUTS or out.resolve() == manifest.resolve():
+        hint = f"Name another file, one that ends in {', '.join(OUTPUTS)}."
         raise UserError("can't be the predictions' file", f"--out {out}", hint, usage=True)
 
 
@@ -260,20 +272,63 @@ def _write_rows(
     Returns {(whether there is a prediction, reason): number of rows}.
     """
     counts: Counter[tuple[bool, str | None]] = Counter()
-    schema = _make_schema(model)
     rows = itertools.starmap(_make_row, results)
     try:
         remove_leftovers(out.parent)
-        with new_file(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        with new_file(out) as temporary, _open_writer(out, temporary, model) as write:
             group = list(itertools.islice(rows, ROW_GROUP))
             while group:
-                writer.write_table(pa.Table.from_pylist(group, schema))
+                write(group)
                 counts.update(("present" in row, row["reason"]) for row in group)
                 group = list(itertools.islice(rows, ROW_GROUP))
     except OSError as error:
         what = f"can't be written: {error.strerror or error}"
         raise UserError(what, str(out), "Free some space, or write elsewhere.") from error
     return counts
+
+
+@contextlib.contextmanager
+def _open_writer(
+    out: Path, temporary: Path, model: Predictor
+) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Yield a function that writes rows to `temporary`, in the format that `out` is named for."""
+    if out.suffix == ".parquet":
+        schema = _make_schema(model)
+        with pq.ParquetWriter(temporary, schema) as parquet:
+            yield lambda rows: parquet.write_table(pa.Table.from_pylist(rows, schema))
+        return
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        if out.suffix == ".jsonl":
+            yield lambda rows: file.writelines(f"{json.dumps(row)}\n" for row in rows)
+            return
+        lists = NUMBERS
+        if model.task != "regression":
+            lists = ("probabilities",)
+        table = csv.writer(file, lineterminator="\n")
+        headings = [_name_columns(name, lists, model.classes) for name in _make_schema(model).names]
+        table.writerow(itertools.chain(*headings))
+        yield lambda rows: table.writerows(_flatten(row, lists, model) for row in rows)
+
+
+def _name_columns(name: str, lists: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Return the columns of a CSV for one of the schema: one for each class where it is a list."""
+    if name in lists:
+        return [f"{name}: {class_name}" for class_name in classes]
+    return [name]
+
+
+def _flatten(row: Mapping[str, Any], lists: Sequence[str], model: Predictor) -> list[Any]:
+    """Return the cells of a row of a CSV. What is several labels has | between them."""
+    cells: list[Any] = []
+    for name in _make_schema(model).names:
+        value = row.get(name)
+        if name in lists:
+            cells.extend(value or [""] * len(model.classes))
+        elif isinstance(value, tuple):
+            cells.append("|".join(map(str, value)))
+        else:
+            cells.append("" if value is None else value)
+    return cells
 
 
 def _make_schema(model: Predictor) -> pa.Schema:

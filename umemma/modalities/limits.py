@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from umemma.system.files import check_regular
+from umemma.types import ImageInput, InputSpec, Packing, VideoInput
 
 MAX_PIXELS = 2**26  # a small file can hold a picture that is too large for any memory
 MAX_SIDE = 2**16  # pixels; resizing a long line takes a weight for each
@@ -18,6 +19,17 @@ class Packed(NamedTuple):
 
     suffix: str
     data: bytes
+
+
+def describe_enlarging(modality: str, spec: InputSpec, packing: Packing) -> str:
+    """Return a sentence where pictures are stored smaller than an encoder takes them, else ""."""
+    if not isinstance(spec, ImageInput | VideoInput) or spec.size <= packing.side:
+        return ""
+    return (
+        f"{modality}: pictures are stored with a shorter side of {packing.side} pixels at most "
+        f"(preprocess.media.side) and enlarged to {spec.size} (encoders.{modality}.input.size): "
+        "set both, or what is enlarged has no more detail"
+    )
 
 
 def read_file(path: Path) -> bytes:

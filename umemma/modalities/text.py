@@ -72,6 +72,11 @@ def decode(data: bytes, spec: TextInput) -> torch.Tensor:
     return torch.tensor(tokens + padding)
 
 
+def is_cut(text: str, spec: TextInput) -> bool:
+    """Return whether a text has more tokens than the input takes."""
+    return len(_get_tokenizer(spec.tokenizer)(text, spec.length + 1)) > spec.length
+
+
 def make_blank(spec: TextInput) -> torch.Tensor:
     """Return the tokens of the empty text."""
     return decode(b"", spec)

@@ -146,7 +146,7 @@ def list_columns(path: Path, options: Mapping[str, Any], kinds: Mapping[str, str
     manifest; kinds: {modality: its kind}.
     """
     header = _read_header(path)
-    found = []
+    found: list[str] = []
     named = options.get("columns", {})
     for m in kinds:
         wanted = named.get(m, [])

@@ -301,7 +301,7 @@ def _open_writer(
         if out.suffix == ".jsonl":
             yield lambda rows: file.writelines(f"{json.dumps(row)}\n" for row in rows)
             return
-        lists = NUMBERS
+        lists: Sequence[str] = NUMBERS
         if model.task != "regression":
             lists = ("probabilities",)
         table = csv.writer(file, lineterminator="\n")

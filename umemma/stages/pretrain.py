@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from loguru import logger
 
 from umemma.config import Encoder, Params
 from umemma.data import shard_reader
 from umemma.errors import unknown_name
 from umemma.missing import list_patterns
+from umemma.modalities.limits import describe_enlarging
 from umemma.models import factory, saved_model
 from umemma.models.late_fusion import LateFusion
 from umemma.system.files import sha256
@@ -114,6 +116,10 @@ def _open_data(
     settings = {m: params.unimodal_settings(m, index.fingerprint) for m in group}
     common = settings[group[0]]
     specs = factory.input_specs({m: params.encoder(m) for m in params.modalities}, index.inputs)
+    for m in group:
+        enlarging = describe_enlarging(m, specs[m], params.preprocess.media)
+        if enlarging:
+            logger.warning(enlarging)
     data = DataSource(
         store,
         index,

@@ -26,6 +26,7 @@ from umemma.data.shard_plan import count_records, mark_problems
 from umemma.errors import UserError
 from umemma.modalities.probe import SOUNDLESS, Probe, probe
 from umemma.reports.doctor.advice import add_advice
+from umemma.reports.doctor.inputs import TEXTS_READ, describe_inputs
 from umemma.reports.doctor.report import DoctorReport, Examples, MissingSource, SplitCounts
 from umemma.reports.doctor.terminal import print_report
 from umemma.system.archives import find_target
@@ -77,7 +78,8 @@ def examine(params: Params) -> DoctorReport:
         spec = module.spec(raw, options)
         report.variant = spec.variant
         report.folds = {fold.split: fold.group for fold in spec.folds}
-        splits_of_files = _examine_samples(report, module, spec, raw, options, section)
+        texts: dict[str, list[str | bytes | Path]] = {}
+        splits_of_files = _examine_samples(report, module, spec, raw, options, section, texts)
     except UserError as error:
         if error.usage:
             raise
@@ -86,6 +88,7 @@ def examine(params: Params) -> DoctorReport:
         return report
     _find_equal_files(report, raw, splits_of_files, digests)
     add_advice(report, spec, section.max_failures, options)
+    report.notes.extend(describe_inputs(params, texts))
     return report
 
 
@@ -203,8 +206,9 @@ def _examine_samples(
     raw: Path,
     options: Plain,
     section: Preprocess,
+    texts: dict[str, list[str | bytes | Path]],
 ) -> dict[Path, int]:
-    """Count every record, and examine its media.
+    """Count every record, and examine its media. Some texts are added to `texts`.
 
     Returns {media file: the splits whose samples name it, bit i for the i-th split}.
     """
@@ -222,10 +226,28 @@ def _examine_samples(
         bar = bars.add_task("doctor: samples", total=counts.total(), note="")
         for record, media_probe in raw_folder.map_in_threads(look, records):
             tally.add(record, media_probe)
+            if media_probe:
+                _keep_texts(record, media_probe, spec, texts)
             bars.advance(bar)
     report.soundless_files = len(tally.soundless)
     tally.find_leaks()
     return tally.splits_of_files
+
+
+def _keep_texts(
+    record: Record,
+    media_probe: Probe,
+    spec: DatasetSpec,
+    texts: dict[str, list[str | bytes | Path]],
+) -> None:
+    """Add the texts that a sample has to `texts`, up to TEXTS_READ of a modality."""
+    lacking = media_probe.absent.keys() | media_probe.broken.keys()
+    for m, medium in record.media.items():
+        is_text = spec.kinds.get(m, m) == "text" and m not in lacking
+        if is_text and isinstance(medium, str | bytes | Path):
+            kept = texts.setdefault(m, [])
+            if len(kept) < TEXTS_READ:
+                kept.append(medium)
 
 
 class _SampleTally:

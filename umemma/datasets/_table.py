@@ -36,6 +36,10 @@ from umemma.system.seeds import derive
 OTHER_DELIMITERS = ";\t"  # of a .csv; spreadsheets write the first where the comma is decimal
 NOT_UTF8 = "unreadable row: not UTF-8"
 NOT_PLAIN = "unreadable row: a cell is neither text nor number"
+EMBEDDED = (
+    "a cell holds a file itself (bytes and path, as Hugging Face stores them): write the files "
+    "out first, see docs/own-data.md"
+)
 QUOTES = "unreadable row: quotes don't match or a cell is too long"
 CELLS = "unreadable row: wrong number of cells"
 LONG_TEXT = "unreadable row: a text of more than a mebibyte"
@@ -183,6 +187,8 @@ def cell_text(cell: Any) -> str:
         cell = cell.isoformat()
     elif isinstance(cell, bytes):
         cell = cell.decode(errors="surrogateescape")
+    if isinstance(cell, dict) and "bytes" in cell:
+        raise Problem(EMBEDDED)
     if not isinstance(cell, (str, int, float)):
         raise Problem(NOT_PLAIN)
     text = str(cell).strip()

@@ -31,6 +31,7 @@ from umemma.evaluation.results import (
 )
 from umemma.reports import attribution, classes, confidence, figures, html, robustness
 from umemma.reports.html import Block, Code, Points, Section, Table, Terms, Text
+from umemma.reports.mistakes import list_mistakes
 from umemma.reports.published.rows import format_protocol
 from umemma.reports.published.section import make_section
 from umemma.reports.verdict import give_verdict
@@ -195,6 +196,7 @@ def sections(outcome: Outcome, predictions: Predictions, command: str) -> Iterat
         yield Section(title, class_blocks)
     if predictions.task == "multiclass":
         yield Section("Confusions", list(classes.confusions(outcome, predictions)))
+        yield Section("Samples that go wrong", list(list_mistakes(outcome, predictions)))
     if outcome.information and outcome.information.contributions:
         yield Section("Which modality decides", list(attribution.attribution(outcome.information)))
     yield Section("Information", list(confidence.information(outcome)))

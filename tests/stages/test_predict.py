@@ -146,6 +146,8 @@ def test_columns_have_names_and_texts_are_words_or_files(place, capsys):
     assert files[0] == files[1] | {"key": "1"}
     assert files[0].items() <= words[0].items()
     capsys.readouterr()
+    assert call("predict", "--model", "words", "--text", "sub/a.txt", "--json") == 0
+    assert "sub/a.txt: taken as words; --text-files reads the file" in capsys.readouterr().err
     assert call("predict", "--model", "words", "--text", "sub/a.txt", "--text-files", "--json") == 0
     assert json.loads(capsys.readouterr().out)["probabilities"]["class 0"] == pytest.approx(
         words[0]["probabilities"][0]

@@ -31,7 +31,7 @@ from umemma.models.predict_table import estimate_rows, list_columns, open_table
 from umemma.models.predictor import Predictor
 from umemma.system import log
 from umemma.system.cores import count_cores
-from umemma.system.files import new_file, remove_leftovers
+from umemma.system.files import file_size, new_file, remove_leftovers
 from umemma.training.reproducibility import set_threads
 from umemma.types import BrokenPolicy, format_pattern
 
@@ -40,6 +40,7 @@ ROW_GROUP = 4096  # rows that are written together
 # From this number of rows on, decoding in several processes is faster: one takes seconds to start.
 MIN_ROWS_FOR_WORKERS = 1000
 OUTPUTS = (".parquet", ".csv", ".jsonl")
+LONGEST_PATH = 4096
 NUMBERS = ("value", "deviation", "low", "high")  # columns of a regression
 
 
@@ -75,6 +76,9 @@ def run(
         for m in sample:
             if model.kinds.get(m) == "text":
                 sample[m] = Path(sample[m])
+    for m, medium in sample.items():
+        if not text_files and model.kinds.get(m) == "text" and _names_file(str(medium)):
+            logger.warning(f"{m} {medium}: taken as words; --text-files reads the file")
     explanation = None
     if explain:
         explanation = model.explain(**sample)
@@ -85,6 +89,11 @@ def run(
         modality, _, reason = reason_of_modality.partition(": ")
         logger.warning(f"{modality} {sample[modality]}: {reason}; predicted without it")
     return explanation or prediction
+
+
+def _names_file(text: str) -> bool:
+    """Return whether words are the path of a file."""
+    return len(text) < LONGEST_PATH and file_size(Path(text)) is not None
 
 
 def _name_media(media: Mapping[str, str], kinds: Mapping[str, str]) -> dict[str, str]:

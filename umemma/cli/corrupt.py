@@ -55,7 +55,7 @@ def evaluate_corrupted(
     Creates: results/<dataset>/corruption/ corruption.csv, corruption.json, corruption.png.
     """
     settings = start("evaluate-corrupted", params, set_)
-    from umemma.reports import corruption as report
+    from umemma.reports.missingness import corruption as report
     from umemma.reports.terminal import print_paragraph
     from umemma.stages import corrupt as stage
     from umemma.system.log import output

@@ -85,7 +85,7 @@ def protocol(
         settings = default_params("protocol", set_ or [])
     else:
         settings = start("protocol", params, set_)
-    from umemma.reports import protocol as report
+    from umemma.reports.missingness import protocol as report
     from umemma.reports.terminal import print_paragraph
     from umemma.stages import protocol as stage
     from umemma.system.log import output

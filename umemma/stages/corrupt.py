@@ -22,7 +22,7 @@ from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import EvaluationSettings
 from umemma.modalities.corruption import SEVERITIES, Corruption, select_corruptions
 from umemma.models.evaluated.inputs import EvaluationInputs, check_inputs, load_models
-from umemma.reports import corruption as report
+from umemma.reports.missingness import corruption as report
 from umemma.system import distributed
 from umemma.system.files import new_files
 from umemma.system.storage import Store

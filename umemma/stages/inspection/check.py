@@ -63,7 +63,7 @@ EXTRAS = {
     "gs": ("gcsfs",),
     "kaggle": ("kagglehub",),
     "lora": ("peft",),
-    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+    "mlflow": ("mlflow-skinny", "sqlalchemy", "alembic"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "ray": ("ray",),
     "s3": ("s3fs",),

@@ -147,10 +147,17 @@ def test_parquet_rows_that_cannot_be_read_are_counted(tmp_path):
     files = pa.Array.from_buffers(pa.string(), 3, buffers)  # says it is UTF-8 and isn't
     pq.write_table(pa.table({"file": files, "label": ["a", "a", "b"]}), tmp_path / "table.parquet")
     assert problems(tmp_path, table="table.parquet") == ["", "unreadable row: not UTF-8", ""]
-    pq.write_table(pa.table({"file": [{"bytes": b""}], "label": ["a"]}), tmp_path / "table.parquet")
-    assert problems(tmp_path, table="table.parquet", classes=["a"]) == [
-        "unreadable row: a cell is neither text nor number"
-    ]
+    cells = [{"width": 3}, {"width": 4}]
+    pq.write_table(pa.table({"file": cells, "label": ["a", "a"]}), tmp_path / "table.parquet")
+    reason = "unreadable row: a cell is neither text nor number"
+    assert problems(tmp_path, table="table.parquet", classes=["a"]) == [reason] * 2
+
+
+def test_a_file_in_a_cell_is_named_as_what_it_is(tmp_path):
+    cells = [{"bytes": b"", "path": "1.png"}]
+    pq.write_table(pa.table({"file": cells, "label": ["a"]}), tmp_path / "table.parquet")
+    (problem,) = problems(tmp_path, table="table.parquet", classes=["a"])
+    assert problem.startswith("a cell holds a file itself (bytes and path, as Hugging Face")
 
 
 def test_what_is_wrong_with_a_row(tmp_path):

@@ -14,10 +14,10 @@ from umemma.evaluation.results import (
     find_best_model,
     find_ceiling,
     mean_and_std,
-    replace_nan,
     summarize,
     to_json,
 )
+from umemma.system.files import replace_nan
 
 
 def test_what_has_no_number_is_null():

@@ -17,8 +17,8 @@ from toys.serving import CLASSES, EVIL, start_thread
 
 import umemma
 from umemma.serving import app
-from umemma.serving.answers import to_finite
 from umemma.serving.limits import Limits
+from umemma.system.files import replace_nan
 
 TEXT = "two dogs – Hündchen"
 WRIST = [[0.5, -1.0], [1.5, 2.0], [0.0, 0.25]]
@@ -282,7 +282,7 @@ def list_open_files(folder):
 
 
 def test_numbers_that_json_lacks_are_null():
-    assert to_finite({"a": [1.0, float("nan")], "b": (float("inf"),)}) == {
+    assert replace_nan({"a": [1.0, float("nan")], "b": (float("inf"),)}) == {
         "a": [1.0, None],
         "b": [None],
     }

@@ -114,7 +114,6 @@ def estimate_information(
     def rest(m: str) -> ModelKey:
         return "ensemble", format_pattern({*names} - {m})
 
-    contributions, interactions = estimate_attribution(predictions, bootstrap)
     information = Information(
         predictions.task,
         metric,
@@ -127,13 +126,15 @@ def estimate_information(
         shortfalls=differences.estimate(rivals, everything, _unimodal),
         encoder_gaps=differences.estimate(probed, _probe, _unimodal),
         fusion_gaps=differences.estimate(probed, _alone, _probe),
+        is_ours=is_ours,
+    )
+    contributions, interactions = estimate_attribution(predictions, bootstrap)
+    return information._replace(
         contributions=contributions,
         interactions=interactions,
         additions=count_changes(predictions, bootstrap),
-        is_ours=is_ours,
+        advice=list(advise(information, min(bootstrap.counts))),
     )
-    advice = list(advise(information, min(bootstrap.counts)))
-    return information._replace(advice=advice)
 
 
 def _alone(m: str) -> ModelKey:

@@ -17,6 +17,7 @@ from umemma.evaluation.grid import Grid
 from umemma.evaluation.information_report import Information
 from umemma.evaluation.metrics import USUAL, Metric, get
 from umemma.missing import list_conditions, list_shown_patterns
+from umemma.system.files import replace_nan
 from umemma.types import ResultRow, format_pattern
 
 # Figures show the complete set and at most this many others: first each set that lacks one
@@ -394,14 +395,3 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     mean = sum(values) / len(values)
     variance = sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
     return mean, variance**0.5
-
-
-def replace_nan(data: Any) -> Any:
-    """Return the data with null in place of NaN and infinity, which JSON lacks."""
-    if isinstance(data, Mapping):
-        return {key: replace_nan(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [replace_nan(value) for value in data]
-    if isinstance(data, float) and not math.isfinite(data):
-        return None
-    return data

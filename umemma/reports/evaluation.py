@@ -26,7 +26,6 @@ from umemma.evaluation.results import (
     Outcome,
     find_ceiling,
     list_fold_rows,
-    replace_nan,
     summarize,
 )
 from umemma.reports import attribution, classes, confidence, figures, html, robustness
@@ -36,7 +35,7 @@ from umemma.reports.published.rows import format_protocol
 from umemma.reports.published.section import make_section
 from umemma.reports.verdict import give_verdict
 from umemma.reports.wording import describe_rule, describe_worst_case, format_percent
-from umemma.system.files import new_file, write_csv, write_json
+from umemma.system.files import new_file, replace_nan, write_csv, write_json
 
 PREDICTIONS = "predictions.parquet"
 ROBUSTNESS_COLUMNS = ("missing", "ratio", "score", "low", "high", "ceiling", "average")

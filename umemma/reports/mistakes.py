@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from umemma.evaluation.calibration import probabilities
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import Outcome
 from umemma.reports.html import Block, Table, Text
@@ -22,13 +23,13 @@ def list_mistakes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]
     """
     complete = format_pattern(predictions.modalities)
     answers = {left: _answer(predictions, left) for left in outcome.listed()}
-    probabilities = _softmax(predictions.ensemble[complete])
+    shares = probabilities(predictions.ensemble[complete], predictions.task)
     is_wrong = (answers[complete] >= 0) & (answers[complete] != predictions.target)
     wrong = np.flatnonzero(is_wrong).tolist()
     if not wrong:
         yield Text(f"With {complete} no sample is answered wrongly.")
         return
-    confidences = {n: float(probabilities[n, answers[complete][n]]) for n in wrong}
+    confidences = {n: float(shares[n, answers[complete][n]]) for n in wrong}
     wrong.sort(key=lambda n: (-confidences[n], predictions.keys[n]))
     rows = []
     for n in wrong[:SHOWN]:
@@ -56,8 +57,3 @@ def _answer(predictions: Predictions, left: str) -> np.ndarray:
     is_absent = np.isnan(decided).any(1)
     answered = np.where(is_absent[:, None], 0.0, decided).argmax(1)
     return np.where(is_absent, -1, answered)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)

@@ -5,7 +5,6 @@ Nothing in it is of the server: no path, no setting.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +15,7 @@ from umemma.models.answers import AnyPrediction
 from umemma.models.explanation import Explanation, make_prior
 from umemma.models.predictor import Predictor
 from umemma.serving.limits import Limits
+from umemma.system.files import replace_nan
 from umemma.types import InputSpec, SeriesInput, TableInput, VectorInput
 
 
@@ -32,7 +32,7 @@ def describe_prediction(result: AnyPrediction | Explanation) -> dict[str, Any]:
     answer["warnings"] = [f"{reason}; predicted without it" for reason in broken]
     if explanation is not None:
         answer["explanation"] = explanation
-    return to_finite(answer)
+    return dict(replace_nan(answer))
 
 
 def describe_model(model: Predictor, limits: Limits) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def describe_model(model: Predictor, limits: Limits) -> dict[str, Any]:
         "explains": can_explain(model),
         "limits": {"max_bytes": limits.max_bytes, "max_text_bytes": text.MAX_BYTES},
     }
-    return to_finite(about)
+    return dict(replace_nan(about))
 
 
 def _describe_input(spec: InputSpec) -> dict[str, Any]:
@@ -72,14 +72,3 @@ def can_explain(model: Predictor) -> bool:
     except UserError:
         return False
     return True
-
-
-def to_finite(value: Any) -> Any:
-    """Return a value of JSON with null for NaN and infinite numbers, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: to_finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

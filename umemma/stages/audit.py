@@ -26,13 +26,12 @@ from umemma.evaluation.results import (
     Outcome,
     measure_outcome,
     name_worst_case,
-    replace_nan,
     summarize,
 )
 from umemma.reports import evaluation
 from umemma.reports.comparison.report import LEVEL, MARK, format_difference, format_test_interval
 from umemma.reports.html import Section, Table, Text
-from umemma.system.files import new_files, read_json, write_csv
+from umemma.system.files import new_files, read_json, replace_nan, write_csv
 
 DIFFERENCES, METRICS = "differences.csv", "metrics.json"
 # A folder with a report has some of these. That of `umemma compare` has no metrics.json.

@@ -310,29 +310,26 @@ def _open_writer(
         if out.suffix == ".jsonl":
             yield lambda rows: file.writelines(f"{json.dumps(row)}\n" for row in rows)
             return
-        lists: Sequence[str] = NUMBERS
-        if model.task != "regression":
-            lists = ("probabilities",)
+        lists = NUMBERS if model.task == "regression" else ("probabilities",)
+        of_classes = {name: [f"{name}: {of}" for of in model.classes] for name in lists}
+        names = _make_schema(model).names
         table = csv.writer(file, lineterminator="\n")
-        headings = [_name_columns(name, lists, model.classes) for name in _make_schema(model).names]
-        table.writerow(itertools.chain(*headings))
-        yield lambda rows: table.writerows(_flatten(row, lists, model) for row in rows)
+        table.writerow(itertools.chain(*(of_classes.get(name, [name]) for name in names)))
+        yield lambda rows: table.writerows(_flatten(row, names, of_classes) for row in rows)
 
 
-def _name_columns(name: str, lists: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Return the columns of a CSV for one of the schema: one for each class where it is a list."""
-    if name in lists:
-        return [f"{name}: {class_name}" for class_name in classes]
-    return [name]
+def _flatten(
+    row: Mapping[str, Any], names: Sequence[str], of_classes: Mapping[str, Sequence[str]]
+) -> list[Any]:
+    """Return the cells of a row of a CSV. What is several labels has | between them.
 
-
-def _flatten(row: Mapping[str, Any], lists: Sequence[str], model: Predictor) -> list[Any]:
-    """Return the cells of a row of a CSV. What is several labels has | between them."""
+    of_classes: {name of a list: its columns, one for each class}.
+    """
     cells: list[Any] = []
-    for name in _make_schema(model).names:
+    for name in names:
         value = row.get(name)
-        if name in lists:
-            cells.extend(value or [""] * len(model.classes))
+        if name in of_classes:
+            cells.extend(value or [""] * len(of_classes[name]))
         elif isinstance(value, tuple):
             cells.append("|".join(map(str, value)))
         else:

@@ -149,6 +149,17 @@ def write_json(path: Path, data: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def replace_nan(data: Any) -> Any:
+    """Return the data with null in place of NaN and infinity, which JSON lacks."""
+    if isinstance(data, Mapping):
+        return {key: replace_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [replace_nan(value) for value in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data
+
+
 def write_csv(
     path: Path, headings: Sequence[str], rows: Iterable[Sequence[Any]], nan: str = ""
 ) -> None:

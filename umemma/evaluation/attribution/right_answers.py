@@ -86,9 +86,10 @@ def _add_up_worths(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
     """
     nothing = _measure_nothing(predictions)
     sums = weights[:, 0, None, None] * nothing
+    names = predictions.modalities
     for subset, outputs in predictions.ensemble.items():
-        modalities = subset.split("+")
-        code = sum(1 << i for i, m in enumerate(predictions.modalities) if m in modalities)
+        left = subset.split("+")
+        code = sum(1 << i for i, m in enumerate(names) if m in left)
         worth = _measure_worth(outputs, predictions.target, predictions.task)
         worth = np.where(np.isnan(worth), nothing, worth)
         sums += weights[:, code, None, None] * worth

@@ -72,6 +72,17 @@ class SubsetWeights(NamedTuple):
         return np.sum([*self.weights.values()], 0) > 0
 
 
+class _Rates(NamedTuple):
+    """The rates of a modality: numbers, or (N,) of each sample.
+
+    by: the modality that they depend on, "" for none; then both are the same.
+    """
+
+    by: str
+    if_present: np.ndarray | np.float64
+    if_absent: np.ndarray | np.float64
+
+
 def weigh_subsets(protocol: Protocol, predictions: Predictions, folder: Path) -> SubsetWeights:
     """Return the probability of each subset for each sample.
 
@@ -85,19 +96,25 @@ def weigh_subsets(protocol: Protocol, predictions: Predictions, folder: Path) ->
     values = _Values(predictions, protocol.table, folder)
     _check_circles(protocol.missing, names)
     here = {m: ~np.isnan(predictions.ensemble[m][:, 0]) for m in names}
+    rates = {}
+    for modality in names:
+        rate = protocol.missing.get(modality, 0.0)
+        if not isinstance(rate, Rule):
+            rates[modality] = _Rates("", np.float64(rate), np.float64(rate))
+        elif rate.by in names:
+            both = _look_up(rate, np.array(STATES), modality, STATES)
+            rates[modality] = _Rates(rate.by, *both)
+        else:
+            found = _look_up(rate, *values.take(rate.by, modality))
+            rates[modality] = _Rates("", found, found)
     weights = {}
     for subset in predictions.ensemble:
         left = subset.split("+")
         chance = np.ones(len(predictions.keys))
-        for modality in names:
-            rate = protocol.missing.get(modality, 0.0)
-            if not isinstance(rate, Rule):
-                missing = np.full(len(chance), rate)
-            elif rate.by in names:
-                is_there = here[rate.by] & (rate.by in left)
-                missing = _look_up(rate, np.where(is_there, PRESENT, ABSENT), modality, STATES)
-            else:
-                missing = _look_up(rate, *values.take(rate.by, modality))
+        for modality, (by, if_present, if_absent) in rates.items():
+            missing = if_present
+            if by:
+                missing = np.where(here[by] & (by in left), if_present, if_absent)
             chance *= 1 - missing if modality in left else missing
         weights[subset] = chance
     return normalize(weights, predictions)

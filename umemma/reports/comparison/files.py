@@ -10,7 +10,6 @@ from typing import Any
 
 from umemma.evaluation.comparison import CurvePoint, MethodDifference, MethodScore
 from umemma.evaluation.metrics import Metric
-from umemma.evaluation.results import replace_nan
 from umemma.reports import figures, html
 from umemma.reports.comparison.report import (
     OVER_FOLDS,
@@ -25,7 +24,7 @@ from umemma.reports.comparison.report import (
     list_tested_columns,
 )
 from umemma.reports.published.section import make_section
-from umemma.system.files import new_files, write_csv, write_json
+from umemma.system.files import new_files, replace_nan, write_csv, write_json
 from umemma.types import parse_alternatives
 
 

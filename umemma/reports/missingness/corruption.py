@@ -14,12 +14,12 @@ from rich.text import Text
 
 from umemma.evaluation.metrics import Metric
 from umemma.evaluation.missingness.severity import ABSENT, INTACT, SeverityScore
-from umemma.evaluation.results import EvaluationSettings, replace_nan
+from umemma.evaluation.results import EvaluationSettings
 from umemma.modalities.corruption import describe_level, describe_measure
 from umemma.reports import figures
 from umemma.reports.figures import Curve
 from umemma.reports.wording import EN_DASH, format_range, with_interval
-from umemma.system.files import write_csv, write_json
+from umemma.system.files import replace_nan, write_csv, write_json
 
 if TYPE_CHECKING:
     from umemma.reports.figures import Draw

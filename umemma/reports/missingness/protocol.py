@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from umemma.evaluation.missingness.expectation import ProtocolScore
-from umemma.evaluation.results import replace_nan
 from umemma.reports.wording import format_range, with_interval
+from umemma.system.files import replace_nan
 
 MODELS = {"ensemble": "", "average": ", uni-modal average"}
 

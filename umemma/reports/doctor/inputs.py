@@ -1,37 +1,66 @@
-"""What the encoders of the settings make of the samples: texts that are cut, enlarged pictures."""
+"""What is made of the samples: columns by their type, texts that are cut, enlarged pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from umemma import encoders
 from umemma.config import Params
 from umemma.errors import UserError
+from umemma.modalities import table
 from umemma.modalities import text as text_modality
 from umemma.modalities.limits import describe_enlarging, read_file
-from umemma.types import InputSpec, TextInput
+from umemma.modalities.probe import Probe
+from umemma.types import DatasetSpec, InputSpec, Packing, Record, TextInput
 
 TEXTS_READ = 1000  # of a modality; records come in a random order
 # Families whose inputs are known without a file, the network or code of the user.
 OFFLINE = ("cnn", "text", "timm", "torchvision")
 
 
-def describe_inputs(
-    params: Params, texts: Mapping[str, Sequence[str | bytes | Path]]
-) -> Iterator[str]:
-    """Yield a note for each modality that has something to tell.
+class SampleInputs:
+    """What the samples have that a note tells about: some texts, and all rows of tables.
 
-    texts: {modality: some of its texts, or their files}.
+    texts: {modality: up to TEXTS_READ of its texts, or their files}; rows: {modality: what the
+    training samples say of its columns, with folds all samples}.
     """
-    for m in params.modalities:
-        spec = _find_spec(params, m)
-        if spec is not None:
-            enlarging = describe_enlarging(m, spec, params.preprocess.media)
-            if enlarging:
-                yield f"{enlarging}."
-        if texts.get(m):
-            yield _describe_texts(m, texts[m], spec)
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.kinds = spec.kinds
+        self.has_folds = bool(spec.folds)
+        self.texts: dict[str, list[str | bytes | Path]] = {}
+        self.rows: dict[str, table.Survey] = {}
+
+    def add(self, record: Record, media_probe: Probe) -> None:
+        """Add what a sample has of texts and of rows."""
+        lacking = media_probe.absent.keys() | media_probe.broken.keys() | media_probe.unseen
+        for m in record.media.keys() - lacking:
+            medium = record.media[m]
+            kind = self.kinds.get(m, m)
+            if kind == "text" and isinstance(medium, str | bytes | Path):
+                kept = self.texts.setdefault(m, [])
+                if len(kept) < TEXTS_READ:
+                    kept.append(medium)
+            elif kind == "table":
+                packed = table.pack(medium, Packing())
+                if packed is not None:
+                    split = "train" if self.has_folds else record.split
+                    survey = self.rows.setdefault(m, table.Survey(m))
+                    survey.add(record.key, split, packed.data)
+
+    def describe(self, params: Params) -> Iterator[str]:
+        """Yield a note for each modality that has something to tell."""
+        for m in params.modalities:
+            spec = _find_spec(params, m)
+            if spec is not None:
+                enlarging = describe_enlarging(m, spec, params.preprocess.media)
+                if enlarging:
+                    yield f"{enlarging}."
+            if m in self.texts:
+                yield _describe_texts(m, self.texts[m], spec)
+            if m in self.rows:
+                yield "\n".join([f"{m}: its columns are read as", *self.rows[m].summarize()])
 
 
 def _find_spec(params: Params, modality: str) -> InputSpec | None:

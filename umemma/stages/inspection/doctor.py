@@ -6,13 +6,10 @@ umemma/modalities/probe.py): only preprocess finds a clip that is damaged inside
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
-import operator
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -21,16 +18,18 @@ from typing import Any
 from umemma import datasets, modalities
 from umemma.config import Params, Preprocess
 from umemma.data import raw_folder
-from umemma.data.raw_folder import RawFile
 from umemma.data.shard_plan import count_records, mark_problems
 from umemma.errors import UserError
 from umemma.modalities.probe import SOUNDLESS, Probe, probe
 from umemma.reports.doctor.advice import add_advice
-from umemma.reports.doctor.inputs import TEXTS_READ, describe_inputs
-from umemma.reports.doctor.report import DoctorReport, Examples, MissingSource, SplitCounts
+from umemma.reports.doctor.inputs import SampleInputs
+from umemma.reports.doctor.raw_files import (
+    check_raw_files,
+    find_equal_files,
+    list_missing_sources,
+)
+from umemma.reports.doctor.report import DoctorReport, Examples, SplitCounts
 from umemma.reports.doctor.terminal import print_report
-from umemma.system.archives import find_target
-from umemma.system.files import file_size, find_mismatch, sha256
 from umemma.system.log import make_progress
 from umemma.types import (
     BrokenPolicy,
@@ -40,7 +39,6 @@ from umemma.types import (
     Plain,
     Record,
     Series,
-    Source,
 )
 
 UNLISTED = "none listed"
@@ -70,130 +68,26 @@ def examine(params: Params) -> DoctorReport:
     spec: DatasetSpec = module.SPEC
     report = DoctorReport(spec.name, spec.variant, spec.licence, spec.citation, str(raw))
     command = f"umemma download {params.dataset}"
-    digests = _check_raw_files(report, raw, command)
-    report.to_get = _list_missing_sources(module, raw, options)
+    digests = check_raw_files(report, raw, command)
+    report.to_get = list_missing_sources(module, raw, options)
     if report.to_get and not report.needs:
         report.needs.append(f"Raw files are missing. Run: {command}")
     try:
         spec = module.spec(raw, options)
         report.variant = spec.variant
         report.folds = {fold.split: fold.group for fold in spec.folds}
-        texts: dict[str, list[str | bytes | Path]] = {}
-        splits_of_files = _examine_samples(report, module, spec, raw, options, section, texts)
+        inputs = SampleInputs(spec)
+        splits_of_files = _examine_samples(report, module, spec, raw, options, section, inputs)
     except UserError as error:
         if error.usage:
             raise
         if not report.to_get:  # otherwise the error follows from the missing files
             report.needs.append(str(error))
         return report
-    _find_equal_files(report, raw, splits_of_files, digests)
+    find_equal_files(report, raw, splits_of_files, digests)
     add_advice(report, spec, section.max_failures, options)
-    report.notes.extend(describe_inputs(params, texts))
+    report.notes.extend(inputs.describe(params))
     return report
-
-
-# The raw files. -----------------------------------------------------------------------------------
-
-
-def _check_raw_files(report: DoctorReport, raw: Path, command: str) -> dict[str, str]:
-    """Compare the raw files with download.json. Returns {name: sha256} of those that agree."""
-    try:
-        files = raw_folder.read_raw_files(raw, f"Run: {command}")
-    except UserError as error:
-        report.files = len(raw_folder.list_files(raw))
-        need = f"The raw files are missing or not verified yet. Run: {command}"
-        if (raw / "download.json").exists():
-            need = str(error)
-        report.needs.append(need)
-        return {}
-    report.described = True
-    report.files = len(files)
-    report.size = sum(file.size for file in files.values())
-    digests = _compare_checksums(report, raw, files)
-    if report.missing.count:
-        report.needs.append(
-            f"Raw files that are missing: {report.missing.count:,} ({report.missing}). "
-            f"Run: {command}"
-        )
-    if report.altered.count:
-        report.needs.append(
-            f"Raw files that differ from download.json: {report.altered.count:,} "
-            f"({report.altered}). Delete the damaged ones, keep those that you changed yourself, "
-            f"and run: {command}"
-        )
-    return digests
-
-
-def _compare_checksums(
-    report: DoctorReport,
-    raw: Path,
-    files: Mapping[str, RawFile],
-) -> dict[str, str]:
-    """Compare size and checksum of every file, and return {name: sha256} of those that agree."""
-    digests: dict[str, str] = {}
-
-    def compute(name: str) -> str | None:
-        """Return the checksum, "" for a file of another size, None for a missing one."""
-        size = file_size(raw / name)
-        if size is None:
-            return None
-        if size != files[name].size:
-            return ""
-        return _try_sha256(raw / name)
-
-    with make_progress() as bars:
-        bar = bars.add_task("doctor: checksums", total=len(files), note="")
-        checksums = raw_folder.map_in_threads(compute, files)
-        for name, checksum in zip(files, checksums, strict=True):
-            if checksum is None:
-                report.missing.add(name)
-            elif checksum != files[name].sha256:
-                report.altered.add(name)
-            else:
-                digests[name] = checksum
-            bars.advance(bar)
-    return digests
-
-
-def _try_sha256(path: Path) -> str:
-    """Return the checksum, or "" for a file that cannot be read."""
-    try:
-        return sha256(path)
-    except OSError:
-        return ""
-
-
-def _list_missing_sources(module: ModuleType, raw: Path, options: Plain) -> list[MissingSource]:
-    """Return the sources whose files are not in the raw folder, as far as the dataset knows
-    them."""
-    sources: list[Source] = []
-    try:
-        for source in module.sources(raw, options):
-            sources.append(source)
-    except (UserError, OSError):
-        pass  # the next sources depend on a missing file; those before it count
-    plain_files = {source.path for source in sources if not source.unpack}
-    names = [name for name in raw_folder.list_files(raw) if name not in plain_files]
-
-    @functools.cache  # many archives share one function
-    def count_unpacked(unpack: Callable[[str], str | None]) -> int:
-        return sum(find_target(unpack, name) == name for name in names)
-
-    def is_in_place(source: Source) -> bool:
-        if not source.unpack:
-            return not find_mismatch(raw / source.path, source)
-        needed = 1
-        if not source.media:
-            needed = max(source.files, 1)
-        return count_unpacked(source.unpack) >= needed
-
-    missing = []
-    for source in sources:
-        if not is_in_place(source):
-            urls = list(source.urls)
-            made = bool(source.make)
-            missing.append(MissingSource(source.path, source.size, urls, made, source.steps))
-    return missing
 
 
 # The samples. -------------------------------------------------------------------------------------
@@ -206,9 +100,9 @@ def _examine_samples(
     raw: Path,
     options: Plain,
     section: Preprocess,
-    texts: dict[str, list[str | bytes | Path]],
+    inputs: SampleInputs,
 ) -> dict[Path, int]:
-    """Count every record, and examine its media. Some texts are added to `texts`.
+    """Count every record, examine its media, and add what it has to `inputs`.
 
     Returns {media file: the splits whose samples name it, bit i for the i-th split}.
     """
@@ -227,27 +121,11 @@ def _examine_samples(
         for record, media_probe in raw_folder.map_in_threads(look, records):
             tally.add(record, media_probe)
             if media_probe:
-                _keep_texts(record, media_probe, spec, texts)
+                inputs.add(record, media_probe)
             bars.advance(bar)
     report.soundless_files = len(tally.soundless)
     tally.find_leaks()
     return tally.splits_of_files
-
-
-def _keep_texts(
-    record: Record,
-    media_probe: Probe,
-    spec: DatasetSpec,
-    texts: dict[str, list[str | bytes | Path]],
-) -> None:
-    """Add the texts that a sample has to `texts`, up to TEXTS_READ of a modality."""
-    lacking = media_probe.absent.keys() | media_probe.broken.keys()
-    for m, medium in record.media.items():
-        is_text = spec.kinds.get(m, m) == "text" and m not in lacking
-        if is_text and isinstance(medium, str | bytes | Path):
-            kept = texts.setdefault(m, [])
-            if len(kept) < TEXTS_READ:
-                kept.append(medium)
 
 
 class _SampleTally:
@@ -383,51 +261,3 @@ def _path_of(medium: Media) -> Path | None:
     if isinstance(medium, Path):
         return medium
     return None
-
-
-# Files with equal content. ------------------------------------------------------------------------
-
-
-def _find_equal_files(
-    report: DoctorReport,
-    raw: Path,
-    splits_of_files: Mapping[Path, int],
-    digests: Mapping[str, str],
-) -> None:
-    """Report media files with equal bytes.
-
-    Only files of equal size are compared. A file whose checksum is in `digests` is not read again.
-    """
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in splits_of_files:
-        size = file_size(path)
-        if size:
-            by_size[size].append(path)
-    candidates: list[Path] = []
-    for paths in by_size.values():
-        if len(paths) > 1:
-            candidates.extend(paths)
-    if not candidates:
-        return
-
-    def compute(path: Path) -> str:
-        name = ""
-        if path.is_relative_to(raw):
-            name = path.relative_to(raw).as_posix()
-        return digests.get(name) or _try_sha256(path)
-
-    by_digest: dict[str, list[Path]] = defaultdict(list)
-    with make_progress() as bars:
-        bar = bars.add_task("doctor: duplicates", total=len(candidates), note="")
-        checksums = raw_folder.map_in_threads(compute, candidates)
-        for path, checksum in zip(candidates, checksums, strict=True):
-            by_digest[checksum].append(path)
-            bars.advance(bar)
-    for checksum, paths in by_digest.items():
-        if not checksum or len(paths) < 2:
-            continue
-        text = " = ".join(str(path) for path in paths)
-        report.same_content.add(text)
-        splits = functools.reduce(operator.or_, (splits_of_files[path] for path in paths))
-        if splits.bit_count() > 1:
-            report.across_splits.add(text)

@@ -98,6 +98,21 @@ def test_parquet_files_with_media_become_a_project_that_downloads_them(empty, tm
     assert str(config.load_params().paths.raw) in shown
 
 
+def test_a_table_without_test_samples_is_evaluated_on_val(empty, tmp_path):
+    table = make_table(tmp_path / "mine")
+    rows = table.read_text().splitlines()
+    sides = ["split", *(["train", "train", "val"] * 20)]
+    table.write_text("".join(f"{row},{side}\n" for row, side in zip(rows, sides, strict=True)))
+    assert call("../mine/fruit.csv", "--yes") == 0
+    params = config.load_params()
+    params.evaluate.check_split()
+    assert params.paths.results == Path("results/fruit/val")
+    assert "report: results/fruit/val/report.html" in (empty / "params.yaml").read_text()
+    stage = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]["evaluate-missing"]
+    assert stage["metrics"] == ["results/${name}/${fold}/val/metrics.json"]
+    assert all("/val/" in output for output in stage["outs"])
+
+
 def test_a_folder_that_cannot_be_converted_is_one_message(empty, tmp_path, capsys):
     (tmp_path / "nothing").mkdir()
     assert call("../nothing", "--yes") == 2

@@ -45,6 +45,11 @@ ENCODERS: dict[str, dict[str, Any]] = {
 COMMON_NAMES = {"labels", "table", "data", "dataset", "train", "index", "metadata", "annotations"}
 PROBED_CLIPS = 12
 PROBED_FILES = 200  # of a column, where files have to be written to be looked at
+EVALUATED = {
+    "test": "test",
+    "val": "val\n  calibrate: false  # as the calibration is fitted on val",
+}
+RESULTS = "results/${name}/${fold}"
 TABLE_IN_SOURCE = "${source}/${preprocess.options.table}"  # what the first stage depends on
 SECONDS = (1, 10)  # the shortest and the longest window of a sound
 TOKENS = (16, 256)  # the same of a text
@@ -150,6 +155,9 @@ def write_project(
         pipeline = re.sub(r"(?m)^ +- \$\{source\}.*\n", "", pipeline)
     if converted:
         pipeline = pipeline.replace(TABLE_IN_SOURCE, "${source}")
+    settings = YAML(typ="safe", pure=True).load(params)
+    if settings.get("evaluate", {}).get("split") == "val":
+        pipeline = pipeline.replace(f"{RESULTS}/", f"{RESULTS}/val/")
     pipeline = pipeline.replace("SOURCE", _to_yaml(source or ""))
     ignored = [(SHIPPED / name).read_text(encoding="utf-8") for name in ("dvcignore", "gitignore")]
     with contextlib.ExitStack() as undo:
@@ -178,9 +186,10 @@ def _format_params(table: Path, proposal: Proposal) -> str:
     fold: int | str = 0 if options.get("folds") else ""
     evaluated = "val" if proposal.splits and "test" not in proposal.splits else "test"
     encoders = {name: _choose_encoder(name, kinds, options, proposal, folder) for name in kinds}
-    columns = {name: options["columns"][name] for name in kinds}
+    columns = {modality: options["columns"][modality] for modality in kinds}
+    name = _choose_name(table)
     names = ("label", "task", "separator", "key", "split", "group", "folds", "categories", "root")
-    shown = {name: _to_yaml(options.get(name)) for name in names}
+    shown = {option: _to_yaml(options.get(option)) for option in names}
     shown["categories"] = _to_yaml(options.get("categories", []))
     is_plain = all(name == kind for name, kind in kinds.items())
     template = Template((SHIPPED / "settings.yaml").read_text(encoding="utf-8"))
@@ -188,7 +197,7 @@ def _format_params(table: Path, proposal: Proposal) -> str:
         shown,
         rows=f"{rows:,}",
         table=_to_yaml(table.name),
-        name=_to_yaml(_choose_name(table)),
+        name=_to_yaml(name),
         modalities=_to_yaml(list(kinds) if is_plain else kinds),
         fold=_to_yaml(fold),
         columns=_indent(columns, 6),
@@ -198,7 +207,8 @@ def _format_params(table: Path, proposal: Proposal) -> str:
         finetune_epochs=max(2, epochs // 3),
         all_epochs=epochs + max(2, epochs // 3),
         batch_size=batch_size,
-        evaluated=evaluated,
+        evaluated=EVALUATED[evaluated],
+        results=config.Paths(name, split=evaluated).results,
     )
     return re.sub(r"(?m)^(.*\S) +# ", lambda line: f"{line[1]:<27} # ", text)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
+import subprocess
 import tomllib
 
 import pytest
@@ -75,6 +77,26 @@ def test_the_citation_names_this_version_and_the_paper():
     assert paper["url"].endswith("2310.06383")
     text = " ".join(documents.read("docs/index.md").split())
     assert paper["title"] in text
+
+
+def test_the_source_distribution_has_every_file_of_the_project():
+    """MANIFEST.in, as setuptools reads it, beside the package and what is always in it."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a clone")
+    always = {"LICENSE", "README.md", "pyproject.toml", "MANIFEST.in"}
+    files = {name for name in listed.stdout.splitlines() if not name.startswith("umemma/")}
+    patterns: list[str] = []
+    for line in (ROOT / "MANIFEST.in").read_text().splitlines():
+        command, *words = line.split() or [""]
+        if command == "graft":
+            patterns += [f"{word}/*" for word in words]
+        elif command == "include":
+            patterns += words
+    covered = {name for name in files if any(fnmatch.fnmatch(name, word) for word in patterns)}
+    assert files - covered - always == set()
+    for word in patterns:
+        assert fnmatch.filter(files, word), f"MANIFEST.in names {word}, which isn't there"
 
 
 @pytest.mark.parametrize("pipeline", ["dvc.yaml", "compare/dvc.yaml"])

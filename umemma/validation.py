@@ -115,6 +115,15 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def fill_in(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with those of `defaults` that are not written."""
+    filled = {**defaults, **settings}
+    for key in defaults.keys() & settings.keys():
+        if isinstance(defaults[key], Mapping) and isinstance(settings[key], Mapping):
+            filled[key] = fill_in(settings[key], defaults[key])
+    return filled
+
+
 def list_differences(
     there: Mapping[str, Any],
     here: Mapping[str, Any],

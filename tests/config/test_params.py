@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from toys.project import ROOT
 
@@ -25,6 +27,14 @@ def test_the_settings_of_an_ensemble_have_its_switches():
         "train": "all",
         "balance": "none",
     }
+
+
+def test_results_on_another_split_have_a_folder_of_their_own():
+    params = config.load_params(PARAMS)
+    assert params.paths.results == Path("results/digits")
+    on_val = config.load_params(PARAMS, ["evaluate.split=val", "fold=2"])
+    assert on_val.paths.results == Path("results/digits/2/val")
+    assert on_val.paths.ensemble == Path("models/digits/2/ensemble")
 
 
 def test_only_the_settings_of_another_fusion_name_it():

@@ -112,9 +112,9 @@ def test_a_folder_without_anything_to_take_is_an_error_though_an_older_table_is_
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="an empty folder"):
         take(tmp_path / "empty")
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "shards/00000.tar").write_bytes(b"0")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/readme.txt").write_bytes(b"0")
     with pytest.raises(UserError, match="no file of this dataset is there"):
-        take(tmp_path / "shards")
+        take(tmp_path / "other")
     with pytest.raises(UserError, match="can't download from hf:// addresses"):
         take("hf://datasets/x")

@@ -98,6 +98,6 @@ def test_an_evaluation_answers_by_the_thresholds_of_the_model(project):
     assert rows["image"] == pytest.approx(shares, abs=0.05)
     right = before.ensemble["audio"].argmax(1) == before.target
     assert rows["audio"] == pytest.approx(right.mean())
-    # As they are without calibration, answers have no thresholds either.
+    # Those of single classes are for calibrated logits.
     raw = evaluate.run(quick("finetune.preset=ume", "evaluate.calibrate=false"))
     assert raw.lead()["image"].value > shares + 0.2

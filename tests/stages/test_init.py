@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 from toys.commands import run, stages_run
-from toys.media import film
+from toys.foreign import medium, write_parquet, write_shard
+from toys.media import encode_picture, film
 from toys.project import ROOT
 
 from umemma import cli, config
@@ -69,6 +70,60 @@ def test_a_table_becomes_settings_that_are_valid(empty, tmp_path, capsys):
     assert "$" not in text
     assert "label, one of 2 classes" in capsys.readouterr().out
     assert (empty / "dvc.yaml").read_text().count("source: ../mine") == 1
+
+
+def test_parquet_files_with_media_become_a_project_that_downloads_them(empty, tmp_path, capsys):
+    numbers = range(60)
+    pictures = [Image.new("RGB", (8, 8), (number, 0, 0)) for number in numbers]
+    columns = {
+        "photo": [medium(encode_picture(picture, "PNG")) for picture in pictures],
+        "caption": [f"this is the picture {number}" for number in numbers],
+        "label": [number % 2 for number in numbers],
+    }
+    write_parquet(tmp_path / "pets/data/train.parquet", columns)
+    assert call("../pets", "--yes") == 0
+    params = config.load_params()
+    assert (params.name, params.modalities) == ("pets", {"image": "image", "text": "text"})
+    assert params.preprocess.options["table"] == "table.jsonl"
+    assert params.preprocess.options["columns"] == {"image": "photo", "text": "caption"}
+    stages = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
+    assert stages["download"]["deps"] == ["umemma.version", "${source}"]
+    for words in (["download", "--from", "../pets"],):
+        with pytest.raises(SystemExit) as end:
+            cli.main(words)
+        assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "../pets" in shown
+    assert "label, one of 2 classes" in shown
+    assert str(config.load_params().paths.raw) in shown
+
+
+def test_a_table_without_test_samples_is_evaluated_on_val(empty, tmp_path):
+    table = make_table(tmp_path / "mine")
+    rows = table.read_text().splitlines()
+    sides = ["split", *(["train", "train", "val"] * 20)]
+    table.write_text("".join(f"{row},{side}\n" for row, side in zip(rows, sides, strict=True)))
+    assert call("../mine/fruit.csv", "--yes") == 0
+    params = config.load_params()
+    params.evaluate.check_split()
+    assert params.paths.results == Path("results/fruit/val")
+    assert "report: results/fruit/val/report.html" in (empty / "params.yaml").read_text()
+    stage = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]["evaluate-missing"]
+    assert stage["metrics"] == ["results/${name}/${fold}/val/metrics.json"]
+    assert all("/val/" in output for output in stage["outs"])
+
+
+def test_a_folder_that_cannot_be_converted_is_one_message(empty, tmp_path, capsys):
+    (tmp_path / "nothing").mkdir()
+    assert call("../nothing", "--yes") == 2
+    assert "neither Parquet files nor shards are there" in capsys.readouterr().err
+    write_shard(empty / "0.tar", {"0.jpg": b"1"})
+    assert call(".", "--yes") == 2
+    assert "holds the current folder" in capsys.readouterr().err
+    write_shard(tmp_path / "mine/0.tar", {f"{i}.txt": b"%d %d a b" % (i, i) for i in range(9)})
+    assert call("../mine/0.tar", "--yes") == 2
+    assert "../mine/0.tar: no column is called like a label" in capsys.readouterr().err
+    assert not Path("params.yaml").exists()
 
 
 @pytest.mark.parametrize("there", init.FILES)

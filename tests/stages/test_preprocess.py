@@ -183,6 +183,30 @@ def test_other_settings_say_so_and_remake_everything(table, messages):
     assert set(times()) == {"train-000000.tar", "val-000000.tar", "test-000000.tar"}
 
 
+def test_a_default_that_is_written_out_or_left_out_changes_nothing(table, messages):
+    settings = Path("params.yaml").read_text()
+    run()
+    before = tree()
+    longer = settings.replace("split: split}", "split: split, key: null, shares: {train: 0.7}}")
+    Path("params.yaml").write_text(longer.replace("table: table.csv, ", ""))
+    store = Store(str(SHARDS))
+    read_index(store, config.load_params().shard_settings())
+    run()
+    assert tree() == before
+    # An index of an earlier version doesn't say what the defaults are.
+    old = json.loads(before["index.json"])
+    del old["defaults"]
+    (SHARDS / "index.json").write_text(json.dumps(old))
+    with pytest.raises(UserError, match="made with other settings"):
+        read_index(store, config.load_params().shard_settings())
+    run()
+    assert tree() == before
+    assert not any("other settings" in message for message in messages)
+    Path("params.yaml").write_text(longer.replace("0.7", "0.6, val: 0.25"))
+    with pytest.raises(UserError, match=r"preprocess\.options\.shares"):
+        read_index(store, config.load_params().shard_settings())
+
+
 def test_a_changed_file_remakes_its_shard_only(table):
     run()
     Image.new("L", (9, 9)).save(table / "7.png")

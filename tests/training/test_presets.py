@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
+from toys.archives import files
 from toys.project import quick
 from toys.training import CPU
 
@@ -353,9 +355,15 @@ def test_augmentation_is_for_training_alone_and_reaches_fine_tuning(project, fit
 @pytest.mark.slow
 def test_a_calibration_is_not_judged_by_the_samples_that_it_was_fitted_on(project):
     finetune.run(quick())
+    evaluate.run(quick())
+    on_test = quick().paths.results
+    before = files(on_test)
     with pytest.raises(UserError, match="the calibration was fitted on val") as error:
         evaluate.run(quick("evaluate.split=val"))
     assert error.value.exit_status == 2
     assert "evaluate.calibrate=false" in error.value.hint
     outcome = evaluate.run(quick("evaluate.split=val", "evaluate.calibrate=false"))
     assert outcome.settings.split == "val"
+    after = files(on_test)
+    assert json.loads(after["val/metrics.json"])["split"] == "val"
+    assert {name: after[name] for name in after if not name.startswith("val/")} == before

@@ -20,7 +20,10 @@ TableOrRecipe = Annotated[
     str,
     typer.Argument(
         metavar="TABLE_OR_RECIPE",
-        help="A table of your own (.csv, .tsv, .parquet, .jsonl), or a recipe such as avmnist.",
+        help=(
+            "A table of your own (.csv, .tsv, .parquet, .jsonl), a folder of Hugging Face Parquet "
+            "files or of WebDataset shards, or a recipe such as avmnist."
+        ),
     ),
 ]
 Label = Annotated[
@@ -67,9 +70,14 @@ def init(
     stage.check_free(folder)
     table = Path(table_or_recipe)
     is_table = table.exists() or table.suffix.lower() in READERS or len(table.parts) > 1
-    if is_table:
-        params = _propose(table, label, task)
-        source: str | None = str(table.parent)
+    converted = is_table and stage.is_converted(table)
+    if converted:
+        with stage.convert_table(table) as written:
+            params = _propose(written, label, task, table)
+        source: str | None = str(table)
+    elif is_table:
+        params = _propose(table, label, task, table)
+        source = str(table.parent)
     else:
         if label or task:
             raise UserError("are for a table", "--label, --task", "Leave them out.", usage=True)
@@ -78,21 +86,24 @@ def init(
     if not yes and not _ask(f"Write {', '.join(stage.FILES)}?"):
         print("Nothing was written.")
         return
-    stage.write_project(folder, params, source)
+    stage.write_project(folder, params, source, converted=converted)
     print(f"Wrote {', '.join(stage.FILES)}")
     print("Next: look through params.yaml, then: dvc init --no-scm && dvc repro")
 
 
-def _propose(table: Path, label: str, task: str) -> str:
-    """Return the text of params.yaml for a table, after showing what its columns are for."""
+def _propose(table: Path, label: str, task: str, shown: Path) -> str:
+    """Return the text of params.yaml for a table, after showing what its columns are for.
+
+    shown: what the user named.
+    """
     from umemma.datasets._manifest.columns import read_columns
     from umemma.datasets._manifest.proposal import find_label
     from umemma.stages import init as stage
 
     columns = read_columns(table)
-    label = label or find_label(columns) or _ask_for_label(table, columns)
+    label = label or find_label(columns) or _ask_for_label(shown, columns)
     proposal, params = stage.propose_settings(table, columns, label, task)
-    _print_proposal(table, proposal)
+    _print_proposal(shown, proposal)
     return params
 
 

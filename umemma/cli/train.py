@@ -155,6 +155,7 @@ def evaluate_missing(
     Without --missing and --ratio: evaluate the whole grid and write the report. With either: answer
     this one question from the predictions of the last evaluation, and write nothing. With folds,
     evaluate each one first (--set fold=0, 1 and so on), then all of them with --all-folds.
+    Of another split, such as --set evaluate.split=train, the files go to results/<dataset>/train/.
 
     Creates: results/<dataset>/ report.html, report.md, metrics.json, information.json,
     grid.parquet, predictions.parquet, information.csv, robustness.csv, robustness.png,

@@ -110,7 +110,8 @@ class Params(Plain):
     @property
     def paths(self) -> Paths:
         """Where the files of the dataset are."""
-        return Paths(self.name, self.shards, self.place, self.finetune.preset, self.fold)
+        preset, split = self.finetune.preset, self.evaluate.split
+        return Paths(self.name, self.shards, self.place, preset, self.fold, split)
 
     @property
     def fold_number(self) -> int | None:

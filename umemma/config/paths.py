@@ -13,6 +13,8 @@ class Paths:
     presets of a place share the uni-modal models there, so an ensemble is named after its preset.
     The models of a trial of `umemma tune` are no output, so they are in runs/.
     fold: a further subfolder, the number of the fold that is tested; "" for none.
+    split: the one that is evaluated. The results on another than test have a subfolder of their
+    own, so that they never replace those on test.
     """
 
     # The files in the folder of a trained model.
@@ -27,6 +29,7 @@ class Paths:
         place: str = "",
         preset: str = "",
         fold: int | str = "",
+        split: str = "test",
     ) -> None:
         self.raw = Path("data/raw") / name
         self.shards = f"{shards.rstrip('/')}/{name}"
@@ -41,6 +44,8 @@ class Paths:
             self.results = self.results / preset
         else:
             self.ensemble = self.models / "ensemble"
+        if split != "test":
+            self.results = self.results / split
 
     def pretrain(self, modality: str) -> Path:
         """Return the folder of a uni-modal model."""

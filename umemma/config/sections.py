@@ -160,7 +160,7 @@ class Evaluate(Plain):
     bootstrap: the number of bootstrap resamples behind an interval.
     metrics: the first one leads tables and curves; null selects the usual metrics of the task.
     calibrate: use the temperature and bias of each subset that were fitted on the validation split,
-        where they help.
+        where they help. The thresholds of labels are those of the model either way.
     smallest_effect: the smallest difference of the leading metric that the report gives advice on;
         0.01 is one point.
     """

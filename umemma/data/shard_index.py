@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from umemma.system.storage import Store
 from umemma.types import DatasetSpec
 
 SHOWN = 5  # samples that an error names
+NO_DEFAULTS: Mapping[str, object] = MappingProxyType({})
 TOGETHER = 256  # media that are asked for at once, of a bucket
 
 
@@ -30,9 +32,11 @@ def write_index(
     settings: Mapping[str, object],
     made: Mapping[str, list[ShardMarker]],
     max_failures: float,
+    defaults: Mapping[str, object] = NO_DEFAULTS,
 ) -> Index:
     """Write the index over the shards `made` {split: shards} and remove the files of other shards.
 
+    defaults: of `settings`, so that a reader knows which of them need not be written.
     Raises UserError where more than the share `max_failures` of the samples could not be packed or
     have a medium that cannot be read, with a summary of the reasons, where a split has no sample,
     and where the samples of a modality differ in shape.
@@ -49,6 +53,7 @@ def write_index(
         splits=dict(made),
         kinds=dict(spec.kinds),
         folds=list(spec.folds),
+        defaults=dict(defaults),
     )
     index = index.model_copy(update=_survey_training(store, index))
     index = index.model_copy(update={"fingerprint": index.compute_fingerprint()})

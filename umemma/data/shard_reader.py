@@ -28,7 +28,7 @@ from umemma.errors import UserError, unknown_name
 from umemma.system.files import sha256
 from umemma.system.storage import Store
 from umemma.types import Fold, Plain, Record, TargetScale
-from umemma.validation import fingerprint, list_differences
+from umemma.validation import fill_in, fingerprint, list_differences
 
 REMAKE = "Run: umemma preprocess"
 SHARD_NAME = re.compile(r"(?:[A-Za-z0-9]+|fold-\d+)-\d{6,}\.tar", re.ASCII)
@@ -39,7 +39,8 @@ class Index(Plain):
     of all shards, which models name as the data that they were trained on; kinds: {modality: its
     kind} of those that are not named like their kind; inputs: {modality: what its training samples
     say about its InputSpec}; folds: those that the splits are named after; fold_inputs: {number of
-    a fold: `inputs` where it is tested}. Each of these is left out where there is nothing in it."""
+    a fold: `inputs` where it is tested}; defaults: those of the settings, of which one may be
+    written or not. Each of these is left out where there is nothing in it."""
 
     dataset: str
     variant: str
@@ -53,12 +54,13 @@ class Index(Plain):
     inputs: dict[str, dict[str, Any]] = {}
     folds: list[Fold] = []
     fold_inputs: dict[str, dict[str, dict[str, Any]]] = {}
+    defaults: dict[str, Any] = {}
 
     @model_serializer(mode="wrap")
     def _leave_out_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Keep the bytes of an index, and its fingerprint, as they were before there were these."""
         data: dict[str, Any] = serialize(self)
-        for name in ("kinds", "inputs", "folds", "fold_inputs"):
+        for name in ("kinds", "inputs", "folds", "fold_inputs", "defaults"):
             if not data.get(name):
                 data.pop(name, None)
         return data
@@ -107,7 +109,7 @@ class Index(Plain):
 
         It is the same for shards of the same content, whatever they were made from.
         """
-        about = self.model_dump(mode="json", exclude={"fingerprint", "splits"})
+        about = self.model_dump(mode="json", exclude={"fingerprint", "splits", "defaults"})
         content: dict[str, list[list[str | int]]] = {}
         for name, shards in self.splits.items():
             content[name] = [[s.name, s.samples, s.sha256, s.rows_sha256] for s in shards]
@@ -158,7 +160,7 @@ def read_index(store: Store, settings: Mapping[str, Any] | None = None) -> Index
         if not SHARD_NAME.fullmatch(shard.name):  # an index may come from a stranger
             raise UserError(f"{shard.name!r} is not the name of a shard", where, REMAKE)
     if settings is not None:
-        differences = list_differences(index.settings, settings)
+        differences = compare_settings(index.settings, settings, index.defaults)
         if differences:
             raise UserError(
                 f"shards made with other settings ({'; '.join(differences)})",
@@ -166,6 +168,13 @@ def read_index(store: Store, settings: Mapping[str, Any] | None = None) -> Index
                 REMAKE,
             )
     return index
+
+
+def compare_settings(
+    there: Mapping[str, Any], here: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[str]:
+    """Return the differences of the settings of shards. A default that is written out is none."""
+    return list_differences(fill_in(there, defaults), fill_in(here, defaults))
 
 
 def read_split(store: Store, index: Index, split: str) -> Iterator[Record]:

@@ -371,12 +371,15 @@ def input_fingerprint(params: Params, experiment: Experiment, shards: str) -> st
     for rate in learning_rates(params, experiment):
         trial = experiment_params(params, experiment, rate)
         trials.append(trial.ensemble_settings(shards))
+    about = [read_json(folder / Paths.ABOUT, "") for folder in models]
     inputs: dict[str, Any] = {
         "trials": trials,
         "unimodal": [settings.unimodal_settings(m, shards) for m in modalities],
         "evaluate": settings.evaluate.model_dump(mode="json", include={"split", "calibrate"}),
-        "weights": [read_json(folder / Paths.ABOUT, "").get("weights_sha256") for folder in models],
+        "weights": [model.get("weights_sha256") for model in about],
     }
+    if about[0].get("task") == "multilabel" and not settings.evaluate.calibrate:
+        inputs["thresholds"] = "kept"  # results of earlier versions have none
     return fingerprint(inputs)
 
 

@@ -8,11 +8,14 @@ from typing import Any
 
 from umemma import datasets
 from umemma.config import Paths
+from umemma.data.conversion import converter
 from umemma.data.downloader import Downloader
 from umemma.data.fetcher import is_address
 from umemma.errors import UserError
 from umemma.system.log import make_progress
 from umemma.types import NO_KINDS
+
+TABLES = "manifest"  # the dataset whose files may come as Parquet files or shards
 
 
 def run(
@@ -26,7 +29,8 @@ def run(
 
     A source that is in place and right stays. A source without a known checksum is replaced where
     the file or folder `origin` has other content for it. The others are made, or come from `origin`
-    (a file, a folder or an http(s) address), or, where that is empty, from their own addresses.
+    (a file, a folder or an http(s) address), or, where that is empty, from their own addresses. Of
+    Hugging Face Parquet files and WebDataset shards a table and its media are written first.
     At the end, download.json lists every file with its checksum. modalities: {name: kind}, as in
     the settings. name: that of the raw folder, by default the dataset's.
 
@@ -52,6 +56,9 @@ def run(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with make_progress() as bars:
+            is_local = dataset == TABLES and origin and not is_address(origin)
+            if is_local and converter.place(Path(origin), folder, checked.table, bars):
+                origin = ""  # everything is in place, and is checked and listed as usual
             downloader = Downloader(dataset, module.SPEC, folder, origin, bars)
             downloader.place_all(module.sources(folder, checked))
             downloader.write_list()

@@ -1,4 +1,8 @@
-"""init: propose the settings of a table, or take those of a recipe, and write a project folder."""
+"""init: propose the settings of a table, or take those of a recipe, and write a project folder.
+
+Of Parquet files with media and of WebDataset shards the table is the one that `umemma download`
+will write.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 from string import Template
@@ -15,10 +20,12 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from umemma import config, datasets
+from umemma.data.conversion import converter, parquet_rows
 from umemma.datasets._manifest.columns import Column, spread
 from umemma.datasets._manifest.proposal import Proposal, propose
 from umemma.errors import UserError, unknown_name
 from umemma.modalities.files.av_decoder import open_container
+from umemma.system.log import make_progress
 from umemma.types import Clip, DatasetSpec
 from umemma.validation import validate
 
@@ -37,6 +44,13 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 COMMON_NAMES = {"labels", "table", "data", "dataset", "train", "index", "metadata", "annotations"}
 PROBED_CLIPS = 12
+PROBED_FILES = 200  # of a column, where files have to be written to be looked at
+EVALUATED = {
+    "test": "test",
+    "val": "val\n  calibrate: false  # as the calibration is fitted on val",
+}
+RESULTS = "results/${name}/${fold}"
+TABLE_IN_SOURCE = "${source}/${preprocess.options.table}"  # what the first stage depends on
 SECONDS = (1, 10)  # the shortest and the longest window of a sound
 TOKENS = (16, 256)  # the same of a text
 TOKENS_PER_WORD = 1.5
@@ -68,6 +82,45 @@ def find_recipe(name: str) -> Path:
     return SHIPPED / "recipes" / f"{name}.yaml"
 
 
+def is_converted(origin: Path) -> bool:
+    """Return whether a table is written of what `origin` is: a folder, shards, media in cells."""
+    if origin.suffix.lower() == ".parquet" and origin.is_file():
+        return bool(parquet_rows.find_media_columns(origin))
+    return origin.is_dir() or converter.SHARD.fullmatch(origin.name) is not None
+
+
+@contextlib.contextmanager
+def convert_table(origin: Path) -> Iterator[Path]:
+    """Yield the table of Parquet files or shards inside the block, with a part of its media.
+
+    Raises UserError where there are none, and where the current folder is one of theirs.
+    """
+    if origin.resolve() in (Path().resolve(), *Path().resolve().parents):
+        raise UserError(
+            "holds the current folder, which would be a part of its own raw files",
+            str(origin),
+            "Run umemma init in another folder.",
+            usage=True,
+        )
+    sources: Mapping[str, Path] = {}
+    if origin.exists():
+        sources = converter.find_sources(origin, "", config.Paths("").raw)
+    if not sources:
+        hint = "Name a table, or a folder of Parquet files or of WebDataset shards (.tar)."
+        raise UserError("neither Parquet files nor shards are there", str(origin), hint, usage=True)
+    with tempfile.TemporaryDirectory() as place, make_progress() as bars:
+        # Called as the data, since the name of the settings comes from it.
+        folder = Path(place) / origin.resolve().name.partition(".")[0]
+        (folder / converter.FILES).mkdir(parents=True)
+        table = folder / converter.TABLE
+        converter.write_out(sources, folder / converter.FILES, table, bars, PROBED_FILES)
+        try:
+            yield table
+        except UserError as error:
+            error.where = error.where.replace(str(table), str(origin))
+            raise
+
+
 def propose_settings(
     table: Path, columns: list[Column], label: str, task: str
 ) -> tuple[Proposal, str]:
@@ -81,10 +134,13 @@ def propose_settings(
     return proposal, text
 
 
-def write_project(folder: Path, params: str, source: str | None) -> None:
+def write_project(
+    folder: Path, params: str, source: str | None, *, converted: bool = False
+) -> None:
     """Write the files of a project; those of a failed attempt are removed again.
 
     source: the folder of the table; None for a recipe, whose dataset has its own sources.
+    converted: it has no table, as this is written of it.
     """
     check_free(folder)
     if "'" in (source or ""):
@@ -97,6 +153,11 @@ def write_project(folder: Path, params: str, source: str | None) -> None:
     pipeline = (SHIPPED / "pipeline.yaml").read_text(encoding="utf-8")
     if source is None:
         pipeline = re.sub(r"(?m)^ +- \$\{source\}.*\n", "", pipeline)
+    if converted:
+        pipeline = pipeline.replace(TABLE_IN_SOURCE, "${source}")
+    settings = YAML(typ="safe", pure=True).load(params)
+    if settings.get("evaluate", {}).get("split") == "val":
+        pipeline = pipeline.replace(f"{RESULTS}/", f"{RESULTS}/val/")
     pipeline = pipeline.replace("SOURCE", _to_yaml(source or ""))
     ignored = [(SHIPPED / name).read_text(encoding="utf-8") for name in ("dvcignore", "gitignore")]
     with contextlib.ExitStack() as undo:
@@ -125,9 +186,10 @@ def _format_params(table: Path, proposal: Proposal) -> str:
     fold: int | str = 0 if options.get("folds") else ""
     evaluated = "val" if proposal.splits and "test" not in proposal.splits else "test"
     encoders = {name: _choose_encoder(name, kinds, options, proposal, folder) for name in kinds}
-    columns = {name: options["columns"][name] for name in kinds}
+    columns = {modality: options["columns"][modality] for modality in kinds}
+    name = _choose_name(table)
     names = ("label", "task", "separator", "key", "split", "group", "folds", "categories", "root")
-    shown = {name: _to_yaml(options.get(name)) for name in names}
+    shown = {option: _to_yaml(options.get(option)) for option in names}
     shown["categories"] = _to_yaml(options.get("categories", []))
     is_plain = all(name == kind for name, kind in kinds.items())
     template = Template((SHIPPED / "settings.yaml").read_text(encoding="utf-8"))
@@ -135,7 +197,7 @@ def _format_params(table: Path, proposal: Proposal) -> str:
         shown,
         rows=f"{rows:,}",
         table=_to_yaml(table.name),
-        name=_to_yaml(_choose_name(table)),
+        name=_to_yaml(name),
         modalities=_to_yaml(list(kinds) if is_plain else kinds),
         fold=_to_yaml(fold),
         columns=_indent(columns, 6),
@@ -145,7 +207,8 @@ def _format_params(table: Path, proposal: Proposal) -> str:
         finetune_epochs=max(2, epochs // 3),
         all_epochs=epochs + max(2, epochs // 3),
         batch_size=batch_size,
-        evaluated=evaluated,
+        evaluated=EVALUATED[evaluated],
+        results=config.Paths(name, split=evaluated).results,
     )
     return re.sub(r"(?m)^(.*\S) +# ", lambda line: f"{line[1]:<27} # ", text)
 

@@ -30,7 +30,6 @@ from umemma.system.cores import count_cores
 from umemma.system.log import make_progress
 from umemma.system.storage import Store
 from umemma.types import DatasetSpec
-from umemma.validation import list_differences
 
 SHOWN = 5  # missing shards that an error names
 
@@ -45,11 +44,13 @@ class Share:
 
 
 class _Plan(NamedTuple):
-    """What there is to write. total: number of records; jobs: one for each shard."""
+    """What there is to write. defaults: those of the settings; total: number of records; jobs: one
+    for each shard."""
 
     spec: DatasetSpec
     store: Store
     settings: Mapping[str, Any]
+    defaults: Mapping[str, Any]
     total: int
     jobs: Iterator[ShardJob]
 
@@ -95,6 +96,7 @@ def run(
         plan.settings,
         made,
         params.preprocess.max_failures,
+        plan.defaults,
     )
 
 
@@ -111,7 +113,8 @@ def _make_plan(params: Params) -> _Plan:
     counts, repeated = shard_plan.count_records(module.records(raw, options))
     check_splits(counts, spec)
     store = Store(params.paths.shards)
-    settings = params.shard_settings()
+    defaults = {"preprocess": {"options": type(options)().model_dump(mode="json")}}
+    settings = _choose_settings(store, params.shard_settings(), defaults)
     jobs = shard_plan.plan_shards(
         shard_plan.mark_problems(module.records(raw, options), spec, repeated),
         spec,
@@ -121,7 +124,23 @@ def _make_plan(params: Params) -> _Plan:
         shard_plan.make_input_hash(module, raw, files, settings, spec.kinds),
         section.broken,
     )
-    return _Plan(spec, store, settings, counts.total(), jobs)
+    return _Plan(spec, store, settings, defaults, counts.total(), jobs)
+
+
+def _choose_settings(
+    store: Store, settings: dict[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings as the present index has them, where only written defaults differ.
+
+    The index and its shards, and the models that name its fingerprint, then stay as they are.
+    """
+    try:
+        present = shard_reader.read_index(store).settings
+    except UserError:
+        return settings
+    if shard_reader.compare_settings(present, settings, defaults):
+        return settings
+    return present
 
 
 def check_splits(counts: Mapping[str, int], spec: DatasetSpec) -> None:
@@ -144,7 +163,7 @@ def _log_differences(plan: _Plan) -> None:
         present = shard_reader.read_index(plan.store).settings
     except UserError:  # without a readable index, the marker of each shard decides
         return
-    differences = list_differences(present, plan.settings)
+    differences = shard_reader.compare_settings(present, plan.settings, plan.defaults)
     if differences:
         logger.warning(
             f"{plan.store.url}: made with other settings, so written again "

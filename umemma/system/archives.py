@@ -17,7 +17,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, Self
 
@@ -55,7 +55,7 @@ MAX_HEADER = 2**20  # bytes
 MAX_READS_AT_END = 8
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
     """A member of an archive. regular: a plain file that is not encrypted; size: bytes, unpacked;
     position: bytes of the archive up to here, about."""
 
@@ -112,25 +112,32 @@ def unpack(
     """
     places: dict[str, str | None] = {}
     total = 0
+    with refuse_damage(archive), contextlib.closing(list_members(archive)) as members:
+        for member in members:
+            advance(member.position, archive.stat().st_size)
+            name = str(PurePosixPath(member.name.replace("\\", "/")))
+            target = find_target(place, name)
+            if target is None:
+                if member.regular:
+                    places[name] = None
+                continue
+            places[name] = target
+            check_member(archive, member, name, target)
+            total += member.size
+            if total > bound:
+                raise UserError(
+                    f"hostile: it unpacks to more than {bound:,} bytes",
+                    str(archive),
+                )
+            _write(member, folder / target)
+    return places
+
+
+@contextlib.contextmanager
+def refuse_damage(archive: Path) -> Iterator[None]:
+    """Raise UserError where reading an archive inside the block finds it damaged."""
     try:
-        with contextlib.closing(_list_members(archive)) as members:
-            for member in members:
-                advance(member.position, archive.stat().st_size)
-                name = str(PurePosixPath(member.name.replace("\\", "/")))
-                target = find_target(place, name)
-                if target is None:
-                    if member.regular:
-                        places[name] = None
-                    continue
-                places[name] = target
-                _check_member(archive, member, name, target)
-                total += member.size
-                if total > bound:
-                    raise UserError(
-                        f"hostile: it unpacks to more than {bound:,} bytes",
-                        str(archive),
-                    )
-                _write(member, folder / target)
+        yield
     except DAMAGE as error:
         raise _damaged(archive, error) from None
     except OSError as error:
@@ -140,10 +147,10 @@ def unpack(
         if error.errno == errno.ENAMETOOLONG:
             raise UserError("hostile: a name that is too long", str(archive)) from None
         raise
-    return places
 
 
-def _list_members(archive: Path) -> Generator[_Member]:
+def list_members(archive: Path) -> Generator[Member]:
+    """Yield the members of an archive that are no folders, from front to back."""
     with archive.open("rb") as file:
         start = file.read(2)
     if start == b"PK":
@@ -151,7 +158,7 @@ def _list_members(archive: Path) -> Generator[_Member]:
     return _list_tar(archive)
 
 
-def _check_member(archive: Path, member: _Member, name: str, target: str) -> None:
+def check_member(archive: Path, member: Member, name: str, target: str) -> None:
     """Raise UserError for a wanted member that would leave the folder or is not a plain file."""
     if not is_inside(name) or not is_inside(target):
         raise UserError(f"hostile: its member {name!r} would leave the folder", str(archive))
@@ -170,7 +177,7 @@ def _damaged(archive: Path, error: Exception) -> UserError:
     )
 
 
-def _write(member: _Member, target: Path) -> None:
+def _write(member: Member, target: Path) -> None:
     try:
         with new_file(target) as partial, partial.open("wb") as file:
             data = member.open()
@@ -187,7 +194,7 @@ def _write(member: _Member, target: Path) -> None:
         ) from None
 
 
-def _list_zip(archive: Path) -> Generator[_Member]:
+def _list_zip(archive: Path) -> Generator[Member]:
     position = 0
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
@@ -196,7 +203,7 @@ def _list_zip(archive: Path) -> Generator[_Member]:
             kind = stat.S_IFMT(info.external_attr >> 16)
             encrypted = info.flag_bits & 1
             if not info.is_dir():
-                yield _Member(
+                yield Member(
                     info.filename,
                     kind in (0, stat.S_IFREG) and not encrypted,
                     info.file_size,
@@ -245,7 +252,7 @@ class _Stream:
         return data
 
 
-def _list_tar(archive: Path) -> Generator[_Member]:
+def _list_tar(archive: Path) -> Generator[Member]:
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(archive.open("rb"))
         stream = stack.enter_context(_decompress(raw))
@@ -253,7 +260,7 @@ def _list_tar(archive: Path) -> Generator[_Member]:
         tar = stack.enter_context(tarfile.open(fileobj=source, mode="r|", tarinfo=_Header))
         for info in tar:
             if not info.isdir():
-                yield _Member(
+                yield Member(
                     info.name,
                     info.isreg(),
                     info.size,

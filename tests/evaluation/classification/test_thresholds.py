@@ -12,12 +12,14 @@ from sklearn.metrics import f1_score
 
 from umemma.evaluation import error_analysis
 from umemma.evaluation.bootstrap import Bootstrap
+from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.classification import thresholds
 from umemma.evaluation.comparison import AVERAGE, PRIOR, make_references
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.information import estimate_information
 from umemma.evaluation.metrics import get
 from umemma.evaluation.predictions import Predictions, pool_folds
+from umemma.models.evaluated.inputs import leave_calibration_out
 
 N = 200
 
@@ -183,6 +185,22 @@ def test_saved_predictions_keep_their_thresholds(tmp_path: Path):
     loaded = Predictions.load(path, "x")
     assert loaded is not None
     assert loaded.thresholds == THRESHOLDS
+
+
+def test_without_calibration_the_same_labels_are_answered():
+    raw = np.random.default_rng(0).normal(size=(N, 3)).astype(np.float32)
+    fitted = Calibration(2.0, (1.0, -1.5, 0.0))
+    numbers = (0.5, 0.25, 0.9)
+    calibrated = thresholds.shift_logits(fitted.apply(raw), numbers, "multilabel") > 0
+    kept = leave_calibration_out({"ensemble/a": numbers}, {"ensemble/a": fitted}, "multilabel")
+    answered = thresholds.shift_logits(raw, kept["ensemble/a"], "multilabel") > 0
+    np.testing.assert_array_equal(answered, calibrated)
+    # p > 0.5 of z / 2 + 1 is z > -2; without a calibration nothing changes.
+    assert kept["ensemble/a"][0] == pytest.approx(expit(-2.0))
+    same = leave_calibration_out({"probe/b": numbers, "probe/c": ()}, {}, "multilabel")
+    assert same["probe/b"] == pytest.approx(numbers)
+    assert same["probe/c"] == ()
+    assert leave_calibration_out({"ensemble/a": numbers}, {}, "multiclass") == {}
 
 
 def test_of_single_classes_a_threshold_scales_a_probability():

@@ -17,7 +17,7 @@ threshold fitted to few positive samples is too often a bad one).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -79,6 +79,17 @@ def of_shift(shift: np.ndarray) -> Thresholds:
     thresholds = np.exp(shift - shift.max())
     thresholds /= thresholds.sum()
     return tuple(float(f"{number:.{DIGITS}g}") for number in np.clip(thresholds, *BOUNDS))
+
+
+def to_uncalibrated(thresholds: Thresholds, undo: Callable[[np.ndarray], np.ndarray]) -> Thresholds:
+    """Return the thresholds of labels with which uncalibrated logits answer as calibrated.
+
+    undo: from (C,) calibrated logits to those before, a rising function.
+    """
+    if not thresholds:
+        return ()
+    found = expit(undo(logit(np.array(thresholds, np.float64))).astype(np.float64))
+    return tuple(np.clip(found, *BOUNDS).tolist())
 
 
 def shift_logits(logits: np.ndarray, thresholds: Thresholds, task: str) -> np.ndarray:

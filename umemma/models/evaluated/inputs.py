@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from loguru import logger
+
 from umemma.config import Params
 from umemma.data import shard_reader
 from umemma.evaluation import metrics
 from umemma.evaluation.calibration import Calibration
-from umemma.evaluation.classification.thresholds import Thresholds
+from umemma.evaluation.classification.thresholds import Thresholds, to_uncalibrated
 from umemma.evaluation.results import EvaluationSettings
 from umemma.models import saved_model
 from umemma.system.storage import Store
@@ -71,8 +73,10 @@ def check_inputs(params: Params) -> EvaluationInputs:
         calibration |= _name_tables_of("unimodal", unimodal.calibration)
         thresholds |= _name_tables_of("unimodal", unimodal.thresholds)
     if not params.evaluate.calibrate:
+        thresholds = leave_calibration_out(thresholds, calibration, index.task)
         calibration = {}
-        thresholds = {}
+    if thresholds and params.evaluate.split == "val":
+        logger.warning("Thresholds were fitted on val: metrics of answers look too good there.")
     split = params.evaluate.split
     finetune = ensemble_settings["finetune"]
     folds: tuple[int, ...] = ()
@@ -107,6 +111,22 @@ def check_inputs(params: Params) -> EvaluationInputs:
     return EvaluationInputs(
         index, settings, calibration, made_by, ensemble.prior, ensemble.scales, thresholds
     )
+
+
+def leave_calibration_out(
+    thresholds: Mapping[str, Thresholds], calibration: Mapping[str, Calibration], task: str
+) -> dict[str, Thresholds]:
+    """Return the thresholds for logits that are not calibrated.
+
+    Those of labels are part of what a model answers, and give the same answers. Those of single
+    classes undo what calibration does to the answers of weighed classes.
+    """
+    if task != "multilabel":
+        return {}
+    return {
+        name: to_uncalibrated(found, calibration.get(name, Calibration()).undo)
+        for name, found in thresholds.items()
+    }
 
 
 def _name_tables_of(model: str, fitted: Mapping[str, Fitted]) -> dict[str, Fitted]:

@@ -87,6 +87,22 @@ def test_an_error_of_the_user_comes_through(tmp_path, workers):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_workers_of_a_command_that_ignores_ctrl_c_ignore_it_too(tmp_path, messages):
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        jobs = make_jobs(tmp_path, 2, {})
+        assert sorted(executors.run_locally(press_ctrl_c, jobs, 2)) == [0, 1]
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert messages == []
+
+
+def press_ctrl_c(job: Job) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return square(job)
+
+
 def test_workers_end_with_their_parent(tmp_path):
     code = "import system.test_executors as t; t.sleep_for_ever()"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}

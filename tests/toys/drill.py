@@ -45,6 +45,8 @@ COMMANDS = {
 def start(folder: Path, command: list[str], **environment: str) -> subprocess.Popen[str]:
     """Start a command in a process group of its own, with a folder for temporary files."""
     (folder / "tmp").mkdir(exist_ok=True)
+    # What a script runs in the background ignores Ctrl-C, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     variables = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -119,8 +119,13 @@ def _make_pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    """Make Ctrl-C end a new worker at once, and the death of its parent as well."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Make Ctrl-C end a new worker at once, and the death of its parent as well.
+
+    A command that ignores Ctrl-C, such as one that a script has put into the background, would take
+    that end for a crash: its workers ignore it too.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     allow_interrupts()
     parent = multiprocessing.parent_process()
 

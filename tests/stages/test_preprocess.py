@@ -298,6 +298,25 @@ def test_a_worker_that_dies_every_time_leaves_its_shard_missing_and_says_so(tabl
     assert touched(before) == {"train-000002.tar"}
 
 
+def test_ctrl_c_leaves_nothing_half_written(table):
+    def stop(function, jobs, workers):
+        worker = subprocess.Popen([sys.executable, "-c", ""])
+        worker.wait()
+        host = platform.node().replace(".", "-")
+        (SHARDS / f".train-000000.tar.{host}-{worker.pid}.part").write_text("half")
+        yield function(next(jobs))
+        raise KeyboardInterrupt
+
+    SHARDS.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(executor=stop)
+    assert sorted(path.name for path in SHARDS.iterdir()) == [
+        "train-000000.json",
+        "train-000000.parquet",
+        "train-000000.tar",
+    ]
+
+
 def test_verify_names_every_file_that_is_wrong(table, capsys):
     run()
     (SHARDS / "train-000000.tar").write_bytes((SHARDS / "train-000000.tar").read_bytes()[:-600])

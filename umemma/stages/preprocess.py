@@ -7,6 +7,7 @@ index is written when no shard is missing.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -77,19 +78,18 @@ def run(
 
     # 2. Write the shards that are missing.
     expected: dict[str, ShardJob] = {}
-    with make_progress() as bars:
+    with _remove_leftovers(plan, share), make_progress() as bars:
         progress = _ProgressBar(bars, f"preprocess {params.name}", plan.total)
         jobs = _select_jobs(plan, expected, progress, retry_failed, share)
         count = _choose_workers(workers, plan, params.preprocess.shard_size)
-        for marker in executor(write_shard, jobs, count):
-            progress.add(marker)
+        with contextlib.closing(executor(write_shard, jobs, count)) as markers:
+            for marker in markers:
+                progress.add(marker)
 
     # 3. Look for shards that are still missing.
     made = _collect_markers(plan, expected, share)
 
     # 4. Write the index.
-    if share.tasks == 1:  # tasks on other machines may be writing now
-        plan.store.remove_leftovers()
     return write_index(
         plan.store,
         plan.spec,
@@ -155,6 +155,16 @@ def check_splits(counts: Mapping[str, int], spec: DatasetSpec) -> None:
     unknown = counts.keys() - set(spec.splits)
     if unknown:
         raise UserError(f"splits {sorted(unknown)} are not those of the dataset", spec.name)
+
+
+@contextlib.contextmanager
+def _remove_leftovers(plan: _Plan, share: Share) -> Iterator[None]:
+    """Remove what workers left half-written that died in the block, also where Ctrl-C ends it."""
+    try:
+        yield
+    finally:
+        if share.tasks == 1:  # tasks on other machines may be writing now
+            plan.store.remove_leftovers()
 
 
 def _log_differences(plan: _Plan) -> None:

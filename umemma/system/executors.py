@@ -1,6 +1,7 @@
 """Run independent jobs in several processes, on this machine or on a Ray cluster.
 
-An executor is `(function, jobs, workers) -> results`, in any order, as they become available.
+An executor is `(function, jobs, workers) -> results`, in any order, as they become available. Who
+closes it before its end gets back when no worker is left.
 `function` must be a function of a module, and idempotent: a job whose worker dies is run again. A
 job that kills its worker every time is skipped with a message and has no result. The caller finds
 out what is missing from what the jobs leave behind.
@@ -17,7 +18,7 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, TypeVar
@@ -38,7 +39,7 @@ CONNECT_TIMEOUT = 10  # s
 class Executor(Protocol):
     def __call__(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], workers: int
-    ) -> Iterator[Result]: ...
+    ) -> Generator[Result, None, None]: ...
 
 
 # On this machine. ---------------------------------------------------------------------------------
@@ -48,7 +49,7 @@ def run_locally(
     function: Callable[[Job], Result],
     jobs: Iterable[Job],
     workers: int,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Run the jobs in `workers` spawned processes. A single worker is this process itself."""
     if workers == 1:
         yield from map(function, jobs)
@@ -151,7 +152,7 @@ def run_on_ray(address: str, threads: int = 1, uses_gpu: bool = False) -> Execut
         function: Callable[[Job], Result],
         jobs: Iterable[Job],
         workers: int,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         try:
             import ray
         except ImportError:

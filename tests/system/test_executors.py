@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -87,7 +88,6 @@ def test_an_error_of_the_user_comes_through(tmp_path, workers):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_workers_of_a_command_that_ignores_ctrl_c_ignore_it_too(tmp_path, messages):
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -103,6 +103,7 @@ def press_ctrl_c(job: Job) -> int:
     return square(job)
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(tmp_path):
     code = "import system.test_executors as t; t.sleep_for_ever()"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}
@@ -120,6 +121,30 @@ def test_workers_end_with_their_parent(tmp_path):
         parent.wait()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="multiprocessing names them otherwise")
+def test_semaphores_of_a_group_that_was_killed_are_removed_by_the_next_command():
+    code = "import system.test_executors as t; t.sleep_for_ever()"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}
+    command = [sys.executable, "-c", code]
+    parent = subprocess.Popen(command, env=environment, start_new_session=True)
+    shared = Path("/dev/shm")
+    until = time.monotonic() + 60
+    while not (left := list(shared.glob(f"sem.umemma-*-{parent.pid}-*"))):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    executors.name_semaphores.__wrapped__()
+    assert left[0].exists()  # its process lives
+    os.killpg(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert left[0].exists()  # nobody was left to remove it
+    own = multiprocessing.get_context("spawn").Lock()
+    executors.name_semaphores.__wrapped__()
+    assert not list(shared.glob(f"sem.umemma-*-{parent.pid}-*"))
+    assert list(shared.glob(f"sem.umemma-*-{os.getpid()}-*"))
+    del own
 
 
 def sleep_for_ever() -> None:

@@ -26,6 +26,7 @@ from umemma.errors import UserError
 from umemma.modalities import corruption
 from umemma.modalities.corruption import Corruption
 from umemma.system.cores import count_cores_of_process
+from umemma.system.executors import name_semaphores
 from umemma.system.signals import allow_interrupts, start_without_interrupts
 from umemma.types import InputSpec
 
@@ -140,6 +141,7 @@ class BatchStream:
         self.plan = _PlannedBatches()
         for_workers: dict[str, Any] = {}
         if workers:
+            name_semaphores()
             for_workers = {
                 "multiprocessing_context": "spawn",
                 "persistent_workers": True,

@@ -39,6 +39,7 @@ from umemma.models.predict_inputs import (
     return_unchanged,
 )
 from umemma.models.saved_model import ModelInfo, ModelSettings
+from umemma.system.executors import name_semaphores
 from umemma.system.signals import start_without_interrupts
 from umemma.types import OWN, BrokenPolicy, InputSpec, TextInput, format_pattern
 
@@ -301,6 +302,7 @@ class Predictor:
         dataset = DecodedBatches(samples, batch_size, self.info.media, self.specs, self.broken)
         batches: Iterable[DecodedBatch | UserError] = dataset
         if workers:
+            name_semaphores()
             batches = DataLoader(
                 dataset,
                 batch_size=None,

@@ -9,6 +9,8 @@ out what is missing from what the jobs leave behind.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import multiprocessing
 import multiprocessing.process
@@ -16,13 +18,16 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import psutil
 from loguru import logger
 
 from umemma.errors import UserError
@@ -34,6 +39,8 @@ Result = TypeVar("Result")
 ATTEMPTS = 2  # for a job that is alone with its worker
 JOBS_PER_WORKER = 2  # submitted at a time, so that no worker waits
 CONNECT_TIMEOUT = 10  # s
+SEMAPHORES = "umemma"  # begins their names
+SHARED_MEMORY = Path("/dev/shm")  # where glibc has them
 
 
 class Executor(Protocol):
@@ -114,6 +121,7 @@ def _run_window(
 
 
 def _make_pool(workers: int) -> ProcessPoolExecutor:
+    name_semaphores()
     # Spawned, because a forked copy of a process with threads can deadlock.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
@@ -136,6 +144,28 @@ def _start_worker() -> None:
 
     if parent is not None:
         threading.Thread(target=end_with, args=[parent], daemon=True).start()
+
+
+@functools.cache
+def name_semaphores() -> None:
+    """Let the semaphores of this process's workers have its number in their names (on Linux), and
+    remove those of processes of this user that are no more.
+
+    multiprocessing removes its semaphores when a process dies, but not when its whole group is
+    killed with -9. The names also have the namespace of the number, as containers may share a
+    /dev/shm.
+    """
+    if sys.platform != "linux":
+        return
+    space = os.stat("/proc/self/ns/pid").st_ino
+    prefix = f"/{SEMAPHORES}-{space}-{os.getpid()}"
+    multiprocessing.process.current_process()._config["semprefix"] = prefix  # type: ignore[attr-defined]
+    with contextlib.suppress(OSError):
+        for path in SHARED_MEMORY.glob(f"sem.{SEMAPHORES}-{space}-*"):
+            process = path.name.split("-")[2]
+            is_ours = path.stat().st_uid == os.getuid()
+            if is_ours and process.isdigit() and not psutil.pid_exists(int(process)):
+                path.unlink(missing_ok=True)
 
 
 # On a Ray cluster. --------------------------------------------------------------------------------

@@ -316,3 +316,16 @@ def test_where_no_lock_can_be_a_command_works_without(tmp_path, monkeypatch):
     (tmp_path / "runs").write_text("a file in its place")
     with take_turns("models/digits/ensemble"):
         pass
+
+
+def test_ctrl_c_ends_a_command_with_one_message(monkeypatch, capsys):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("umemma.stages.inspection.encoders.run", stop)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["encoders"])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == (
+        "Error: stopped by SIGINT\nRun the same command to resume.\n"
+    )

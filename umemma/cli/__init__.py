@@ -12,8 +12,10 @@ SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -38,6 +40,7 @@ from umemma.cli import (
 from umemma.errors import UserError
 from umemma.system import distributed
 from umemma.system.cores import limit_spinning
+from umemma.system.signals import make_stop_error
 
 DATA = "Data"
 TRAIN = "Train and evaluate"
@@ -61,7 +64,20 @@ def _add(name: str, panel: str, command: Callable[..., None], text: str = "") ->
     """Add a command. Its help is `text` or its docstring, without the line breaks in paragraphs."""
     paragraphs = (text or inspect.getdoc(command) or "").split("\n\n")
     unwrapped = [" ".join(paragraph.split()) for paragraph in paragraphs]
-    app.command(name, rich_help_panel=panel, help="\n\n".join(unwrapped))(command)
+    app.command(name, rich_help_panel=panel, help="\n\n".join(unwrapped))(_explain_stop(command))
+
+
+def _explain_stop(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that ends with a message after Ctrl-C: Typer ends it without a word."""
+
+    @functools.wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise make_stop_error(signal.SIGINT) from None
+
+    return run
 
 
 _add("init", DATA, init.init)

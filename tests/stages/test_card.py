@@ -105,3 +105,41 @@ def test_a_card_without_contributions_and_gaps_is_written_too(evaluated):
     assert "What each modality adds" not in card.text
     assert "| image | – | – | – | – |" in card.text
     assert "hf://OWNER/NAME" in card.text
+
+
+EVIL = "<img src=x>|`x`\x1b[2J"
+
+
+def test_names_of_strangers_are_text(evaluated):
+    change_settings(finetune={"preset": EVIL, "start": "```\n# x"})
+    metrics = json.loads(Path("results/metrics.json").read_text())
+    metrics |= {"preset": EVIL, "dataset": EVIL, "split": EVIL, "contributions": {EVIL: {}}}
+    write_json(Path("results/metrics.json"), metrics)
+    assert call("card", "model", "--results", "results") == 0
+    _, front, text = Path("card/README.md").read_text().split("---\n", 2)
+    assert "\x1b" not in front + text
+    body, settings = text.split("````yaml\n")
+    assert "<img" not in body.replace(r"\<img", "")
+    assert settings.count("````") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metric": ["accuracy"]},
+        {"accuracy": {}},
+        {"accuracy": {"audio+image": "high", "audio": 0, "image": 0}},
+        {"gaps": {"audio": {"value": [1]}}},
+        {"contributions": [1]},
+        {"worst_case": None},
+        {"samples": EVIL},
+    ],
+)
+def test_numbers_that_are_none_are_refused(evaluated, capsys, change):
+    metrics = json.loads(Path("results/metrics.json").read_text())
+    write_json(Path("results/metrics.json"), metrics | change)
+    assert call("card", "model", "--results", "results") == 1
+    said = capsys.readouterr().err
+    assert "damaged: " in said
+    assert "\x1b" not in said
+    assert not Path("card").exists()

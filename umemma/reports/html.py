@@ -163,15 +163,15 @@ def markdown(
 
     Of the figures it shows those that have a `file`.
     """
-    parts = [f"# {_escape(title)}"]
+    parts = [f"# {escape_markdown(title)}"]
     if verdict:
         parts += _verdict_as_markdown(verdict)
-    parts.append(_escape(lead))
+    parts.append(escape_markdown(lead))
     for section in sections:
         texts = [_block_as_markdown(block) for block in section.blocks]
         texts = [text for text in texts if text]
         if texts:
-            parts += [f"## {_escape(section.title)}", *texts]
+            parts += [f"## {escape_markdown(section.title)}", *texts]
     return "\n\n".join(parts) + "\n"
 
 
@@ -206,10 +206,10 @@ def _verdict_as_markdown(verdict: Verdict) -> list[str]:
     numbers = []
     for number in verdict.numbers:
         value = with_interval(f"**{number.value}**", number.interval)
-        numbers.append(f"- {number.label}: {value}, {_escape(number.name)}")
+        numbers.append(f"- {number.label}: {value}, {escape_markdown(number.name)}")
     findings = []
     for finding in verdict.findings:
-        findings.append(f"- {ARROWS[finding.tone]}{_escape(finding.text)}")
+        findings.append(f"- {ARROWS[finding.tone]}{escape_markdown(finding.text)}")
     return ["\n".join(numbers), "\n".join(findings)]
 
 
@@ -217,18 +217,18 @@ def _block_as_markdown(block: Block) -> str:
     """Return a block as Markdown, "" for one that Markdown cannot show."""
     match block:
         case Text(text, only_in_page) if not only_in_page:
-            return _escape(text)
+            return escape_markdown(text)
         case Points(points):
-            return "\n".join(f"- {_escape(point)}" for point in points)
+            return "\n".join(f"- {escape_markdown(point)}" for point in points)
         case Terms(terms):
             lines = []
             for term, meaning in terms.items():
-                lines.append(f"- **{_escape(term)}**: {_escape(meaning)}")
+                lines.append(f"- **{escape_markdown(term)}**: {escape_markdown(meaning)}")
             return "\n".join(lines)
         case Code(code):
             return f"```sh\n{code}\n```"
         case Figure(file=file) if file:
-            return f"![{_escape(block.caption)}]({file})"
+            return f"![{escape_markdown(block.caption)}]({file})"
         case Table():
             return _table_as_markdown(block)
         case SortedTable(caption, headings, orders, names):
@@ -240,7 +240,7 @@ def _block_as_markdown(block: Block) -> str:
 def _table_as_markdown(table: Table) -> str:
     rule = ["---"] * table.names + ["--:"] * (len(table.headings) - table.names)
     lines = [
-        f"{_escape(table.caption)}:",
+        f"{escape_markdown(table.caption)}:",
         "",
         _row_as_markdown(table.headings),
         f"|{'|'.join(rule)}|",
@@ -254,15 +254,15 @@ def _row_as_markdown(row: Sequence[Cell]) -> str:
     cells = []
     for cell in row:
         if isinstance(cell, JudgedCell):
-            cells.append(_escape(f"{ARROWS[cell.tone]}{cell.text}"))
+            cells.append(escape_markdown(f"{ARROWS[cell.tone]}{cell.text}"))
         elif isinstance(cell, BoldCell):
-            cells.append(f"**{_escape(cell.text)}**")
+            cells.append(f"**{escape_markdown(cell.text)}**")
         else:
-            cells.append(_escape(cell))
+            cells.append(escape_markdown(cell))
     return f"| {' | '.join(cells)} |"
 
 
-def _escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Return text on one line, without any meaning to Markdown."""
     line = " ".join(text.split())
     return re.sub(r"([\\`*\[\]<|])", r"\\\1", line)

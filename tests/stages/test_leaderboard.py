@@ -219,3 +219,9 @@ def test_a_folder_without_results_and_a_page_of_another_kind_are_refused(capsys)
     write_metrics("a", 0.9, 0.5, 0.6)
     assert call("leaderboard", "a", "--out", "page.pdf") == 2
     assert "ends in .html" in capsys.readouterr().err
+
+
+def test_a_protocol_that_is_none_is_shown_as_it_is():
+    write_metrics("mine", 0.9, 0.8, 0.7, train_missing={"a=b": 0.5})
+    page, _ = make("mine")
+    assert "a=b=0.5" in page

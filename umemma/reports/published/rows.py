@@ -112,7 +112,10 @@ def normalize_protocol(text: str) -> str:
     if "=" not in text:
         return text
     pairs = [entry.split("=") for entry in text.split(",")]
-    return format_protocol({missing: float(ratio) for missing, ratio in pairs})
+    try:
+        return format_protocol({missing: float(ratio) for missing, ratio in pairs})
+    except ValueError:
+        return text
 
 
 def select_rows(

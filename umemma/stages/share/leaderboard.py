@@ -203,7 +203,7 @@ def _read_comparison(path: Path, source: str) -> Iterator[Entry]:
             dataset=_clean(found.about.dataset),
             variant=_clean(found.about.variant),
             split=_clean(found.about.split),
-            protocol=_clean(_normalize(train)),
+            protocol=_clean(normalize_protocol(train)),
             modalities=_split(max(subsets, key=lambda left: left.count("+")), path),
             metric=_find_metric(leading, path),
             worst_metric=_find_metric(worst, path),
@@ -252,14 +252,6 @@ def _digest(path: Path) -> str:
         return ""
     rows = sorted(zip(table["key"].to_pylist(), map(str, table["target"].to_pylist()), strict=True))
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
-
-
-def _normalize(train: str) -> str:
-    """Return an entry of compare.train in its usual form, or as it is where it is none."""
-    try:
-        return normalize_protocol(train)
-    except ValueError:
-        return train
 
 
 def _clean(text: str) -> str:

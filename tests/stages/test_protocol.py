@@ -102,3 +102,25 @@ def test_ten_thousand_samples_are_answered_at_once_and_without_torch(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stderr.splitlines()[-1]) < 6  # processor time; alone on a machine 2 s
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ('{"key": "a", "present": 3}', "unknown modality '3'"),
+        ('{"key": "a", "present": ["audio"]}', "the column 'present' is no text"),
+        ('{"key": "a", "present": {"audio": 1}}', "the column 'present' is no text"),
+        ("key,present,key\na,audio,a", "the column 'key' is there twice"),
+        (b"key,present,\xff\na,audio,1", "not readable as .csv"),
+    ],
+)
+def test_a_strange_table_of_masks_is_refused(kept, tmp_path, capsys, lines, reason):
+    data = lines if isinstance(lines, bytes) else lines.encode()
+    lines_of_all = data
+    if data.startswith(b"{"):
+        lines_of_all = b"\n".join(data.replace(b'"a"', f'"{k}"'.encode()) for k in "abcd")
+    name = "masks.jsonl" if data.startswith(b"{") else "masks.csv"
+    (tmp_path / name).write_bytes(lines_of_all)
+    status, _, said = run(capsys, "--masks", name, "--predictions", kept)
+    assert status in (1, 2)
+    assert reason in said

@@ -26,6 +26,7 @@ FORMAT = "docs/audit.md says which columns a table of answers has."
 # {list column: the beginning of the columns that have one number each}
 NUMBERS = {"probabilities": "probability_", "logits": "logit_"}
 TARGETS = "target_"  # the beginning of the columns of a set of labels
+SHOWN = 300  # characters of a reader's reason
 INTEGER = re.compile(r"-?\d+")
 
 
@@ -108,16 +109,26 @@ def read_table(path: Path, hint: str) -> pa.Table:
         raise UserError("no such file", str(path), hint, usage=True)
     check_regular(path)
     try:
-        if path.suffix == ".parquet":
-            return pq.ParquetFile(path).read()
-        if path.suffix == ".jsonl":
-            return pyarrow.json.read_json(path)
-        as_text = dict.fromkeys((KEY, SUBSET, TARGET, PRESENT, GROUP), pa.string())
-        options = pyarrow.csv.ConvertOptions(column_types=as_text)
-        return pyarrow.csv.read_csv(path, convert_options=options)
+        table = _read_file(path)
+        table.validate(full=True)  # its texts are UTF-8
+        names = table.column_names  # so are these
     except (pa.ArrowException, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:SHOWN]
         raise UserError(f"not readable as {path.suffix}: {reason}", str(path), hint) from None
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"the column {twice[0]!r} is there twice", str(path), hint)
+    return table
+
+
+def _read_file(path: Path) -> pa.Table:
+    if path.suffix == ".parquet":
+        return pq.ParquetFile(path).read()
+    if path.suffix == ".jsonl":
+        return pyarrow.json.read_json(path)
+    as_text = dict.fromkeys((KEY, SUBSET, TARGET, PRESENT, GROUP), pa.string())
+    options = pyarrow.csv.ConvertOptions(column_types=as_text)
+    return pyarrow.csv.read_csv(path, convert_options=options)
 
 
 def _take_text(table: pa.Table, name: str, path: str) -> np.ndarray:

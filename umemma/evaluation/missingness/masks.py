@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from umemma.errors import UserError, unknown_name
 from umemma.evaluation.audit.answer_table import KEY, PRESENT, read_table
@@ -34,8 +35,12 @@ def read_masks(path: Path, predictions: Predictions) -> SubsetWeights:
             raise UserError(f"there is no column {name!r}", str(path), HINT, usage=True)
     keys = [str(key) for key in table[KEY].to_pylist()]
     rows = place_keys(keys, predictions.keys, str(path))
+    try:
+        texts = table[PRESENT].cast(pa.string()).to_pylist()
+    except pa.ArrowException:
+        raise UserError(f"the column {PRESENT!r} is no text", str(path), HINT) from None
     left = []
-    for text in table[PRESENT].to_pylist():
+    for text in texts:
         names = [name for name in (text or "").split("+") if name]
         for name in names:
             if name not in predictions.modalities:

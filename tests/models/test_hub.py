@@ -120,3 +120,21 @@ def test_a_pushed_model_has_its_files_and_its_card(tmp_path, online, capsys):
     assert call("push", str(folder), "me/toy") == 1
     assert "weights differ" in capsys.readouterr().err
     assert call("push", str(folder), "toy") == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [],
+        "no hub",
+        {"id": "me/toy", "sha": "../../evil", "siblings": [{"rfilename": "model.json"}]},
+        {"id": "me/toy", "sha": "a" * 40, "siblings": [{"rfilename": ["model.json"]}, 3]},
+        {"id": "me/toy", "sha": None, "siblings": None},
+    ],
+)
+def test_what_no_hub_answers_is_refused(online, answer):
+    online.add("me/toy", {"model.json": b"{}", "model.safetensors": b""})
+    online.answer = answer
+    with pytest.raises(UserError, match="describes no repository"):
+        umemma.load("hf://me/toy")
+    assert online.asked == []

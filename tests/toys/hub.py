@@ -24,6 +24,7 @@ class Hub:
         self.created: dict[str, bool] = {}
         self.asked: list[str] = []
         self.sizes: dict[str, int] = {}  # that it claims, in place of the real ones
+        self.answer: object = ...  # what it says of any repository; ... = the truth
         self.url = ""
 
     def add(self, repo: str, files: dict[str, bytes]) -> str:
@@ -63,6 +64,8 @@ def _make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._send_file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
 
         def _describe(self, repo: str, revision: str) -> None:
+            if hub.answer is not ...:
+                return self._json(hub.answer)
             found = hub.find(repo, revision)
             if found is None:
                 code = "RevisionNotFound" if repo in hub.commits else "RepoNotFound"

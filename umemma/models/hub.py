@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from umemma.errors import UserError
 PREFIX = "hf://"
 REPO = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 NAME = re.compile(rf"hf://(?P<repo>{REPO})(@(?P<revision>[\w./-]{{1,200}}))?", re.ASCII)
+COMMIT = re.compile("[0-9a-f]{40}")
 CARD = "README.md"
 MEBIBYTE = 2**20
 # The most bytes of each file of a model.
@@ -68,28 +69,40 @@ def fetch_model(text: str) -> Path:
 
     UserError where it can't be, and for a repository that holds no model of umemma.
     """
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
     name = parse_name(text)
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
-        info = HfApi(endpoint).model_info(name.repo, revision=name.revision, files_metadata=True)
-        files = list(_select_files(text, info))
-        for file in files:
-            path = hf_hub_download(name.repo, file, revision=info.sha, endpoint=endpoint)
+        commit, sizes = _describe(text, name, endpoint)
+        for file in _select_files(text, sizes):
+            path = hf_hub_download(name.repo, file, revision=commit, endpoint=endpoint)
             folder = Path(path.removesuffix(file))
     except (HfHubHTTPError, ValueError) as error:  # the hub has answered
         raise _refuse(text, error) from None
     except _network_errors() as error:  # or offline by intent
         return _find_cached(text, name, error)
-    logger.info(f"{text}: commit {info.sha}")
+    logger.info(f"{text}: commit {commit}")
     return folder
 
 
-def _select_files(text: str, info: Any) -> Iterator[str]:
+def _describe(text: str, name: HubName, endpoint: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the hash of the commit, and {file: bytes}. UserError for what no hub answers."""
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi(endpoint).model_info(name.repo, revision=name.revision, files_metadata=True)
+        sizes = {str(file.rfilename): file.size for file in info.siblings or []}
+    except (TypeError, KeyError, AttributeError, RecursionError):  # of JSON of another form
+        info = None
+    if info is None or not COMMIT.fullmatch(str(info.sha)):
+        raise UserError("its answer describes no repository", text, "Check HF_ENDPOINT.")
+    return str(info.sha), sizes
+
+
+def _select_files(text: str, sizes: Mapping[str, Any]) -> Iterator[str]:
     """Yield the files of a model. UserError for one that is missing or too large."""
-    sizes = {file.rfilename: file.size for file in info.siblings or []}
     for needed in NEEDED:
         if needed not in sizes:
             raise UserError(f"holds no model of umemma: no {needed}", text, HINT)
@@ -98,7 +111,7 @@ def _select_files(text: str, info: Any) -> Iterator[str]:
         raise UserError(f"has {len(wanted)} files of a model, at most {MAX_FILES}", text)
     for name in wanted:
         bound = bound_of(name) or 0
-        if sizes[name] is None or sizes[name] > bound:
+        if not isinstance(sizes[name], int) or sizes[name] > bound:
             raise UserError(f"{name} has {sizes[name]} bytes, at most {bound} are taken", text)
         yield name
 

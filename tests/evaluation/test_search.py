@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import shutil
 
 import pytest
@@ -128,5 +129,25 @@ def test_a_failed_trial_keeps_its_reason_and_is_never_the_best(tmp_path):
 
 def test_a_file_that_is_no_study_is_one_message(tmp_path):
     (tmp_path / FILE).write_text("not a database at all, but long enough to be read as one" * 20)
+    with pytest.raises(UserError, match="not a study of Optuna"), open_study(tmp_path, SPACE, 0):
+        pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE trial_params SET param_name = param_name || 'x'",
+        "UPDATE trials SET datetime_complete = NULL",
+        "UPDATE trials SET datetime_start = '{}'",
+        "DELETE FROM study_directions",
+        "UPDATE trial_params SET distribution_json = NULL",
+    ],
+)
+def test_a_study_that_was_damaged_is_one_message(tmp_path, change):
+    with open_study(tmp_path, SPACE, 0) as study:
+        study.add(study.draw(), 0.5)
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute(change)
+    database.close()
     with pytest.raises(UserError, match="not a study of Optuna"), open_study(tmp_path, SPACE, 0):
         pass

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FILE = "study.db"
 REASON = "reason"  # of a failed trial
+SHOWN = 300  # characters of what is wrong with a file
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,24 @@ class Study:
         self.seed = seed
         self.distributions = {key: _distribution(values) for key, values in space.items()}
 
+    def check(self) -> None:
+        """Read all that is there. What a damaged file raises is Optuna's or Python's affair."""
+        import optuna
+
+        if self.study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
+            raise ValueError("its direction is another")
+        if not all(isinstance(trial.number, int) for trial in self.study.trials):
+            raise ValueError("its trials are not numbered")
+        self.list_trials()
+        self.draw()
+
     def list_trials(self) -> list[Trial]:
         """Return the trials that are over, in their order."""
         trials = []
         for number, trial in enumerate(self.study.trials):
             score = math.nan if trial.value is None else trial.value
             settings = {key: self._value(key, trial.params[key]) for key in self.space}
-            trials.append(Trial(number, settings, score, trial.user_attrs.get(REASON, "")))
+            trials.append(Trial(number, settings, score, str(trial.user_attrs.get(REASON, ""))))
         return trials
 
     def draw(self) -> dict[str, Any]:
@@ -124,17 +136,23 @@ def open_study(folder: Path, space: Space, seed: int) -> Iterator[Study]:
     path = folder / FILE
     hint = "Delete it to begin the search again."
     with contextlib.ExitStack() as stack:
-        damage = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError)
+        damage = (
+            sqlalchemy.exc.SQLAlchemyError,
+            optuna.exceptions.OptunaError,
+            *(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+        )
         try:
             storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
             stack.callback(_close, storage)
             study = optuna.create_study(
                 storage=storage, study_name="tune", direction="maximize", load_if_exists=True
             )
+            opened = Study(study, space, seed)
+            opened.check()
         except damage as error:
-            reason = str(error).splitlines()[0]
+            reason = f"{error} ".splitlines()[0][:SHOWN].strip() or type(error).__name__
             raise UserError(f"not a study of Optuna: {reason}", str(path), hint) from None
-        yield Study(study, space, seed)
+        yield opened
 
 
 def _close(storage: optuna.storages.RDBStorage) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 import pytest
 
-from umemma.system.signals import catch_stop_signals, make_stop_error
+from umemma.system.signals import catch_stop_signals, keep_interrupts, make_stop_error
 
 
 def test_signals_are_collected_in_order_and_the_handlers_return():
@@ -52,3 +53,17 @@ def test_the_error_names_the_signal_and_how_to_resume(number, status):
     )
     assert error.exit_status == status
     assert make_stop_error(number).what == f"stopped by {signal.Signals(number).name}"
+
+
+def test_ctrl_c_in_a_finalizer_acts_a_moment_later():
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), keep_interrupts():
+            Interrupted()
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGINT, previous)

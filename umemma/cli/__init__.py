@@ -40,7 +40,7 @@ from umemma.cli import (
 from umemma.errors import UserError
 from umemma.system import distributed
 from umemma.system.cores import limit_spinning
-from umemma.system.signals import make_stop_error
+from umemma.system.signals import keep_interrupts, make_stop_error
 
 DATA = "Data"
 TRAIN = "Train and evaluate"
@@ -126,7 +126,8 @@ def _run(arguments: list[str] | None) -> int:
     """Return the exit status. The error is gone then, and with it what its traceback refers to."""
     try:
         try:
-            app(arguments)
+            with keep_interrupts():
+                app(arguments)
         finally:
             streams.flush_stdout()
     except UserError as error:

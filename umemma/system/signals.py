@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -12,6 +14,7 @@ from umemma.errors import UserError
 
 # The exit status after each stop signal; 75 is EX_TEMPFAIL, "try again".
 STOP_EXIT_STATUS: dict[int, int] = {signal.SIGTERM: 75, signal.SIGINT: 130}
+MOMENT = 0.05  # s
 
 
 @contextlib.contextmanager
@@ -58,6 +61,29 @@ def delay_stop_signals() -> Iterator[None]:
 
 def _ignore(received: Sequence[int]) -> None:
     pass
+
+
+@contextlib.contextmanager
+def keep_interrupts() -> Iterator[None]:
+    """Let a Ctrl-C that comes inside a finalizer or a callback act a moment later.
+
+    Python itself would print that KeyboardInterrupt as ignored, and the command would go on.
+    """
+    previous = sys.unraisablehook
+
+    def interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            previous(lost)
+            return
+        again = threading.Timer(MOMENT, os.kill, [os.getpid(), signal.SIGINT])
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = interrupt_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
 
 
 @contextlib.contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 import shutil
+import sqlite3
 
 import pytest
 from toys.project import quick

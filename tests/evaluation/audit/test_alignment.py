@@ -306,3 +306,9 @@ def test_what_a_function_must_not_return():
         collect_answers(lambda batch, present: [0, 1], inputs, [0, 1])
     with pytest.raises(UserError, match="target: 3 values of 2 samples"):
         collect_answers(lambda batch, present: [], inputs, [0, 1, 0], keys=["x", "y"])
+
+
+def test_empty_lists_are_refused():
+    rows = [row | {"target": []} for row in make_rows()]
+    with pytest.raises(UserError, match="the lists of the column 'target' are empty"):
+        take_columns(pa.Table.from_pylist(rows), "t.parquet")

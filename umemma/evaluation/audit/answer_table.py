@@ -182,6 +182,8 @@ def _take_lists(table: pa.Table, name: str, path: str) -> np.ndarray:
     if not len(filled):
         raise UserError(f"the column {name!r} is empty", path, FORMAT)
     width = int(lengths[filled[0]])
+    if width == 0:
+        raise UserError(f"the lists of the column {name!r} are empty", path, FORMAT)
     other = filled[lengths[filled] != width]
     if len(other):
         problem = (

@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import random
-import resource
 import shutil
 import struct
 import tarfile
@@ -25,6 +24,7 @@ from PIL import Image
 from safetensors.numpy import save
 from scipy.io import savemat
 from toys.archives import tarred, zipped
+from toys.hostile import COUNT, DEEP, NAMES, mutate
 from toys.media import GREY, TONE, encode_picture, encode_sound, film, flac
 from toys.models import call, save_model, write_media
 from toys.project import ROOT
@@ -37,45 +37,6 @@ from umemma.system import archives
 from umemma.types import Clip, Packing
 
 pytestmark = [pytest.mark.drill, pytest.mark.slow]
-
-MEMORY = 2**31  # bytes that an input may take beside what the process has
-COUNT = 60  # of each kind
-NAMES = (
-    *("../evil", "a/../../evil", "/tmp/evil-of-umemma", "..\\evil", "C:evil", "\x00", "a\x00b"),
-    *("x" * 300, "/".join("abcdefghij" * 30), ".", "..", "", "con", "\x1b[2J", "\u202egpj.a"),
-    *("a/.", "a//b", "-rf", "~", "$HOME", "a\nb"),
-)
-
-
-@pytest.fixture
-def inside(tmp_path, monkeypatch) -> Iterator[Path]:
-    """An empty folder, the current one. Nothing may appear outside of it, nor fill the memory."""
-    folder = tmp_path / "inside"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    shutil.rmtree("/tmp/evil-of-umemma", ignore_errors=True)
-    status = Path("/proc/self/status").read_text()
-    used = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (used * 1024 + MEMORY, hard))
-    yield folder
-    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-    assert [path.name for path in tmp_path.iterdir()] == ["inside"]
-    assert not Path("/tmp/evil-of-umemma").exists()
-
-
-def mutate(data: bytes, chance: random.Random) -> bytes:
-    """Return the bytes with some of them changed, at the start most of all, or cut, or doubled."""
-    changed = bytearray(data)
-    for _ in range(chance.choice((0, 1, 3, 30))):
-        reach = chance.choice((len(changed), min(len(changed), 100)))
-        changed[chance.randrange(reach)] = chance.choice((0, 1, 127, 128, 255))
-    how = chance.random()
-    if how < 0.4:
-        return bytes(changed[: chance.randrange(len(changed))])
-    if how < 0.5:
-        return bytes(changed * 2)
-    return bytes(changed)
 
 
 def refuse_or_accept(try_it: Callable[[], object]) -> bool:
@@ -219,7 +180,6 @@ def test_tables(inside, count):
     count("hostile: tables", tried, 0)
 
 
-DEEP = 100_000
 YAML = (
     "&a [*a]",
     "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b, *b, *b]\nd: [*c, *c, *c, *c]",

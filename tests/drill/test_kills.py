@@ -15,6 +15,7 @@ from toys.drill import (
     finish,
     kill,
     measure,
+    mend_lock_of_dvc,
     prepare,
     read_tree,
     start,
@@ -37,10 +38,16 @@ def test_dvc_that_is_killed_ends_as_if_undisturbed(tmp_path, count):
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     copy_pipeline(fresh)
-    survive(fresh, ["dvc", "repro"], "dvc repro", count)
+    survive(fresh, ["dvc", "repro"], "dvc repro", count, (0.02, 0.3))  # it resumes after each
 
 
-def survive(fresh: Path, command: list[str], name: str, count) -> None:
+def survive(
+    fresh: Path,
+    command: list[str],
+    name: str,
+    count,
+    reach: tuple[float, float] = (0.3, 1.05),
+) -> None:
     """Kill a command KILLS times in copies of the folder `fresh`, and compare what it ends with."""
     undisturbed = fresh.with_name("undisturbed")
     shutil.copytree(fresh, undisturbed)
@@ -50,11 +57,12 @@ def survive(fresh: Path, command: list[str], name: str, count) -> None:
     shutil.copytree(fresh, disturbed)
     wrong = []
     tried = 0
-    for number, moment in enumerate(choose_moments(len(name), KILLS, seconds)):
+    for number, moment in enumerate(choose_moments(len(name), KILLS, seconds, reach)):
         process = start(disturbed, command)
         time.sleep(moment)
         if kill(process, whole_group=number % 2 == 0):
             tried += 1
+            mend_lock_of_dvc(disturbed)
             continue
         wrong += compare(disturbed, expected)
         shutil.rmtree(disturbed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -13,6 +14,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.csv
+
+from toys.audits import make_rows
 from toys.models import write_media
 from toys.project import QUICK, ROOT, TESTS
 
@@ -40,6 +45,24 @@ COMMANDS = {
     "compare": [*UMEMMA, "compare", *SETS, *COMPARE],
     "predict": [*UMEMMA, "predict", *PREDICT],
 }
+
+# Commands that are not killed: they take seconds, and begin again.
+CORRUPTED = ["--modality", "image", "--kind", "noise", "--severity", "1"]
+OTHERS = {
+    "init": [*UMEMMA, "init", "digits", "--yes"],
+    "download": [*UMEMMA, "download", "digits"],
+    "doctor": [*UMEMMA, "doctor", "digits"],
+    "verify": [*UMEMMA, "verify", *SETS],
+    "export": [*UMEMMA, "export", *SETS],
+    "audit": [*UMEMMA, "audit", "answers.csv"],
+    "protocol": [*UMEMMA, "protocol", "--ratio", "audio=0.3", "--write-masks", "m.csv", *SETS],
+    "evaluate-corrupted": [*UMEMMA, "evaluate-corrupted", *CORRUPTED, *SETS],
+    "card": [*UMEMMA, "card", "models/digits/ensemble", *SETS],
+    "leaderboard": [*UMEMMA, "leaderboard", "results/digits"],
+}
+EVALUATED = ("protocol", "evaluate-corrupted", "card", "leaderboard")  # what comes after it
+READING = {"doctor", "verify"}  # these write nothing
+ALL_COMMANDS = {**COMMANDS, **OTHERS}
 
 
 def start(folder: Path, command: list[str], **environment: str) -> subprocess.Popen[str]:
@@ -101,18 +124,42 @@ def read_tree(folder: Path, without: Iterable[str] = NOT_COMPARED) -> dict[str, 
 
 
 def list_leftovers(folder: Path) -> list[str]:
-    """Return what is left in the folder of temporary files, and our files of shared memory."""
+    """Return what is left in the folder of temporary files, and our files of shared memory.
+
+    They are those of any process of this machine: run the drill alone.
+    """
     left = [str(path) for path in (folder / "tmp").rglob("*") if path.is_file()]
     shared = Path("/dev/shm")
-    if shared.is_dir():
-        left += [str(path) for path in shared.glob("torch_*")]
+    for pattern in ("torch_*", "sem.umemma-*"):
+        left += [str(path) for path in shared.glob(pattern)]
     return left
 
 
-def choose_moments(seed: int, count: int, seconds: float) -> list[float]:
-    """Return `count` moments of a command that takes `seconds`, most of them after its imports."""
+def mend_lock_of_dvc(folder: Path) -> bool:
+    """Remove DVC's lock where a kill left it half-written, as DVC's message says; return whether.
+
+    Nothing else of DVC's has to be mended by hand.
+    """
+    lock = folder / ".dvc/tmp/rwlock"
+    try:
+        json.loads(lock.read_text())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        lock.unlink()
+        return True
+    return False
+
+
+def choose_moments(
+    seed: int, count: int, seconds: float, reach: tuple[float, float] = (0.3, 1.05)
+) -> list[float]:
+    """Return `count` moments of a command that takes `seconds`.
+
+    reach: the shares of them between which the moments are; most are after the imports.
+    """
     chance = random.Random(seed)
-    return [chance.uniform(0.3, 1.05) * seconds for _ in range(count)]
+    return [chance.uniform(*reach) * seconds for _ in range(count)]
 
 
 def measure(folder: Path, command: list[str]) -> float:
@@ -129,8 +176,16 @@ def prepare(folder: Path, name: str) -> None:
         shutil.rmtree(folder / "data/shards")
     if name == "pretrain-unimodal":
         shutil.rmtree(folder / "models/digits/pretrain/image")
-    if name in ("evaluate-missing", "predict"):
+    if name in ("evaluate-missing", "predict", "export", *EVALUATED):
         finish(folder, COMMANDS["finetune-ensemble"])
+    if name in EVALUATED:
+        finish(folder, COMMANDS["evaluate-missing"])
+    if name == "init":
+        (folder / "params.yaml").unlink()
+    if name == "download":
+        shutil.rmtree(folder / "data")
+    if name == "audit":
+        pyarrow.csv.write_csv(pa.Table.from_pylist(make_rows()), folder / "answers.csv")
     if name == "predict":
         write_media(folder)
         rows = ["x.wav,x.png", "quiet.wav,x.png", "x.wav,", "missing.wav,x.png"] * 100

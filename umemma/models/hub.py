@@ -91,13 +91,14 @@ def _describe(text: str, name: HubName, endpoint: str | None) -> tuple[str, dict
     """Return the hash of the commit, and {file: bytes}. UserError for what no hub answers."""
     from huggingface_hub import HfApi
 
+    refusal = UserError("its answer describes no repository", text, "Check HF_ENDPOINT.")
     try:
         info = HfApi(endpoint).model_info(name.repo, revision=name.revision, files_metadata=True)
         sizes = {str(file.rfilename): file.size for file in info.siblings or []}
     except (TypeError, KeyError, AttributeError, RecursionError):  # of JSON of another form
-        info = None
-    if info is None or not COMMIT.fullmatch(str(info.sha)):
-        raise UserError("its answer describes no repository", text, "Check HF_ENDPOINT.")
+        raise refusal from None
+    if not COMMIT.fullmatch(str(info.sha)):
+        raise refusal
     return str(info.sha), sizes
 
 

@@ -122,8 +122,8 @@ def _check_same(
 
     data: the content of metrics.json, at `path`; folder: that of the model.
     """
-    names = info.settings.get("modalities")
-    finetune = info.settings.get("finetune", {})
+    names: Any = info.settings.get("modalities")
+    finetune: Any = info.settings.get("finetune", {})
     is_known = isinstance(names, list) and isinstance(finetune, dict)
     if not is_known or not all(MODALITY_NAME.fullmatch(str(name)) for name in names):
         what = "damaged: not the settings of an ensemble"

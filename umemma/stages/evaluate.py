@@ -18,12 +18,13 @@ from umemma.config import Params, Training
 from umemma.data import shard_reader
 from umemma.errors import UserError
 from umemma.evaluation.grid import Grid
-from umemma.evaluation.predictions import Predictions, name_tables, pool_folds
+from umemma.evaluation.predictions import Predictions, name_tables
 from umemma.evaluation.results import (
     NO_FOLDS,
     Outcome,
     measure_outcome,
 )
+from umemma.evaluation.tables.folds import pool_folds
 from umemma.missing import list_conditions, make_keep_table, parse_missing
 from umemma.models.evaluated.inputs import EvaluationInputs, check_inputs, load_models
 from umemma.reports import evaluation

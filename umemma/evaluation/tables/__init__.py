@@ -1,1 +1,1 @@
-"""Tables of numbers, and how those are held and saved that are too large for memory."""
+"""Tables of logits: how those too large for memory are held, saved, and put together."""

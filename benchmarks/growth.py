@@ -6,7 +6,7 @@
 A made-up table has two vectors of 16 numbers and one of ten classes for each sample; 80 % of the
 samples train, 10 % validate and 10 % test. A training takes one epoch, whatever its size. Stages
 are the commands themselves, with one thread and one worker. `predict` answers every row of the
-table, up to MOST_PREDICTED.
+table.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import argparse
 import contextlib
 import csv
 import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,6 @@ from umemma.system.subprocesses import Command, Ended, Job, read_reason, run
 
 WIDTH = 16
 CLASSES = 10
-MOST_PREDICTED = 10_000
 PARAMS = """
 dataset: manifest
 modalities: {left: vector, right: vector}
@@ -74,24 +72,19 @@ def main() -> None:
         writer.writerow(["samples", "stage", "cpu_seconds", "peak_gib"])
         for samples in arguments.samples:
             with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-                measured = measure(samples)
-            for name, ended in measured.items():
-                row = [samples, name, f"{ended.cpu:.2f}", f"{ended.peak:.3f}"]
-                writer.writerow(row)
-                print(*row, flush=True)
-            file.flush()
+                for name, ended in measure(samples):
+                    row = [samples, name, f"{ended.cpu:.2f}", f"{ended.peak:.3f}"]
+                    writer.writerow(row)
+                    file.flush()
+                    print(*row, flush=True)
 
 
-def measure(samples: int) -> dict[str, Ended]:
-    """Run every stage in the current folder. Return how each one ended."""
+def measure(samples: int) -> Iterator[tuple[str, Ended]]:
+    """Run every stage in the current folder. Yield how each one ended."""
     write_table(samples)
     Path("params.yaml").write_text(PARAMS)
-    measured: dict[str, Ended] = {}
     for name, words in STAGES.items():
-        if name != "predict" or samples <= MOST_PREDICTED:
-            measured[name] = run_stage(words)
-    shutil.rmtree("data")
-    return measured
+        yield name, run_stage(words)
 
 
 def run_stage(words: Sequence[str]) -> Ended:

@@ -17,7 +17,7 @@ from umemma.evaluation.paired_test import (
     run_paired_test,
     sample_contributions,
 )
-from umemma.evaluation.predictions import pool_folds
+from umemma.evaluation.tables.folds import pool_folds
 
 
 def test_folds_together_have_every_sample_once():

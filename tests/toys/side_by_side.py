@@ -15,16 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from toys.training import COMPLETE, CPU, fit_toy, toy_model, toy_split
 from umemma.errors import UserError
+from umemma.evaluation.tables import mapped
 from umemma.missing import normalize_pattern_weights
 from umemma.models.fusions import FUSIONS
 from umemma.system import distributed
 from umemma.training.reproducibility import prepare
 from umemma.training.run_folder import Run
-from umemma.training.step import PatternStep, make_validation, predict_pattern_logits
+from umemma.training.step import (
+    PatternStep,
+    make_validation,
+    predict_pattern_logits,
+    predict_tables,
+)
 
 
 def everything(folder: Path) -> dict[str, Any]:
@@ -40,6 +47,9 @@ def try_collectives() -> dict[str, Any]:
     share = torch.arange(10).float()[list(distributed.rank_indices(10))]
     rows = distributed.gather_rows(torch.stack([share, -share], 1), 10)
     results["rows"] = rows.tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "GATHERED", 1)  # so a row of each process at a time
+        results["rows in blocks"] = distributed.gather_rows(share, 10).tolist()
     to_one = distributed.gather_rows(share, 10, to_all=False)
     results["rows of one"] = distributed.all_gather_object(to_one.tolist())
     first_row = share[:0]
@@ -96,6 +106,12 @@ def try_trainings(folder: Path) -> dict[str, Any]:
         results[f"{name} figures"] = [row.value for row in rows]
     complete = torch.ones(1, 2, dtype=torch.bool)
     results["logits"] = predict_pattern_logits(model, split, complete, 3, CPU).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapped, "BLOCK", 1)
+        in_blocks = predict_pattern_logits(model, split, complete, 1, CPU)
+        ((table,),) = predict_tables([(model, complete)], split, 1, CPU, folder)
+    results["logits in blocks"] = in_blocks.tolist()
+    results["rows of one table"] = distributed.all_gather_object(table.tolist())
 
     broken = toy_split(10)
     broken.in_memory["audio"][4] = np.nan  # in the share of one process only

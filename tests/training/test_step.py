@@ -11,9 +11,16 @@ from torch.nn import functional
 from toys.training import COMPLETE, CPU, toy_data, toy_model, toy_split, train_toy
 
 from umemma.data.loader import LoadedSplit, cut_batches
+from umemma.evaluation.tables import mapped
 from umemma.missing import make_keep_table, normalize_pattern_weights
 from umemma.training.loss import rank_more_over_fewer, sample_losses
-from umemma.training.step import PatternStep, make_validation, predict_pattern_logits
+from umemma.training.step import (
+    PatternStep,
+    make_validation,
+    predict_logits,
+    predict_pattern_logits,
+    predict_tables,
+)
 from umemma.types import Batch
 
 
@@ -82,6 +89,25 @@ def test_logits_come_in_stored_order_whatever_the_batch():
         predict_pattern_logits(model, split, complete, 3, CPU),
         predict_pattern_logits(model, split, complete, 10, CPU),
     )
+
+
+def test_logits_in_blocks_are_those_of_one_pass(tmp_path, monkeypatch):
+    """In tables of their own, for each pattern and each probe, and as one tensor."""
+    model, split = toy_model(), toy_split(10)
+    keep = torch.tensor([[True, True], [True, False]])
+    for probe in model.probes.values():
+        torch.nn.init.ones_(probe.weight)
+    (expected,) = predict_logits([(model, keep)], split, 2, CPU, probes=True)
+    monkeypatch.setattr(mapped, "LARGE", 1)
+    monkeypatch.setattr(
+        mapped, "BLOCK", 4
+    )  # 8 of them: two batches of 2 samples x 4 outputs x 2 classes
+    (in_blocks,) = predict_logits([(model, keep)], split, 2, CPU, probes=True)
+    (tables,) = predict_tables([(model, keep)], split, 2, CPU, tmp_path, probes=True)
+    assert in_blocks.numpy().tobytes() == expected.numpy().tobytes()
+    for table, column in zip(tables, expected.unbind(1), strict=True):
+        assert mapped.find_map(table) is not None
+        np.testing.assert_array_equal(table, column.numpy())
 
 
 def test_validation_weighs_the_patterns_as_training_does(tmp_path):

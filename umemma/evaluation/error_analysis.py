@@ -6,13 +6,14 @@ Rows are over the samples that have logits, for each subset of the ensemble. No 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from umemma.evaluation.calibration import probabilities
-from umemma.evaluation.metrics import get, score, task_of
+from umemma.evaluation.metrics import Metric, get, join_stats, score
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.regression import gaussian, measures
 
@@ -41,6 +42,17 @@ class ReliabilityBin(NamedTuple):
     confidence: float
     right: float
     n: int
+
+
+class CalibrationMeasures(NamedTuple):
+    """What the probabilities of a subset are worth, over the samples that have logits.
+
+    bins: of the calibration diagram, those that hold anything; error: the calibration error.
+    """
+
+    bins: list[ReliabilityBin]
+    log_loss: float
+    error: float
 
 
 class ClassScore(NamedTuple):
@@ -123,19 +135,36 @@ def reliability_bins(predictions: Predictions) -> list[ReliabilityBin]:
     Reference: Guo et al., ICML 2017.
     """
     rows = []
-    for subset, logits in predictions.ensemble.items():
-        confidences, rights, counts = _sum_stats("ece", logits, predictions.target)
-        for confidence, right, count in zip(
-            confidences,
-            rights,
-            counts,
-            strict=True,
-        ):
-            if count:
-                mean = float(confidence / count)
-                share = float(right / count)
-                rows.append(ReliabilityBin(subset, mean, share, int(count)))
+    for subset in predictions.ensemble:
+        rows += measure_calibration(predictions, subset).bins
     return rows
+
+
+def measure_calibration(
+    predictions: Predictions, subset: str, uncalibrated: bool = False
+) -> CalibrationMeasures:
+    """Return what the probabilities of a subset are worth, or were before calibration."""
+
+    def take(block: Predictions) -> np.ndarray:
+        if uncalibrated:
+            return block.uncalibrated(subset)
+        return block.ensemble[subset]
+
+    width = predictions.ensemble[subset].shape[1]
+    sums = {}
+    values = {}
+    for name in ("ece", "log_loss"):
+        metric = get(name, predictions.task, width)
+        assert metric.value
+        sums[name] = _sum_stats(metric, predictions, take)
+        values[name] = float(metric.value(sums[name]))
+    bins = []
+    for confidence, right, count in zip(*np.split(sums["ece"], 3), strict=True):
+        if count:
+            mean = float(confidence / count)
+            share = float(right / count)
+            bins.append(ReliabilityBin(subset, mean, share, int(count)))
+    return CalibrationMeasures(bins, values["log_loss"], values["ece"])
 
 
 def score_classes(predictions: Predictions) -> list[ClassScore]:
@@ -145,8 +174,11 @@ def score_classes(predictions: Predictions) -> list[ClassScore]:
         if predictions.task == "regression":
             rows += _score_targets(predictions, subset)
             continue
-        decided = predictions.decide("ensemble", subset)
-        hits, predicted, right = _sum_stats("f1_macro", decided, predictions.target)
+        width = predictions.ensemble[subset].shape[1]
+        metric = get("f1_macro", predictions.task, width)
+        decide = operator.methodcaller("decide", "ensemble", subset)
+        sums = _sum_stats(metric, predictions, decide)
+        hits, predicted, right = np.split(sums, 3)
         totals = right
         if predictions.target.ndim == 2:
             totals = (predicted + right) / 2
@@ -205,11 +237,32 @@ def confusion_matrix(predictions: Predictions, subset: str) -> np.ndarray:
 
     Samples without logits don't count.
     """
-    logits, target = predictions.decide("ensemble", subset), predictions.target
-    scored = ~np.isnan(logits).any(1)
-    classes = logits.shape[1]
-    pairs = target[scored] * classes + logits[scored].argmax(1)
+    classes = predictions.ensemble[subset].shape[1]
+    pairs = predictions.target * classes + answer_classes(predictions, subset)
+    pairs = pairs[predictions.has_logits("ensemble", subset)]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def answer_classes(predictions: Predictions, subset: str) -> np.ndarray:
+    """Return (N,) the class that is answered, -1 where nothing of the subset is present."""
+
+    def answer(block: Predictions) -> np.ndarray:
+        decided = block.decide("ensemble", subset)
+        is_absent = np.isnan(decided).any(1)
+        answered = np.where(is_absent[:, None], 0.0, decided).argmax(1)
+        return np.where(is_absent, -1, answered)
+
+    return predictions.map_blocks(answer)
+
+
+def rate_answers(predictions: Predictions, subset: str) -> np.ndarray:
+    """Return (N,) how confident each answer is; NaN where nothing of the subset is present."""
+
+    def rate(block: Predictions) -> np.ndarray:
+        decided = block.decide("ensemble", subset)
+        return _rate_confidence(block.ensemble[subset], decided, predictions.task)
+
+    return predictions.map_blocks(rate)
 
 
 def list_confusions(
@@ -241,20 +294,19 @@ def list_confusions(
 
 
 def _sum_stats(
-    metric: str,
-    logits: np.ndarray,
-    target: np.ndarray,
-) -> list[np.ndarray]:
-    """Return the three parts of the sums of a metric, over the samples with logits."""
-    scored = ~np.isnan(logits).any(1)
-    stats = get(
-        metric,
-        task_of(target, logits.shape[1]),
-        logits.shape[1],
-    ).stats
-    assert stats is not None  # only average precision has none
-    sums = stats(logits[scored], target[scored]).total(np.ones(scored.sum()))
-    return np.split(sums, 3)
+    metric: Metric,
+    predictions: Predictions,
+    take: Callable[[Predictions], np.ndarray],
+) -> np.ndarray:
+    """Return the sums of a metric over the samples with logits. take: gives (N, C) logits."""
+    assert metric.stats is not None  # only average precision has none
+    parts = []
+    for _, block in predictions.blocks():
+        logits = take(block)
+        scored = ~np.isnan(logits).any(1)
+        parts.append(metric.stats(logits[scored], block.target[scored]))
+    stats = join_stats(parts)
+    return stats.total(np.ones(len(stats.values)))
 
 
 def _sort_by_confidence(
@@ -266,14 +318,18 @@ def _sort_by_confidence(
     Each mean is over all samples down to this one. Equally confident samples stand in no order:
     each counts as their mean.
     """
-    logits, target = predictions.ensemble[subset], predictions.target
-    scored = ~np.isnan(logits).any(1)
-    decided = predictions.decide("ensemble", subset)[scored]
-    task = task_of(target, logits.shape[1])
-    confidence = _rate_confidence(logits[scored], decided, task)
+
+    def rate(block: Predictions) -> np.ndarray:
+        """Return the confidence and the score of each sample with logits, (n, 2)."""
+        logits = block.ensemble[subset]
+        scored = ~np.isnan(logits).any(1)
+        decided = block.decide("ensemble", subset)[scored]
+        confidence = _rate_confidence(logits[scored], decided, predictions.task)
+        return np.stack([confidence, score(decided, block.target[scored])], 1)
+
+    confidence, scores = predictions.map_blocks(rate).T
     levels, level = np.unique(-confidence, return_inverse=True)
     counts = np.bincount(level, minlength=len(levels))
-    scores = score(decided, target[scored])
     level_means = np.bincount(level, scores, len(levels)) / counts
     ranks = np.arange(1, len(confidence) + 1)
     means = np.cumsum(np.repeat(level_means, counts)) / ranks

@@ -20,8 +20,14 @@ import pyarrow.parquet as pq
 
 from umemma.errors import UserError
 from umemma.evaluation.bootstrap import Bootstrap, Clustering
-from umemma.evaluation.grid_sums import NO_BOUNDS, Condition, SeededDraw, SumsCache
-from umemma.evaluation.metrics import USUAL, Metric, score, select_metrics
+from umemma.evaluation.grid_sums import (
+    NO_BOUNDS,
+    Condition,
+    SeededDraw,
+    SumsCache,
+    take_logits,
+)
+from umemma.evaluation.metrics import USUAL, Metric, select_metrics
 from umemma.evaluation.predictions import Predictions
 from umemma.missing import Missing, format_missing, list_patterns, list_shown_patterns
 from umemma.system.files import new_file
@@ -60,8 +66,8 @@ class Grid:
             self.sample_numbers = hash_keys(predictions.keys)
         self.cache = SumsCache(predictions, self.bootstrap)
         self.there: dict[str, np.ndarray] = {}  # {subset: (N,) whether a sample has logits}
-        for subset, logits in predictions.ensemble.items():
-            self.there[subset] = ~np.isnan(logits[:, 0])
+        for subset in predictions.ensemble:
+            self.there[subset] = predictions.has_logits("ensemble", subset)
 
     def rows(
         self, missing_sets: Sequence[Missing], ratios: Sequence[float]
@@ -148,8 +154,7 @@ class Grid:
         """
         values = np.full(len(self.predictions.keys), np.inf)
         for subset in self.predictions.ensemble:
-            decided = self.predictions.decide("ensemble", subset)
-            values = np.fmin(values, score(decided, self.predictions.target))
+            values = np.fmin(values, self.predictions.score("ensemble", subset))
         low, high = self.bootstrap.interval(values)
         return ResultRow(
             model="ensemble",
@@ -266,7 +271,8 @@ class Grid:
         assert ranked
         tables = []
         for subset in (self.complete, *lefts):
-            tables.append(self.cache.logits(condition.metric, condition.model, subset)[where])
+            logits = take_logits(self.predictions, condition.metric, condition.model, subset)
+            tables.append(logits[where])
         target = self.predictions.target[where]
         n = int(where.sum())
         weights = np.ones((len(tables), n))
@@ -294,7 +300,7 @@ class Grid:
             problem = f"no sample of the split has {subset}"
             raise UserError(problem, "evaluate", "Take it out of modalities.")
         if metric.ranked:
-            logits = np.nan_to_num(self.cache.logits(metric, model, subset))
+            logits = np.nan_to_num(take_logits(self.predictions, metric, model, subset))
             weights = where.astype(np.float64)
             value = float(
                 metric.ranked(

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from umemma.evaluation.bootstrap import Bootstrap
-from umemma.evaluation.metrics import Metric, Stats
+from umemma.evaluation.metrics import Metric, Stats, join_stats
 from umemma.evaluation.predictions import Predictions
 from umemma.missing import draw_test_absences
 from umemma.types import ResultRow
@@ -139,15 +139,6 @@ class SumsCache:
         self.cached_bytes = 0
         self.cached: dict[CacheKey, tuple[Stats, np.ndarray, np.ndarray]] = {}
 
-    def logits(self, metric: Metric, model: str, subset: str) -> np.ndarray:
-        """Return (N, C) logits of "ensemble", "unimodal", "average" or "prior".
-
-        They are after thresholds where the metric is one of answers.
-        """
-        if metric.of_answers:
-            return self.predictions.decide(model, subset)
-        return self.predictions.logits(model, subset)
-
     def sums(
         self,
         metric: Metric,
@@ -170,9 +161,19 @@ class SumsCache:
 
     def total(self, metric: Metric, model: str, subset: str, where: np.ndarray) -> np.ndarray:
         """Return the (K,) sums over the samples `where` the subset is scored, without resamples."""
+        return self._make_stats(metric, model, subset, where).total(where.astype(np.float64))
+
+    def _make_stats(self, metric: Metric, model: str, subset: str, where: np.ndarray) -> Stats:
+        """Return the stats of all samples, in which those that are not scored mean nothing."""
         assert metric.stats
-        logits = _without_nan(self.logits(metric, model, subset), where)
-        return metric.stats(logits, self.predictions.target).total(where.astype(np.float64))
+        is_complete = bool(where.all())  # usually
+        parts = []
+        for _, block in self.predictions.blocks():
+            logits = take_logits(block, metric, model, subset)
+            if not is_complete:
+                logits = np.nan_to_num(logits)
+            parts.append(metric.stats(logits, block.target))
+        return join_stats(parts)
 
     def _load(
         self,
@@ -190,8 +191,7 @@ class SumsCache:
             if self.cached_bytes > CACHE_BYTES:
                 self.cached.clear()
                 self.cached_bytes = 0
-            logits = _without_nan(self.logits(metric, model, subset), where)
-            stats = metric.stats(logits, self.predictions.target)
+            stats = self._make_stats(metric, model, subset, where)
             weight = where.astype(np.float64)
             resampled = self.bootstrap.totals(stats, weight)
             self.cached[key] = (stats, stats.total(weight), resampled)
@@ -199,11 +199,11 @@ class SumsCache:
         return self.cached[key]
 
 
-def _without_nan(logits: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Return (N, C) logits without the NaN of samples that are not scored. where: (N,) the others.
+def take_logits(predictions: Predictions, metric: Metric, model: str, subset: str) -> np.ndarray:
+    """Return (N, C) logits of "ensemble", "unimodal", "average" or "prior".
 
-    Usually all are scored, and nothing is copied.
+    They are after thresholds where the metric is one of answers.
     """
-    if where.all():
-        return logits
-    return np.nan_to_num(logits)
+    if metric.of_answers:
+        return predictions.decide(model, subset)
+    return predictions.logits(model, subset)

@@ -39,7 +39,7 @@ from umemma.evaluation.information_report import (
     ModelDifference,
     advise,
 )
-from umemma.evaluation.metrics import USUAL, Metric, get, log_loss, task_of
+from umemma.evaluation.metrics import USUAL, Metric, Stats, get, join_stats, log_loss
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.regression import measures
 from umemma.missing import list_shown_patterns
@@ -89,18 +89,18 @@ def estimate_information(
     target, names = predictions.target, predictions.modalities
     if metric is None:
         metric = get(USUAL[predictions.task][0], predictions.task, 0)
-    models: dict[ModelKey, np.ndarray] = {}
+    models: list[ModelKey] = []
     for pattern in list_shown_patterns(names):
-        subset = format_pattern(pattern)
-        models["ensemble", subset] = predictions.ensemble[subset]
+        models.append(("ensemble", format_pattern(pattern)))
     trained_alone = [m for m in names if m in predictions.unimodal]
-    for m in trained_alone:
-        models["unimodal", m] = predictions.unimodal[m]
-    bounds = _estimate_bounds(models, target, bootstrap)
-    for m, logits in predictions.probes.items():
-        models["probe", m] = logits
+    models += [("unimodal", m) for m in trained_alone]
+    costs = {model: _measure_cost(predictions, model) for model in models}
+    bounds = _estimate_bounds(costs, predictions, bootstrap)
+    for m in predictions.probes:
+        models.append(("probe", m))
+        costs["probe", m] = _measure_cost(predictions, ("probe", m))
 
-    differences = _Differences(models, predictions, bootstrap, metric)
+    differences = _Differences(costs, predictions, bootstrap, metric)
     complete = format_pattern(names)
     probed = sorted(predictions.probes)
     several: list[str] = []  # of a single modality there is nothing to compare with
@@ -137,6 +137,13 @@ def estimate_information(
     )
 
 
+def _measure_cost(predictions: Predictions, model: ModelKey) -> np.ndarray:
+    """Return the (N,) `cross_entropy` of a model."""
+    return predictions.map_blocks(
+        lambda block: cross_entropy(block.logits(*model), block.target),
+    )
+
+
 def _alone(m: str) -> ModelKey:
     """Return the ensemble given nothing but this modality."""
     return "ensemble", m
@@ -158,29 +165,24 @@ class _Mean(NamedTuple):
 
 
 class _Differences:
-    """Differences between models {(kind, modalities): (N, C) logits}, resampled together."""
+    """Differences between models {(kind, modalities): (N,) cross entropy}, resampled together."""
 
     def __init__(
         self,
-        models: Mapping[ModelKey, np.ndarray],
+        costs: Mapping[ModelKey, np.ndarray],
         predictions: Predictions,
         bootstrap: Bootstrap,
         metric: Metric,
     ) -> None:
-        assert metric.stats
-        target = predictions.target
         self.bootstrap = bootstrap
         self.metric = metric
+        self.costs = costs
         self.there = {}
-        self.costs = {}
         self.stats = {}
-        for model, logits in models.items():
-            self.there[model] = ~np.isnan(logits[:, 0])
-            self.costs[model] = cross_entropy(logits, target)
-            scored = logits
-            if metric.of_answers:
-                scored = predictions.decide(*model)
-            self.stats[model] = metric.stats(np.nan_to_num(scored), target)
+        for model in costs:
+            self.there[model] = predictions.has_logits(*model)
+            parts = [_make_stats(block, model, metric) for _, block in predictions.blocks()]
+            self.stats[model] = join_stats(parts)
 
     def estimate(
         self,
@@ -242,17 +244,24 @@ class _Differences:
         return total, draws
 
 
+def _make_stats(predictions: Predictions, model: ModelKey, metric: Metric) -> Stats:
+    assert metric.stats
+    scored = predictions.logits(*model)
+    if metric.of_answers:
+        scored = predictions.decide(*model)
+    return metric.stats(np.nan_to_num(scored), predictions.target)
+
+
 def _estimate_bounds(
-    models: Mapping[ModelKey, np.ndarray], target: np.ndarray, bootstrap: Bootstrap
+    costs: Mapping[ModelKey, np.ndarray], predictions: Predictions, bootstrap: Bootstrap
 ) -> list[InformationBound]:
     bounds = []
-    for (model, subset), logits in models.items():
-        cost = cross_entropy(logits, target)
+    for (model, subset), cost in costs.items():
         scored = ~np.isnan(cost)
         if not scored.any():
             continue
         prior = np.full(len(cost), np.nan)
-        prior[scored] = label_surprise(target[scored], task_of(target, logits.shape[1]))
+        prior[scored] = label_surprise(predictions.target[scored], predictions.task)
         bits = _mean(prior - cost, bootstrap)
         bound = InformationBound(
             model,

@@ -91,6 +91,17 @@ class Stats:
         return self.sum_by_label(one_label, 1, weight)[0]
 
 
+def join_stats(parts: Sequence[Stats]) -> Stats:
+    """Return the stats of consecutive samples as those of all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = parts[0].columns
+    if columns.ndim > 1:
+        columns = np.concatenate([part.columns for part in parts])
+    values = np.concatenate([part.values for part in parts])
+    return Stats(columns, values, parts[0].width)
+
+
 PerSample: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 MakeStats: TypeAlias = Callable[[np.ndarray, np.ndarray], Stats]
 MakeValue: TypeAlias = Callable[[np.ndarray], np.ndarray]

@@ -10,21 +10,21 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.classification import thresholds as class_thresholds
 from umemma.evaluation.classification.thresholds import Thresholds
-from umemma.evaluation.metrics import task_of
+from umemma.evaluation.metrics import score, task_of
 from umemma.evaluation.regression import gaussian
+from umemma.evaluation.tables.mapped import STORED, cut_rows, find_map, is_empty, release
+from umemma.evaluation.tables.saved import Columns, read_columns, read_metadata, write_columns
 from umemma.missing import list_patterns
-from umemma.system.files import new_file
 from umemma.types import TargetScale, format_pattern
-from umemma.validation import fingerprint
 
+MODELS = ("ensemble", "unimodal", "probe")  # that have tables of logits
 RAREST = 1e-6  # share of a class that no training sample has
 
 
@@ -44,6 +44,9 @@ class Predictions:
 
     In regression logits are (N, 2T), see `regression.gaussian`; target is (N, T), standardized by
     `scales`; classes are the names of the targets.
+
+    Tables may be larger than memory (see `tables.mapped`), so what is computed from them is
+    computed in `blocks` of samples.
     """
 
     keys: list[str]
@@ -97,14 +100,10 @@ class Predictions:
         """Calibrate the models' own logits, (ensemble, unimodal) or (ensemble, unimodal, probes).
 
         A sample is calibrated by what is present of the subset, as it is where it is predicted
-        alone.
+        alone. Mapped tables are calibrated in place, as the disk may have no room for them twice.
         """
-        ensemble = dict(raw[0])
-        unimodal = dict(raw[1])
-        probes: dict[str, np.ndarray] = {}
-        if len(raw) > 2:
-            probes = dict(raw[2])
-        predictions = cls(
+        ensemble, unimodal, probes = [*map(dict, raw), {}][:3]
+        uncalibrated = cls(
             keys,
             groups,
             target,
@@ -117,13 +116,60 @@ class Predictions:
             thresholds=thresholds or {},
             scales=scales,
         )
-        for subset, logits in ensemble.items():
-            ensemble[subset] = predictions._change(subset, logits, Calibration.apply)
-        for model, tables in (("unimodal", unimodal), ("probe", probes)):
-            for m, logits in tables.items():
-                fitted = calibration.get(f"{model}/{m}", Calibration())
-                tables[m] = fitted.apply(logits)
-        return predictions
+        made: dict[str, dict[str, np.ndarray]] = {}
+        for model in MODELS:
+            tables = uncalibrated._tables(model)
+            made[model] = {name: _make_copy(table) for name, table in tables.items()}
+        for rows, block in uncalibrated.blocks():
+            for subset, logits in block.ensemble.items():
+                made["ensemble"][subset][rows] = block._change(subset, logits, Calibration.apply)
+            for model in ("unimodal", "probe"):
+                for m, logits in block._tables(model).items():
+                    fitted = calibration.get(f"{model}/{m}", Calibration())
+                    made[model][m][rows] = fitted.apply(logits)
+        return replace(
+            uncalibrated,
+            ensemble=made["ensemble"],
+            unimodal=made["unimodal"],
+            probes=made["probe"],
+        )
+
+    def blocks(self, at_once: int = 1) -> Iterator[tuple[slice, Predictions]]:
+        """Yield consecutive samples, `at_once` blocks of them, and the predictions of these alone.
+
+        Usually it is one block, of everything. Mapped tables are let go of after each block.
+        """
+        tables = [*self.ensemble.values(), *self.unimodal.values(), *self.probes.values()]
+        widest = max((table.shape[1] for table in tables), default=1)
+        for rows in cut_rows(len(self.keys), widest, at_once):
+            block = self
+            if rows != slice(0, len(self.keys)):
+                block = self._select(rows)
+            yield rows, block
+            for table in tables:
+                release(table)
+
+    def _select(self, rows: slice) -> Predictions:
+        return replace(
+            self,
+            keys=self.keys[rows],
+            groups={name: groups[rows] for name, groups in self.groups.items()},
+            target=self.target[rows],
+            ensemble={subset: table[rows] for subset, table in self.ensemble.items()},
+            unimodal={m: table[rows] for m, table in self.unimodal.items()},
+            probes={m: table[rows] for m, table in self.probes.items()},
+        )
+
+    def map_blocks(self, function: Callable[[Predictions], np.ndarray]) -> np.ndarray:
+        """Return the (N, ...) values of a function that gives one for each sample."""
+        parts = [function(block) for _, block in self.blocks()]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts)
+
+    def has_logits(self, model: str, subset: str) -> np.ndarray:
+        """Return (N,) bool: which samples have logits, as something of the subset is present."""
+        return self.map_blocks(lambda block: ~np.isnan(block._tables(model)[subset][:, 0]))
 
     def logits(self, model: str, subset: str) -> np.ndarray:
         """Return the (N, C) logits of "ensemble", "unimodal", "probe", "average" or "prior"."""
@@ -131,8 +177,11 @@ class Predictions:
             return self.average(subset)
         if model == "prior":
             return self.class_prior()
+        return self._tables(model)[subset]
+
+    def _tables(self, model: str) -> dict[str, np.ndarray]:
         tables = {"ensemble": self.ensemble, "unimodal": self.unimodal, "probe": self.probes}
-        return tables[model][subset]
+        return tables[model]
 
     def decide(self, model: str, subset: str) -> np.ndarray:
         """Return the (N, C) `logits` after thresholds: their largest is the predicted class, or
@@ -149,6 +198,10 @@ class Predictions:
             found = self.thresholds_of(model, name)
             shifted[rows] = class_thresholds.shift_logits(logits[rows], found, self.task)
         return shifted
+
+    def score(self, model: str, subset: str) -> np.ndarray:
+        """Return the (N,) scores of the answers of a model, as `metrics.score`."""
+        return self.map_blocks(lambda block: score(block.decide(model, subset), block.target))
 
     def thresholds_of(self, model: str, subset: str) -> Thresholds:
         """Return the thresholds of a model where just this subset is present; () for none."""
@@ -228,17 +281,6 @@ class Predictions:
 
         With several groupings the groups are in group_<name>; the rest is in the file's metadata.
         """
-        columns: dict[str, pa.Array] = {"key": pa.array(self.keys)}
-        for name, groups in self.groups.items():
-            column = "group"
-            if len(self.groups) > 1:
-                column = f"group_{name}"
-            columns[column] = pa.array(groups)
-        columns["target"] = _make_column(self.target)
-        models = {"ensemble": self.ensemble, "unimodal": self.unimodal, "probe": self.probes}
-        for model, tables in models.items():
-            for subset, logits in tables.items():
-                columns[f"{model}/{subset}"] = _make_column(logits.astype(np.float32))
         calibration = {name: fitted.as_json() for name, fitted in self.calibration.items()}
         metadata = {
             "made_by": made_by,
@@ -250,11 +292,21 @@ class Predictions:
             metadata["thresholds"] = json.dumps(dict(self.thresholds))
         if self.scales:
             metadata["scales"] = json.dumps([scale.model_dump() for scale in self.scales])
-        table = pa.table(columns)
-        metadata["footer_hash"] = _hash_footer(table, metadata)
-        table = table.replace_schema_metadata(metadata)
-        with new_file(path) as aside:
-            pq.write_table(table, aside, write_page_checksum=True)
+        blocks = (block._as_columns() for _, block in self.blocks(STORED))
+        write_columns(path, blocks, len(self.keys), metadata)
+
+    def _as_columns(self) -> Columns:
+        columns: Columns = {"key": self.keys}
+        for name, groups in self.groups.items():
+            column = "group"
+            if len(self.groups) > 1:
+                column = f"group_{name}"
+            columns[column] = groups
+        columns["target"] = self.target
+        for model in MODELS:
+            for subset, logits in self._tables(model).items():
+                columns[f"{model}/{subset}"] = logits.astype(np.float32)
+        return columns
 
     @classmethod
     def load(cls, path: Path, made_by: str) -> Predictions | None:
@@ -263,30 +315,25 @@ class Predictions:
         None where there are none, where they are damaged, and where others than `made_by` made
         them.
         """
-        try:
-            table = pq.read_table(path, page_checksum_verification=True)
-            metadata = _decode_metadata(table.schema.metadata or {})
-            footer_hash = metadata.pop("footer_hash", "")
-            is_whole = footer_hash == _hash_footer(table, metadata)
-        except (OSError, ValueError, pa.ArrowException):  # altered: pages have checksums
+        found = read_columns(path, made_by)
+        if found is None:
             return None
-        if not is_whole or metadata["made_by"] != made_by:
-            return None
-        logits: dict[str, dict[str, np.ndarray]] = {"ensemble": {}, "unimodal": {}, "probe": {}}
-        groups = {}
-        for name in table.column_names:
+        columns, metadata = found
+        logits: dict[str, dict[str, Any]] = {model: {} for model in MODELS}
+        groups: dict[str, Any] = {}
+        for name, values in columns.items():
             model, _, subset = name.partition("/")
             if model in logits:
-                logits[model][subset] = _read_column(table[name])
+                logits[model][subset] = values
             elif name.startswith("group"):
-                groups[name.removeprefix("group_")] = table[name].to_pylist()
+                groups[name.removeprefix("group_")] = values
         calibration = {}
         for name, data in json.loads(metadata["calibration"]).items():
             calibration[name] = Calibration.of(data)
         return cls(
-            keys=table["key"].to_pylist(),
+            keys=list(columns["key"]),
             groups=groups,
-            target=_read_column(table["target"]),
+            target=np.asarray(columns["target"]),
             ensemble=logits["ensemble"],
             unimodal=logits["unimodal"],
             classes=json.loads(metadata["classes"]),
@@ -298,17 +345,11 @@ class Predictions:
         )
 
 
-def _decode_metadata(metadata: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): text.decode() for name, text in metadata.items()}
-
-
-def _hash_footer(table: pa.Table, metadata: Mapping[str, str]) -> str:
-    """Return the hash of what no checksum of a page covers: names, types and the metadata."""
-    columns = []
-    for column in table.schema:
-        kind = str(column.type).replace("element:", "item:")  # as Parquet calls it
-        columns.append(f"{column.name} {kind}")
-    return fingerprint({"columns": columns, "rows": len(table), "metadata": dict(metadata)})
+def _make_copy(table: np.ndarray) -> np.ndarray:
+    """Return what a calibrated table is written to: of a mapped one, the table itself."""
+    if find_map(table) is not None:
+        return table
+    return np.empty(table.shape, np.float32)
 
 
 def _read_thresholds(text: str) -> dict[str, Thresholds]:
@@ -316,107 +357,21 @@ def _read_thresholds(text: str) -> dict[str, Thresholds]:
 
 
 def name_tables(
-    names: Sequence[str], tables: np.ndarray
+    names: Sequence[str], tables: Sequence[np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return {subset: (N, C)} and {modality: (N, C)} of an ensemble's subsets and probes.
 
-    tables: (N, S + M, C), or (N, S, C) without probes.
+    tables: S + M of them, or S without probes.
     """
     subsets = list_patterns(names)
-    ensemble = {format_pattern(pattern): tables[:, s] for s, pattern in enumerate(subsets)}
+    ensemble = dict(zip(map(format_pattern, subsets), tables, strict=False))
     probes = {}
-    for m, logits in zip(names, np.moveaxis(tables[:, len(subsets) :], 1, 0), strict=False):
-        if not np.isnan(logits).all():  # otherwise there was nothing to fit
+    for m, logits in zip(names, tables[len(subsets) :], strict=False):
+        if not is_empty(logits):  # otherwise there was nothing to fit
             probes[m] = logits
     return ensemble, probes
 
 
-def pool_folds(folds: Sequence[Predictions]) -> Predictions:
-    """Return the predictions of all folds as those of one split, one fold after another.
-
-    Each fold's logits are calibrated by its own models, so there is no calibration to undo. The
-    prior is the mean over folds, as often as samples have it. In regression all folds are in the
-    scales of the first one, whose training samples also make the constant answer.
-    """
-    if len(folds) == 1:
-        return folds[0]
-    first = folds[0]
-    folds = [_rescale(fold, first.scales) for fold in folds]
-    sizes = np.array([len(fold.keys) for fold in folds])
-    prior: list[float] = []
-    if all(fold.prior for fold in folds):
-        prior = np.average([fold.prior for fold in folds], 0, sizes).tolist()
-    return Predictions(
-        keys=[key for fold in folds for key in fold.keys],
-        groups={
-            name: [group for fold in folds for group in fold.groups[name]] for name in first.groups
-        },
-        target=np.concatenate([fold.target for fold in folds]),
-        ensemble=_join_tables([fold.ensemble for fold in folds]),
-        unimodal=_join_tables([fold.unimodal for fold in folds]),
-        classes=first.classes,
-        probes=_join_tables([fold.probes for fold in folds]),
-        prior=prior,
-        scales=first.scales,
-        thresholds=_average_thresholds(folds),
-    )
-
-
-def _average_thresholds(folds: Sequence[Predictions]) -> dict[str, Thresholds]:
-    """Return the thresholds of answers from any of the folds, each the mean over folds."""
-    names = {name for fold in folds for name in fold.thresholds}
-    averages = {}
-    for name in sorted(names):
-        tables = [fold.thresholds.get(name, ()) for fold in folds]
-        averages[name] = class_thresholds.average(tables, folds[0].task)
-    return averages
-
-
-def _rescale(fold: Predictions, scales: Sequence[TargetScale]) -> Predictions:
-    """Return the predictions of a regression in other scales; those of classes stay."""
-    if list(fold.scales) == list(scales):
-        return fold
-    factor = np.array([own.std / s.std for own, s in zip(fold.scales, scales, strict=True)])
-    offset = np.array(
-        [(own.mean - s.mean) / s.std for own, s in zip(fold.scales, scales, strict=True)]
-    )
-    tables = []
-    for models in (fold.ensemble, fold.unimodal, fold.probes):
-        rescaled = {}
-        for name, outputs in models.items():
-            rescaled[name] = gaussian.rescale(outputs, factor, offset).astype(np.float32)
-        tables.append(rescaled)
-    ensemble, unimodal, probes = tables
-    target = fold.target * factor + offset
-    return replace(
-        fold, target=target, ensemble=ensemble, unimodal=unimodal, probes=probes, scales=scales
-    )
-
-
-def _join_tables(tables: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return {name: (N, C)} of what every fold has a table of."""
-    names = [name for name in tables[0] if all(name in table for table in tables)]
-    return {name: np.concatenate([table[name] for table in tables]) for name in names}
-
-
 def read_made_by(path: Path) -> str | None:
     """Return what saved predictions say they were made by; None where there are none."""
-    try:
-        metadata = _decode_metadata(pq.read_schema(path).metadata or {})
-    except (OSError, ValueError, pa.ArrowException):
-        return None
-    return metadata.get("made_by")
-
-
-def _make_column(values: np.ndarray) -> pa.Array:
-    """Return (N,) or (N, C) values as a column."""
-    if values.ndim == 1:
-        return pa.array(values)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-
-
-def _read_column(column: pa.ChunkedArray) -> np.ndarray:
-    """Return the (N,) or (N, C) values of a column."""
-    if not pa.types.is_fixed_size_list(column.type):
-        return column.to_numpy()
-    return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1)
+    return read_metadata(path).get("made_by")

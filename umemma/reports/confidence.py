@@ -6,13 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from umemma.evaluation import error_analysis
 from umemma.evaluation.calibration import Calibration
-from umemma.evaluation.error_analysis import SelectiveScore
+from umemma.evaluation.error_analysis import CalibrationMeasures, SelectiveScore
 from umemma.evaluation.information_report import Information, InformationBound, ModelDifference
-from umemma.evaluation.metrics import USUAL, get, task_of
+from umemma.evaluation.metrics import USUAL, get
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import Outcome
 from umemma.reports import figures
@@ -200,29 +198,31 @@ def _make_difference_table(
 def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
     """Yield how calibrated the answers are, before and after calibration."""
     fitted: dict[str, Calibration] = {}
+    measures = {}
     raw = {}
     for left in dict.fromkeys([*outcome.listed(), *outcome.shown]):
         fitted[left] = predictions.calibration.get(f"ensemble/{left}", Calibration())
-        raw[left] = predictions.uncalibrated(left)
-    tables = {"as scored": predictions.ensemble}
+        measures[left] = error_analysis.measure_calibration(predictions, left)
+        raw[left] = error_analysis.measure_calibration(predictions, left, uncalibrated=True)
+    tables = {"as scored": measures}
     if any(numbers != Calibration() for numbers in fitted.values()):
         tables["uncalibrated"] = raw
     curves: dict[str, dict[str, Points]] = {left: {} for left in outcome.shown}
-    for label, logits in tables.items():
-        shown = replace(predictions, ensemble={left: logits[left] for left in outcome.shown})
-        for row in error_analysis.reliability_bins(shown):
-            points = curves[row.modalities].setdefault(label, [])
-            points.append((row.confidence, row.right))
+    for label, of_subsets in tables.items():
+        for left, lines in curves.items():
+            points = [(row.confidence, row.right) for row in of_subsets[left].bins]
+            if points:
+                lines[label] = points
     for left, lines in curves.items():
         if lines:
-            yield _draw_reliability(predictions, left, lines)
+            yield _draw_reliability(predictions.task, left, lines, measures[left].error)
     not_shown = describe_shown_subsets(outcome)
     if not_shown:
         yield Text(not_shown)
     if outcome.settings.source:
-        yield _make_error_table(predictions, list(fitted))
+        yield _make_error_table(measures)
         return
-    yield _make_calibration_table(predictions, raw, fitted)
+    yield _make_calibration_table(predictions.task, raw, measures, fitted)
     if len(outcome.settings.folds) > 1 and outcome.settings.calibrated:
         yield Text(
             "Each fold is calibrated on its own validation samples, so there is no one temperature."
@@ -232,12 +232,13 @@ def calibration(outcome: Outcome, predictions: Predictions) -> Iterator[Block]:
 
 
 def _draw_reliability(
-    predictions: Predictions,
+    task: str,
     left: str,
     lines: Mapping[str, Points],
+    error: float,
 ) -> Figure:
     """lines: {label: (confidence, share that is right) of each bin}."""
-    xlabel, ylabel = RELIABILITY_AXES[predictions.task]
+    xlabel, ylabel = RELIABILITY_AXES[task]
     curves = []
     for label, points in lines.items():
         confidences, rights = zip(*sorted(points), strict=True)
@@ -249,9 +250,8 @@ def _draw_reliability(
         xlabel=xlabel,
         ylabel=ylabel,
     )
-    error = _measure("ece", predictions.ensemble[left], predictions.target)
     subject = "a probability"
-    if predictions.task == "regression":
+    if task == "regression":
         subject = "an interval"
     about = (
         f"On the diagonal {subject} means what it says; the mean distance from it is "
@@ -262,8 +262,9 @@ def _draw_reliability(
 
 
 def _make_calibration_table(
-    predictions: Predictions,
-    raw: Mapping[str, np.ndarray],
+    task: str,
+    raw: Mapping[str, CalibrationMeasures],
+    calibrated: Mapping[str, CalibrationMeasures],
     fitted: Mapping[str, Calibration],
 ) -> Table:
     headings = [
@@ -273,30 +274,25 @@ def _make_calibration_table(
         "calibration error before, %",
         "after, %",
         "temperature",
-        "bias" if predictions.task == "regression" else "bias per class",
+        "bias" if task == "regression" else "bias per class",
     ]
     rows = []
     for left in fitted:
         cells = [left]
-        for name, digits, scale in (("log_loss", 3, 1), ("ece", 1, 100)):
-            for table in (raw[left], predictions.ensemble[left]):
-                value = scale * _measure(name, table, predictions.target)
-                cells.append(f"{value:.{digits}f}")
+        both = (raw[left], calibrated[left])
+        cells += [f"{measures.log_loss:.3f}" for measures in both]
+        cells += [f"{100 * measures.error:.1f}" for measures in both]
         cells.append(f"{fitted[left].temperature:.2f}")
         cells.append(_describe_bias(fitted[left]))
         rows.append(cells)
     return Table("Before and after calibration", headings, rows)
 
 
-def _make_error_table(predictions: Predictions, subsets: Sequence[str]) -> Table:
+def _make_error_table(measures: Mapping[str, CalibrationMeasures]) -> Table:
     """Return what the probabilities of an audit are worth, which nothing here has calibrated."""
     rows = []
-    for left in subsets:
-        loss, error = (
-            _measure(name, predictions.ensemble[left], predictions.target)
-            for name in ("log_loss", "ece")
-        )
-        rows.append([left, f"{loss:.3f}", f"{100 * error:.1f}"])
+    for left, of_subset in measures.items():
+        rows.append([left, f"{of_subset.log_loss:.3f}", f"{100 * of_subset.error:.1f}"])
     headings = ["modalities present", "log-loss", "calibration error, %"]
     return Table("The numbers as the model gives them", headings, rows)
 
@@ -305,16 +301,6 @@ def _describe_bias(calibration: Calibration) -> str:
     if calibration.bias:
         return "yes"
     return "no"
-
-
-def _measure(name: str, logits: np.ndarray, target: np.ndarray) -> float:
-    """Return a metric over the samples that have logits."""
-    metric = get(name, task_of(target, logits.shape[1]), logits.shape[1])
-    scored = ~np.isnan(logits[:, 0])
-    assert metric.stats
-    assert metric.value
-    sums = metric.stats(logits[scored], target[scored]).total(np.ones(scored.sum()))
-    return float(metric.value(sums))
 
 
 # Selective prediction. ----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from umemma.evaluation.calibration import probabilities
+from umemma.evaluation.error_analysis import answer_classes, rate_answers
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.results import Outcome
 from umemma.reports.html import Block, Table, Text
@@ -22,14 +22,13 @@ def list_mistakes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]
     The most confident come first, as wrong labels are often among them.
     """
     complete = format_pattern(predictions.modalities)
-    answers = {left: _answer(predictions, left) for left in outcome.listed()}
-    shares = probabilities(predictions.ensemble[complete], predictions.task)
+    answers = {left: answer_classes(predictions, left) for left in outcome.listed()}
     is_wrong = (answers[complete] >= 0) & (answers[complete] != predictions.target)
     wrong = np.flatnonzero(is_wrong).tolist()
     if not wrong:
         yield Text(f"With {complete} no sample is answered wrongly.")
         return
-    confidences = {n: float(shares[n, answers[complete][n]]) for n in wrong}
+    confidences = rate_answers(predictions, complete)
     wrong.sort(key=lambda n: (-confidences[n], predictions.keys[n]))
     rows = []
     for n in wrong[:SHOWN]:
@@ -49,11 +48,3 @@ def list_mistakes(outcome: Outcome, predictions: Predictions) -> Iterator[Block]
         "the subsets of the modalities from which the answer is right."
     )
     yield Table(f"The most confident wrong answers with {complete}", HEADINGS, rows, names=4)
-
-
-def _answer(predictions: Predictions, left: str) -> np.ndarray:
-    """Return (N,) the class that is answered, -1 where nothing of the subset is present."""
-    decided = predictions.decide("ensemble", left)
-    is_absent = np.isnan(decided).any(1)
-    answered = np.where(is_absent[:, None], 0.0, decided).argmax(1)
-    return np.where(is_absent, -1, answered)

@@ -18,12 +18,13 @@ from umemma.config import Params, Training
 from umemma.data import shard_reader
 from umemma.errors import UserError
 from umemma.evaluation.grid import Grid
-from umemma.evaluation.predictions import Predictions, name_tables, pool_folds
+from umemma.evaluation.predictions import Predictions, name_tables
 from umemma.evaluation.results import (
     NO_FOLDS,
     Outcome,
     measure_outcome,
 )
+from umemma.evaluation.tables.folds import pool_folds
 from umemma.missing import list_conditions, make_keep_table, parse_missing
 from umemma.models.evaluated.inputs import EvaluationInputs, check_inputs, load_models
 from umemma.reports import evaluation
@@ -33,8 +34,8 @@ from umemma.system.storage import Store
 from umemma.validation import fingerprint
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
-    from torch import Tensor
 
     from umemma.data.loader import LoadedSplit
     from umemma.models.late_fusion import LateFusion
@@ -164,7 +165,7 @@ def _predict(params: Params, inputs: EvaluationInputs) -> Predictions | None:
 
     from umemma.data.decoding import watch_workers
     from umemma.training.reproducibility import explain_nondeterminism, prepare
-    from umemma.training.step import predict_logits
+    from umemma.training.step import predict_tables
 
     section = params.evaluate
     index = inputs.index
@@ -175,7 +176,8 @@ def _predict(params: Params, inputs: EvaluationInputs) -> Predictions | None:
     frozen = _find_frozen(params)
     has_probes = len(names) > 1
     alone = torch.ones(1, 1, dtype=torch.bool)  # the only pattern of a uni-modal model
-    unimodal_logits: dict[str, Tensor] = {}
+    folder = params.paths.runs  # of tables that are too large for memory
+    unimodal: dict[str, np.ndarray] = {}
     with contextlib.ExitStack() as stay, watch_workers(), explain_nondeterminism():
         split = data.load(section.split, stay, "evaluate", once=frozen)
 
@@ -184,8 +186,8 @@ def _predict(params: Params, inputs: EvaluationInputs) -> Predictions | None:
             model = unimodal_models[m]
             cached = _cache_features(params, index, model, split.select_modalities([m]), device)
             on_features = stay.enter_context(cached)
-            (unimodal_logits[m],) = predict_logits(
-                [(model, alone)], on_features, section.batch_size, device, to_all=False
+            ((unimodal[m],),) = predict_tables(
+                [(model, alone)], on_features, section.batch_size, device, folder
             )
 
         # 2. The ensemble, which finds these features in the cache, and the other uni-modal models.
@@ -194,20 +196,20 @@ def _predict(params: Params, inputs: EvaluationInputs) -> Predictions | None:
         models = [(ensemble_model, torch.from_numpy(make_keep_table(names)))]
         models += [(unimodal_models[m], alone) for m in trained]
         on_features = stay.enter_context(cached)
-        ensemble_logits, *other_logits = predict_logits(
-            models, on_features, section.batch_size, device, has_probes, to_all=False
+        ensemble_tables, *other_tables = predict_tables(
+            models, on_features, section.batch_size, device, folder, has_probes
         )
-        unimodal_logits.update(zip(trained, other_logits, strict=True))
+        for m, (table,) in zip(trained, other_tables, strict=True):
+            unimodal[m] = table
 
     if not distributed.is_main():
         return None
-    ensemble, probes = name_tables(names, ensemble_logits.numpy())
-    unimodal = {m: unimodal_logits[m][:, 0].numpy() for m in names}
+    ensemble, probes = name_tables(names, ensemble_tables)
     return Predictions.calibrated(
         split.keys,
         split.groups,
         split.target.numpy(),
-        (ensemble, unimodal, probes),
+        (ensemble, {m: unimodal[m] for m in names}, probes),
         index.classes,
         inputs.calibration,
         inputs.prior,

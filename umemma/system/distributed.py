@@ -28,6 +28,7 @@ LAUNCHERS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
 )
+GATHERED = 2**26  # bytes of the rows of all ranks that `gather_rows` exchanges at once
 # What gloo and NCCL say where a peer is gone.
 LOST = (
     "Connection closed by peer",
@@ -225,23 +226,31 @@ def gather_rows(rank_rows: Tensor, total: int, to_all: bool = True) -> Tensor:
     import torch
     from torch import distributed as dist
 
-    rows_per_rank = math.ceil(total / size)
-    padded = rank_rows.new_zeros((rows_per_rank, *rank_rows.shape[1:]))
-    padded[: len(rank_rows)] = rank_rows
-    sent = padded.new_zeros(0, dtype=torch.uint8)
-    if padded.numel():
-        sent = padded.contiguous().view(torch.uint8).flatten()
-    received = None
-    if to_all or is_main():
-        received = [torch.empty_like(sent) for _ in range(size)]
-    if to_all:
-        dist.all_gather(received, sent)
-    else:
-        dist.gather(sent, received)
-    if received is None:
-        return rank_rows[:0]
-    by_rank = [part.view(rank_rows.dtype).view(padded.shape) for part in received]
-    return torch.stack(by_rank, 1).flatten(0, 1)[:total]
+    is_receiver = to_all or is_main()
+    gathered = rank_rows.new_empty((total if is_receiver else 0, *rank_rows.shape[1:]))
+    row_bytes = max(1, math.prod(rank_rows.shape[1:]) * rank_rows.element_size())
+    step = max(1, GATHERED // (row_bytes * size))
+    # In blocks, so that beside the rows of all ranks there are no more copies of them.
+    for first in range(0, math.ceil(total / size), step):
+        own = rank_rows[first : first + step]
+        length = min(step, math.ceil(total / size) - first)
+        padded = rank_rows.new_zeros((length, *rank_rows.shape[1:]))
+        padded[: len(own)] = own
+        sent = padded.new_zeros(0, dtype=torch.uint8)
+        if padded.numel():
+            sent = padded.view(torch.uint8).flatten()
+        received = None
+        if is_receiver:
+            received = [torch.empty_like(sent) for _ in range(size)]
+        if to_all:
+            dist.all_gather(received, sent)
+        else:
+            dist.gather(sent, received)
+        if received is not None:
+            by_rank = [part.view(rank_rows.dtype).view(padded.shape) for part in received]
+            rows = gathered[first * size : (first + length) * size]
+            rows.copy_(torch.stack(by_rank, 1).flatten(0, 1)[: len(rows)])
+    return gathered
 
 
 def rank_indices(total: int) -> range:

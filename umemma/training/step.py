@@ -6,7 +6,10 @@ the best epoch weigh the missing patterns as the step does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from umemma.data.loader import LoadedSplit, cut_batches
 from umemma.evaluation.classification.selection import Selection
 from umemma.evaluation.metrics import USUAL, Metric, get, score, task_of
+from umemma.evaluation.tables.mapped import STORED, count_rows, make_table, release
 from umemma.missing import draw_patterns, make_keep_table, weigh_patterns
 from umemma.models.late_fusion import LateFusion
 from umemma.system import distributed
@@ -187,27 +191,96 @@ def predict_logits(
     with `probes` its patterns are followed by its probes, in the order of the modalities. Without
     `to_all` only the main process has them, and the others no rows.
     """
+    total = len(split) if to_all or distributed.is_main() else 0
+    tables: list[Tensor] = []
+    for rows, logits in _predict_blocks(models, split, batch_size, device, probes, to_all):
+        if rows == slice(0, len(split)):
+            return logits
+        if not tables:
+            tables = [block.new_empty(total, *block.shape[1:]) for block in logits]
+        for table, block in zip(tables, logits, strict=True):
+            table[rows] = block
+    return tables
+
+
+def predict_tables(
+    models: Sequence[tuple[LateFusion, Tensor]],
+    split: LoadedSplit,
+    batch_size: int,
+    device: torch.device,
+    folder: Path,
+    probes: bool = False,
+) -> list[list[np.ndarray]]:
+    """Return the logits of several models, as `predict_logits`, a table (N, C) for each pattern.
+
+    Large tables are in files of `folder` (see `make_table`). Only the main process has any rows.
+    """
+    total = len(split) if distributed.is_main() else 0
+    tables = []
+    for i, (model, keep_table) in enumerate(models):
+        count = _count_outputs(model, keep_table, probes and i == 0)
+        shape = (total, model.classes)
+        tables.append([make_table(shape, folder) for _ in range(count)])
+    blocks = _predict_blocks(models, split, batch_size, device, probes, to_all=False)
+    for rows, logits in blocks:
+        for of_model, block in zip(tables, logits, strict=True):
+            for table, column in zip(of_model, block.unbind(1), strict=True):
+                table[rows] = column.numpy()
+                release(table)
+    return tables
+
+
+def _count_outputs(model: LateFusion, keep_table: Tensor, probes: bool) -> int:
+    """Return S, the number of patterns, and of probes where there are."""
+    if probes:
+        return len(keep_table) + len(model.modalities)
+    return len(keep_table)
+
+
+def _predict_blocks(
+    models: Sequence[tuple[LateFusion, Tensor]],
+    split: LoadedSplit,
+    batch_size: int,
+    device: torch.device,
+    probes: bool,
+    to_all: bool,
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Yield consecutive samples, about a block, and the logits of each model for these.
+
+    The processes share each block, and gather it.
+    """
     modalities = models[0][0].modalities
     columns: list[list[int]] = []  # of the split's modalities, for each model
-    chunks: list[list[Tensor]] = []
+    counts = []
     for i, (model, keep_table) in enumerate(models):
         model.eval()
         columns.append([modalities.index(m) for m in model.modalities])
-        rows = len(keep_table)
-        if probes and i == 0:
-            rows += len(modalities)
-        chunks.append([torch.empty(0, rows, model.classes)])
-    rank_samples = distributed.rank_indices(len(split))
-    for batch in split.batches(cut_batches(rank_samples, batch_size), device):
-        for i, (model, keep_table) in enumerate(models):
-            model_batch = batch._replace(present=batch.present[:, columns[i]])
-            if probes and i == 0:
-                logits = model.pattern_and_probe_logits(model_batch, keep_table)
-            else:
-                logits = model.pattern_logits(model_batch, keep_table)
-            chunks[i].append(logits.cpu())
-    total = len(split)
-    return [distributed.gather_rows(torch.cat(parts), total, to_all) for parts in chunks]
+        counts.append(_count_outputs(model, keep_table, probes and i == 0))
+    total, processes = len(split), distributed.world().size
+    plan = cut_batches(distributed.rank_indices(total), batch_size)
+    batches = split.batches(plan, device)
+    # Every process has as many blocks, the last of which may be empty.
+    block_rows = count_rows(sum(counts) * models[0][0].classes, STORED)
+    step = math.ceil(block_rows / (batch_size * processes))
+    for first in range(0, max(1, total), step * batch_size * processes):
+        rows = slice(first, min(first + step * batch_size * processes, total))
+        chunks: list[list[Tensor]] = []
+        for (model, _), count in zip(models, counts, strict=True):
+            chunks.append([torch.empty(0, count, model.classes)])
+        for batch in itertools.islice(batches, step):
+            for i, (model, keep_table) in enumerate(models):
+                model_batch = batch._replace(present=batch.present[:, columns[i]])
+                if probes and i == 0:
+                    logits = model.pattern_and_probe_logits(model_batch, keep_table)
+                else:
+                    logits = model.pattern_logits(model_batch, keep_table)
+                chunks[i].append(logits.cpu())
+        samples = rows.stop - rows.start
+        gathered = []
+        while chunks:
+            own = torch.cat(chunks.pop(0))
+            gathered.append(distributed.gather_rows(own, samples, to_all))
+        yield rows, gathered
 
 
 def _select_patterns(model: LateFusion, pattern_weights: np.ndarray) -> tuple[Tensor, Tensor]:

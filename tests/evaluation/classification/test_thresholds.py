@@ -18,7 +18,8 @@ from umemma.evaluation.comparison import AVERAGE, PRIOR, make_references
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.information import estimate_information
 from umemma.evaluation.metrics import get
-from umemma.evaluation.predictions import Predictions, pool_folds
+from umemma.evaluation.predictions import Predictions
+from umemma.evaluation.tables.folds import pool_folds
 from umemma.models.evaluated.inputs import leave_calibration_out
 
 N = 200

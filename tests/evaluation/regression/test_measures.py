@@ -17,8 +17,9 @@ from umemma.evaluation.comparison import PRIOR, make_references
 from umemma.evaluation.error_analysis import measure_targets, score_classes, selective_scores
 from umemma.evaluation.grid import Grid
 from umemma.evaluation.information import estimate_information
-from umemma.evaluation.predictions import Predictions, pool_folds
+from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.regression import gaussian, measures
+from umemma.evaluation.tables.folds import pool_folds
 from umemma.missing import list_conditions
 from umemma.types import TargetScale
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from umemma.evaluation.bootstrap import Bootstrap
-from umemma.evaluation.metrics import score
 from umemma.evaluation.predictions import Predictions
 from umemma.types import format_pattern
 
@@ -42,12 +41,12 @@ def count_changes(predictions: Predictions, bootstrap: Bootstrap) -> list[Additi
     if len(names) < 2:
         return []
     complete = format_pattern(names)
-    with_all = score(predictions.decide("ensemble", complete), predictions.target)
+    with_all = predictions.score("ensemble", complete)
     rows = []
     for modality in names:
         rest = format_pattern({*names} - {modality})
-        without = score(predictions.decide("ensemble", rest), predictions.target)
-        both = ~np.isnan(predictions.ensemble[modality][:, 0]) & ~np.isnan(without)
+        without = predictions.score("ensemble", rest)
+        both = predictions.has_logits("ensemble", modality) & ~np.isnan(without)
         if not both.any():
             continue
         shares: list[float] = []

@@ -59,7 +59,7 @@ def estimate_attribution(
     Over the samples that have a modality. Both are empty for a single modality.
     """
     names = predictions.modalities
-    answered = ~np.isnan(predictions.ensemble[format_pattern(names)][:, 0])
+    answered = predictions.has_logits("ensemble", format_pattern(names))
     if len(names) < 2 or not answered.any():
         return [], []
     pairs = [(i, j) for j in range(len(names)) for i in range(j)]
@@ -87,10 +87,10 @@ def _add_up_worths(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
     nothing = _measure_nothing(predictions)
     sums = weights[:, 0, None, None] * nothing
     names = predictions.modalities
-    for subset, outputs in predictions.ensemble.items():
+    for subset in predictions.ensemble:
         left = subset.split("+")
         code = sum(1 << i for i, m in enumerate(names) if m in left)
-        worth = _measure_worth(outputs, predictions.target, predictions.task)
+        worth = _measure_worth(predictions, "ensemble", subset)
         worth = np.where(np.isnan(worth), nothing, worth)
         sums += weights[:, code, None, None] * worth
     return sums
@@ -104,11 +104,18 @@ def _measure_nothing(predictions: Predictions) -> np.ndarray:
         if task == "multiclass":
             shares = np.bincount(target, minlength=len(predictions.classes)) / len(target)
         predictions = replace(predictions, prior=shares.tolist())
-    return _measure_worth(predictions.class_prior(), target, task)
+    return _measure_worth(predictions, "prior", "")
 
 
-def _measure_worth(outputs: np.ndarray, target: np.ndarray, task: str) -> np.ndarray:
+def _measure_worth(predictions: Predictions, model: str, subset: str) -> np.ndarray:
     """Return (N, K) bits: log2 of the probability or density of what is right."""
+    task = predictions.task
+    return predictions.map_blocks(
+        lambda block: _measure_block(block.logits(model, subset), block.target, task)
+    )
+
+
+def _measure_block(outputs: np.ndarray, target: np.ndarray, task: str) -> np.ndarray:
     if task == "multiclass":
         return -log_loss(outputs, target)[:, None] / np.log(2)
     count = target.shape[1]

@@ -95,7 +95,7 @@ def weigh_subsets(protocol: Protocol, predictions: Predictions, folder: Path) ->
             raise unknown_name("modality", modality, names, "missing")
     values = _Values(predictions, protocol.table, folder)
     _check_circles(protocol.missing, names)
-    here = {m: ~np.isnan(predictions.ensemble[m][:, 0]) for m in names}
+    here = {m: predictions.has_logits("ensemble", m) for m in names}
     rates = {}
     for modality in names:
         rate = protocol.missing.get(modality, 0.0)
@@ -124,7 +124,7 @@ def normalize(weights: Mapping[str, np.ndarray], predictions: Predictions) -> Su
     """Return the weights of what leaves something of a sample, in proportion."""
     answered = {}
     for subset, chance in weights.items():
-        is_there = ~np.isnan(predictions.ensemble[subset][:, 0])
+        is_there = predictions.has_logits("ensemble", subset)
         answered[subset] = np.where(is_there, chance, 0.0)
     total = np.sum([*answered.values()], 0)
     divisor = np.where(total > 0, total, 1.0)

@@ -65,7 +65,7 @@ def score_severities(
         weight = np.ones(len(intact.keys))
         rest = format_pattern([m for m in intact.modalities if m != modality])
         if rest:
-            weight = (~np.isnan(intact.ensemble[rest][:, 0])).astype(np.float64)
+            weight = intact.has_logits("ensemble", rest).astype(np.float64)
             curve.append((ABSENT, intact, rest))
         for model in MODELS:
             for grade, numbers in _score(curve, metric, model, weight, bootstrap):

@@ -17,7 +17,8 @@ from umemma.evaluation.comparison import PRIOR, AbsenceColumn, ExperimentResult
 from umemma.evaluation.experiments import Experiment, ExperimentMarker
 from umemma.evaluation.metrics import Metric, select_metrics
 from umemma.evaluation.paired_test import FOLD, inflate_for_folds
-from umemma.evaluation.predictions import Predictions, pool_folds
+from umemma.evaluation.predictions import Predictions
+from umemma.evaluation.tables.folds import pool_folds
 from umemma.missing import parse_missing
 from umemma.reports.comparison.files import write
 from umemma.reports.comparison.report import ComparisonReport, ComparisonSetup

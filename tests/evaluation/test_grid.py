@@ -78,6 +78,22 @@ def test_subsets_by_hand():
     assert len(rows) == 7 + 3  # the gaps and the worst case
 
 
+def test_the_log_loss_of_a_subset_is_of_the_samples_that_have_it():
+    predictions = four_samples()
+    (row,) = [
+        row
+        for row in Grid(predictions, 0, 0, 50, ["accuracy", "log_loss"]).rows([], [])[0]
+        if (row.model, row.left, row.metric) == ("ensemble", "image", "log_loss")
+    ]
+    there = ~np.isnan(predictions.ensemble["image"][:, 0])
+    assert there.sum() == row.n == 3
+    two_logits = predictions.ensemble["image"][there].astype(float)
+    right = two_logits[np.arange(3), predictions.target[there]]
+    losses = np.log(np.exp(two_logits).sum(1)) - right
+    assert row.value == pytest.approx(losses.mean())
+    assert row.low <= row.value <= row.high
+
+
 def test_the_class_prior_is_scored_on_the_samples_of_the_complete_set():
     predictions = replace(four_samples(), prior=[0.1, 0.9])
     rows, _ = Grid(predictions, 0, 0, 50, ["accuracy", "log_loss"]).rows([], [])

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from umemma.evaluation.bootstrap import Bootstrap
-from umemma.evaluation.metrics import Metric, Stats, join_stats
+from umemma.evaluation.metrics import LOG_LOSS, Metric, Stats, join_stats, stats_of_mean
 from umemma.evaluation.predictions import Predictions
 from umemma.missing import draw_test_absences
 from umemma.types import ResultRow
@@ -166,6 +166,9 @@ class SumsCache:
     def _make_stats(self, metric: Metric, model: str, subset: str, where: np.ndarray) -> Stats:
         """Return the stats of all samples, in which those that are not scored mean nothing."""
         assert metric.stats
+        if metric.name == LOG_LOSS:
+            losses = self.predictions.log_loss(model, subset)
+            return stats_of_mean(np.where(where, losses, 0.0))
         is_complete = bool(where.all())  # usually
         parts = []
         for _, block in self.predictions.blocks():

@@ -39,7 +39,7 @@ from umemma.evaluation.information_report import (
     ModelDifference,
     advise,
 )
-from umemma.evaluation.metrics import USUAL, Metric, Stats, get, join_stats, log_loss
+from umemma.evaluation.metrics import USUAL, Metric, Stats, get, join_stats
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.regression import measures
 from umemma.missing import list_shown_patterns
@@ -63,14 +63,6 @@ def label_surprise(target: np.ndarray, task: str = "") -> np.ndarray:
     share = target.mean(0, dtype=np.float64)
     nats = (xlogy(target, share) + xlog1py(1 - target, -share)).sum(1)
     return -nats / np.log(2)
-
-
-def cross_entropy(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return (N,) bits, summed over the labels of a set; NaN where the logits are NaN."""
-    labels = 1
-    if target.ndim == 2:
-        labels = target.shape[1]
-    return log_loss(logits, target) * labels / np.log(2)
 
 
 def estimate_information(
@@ -138,10 +130,11 @@ def estimate_information(
 
 
 def _measure_cost(predictions: Predictions, model: ModelKey) -> np.ndarray:
-    """Return the (N,) `cross_entropy` of a model."""
-    return predictions.map_blocks(
-        lambda block: cross_entropy(block.logits(*model), block.target),
-    )
+    """Return (N,) cross entropies in bits, summed over the labels of a set; NaN: no answer."""
+    labels = 1
+    if predictions.target.ndim == 2:
+        labels = predictions.target.shape[1]
+    return predictions.log_loss(*model) * labels / np.log(2)
 
 
 def _alone(m: str) -> ModelKey:

@@ -49,8 +49,9 @@ USUAL = {
     "regression": ("r2", "mae", "rmse", "log_loss", "ece"),
 }
 SETTING = "evaluate.metrics"
+LOG_LOSS = "log_loss"
 # Metrics of what is likely, and not of what is answered: thresholds don't change them.
-OF_PROBABILITIES = {"map", "auroc", "log_loss", "ece"}
+OF_PROBABILITIES = {"map", "auroc", LOG_LOSS, "ece"}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from umemma.evaluation.calibration import Calibration
 from umemma.evaluation.classification import thresholds as class_thresholds
 from umemma.evaluation.classification.thresholds import Thresholds
-from umemma.evaluation.metrics import score, task_of
+from umemma.evaluation.metrics import log_loss, score, task_of
 from umemma.evaluation.regression import gaussian
 from umemma.evaluation.tables.mapped import STORED, cut_rows, find_map, is_empty, release
 from umemma.evaluation.tables.saved import Columns, read_columns, read_metadata, write_columns
@@ -60,6 +60,9 @@ class Predictions:
     prior: Sequence[float] = ()
     thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
     scales: Sequence[TargetScale] = ()
+    _log_losses: dict[tuple[str, str], np.ndarray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def modalities(self) -> list[str]:
@@ -198,6 +201,17 @@ class Predictions:
             found = self.thresholds_of(model, name)
             shifted[rows] = class_thresholds.shift_logits(logits[rows], found, self.task)
         return shifted
+
+    def log_loss(self, model: str, subset: str) -> np.ndarray:
+        """Return the (N,) log-losses of a model, as `metrics.log_loss`; they are computed once.
+
+        The grid, the information and the contributions of modalities are made from them.
+        """
+        if (model, subset) not in self._log_losses:
+            self._log_losses[model, subset] = self.map_blocks(
+                lambda block: log_loss(block.logits(model, subset), block.target)
+            )
+        return self._log_losses[model, subset]
 
     def score(self, model: str, subset: str) -> np.ndarray:
         """Return the (N,) scores of the answers of a model, as `metrics.score`."""

@@ -110,14 +110,14 @@ def _measure_nothing(predictions: Predictions) -> np.ndarray:
 def _measure_worth(predictions: Predictions, model: str, subset: str) -> np.ndarray:
     """Return (N, K) bits: log2 of the probability or density of what is right."""
     task = predictions.task
+    if task == "multiclass":
+        return -predictions.log_loss(model, subset)[:, None] / np.log(2)
     return predictions.map_blocks(
-        lambda block: _measure_block(block.logits(model, subset), block.target, task)
+        lambda block: _measure_columns(block.logits(model, subset), block.target, task)
     )
 
 
-def _measure_block(outputs: np.ndarray, target: np.ndarray, task: str) -> np.ndarray:
-    if task == "multiclass":
-        return -log_loss(outputs, target)[:, None] / np.log(2)
+def _measure_columns(outputs: np.ndarray, target: np.ndarray, task: str) -> np.ndarray:
     count = target.shape[1]
     columns = []
     for k in range(count):

@@ -153,7 +153,7 @@ def name_semaphores() -> None:
 
     multiprocessing removes its semaphores when a process dies, but not when its whole group is
     killed with -9. The names also have the namespace of the number, as containers may share a
-    /dev/shm.
+    /dev/shm. Where joblib is imported, it names them otherwise.
     """
     if sys.platform != "linux":
         return

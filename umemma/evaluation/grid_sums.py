@@ -161,22 +161,8 @@ class SumsCache:
 
     def total(self, metric: Metric, model: str, subset: str, where: np.ndarray) -> np.ndarray:
         """Return the (K,) sums over the samples `where` the subset is scored, without resamples."""
-        return self._make_stats(metric, model, subset, where).total(where.astype(np.float64))
-
-    def _make_stats(self, metric: Metric, model: str, subset: str, where: np.ndarray) -> Stats:
-        """Return the stats of all samples, in which those that are not scored mean nothing."""
-        assert metric.stats
-        if metric.name == LOG_LOSS:
-            losses = self.predictions.log_loss(model, subset)
-            return stats_of_mean(np.where(where, losses, 0.0))
-        is_complete = bool(where.all())  # usually
-        parts = []
-        for _, block in self.predictions.blocks():
-            logits = take_logits(block, metric, model, subset)
-            if not is_complete:
-                logits = np.nan_to_num(logits)
-            parts.append(metric.stats(logits, block.target))
-        return join_stats(parts)
+        stats = make_stats(self.predictions, metric, model, subset)
+        return stats.total(where.astype(np.float64))
 
     def _load(
         self,
@@ -194,12 +180,27 @@ class SumsCache:
             if self.cached_bytes > CACHE_BYTES:
                 self.cached.clear()
                 self.cached_bytes = 0
-            stats = self._make_stats(metric, model, subset, where)
+            stats = make_stats(self.predictions, metric, model, subset)
             weight = where.astype(np.float64)
             resampled = self.bootstrap.totals(stats, weight)
             self.cached[key] = (stats, stats.total(weight), resampled)
             self.cached_bytes += stats.values.nbytes
         return self.cached[key]
+
+
+def make_stats(predictions: Predictions, metric: Metric, model: str, subset: str) -> Stats:
+    """Return the stats of all samples; those without logits need a weight of 0."""
+    assert metric.stats
+    if metric.name == LOG_LOSS:
+        losses = predictions.log_loss(model, subset)
+        return stats_of_mean(np.where(np.isnan(losses), 0.0, losses))
+    parts = []
+    for _, block in predictions.blocks():
+        logits = take_logits(block, metric, model, subset)
+        if np.isnan(logits[:, 0]).any():
+            logits = np.nan_to_num(logits)
+        parts.append(metric.stats(logits, block.target))
+    return join_stats(parts)
 
 
 def take_logits(predictions: Predictions, metric: Metric, model: str, subset: str) -> np.ndarray:

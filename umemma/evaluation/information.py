@@ -33,13 +33,14 @@ from scipy.special import xlog1py, xlogy
 from umemma.evaluation.attribution.additions import count_changes
 from umemma.evaluation.attribution.right_answers import estimate_attribution
 from umemma.evaluation.bootstrap import Bootstrap
+from umemma.evaluation.grid_sums import make_stats
 from umemma.evaluation.information_report import (
     Information,
     InformationBound,
     ModelDifference,
     advise,
 )
-from umemma.evaluation.metrics import USUAL, Metric, Stats, get, join_stats
+from umemma.evaluation.metrics import USUAL, Metric, get
 from umemma.evaluation.predictions import Predictions
 from umemma.evaluation.regression import measures
 from umemma.missing import list_shown_patterns
@@ -89,7 +90,6 @@ def estimate_information(
     costs = {model: _measure_cost(predictions, model) for model in models}
     bounds = _estimate_bounds(costs, predictions, bootstrap)
     for m in predictions.probes:
-        models.append(("probe", m))
         costs["probe", m] = _measure_cost(predictions, ("probe", m))
 
     differences = _Differences(costs, predictions, bootstrap, metric)
@@ -174,8 +174,7 @@ class _Differences:
         self.stats = {}
         for model in costs:
             self.there[model] = predictions.has_logits(*model)
-            parts = [_make_stats(block, model, metric) for _, block in predictions.blocks()]
-            self.stats[model] = join_stats(parts)
+            self.stats[model] = make_stats(predictions, metric, *model)
 
     def estimate(
         self,
@@ -235,14 +234,6 @@ class _Differences:
         total = self.metric.value(self.stats[model].total(weight))
         draws = self.metric.value(self.bootstrap.totals(self.stats[model], weight))
         return total, draws
-
-
-def _make_stats(predictions: Predictions, model: ModelKey, metric: Metric) -> Stats:
-    assert metric.stats
-    scored = predictions.logits(*model)
-    if metric.of_answers:
-        scored = predictions.decide(*model)
-    return metric.stats(np.nan_to_num(scored), predictions.target)
 
 
 def _estimate_bounds(

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from umemma.evaluation.bootstrap import Bootstrap
-from umemma.evaluation.grid_sums import take_logits
-from umemma.evaluation.metrics import Metric, Stats, join_stats, select_metrics
+from umemma.evaluation.grid_sums import make_stats, take_logits
+from umemma.evaluation.metrics import Metric, select_metrics
 from umemma.evaluation.missingness.protocol import SubsetWeights
 from umemma.evaluation.predictions import Predictions
 from umemma.types import format_pattern
@@ -121,7 +121,7 @@ def add_up(
     total: np.ndarray | None = None
     by_cluster: list[np.ndarray] = []
     for subset, weight in weights.items():
-        stats = _make_stats(predictions, metric, model, subset)
+        stats = make_stats(predictions, metric, model, subset)
         sums = bootstrap.sum_by_cluster(stats, weight)
         if total is None:
             total, by_cluster = stats.total(weight), sums
@@ -130,14 +130,6 @@ def add_up(
             by_cluster = [old + new for old, new in zip(by_cluster, sums, strict=True)]
     assert total is not None
     return Sums(total, bootstrap.resample(by_cluster))
-
-
-def _make_stats(predictions: Predictions, metric: Metric, model: str, subset: str) -> Stats:
-    assert metric.stats
-    parts = []
-    for _, block in predictions.blocks():
-        parts.append(metric.stats(_take(block, metric, model, subset), block.target))
-    return join_stats(parts)
 
 
 def _rank(

@@ -45,6 +45,7 @@ CELLS = "unreadable row: wrong number of cells"
 LONG_TEXT = "unreadable row: a text of more than a mebibyte"
 MOST_LINES = 1000
 MOST_CHARACTERS = 2**26  # of a physical line; a longer one is read as several
+BATCH = 256  # rows of Parquet at once: a text of MOST_BYTES may stand in each
 MOST_BYTES = 2**20  # of a text in Parquet, which may name it once and mean it in every row
 
 # A reader gives a row as {column: cell}, or the phrase that says why it is unreadable. It passes
@@ -319,7 +320,8 @@ def _jsonl(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
 
 
 def _parquet(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
-    with pq.ParquetFile(path) as file:
+    # Without a buffer, whole columns of a row group would be read ahead.
+    with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
         names = columns(file.schema_arrow.names)
         schema = pa.schema([file.schema_arrow.field(name) for name in names])
         leaves = [file.schema.column(i) for i in range(len(file.schema))]
@@ -332,7 +334,7 @@ def _parquet(path: Path, columns: Columns) -> Iterator[dict[str, Any] | str]:
                     for batch in table.to_batches():
                         yield from _short_rows(batch, schema)
                     continue
-                for batch in file.iter_batches(4096, row_groups=[group], columns=names):
+                for batch in file.iter_batches(BATCH, row_groups=[group], columns=names):
                     yield from _dicts(batch)
 
 
@@ -340,10 +342,10 @@ def _has_long_texts(compact: pq.ParquetFile, group: int, names: Sequence[str]) -
     """Return whether a row group has a text of more than MOST_BYTES in these columns."""
     row_group = compact.metadata.row_group(group)
     leaves = [row_group.column(i) for i in range(row_group.num_columns)]
-    # The others can't hold one.
-    large = [
-        f"{leaf.path_in_schema}." for leaf in leaves if leaf.total_uncompressed_size > MOST_BYTES
-    ]
+    large = []  # the others can't hold one
+    for leaf in leaves:
+        if leaf.physical_type == "BYTE_ARRAY" and leaf.total_uncompressed_size > MOST_BYTES:
+            large.append(f"{leaf.path_in_schema}.")
     for name in names:
         if not any(path.startswith(f"{name}.") for path in large):
             continue

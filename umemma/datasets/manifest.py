@@ -22,32 +22,26 @@ those marked train are drawn into train and val in the ratio of these two shares
 test stays as it is. With `folds` the splits are folds, see _manifest/folds.py.
 
 A row that can't be used becomes a Record with a problem. A path that leads elsewhere and an event
-whose times make no sense are media that can't be read. Rows are kept as JSON until their turn in
-the mixed order comes: a million short ones take about 300 MB.
+whose times make no sense are media that can't be read. Rows wait for their turn in the mixed order
+in a temporary file.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import posixpath
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
-from umemma.datasets import _table
-from umemma.datasets._manifest import folds, number_cells
-from umemma.datasets._manifest.folds import FoldGroup, FoldPlan
-from umemma.datasets._manifest.options import SPLITS, Options
+from umemma.datasets._manifest import number_cells
+from umemma.datasets._manifest.options import Options
+from umemma.datasets._manifest.table import MANY, STEPS, WEIGHT, read_rows, read_table
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError
-from umemma.system.seeds import uniform
 from umemma.types import Clip, DatasetSpec, Media, Record, Series, Source, Unreadable
 
 USABLE = "The paths of a table are relative to it, or to the folder preprocess.options.root."
@@ -59,17 +53,7 @@ SPEC = DatasetSpec(
     licence="your own",
     citation="your own",
 )
-WEIGHT = "weight/"  # the role of a column; no modality has such a name
-FOLD = "folds/cell"  # what the column of the folds is for, as Row has it
 ADDRESS = re.compile(r"(?i)[a-z][a-z0-9+.-]*://")
-MANY = "a list of labels in a single-label task"
-STEPS = """\
-Run: umemma download manifest --from FOLDER, where FOLDER holds the table and the media that it
-names:
-  FOLDER/{table}
-  FOLDER/<the paths in the table>
-or put the same into the raw folder, data/raw/<name>/. The option root leaves the media where they
-are."""
 
 
 # The interface of a dataset. ----------------------------------------------------------------------
@@ -82,7 +66,7 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
     if options.root is None and options.files:
         named: dict[str, str] = {}
         unusable: dict[str, str] = {}  # {why a cell can't be used: the first such cell}
-        for row in _rows(folder, options):
+        for row in read_rows(folder, options):
             for name in options.files:
                 cell = row.cells.get(name, "")
                 path = _relative(cell)
@@ -100,7 +84,7 @@ def sources(folder: Path, options: Options) -> Iterator[Source]:
 
 def spec(folder: Path, options: Options) -> DatasetSpec:
     """Modalities, classes, task and splits of this table. UserError as `records`."""
-    table = _read_table(folder, options)
+    table = read_table(folder, options)
     return dataclasses.replace(
         SPEC,
         modalities=tuple(sorted(options.columns)),
@@ -117,10 +101,10 @@ def records(folder: Path, options: Options) -> Iterator[Record]:
 
     UserError for a table without rows, labels or columns.
     """
-    table = _read_table(folder, options)
+    table = read_table(folder, options)
     place = functools.partial(_place, folder=folder, root=_root(options))
     numbers = {name: number for number, name in enumerate(table.classes)}
-    for row in table.mixed():
+    for row in table.mix():
         split, group = table.split(row), _group(row, options)
         side = split
         if split not in table.splits:
@@ -290,185 +274,3 @@ def _place(cell: str, folder: Path, root: str | None) -> Path | None:
     if real.startswith(os.path.join(root, "")):
         return Path(real)
     return None
-
-
-# The table. ---------------------------------------------------------------------------------------
-
-
-class _Table:
-    """The rows of a table in memory, with what can be said only once all of them are known."""
-
-    def __init__(self, folder: Path, options: Options) -> None:
-        self.options = options
-        self.packed: list[bytes] = []
-        labels: set[str] = set()
-        marks: set[str] = set()
-        unlabelled: Counter[str] = Counter()
-        for row in _rows(folder, options):
-            self.packed.append(json.dumps(row).encode())
-            marks.add(row.cells.get("split", ""))
-            problem = _find_label_problem(row, options)
-            if not problem:
-                labels |= set(options.target_columns or row.labels)
-            if not labels:
-                unlabelled[problem] += 1
-        if not labels and not options.classes:
-            hint = "The option label names the column that holds them."
-            (problem, count), *_ = unlabelled.most_common(1)
-            what = f"no label in any row ({count} of {len(self.packed)}: {problem})"
-            raise UserError(what, str(folder / options.table), hint)
-        if options.chosen_task == "multiclass" and not options.classes:
-            number_cells.refuse_numbers_as_classes(
-                labels, len(self.packed), str(folder / options.table)
-            )
-        self.classes = options.classes or options.target_columns or tuple(sorted(labels))
-        self.marked = {_mark(mark) for mark in marks} - {""}
-        self.folds = self._plan_folds()
-        self.unplaced = "unknown split"
-        if self.folds.folds:
-            self.unplaced = "no fold"
-            self.splits = tuple(fold.split for fold in self.folds.folds)
-            return
-        # The side of a group, needed where only some of its rows are marked.
-        self.homes: dict[str, str] = {}
-        if self.marked and "" in marks:
-            for row in self:
-                group = row.group(options.files)
-                mark = _mark(row.cells.get("split", ""))
-                if group and mark:
-                    self.homes.setdefault(group, mark)
-        used = {self.split(row) for row in self if not row.problem}
-        self.splits = tuple(name for name in SPEC.splits if name in used) or ("train",)
-
-    def _plan_folds(self) -> FoldPlan:
-        """The folds, none without the option. UserError where they can't be made."""
-        options = self.options.folds
-        if options is None:
-            return FoldPlan((), {})
-        groups: dict[str, FoldGroup] = {}
-        for row in self:
-            if row.problem:
-                continue
-            group = groups.setdefault(self._name_group(row), FoldGroup())
-            if self.options.target_columns:
-                if not _find_label_problem(row, self.options):
-                    group.add(())
-            elif row.labels and set(row.labels) <= set(self.classes):
-                group.add(row.labels)
-            cell = row.cells.get(FOLD, "")
-            if cell and options.column:
-                cell = folds.check_number(cell, row.number, options.column)
-            if cell:
-                group.cells.setdefault(cell, row.number)
-        return folds.plan_folds(groups, options)
-
-    def _name_group(self, row: Row) -> str:
-        """The group whose rows stay together, or the row itself."""
-        return row.group(self.options.files) or row.key
-
-    def __iter__(self) -> Iterator[Row]:
-        return (Row(*json.loads(packed)) for packed in self.packed)
-
-    def mixed(self) -> Iterator[Row]:
-        hashes = np.fromiter(
-            (uniform(0, "order", row.key) for row in self), float, len(self.packed)
-        )
-        return (Row(*json.loads(self.packed[n])) for n in np.argsort(hashes, kind="stable"))
-
-    def split(self, row: Row) -> str:
-        """train, val, test or a fold; "" where the row names another, or no fold."""
-        if self.folds.folds:
-            fold = self.folds.fold_of.get(self._name_group(row))
-            if fold is None:
-                return ""
-            return fold.split
-        group, shares = row.group(self.options.files), self.options.shares
-        if "split" in row.cells:
-            mark = _mark(row.cells["split"])
-        else:
-            mark = self.homes.get(group, "any")
-        bound = {"any": 1.0, "train": shares.train + shares.val}.get(mark)
-        if bound is None or (mark == "train" and "val" in self.marked):
-            return mark
-        where = bound * uniform(0, "manifest", "split", group or row.key)
-        if where < shares.train:
-            return "train"
-        if where < shares.train + shares.val:
-            return "val"
-        return "test"
-
-
-def _find_label_problem(row: Row, options: Options) -> str:
-    """Why a row has no label, "" for one that has."""
-    if options.target_columns:
-        try:
-            number_cells.parse_targets(row, len(options.target_columns))
-        except Problem as problem:
-            return str(problem)
-        return ""
-    if not row.labels:
-        return row.problem or "no label"
-    if len(row.labels) > 1 and options.chosen_task == "multiclass":
-        return MANY
-    return ""
-
-
-def _read_table(folder: Path, options: Options) -> _Table:
-    """The table, read once for `spec` and for every `records`, and anew when its file changes."""
-    path = folder / options.table
-    if not path.is_file():
-        return _Table(folder, options)  # which says what is missing
-    file = path.stat()
-    version = (file.st_size, file.st_mtime_ns, file.st_ino)
-    return _read_version(folder, options.model_dump_json(), version)
-
-
-@functools.lru_cache(maxsize=1)
-def _read_version(folder: Path, options: str, version: tuple[int, int, int]) -> _Table:
-    return _Table(folder, Options.model_validate_json(options))
-
-
-def _mark(cell: str) -> str:
-    return SPLITS.get(cell.lower(), "")
-
-
-def _rows(folder: Path, options: Options) -> Iterator[Row]:
-    """The rows in their order.
-
-    UserError where the table is missing or damaged, has no rows or lacks a column.
-    """
-    path = folder / options.table
-    if not options.columns:
-        raise UserError(
-            "names no column",
-            "preprocess.options.columns",
-            "Name one: {image: COLUMN}.",
-            usage=True,
-        )
-    if not path.is_file():
-        raise UserError("no such file", str(path), STEPS.format(table=options.table))
-    roles = number_cells.name_target_roles(options.target_columns)
-    if options.targets:
-        roles["label"] = options.targets[0]  # a table has to have one
-    else:
-        roles["label"] = options.label
-    roles |= options.roles
-    for name in ("key", "split", "start", "end"):
-        column = getattr(options, name)
-        if column:
-            roles[name] = column
-    if options.weight:
-        roles[WEIGHT] = options.weight
-    roles |= options.groupings
-    if options.folds and options.split:
-        raise UserError(
-            "folds can't be had together with a column of splits",
-            "preprocess.options.folds",
-            "Set either folds or split to null.",
-            usage=True,
-        )
-    if options.folds and options.folds.named:
-        roles[FOLD] = options.folds.named
-    for row in _table.rows(path, roles, options.columns, options.separator, options.lists):
-        number_cells.move_lists(row.cells, options.arrays)
-        yield row

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from umemma.evaluation.metrics import Stats, mean_of_sums, stats_of_mean
+from umemma.evaluation.metrics import Stats, mean_of_sums
 from umemma.system.seeds import derive, hash_keys
 
 
@@ -140,19 +140,29 @@ class Bootstrap:
         return estimate + stretch * (low - estimate), estimate + stretch * (high - estimate)
 
     def interval(self, values: np.ndarray) -> tuple[float, float]:
-        """Return the interval of the mean of (N,) values, NaN values left out.
+        """Return the interval of the mean of (N,) values, NaN values left out."""
+        return self.estimate_means(values[:, None])[0][1:]
 
-        It stays within the range of the values, as a mean does.
+    def estimate_means(self, values: np.ndarray) -> list[tuple[float, float, float]]:
+        """Return the mean of each column of (N, K) values, NaN values left out, and its interval.
+
+        The interval stays within the range of the values, as a mean does.
         """
         scored = ~np.isnan(values)
-        if not scored.any():
-            return float("nan"), float("nan")
-        stats = stats_of_mean(np.where(scored, values, 0.0))
-        draws = mean_of_sums(self.totals(stats, scored.astype(np.float64)))
-        low, high = self.bounds(draws, float(values[scored].mean()))
-        smallest = float(values[scored].min())
-        largest = float(values[scored].max())
-        return max(low, smallest), min(high, largest)
+        count = values.shape[1]
+        sums = np.column_stack([np.where(scored, values, 0.0), scored])
+        stats = Stats(np.arange(2 * count), sums, 2 * count)
+        resampled = self.totals(stats, np.ones(len(values)))
+        rows = []
+        for k in range(count):
+            own = values[scored[:, k], k]
+            if not len(own):
+                rows.append((math.nan, math.nan, math.nan))
+                continue
+            mean = float(own.mean())
+            low, high = self.bounds(mean_of_sums(resampled[..., [k, count + k]]), mean)
+            rows.append((mean, max(low, float(own.min())), min(high, float(own.max()))))
+        return rows
 
 
 def interval_95(values: np.ndarray) -> tuple[float, float]:

@@ -264,10 +264,4 @@ def _estimate_bounds(
 def _mean(values: np.ndarray, bootstrap: Bootstrap) -> _Mean:
     """Return the mean of (N,) values with its interval, NaN values left out."""
     n = int((~np.isnan(values)).sum())
-    low, high = bootstrap.interval(values)
-    return _Mean(
-        n,
-        float(np.nanmean(values)),
-        low,
-        high,
-    )
+    return _Mean(n, *bootstrap.estimate_means(values[:, None])[0])

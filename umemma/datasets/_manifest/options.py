@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -162,7 +163,7 @@ class Options(Plain):
         columns = self.columns[name]
         return (columns,) if isinstance(columns, str) else columns
 
-    @property
+    @cached_property  # every row asks
     def files(self) -> list[str]:
         """The modalities whose cells are paths."""
         return sorted(name for name in self.columns if self._has_path(name))

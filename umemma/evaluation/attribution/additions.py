@@ -40,21 +40,22 @@ def count_changes(predictions: Predictions, bootstrap: Bootstrap) -> list[Additi
     names = predictions.modalities
     if len(names) < 2:
         return []
-    complete = format_pattern(names)
-    with_all = predictions.score("ensemble", complete)
-    rows = []
+    with_all = predictions.score("ensemble", format_pattern(names))
+    counts = {}
+    changes = []
     for modality in names:
         rest = format_pattern({*names} - {modality})
         without = predictions.score("ensemble", rest)
         both = predictions.has_logits("ensemble", modality) & ~np.isnan(without)
         if not both.any():
             continue
-        shares: list[float] = []
+        counts[modality] = int(both.sum())
         for change in (with_all > without, with_all < without):
-            values = np.where(both, change, np.nan)
-            shares += [float(np.nanmean(values)), *bootstrap.interval(values)]
-        rows.append(Addition(modality, int(both.sum()), *shares))
-    return rows
+            changes.append(np.where(both, change, np.nan))
+    if not changes:
+        return []
+    shares = np.reshape(bootstrap.estimate_means(np.stack(changes, 1)), (-1, 6)).tolist()
+    return [Addition(m, n, *own) for (m, n), own in zip(counts.items(), shares, strict=True)]
 
 
 def measure_evenness(contributions: Sequence[float]) -> float:

@@ -68,11 +68,13 @@ def estimate_attribution(
     weights = np.concatenate([shapley.weigh_contributions(len(names)), of_pairs])
 
     sums = _add_up_worths(predictions, weights)
-    overall = _estimate_means(sums.sum(2).T, answered, bootstrap)
+    sums[:, ~answered] = np.nan
+    overall = bootstrap.estimate_means(sums.sum(2).T)
+    by_name = _split_by_name(sums[: len(names)], answered, predictions, bootstrap)
     contributions = []
     for i, modality in enumerate(names):
         contributions.append(Contribution(modality, ALL, int(answered.sum()), *overall[i]))
-        contributions += _split_by_class(modality, sums[i], answered, predictions, bootstrap)
+        contributions += by_name[i]
     interactions = []
     for (i, j), mean in zip(pairs, overall[len(names) :], strict=True):
         interactions.append(Interaction(format_pattern([names[i], names[j]]), *mean))
@@ -128,58 +130,49 @@ def _measure_columns(outputs: np.ndarray, target: np.ndarray, task: str) -> np.n
     return -np.stack(columns, 1) / np.log(2)
 
 
-def _estimate_means(
-    values: np.ndarray, answered: np.ndarray, bootstrap: Bootstrap
-) -> list[tuple[float, float, float]]:
-    """Return the mean of each column of (N, P) values over the samples, and its interval."""
-    count = values.shape[1]
-    stats = Stats(np.arange(count + 1), np.column_stack([values, answered]), count + 1)
-    weight = answered.astype(np.float64)
-    total = stats.total(weight)
-    means = total[:-1] / total[-1]
-    resampled = bootstrap.totals(stats, weight)
-    with np.errstate(invalid="ignore"):  # a resample without a sample
-        draws = resampled[..., :-1] / resampled[..., -1:]
+def _split_by_name(
+    values: np.ndarray, answered: np.ndarray, predictions: Predictions, bootstrap: Bootstrap
+) -> list[list[Contribution]]:
+    """Return what each modality adds to each class, label or target, from (M, N, K) contributions.
+
+    A list for each modality; empty where they have no names.
+    """
+    names, n = predictions.classes, int(answered.sum())
+    if not names:
+        return [[] for _ in predictions.modalities]
+    if predictions.task == "multiclass":
+        return _split_by_class(values[..., 0].T, answered, predictions, bootstrap)
     rows = []
-    for k, mean in enumerate(means.tolist()):
-        rows.append((mean, *bootstrap.bounds(draws[..., k], mean)))
+    for modality, own in zip(predictions.modalities, values, strict=True):
+        means = zip(names, bootstrap.estimate_means(own), strict=True)
+        rows.append([Contribution(modality, name, n, *mean) for name, mean in means])
     return rows
 
 
 def _split_by_class(
-    modality: str,
-    values: np.ndarray,
-    answered: np.ndarray,
-    predictions: Predictions,
-    bootstrap: Bootstrap,
-) -> list[Contribution]:
-    """Return what a modality adds to each class, label or target, from (N, K) contributions.
-
-    Empty where they have no names.
-    """
-    rows: list[Contribution] = []
-    if not predictions.classes:
-        return rows
-    if predictions.task != "multiclass":
-        means = _estimate_means(values, answered, bootstrap)
-        for name, mean in zip(predictions.classes, means, strict=True):
-            rows.append(Contribution(modality, name, int(answered.sum()), *mean))
-        return rows
-    # The sum over the samples of a class, and their number, stand side by side.
-    target, count = predictions.target, len(predictions.classes)
-    columns = np.stack([2 * target, 2 * target + 1], 1)
-    stats = Stats(columns, np.column_stack([values, answered]), 2 * count)
-    weight = answered.astype(np.float64)
-    totals = stats.total(weight).reshape(-1, 2)
+    values: np.ndarray, answered: np.ndarray, predictions: Predictions, bootstrap: Bootstrap
+) -> list[list[Contribution]]:
+    """Return for each modality what it adds to each class that has samples, from (N, M) values."""
+    # The sums over the samples of a class, and their number, stand side by side.
+    count, width = len(predictions.classes), values.shape[1] + 1
+    columns = width * predictions.target[:, None] + np.arange(width)
+    known = np.where(answered[:, None], values, 0.0)
+    stats = Stats(columns, np.column_stack([known, answered]), width * count)
+    weight = np.ones(len(values))
+    totals = stats.total(weight).reshape(-1, width)
     resampled = bootstrap.totals(stats, weight)
-    draws = mean_of_sums(resampled.reshape(*resampled.shape[:2], -1, 2))
-    for k, name in enumerate(predictions.classes):
-        n = int(totals[k, 1])
-        if n:
-            bits = float(mean_of_sums(totals[k]))
-            rows.append(
-                Contribution(modality, name, n, bits, *bootstrap.bounds(draws[..., k], bits))
-            )
+    resampled = resampled.reshape(*resampled.shape[:2], -1, width)
+    rows: list[list[Contribution]] = []
+    for i, modality in enumerate(predictions.modalities):
+        bits = mean_of_sums(totals[:, [i, -1]])
+        draws = mean_of_sums(resampled[..., [i, -1]])
+        own = []
+        for k, name in enumerate(predictions.classes):
+            if n := int(totals[k, -1]):
+                mean = float(bits[k])
+                low, high = bootstrap.bounds(draws[..., k], mean)
+                own.append(Contribution(modality, name, n, mean, low, high))
+        rows.append(own)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""umemma: multi-modal classifiers that keep working when a modality is missing.
+"""umemma: multi-modal models that keep working when a modality is missing.
 
 Reference: UME-MMA, arXiv 2310.06383.
 """

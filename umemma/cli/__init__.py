@@ -50,7 +50,7 @@ LOOK = "Look"
 app = typer.Typer(
     name="umemma",
     help=(
-        "Train multi-modal classifiers that keep working when a modality is missing (UME-MMA, "
+        "Train multi-modal models that keep working when a modality is missing (UME-MMA, "
         "arXiv 2310.06383).\n\n"
         "Every stage reads params.yaml in the current directory; --params names another file. "
         "`dvc repro` runs all stages."

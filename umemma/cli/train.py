@@ -51,7 +51,7 @@ def pretrain_unimodal(
     params: ParamsFile = PARAMS,
     set_: Sets = None,
 ) -> None:
-    """Train one classifier per modality.
+    """Train one model per modality.
 
     The ensemble starts from these models, and they show what each modality can do alone. The same
     command resumes a training that was stopped. Several processes: `torchrun --nproc-per-node N -m

@@ -91,9 +91,11 @@ def rows(
     separator: str,
     lists: Collection[str] = (),
 ) -> Iterator[Row]:
-    """The rows of a table in their order. roles: {"label", "key", a modality, ...: its column};
-    "group", "group/2", ... are columns of one option, and so are "specs/1", "specs/2" of a
-    modality. lists: the columns whose cells may be lists of numbers, which become JSON.
+    """The rows of a table in their order.
+
+    roles: {"label", "key", a modality, ...: its column}; "group", "group/2", ... are columns of one
+    option, and so are "specs/1", "specs/2" of a modality. lists: the columns whose cells may be
+    lists of numbers, which become JSON.
 
     UserError where the table is damaged, has no rows, or lacks a column or has it twice.
     """
@@ -154,10 +156,9 @@ def _row(
                 texts[role] = list_text(cell)
             elif role != "label":
                 texts[role] = cell_text(cell)
-        label = found.get(roles["label"])
-        if isinstance(label, list):
-            parts = label
-        else:
+        label = found.get(roles.get("label", ""))
+        parts = label
+        if not isinstance(label, list):
             parts = cell_text(label).split(separator)
         labels = list(dict.fromkeys(map(cell_text, parts)))
     except Problem as problem:

@@ -53,9 +53,7 @@ class TableSamples:
                 lists.update(columns)
         for m, column in self.rates.items():
             roles[number_cells.name_rate_role(m)] = column
-        # `_table.rows` requires a label column. Prediction ignores it, so any column will do.
-        label = next(iter(roles.values()))
-        return _table.rows(self.path, {"label": label, **roles}, (), "|", lists)
+        return _table.rows(self.path, roles, (), "|", lists)
 
     def __iter__(self) -> Iterator[Mapping[str, Any] | Failure]:
         for row in self.rows():

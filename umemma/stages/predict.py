@@ -26,7 +26,7 @@ from umemma.evaluation.metrics import count_decimals
 from umemma.models import predictor
 from umemma.models.answers import AnyPrediction, NumberPrediction
 from umemma.models.explanation import Explanation
-from umemma.models.predict_inputs import Failure
+from umemma.models.predict_inputs import NUMERIC, Failure
 from umemma.models.predict_table import estimate_rows, list_columns, open_table
 from umemma.models.predictor import Predictor
 from umemma.system import log
@@ -38,7 +38,8 @@ from umemma.types import BrokenPolicy, format_pattern
 NOTHING_NAMED: Mapping[str, str] = MappingProxyType({})
 ROW_GROUP = 4096  # rows that are written together
 # From this number of rows on, decoding in several processes is faster: one takes seconds to start.
-MIN_ROWS_FOR_WORKERS = 1000
+MIN_ROWS_FOR_WORKERS = 1_000
+MIN_ROWS_OF_NUMBERS = 10_000  # which take little to decode
 OUTPUTS = (".parquet", ".csv", ".jsonl")
 LONGEST_PATH = 4096
 NUMBERS = ("value", "deviation", "low", "high")  # columns of a regression
@@ -239,7 +240,7 @@ def run_table(
     samples = open_table(manifest, columns, text_files, model.kinds, model.specs)
     total = estimate_rows(manifest)
     if workers is None:
-        workers = _choose_workers(total)
+        workers = _choose_workers(total, model.kinds)
     with log.make_progress() as bars:
         bar = bars.add_task("predict", total=total, note="")
         results = bars.track(
@@ -264,9 +265,12 @@ def _check_paths(manifest: Path, out: Path) -> None:
         raise UserError("can't be the predictions' file", f"--out {out}", hint, usage=True)
 
 
-def _choose_workers(rows: int) -> int:
+def _choose_workers(rows: int, kinds: Mapping[str, str]) -> int:
     cores = count_cores()
-    if rows < MIN_ROWS_FOR_WORKERS or cores == 1:
+    fewest = MIN_ROWS_FOR_WORKERS
+    if set(kinds.values()) <= set(NUMERIC):
+        fewest = MIN_ROWS_OF_NUMBERS
+    if rows < fewest or cores == 1:
         return 0
     return cores
 

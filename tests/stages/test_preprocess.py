@@ -195,7 +195,7 @@ def test_a_default_that_is_written_out_or_left_out_changes_nothing(table, messag
     assert tree() == before
     # An index of an earlier version doesn't say what the defaults are.
     old = json.loads(before["index.json"])
-    del old["defaults"]
+    del old["defaults"], old["defaults_hash"]
     (SHARDS / "index.json").write_text(json.dumps(old))
     with pytest.raises(UserError, match="made with other settings"):
         read_index(store, config.load_params().shard_settings())
@@ -205,6 +205,19 @@ def test_a_default_that_is_written_out_or_left_out_changes_nothing(table, messag
     Path("params.yaml").write_text(longer.replace("0.7", "0.6, val: 0.25"))
     with pytest.raises(UserError, match=r"preprocess\.options\.shares"):
         read_index(store, config.load_params().shard_settings())
+
+
+def test_every_flipped_byte_of_an_index_is_found(table):
+    run()
+    path, store = SHARDS / "index.json", Store(str(SHARDS))
+    whole = path.read_bytes()
+    assert read_index(store).defaults
+    for place in range(0, len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match=r"altered|damaged"):
+            read_index(store)
 
 
 def test_a_changed_file_remakes_its_shard_only(table):

@@ -20,6 +20,7 @@ from umemma.data.shard_writer import to_json
 from umemma.errors import UserError
 from umemma.system.storage import Store
 from umemma.types import DatasetSpec
+from umemma.validation import fingerprint
 
 SHOWN = 5  # samples that an error names
 NO_DEFAULTS: Mapping[str, object] = MappingProxyType({})
@@ -55,6 +56,8 @@ def write_index(
         folds=list(spec.folds),
         defaults=dict(defaults),
     )
+    if defaults:
+        index = index.model_copy(update={"defaults_hash": fingerprint(index.defaults)})
     index = index.model_copy(update=_survey_training(store, index))
     index = index.model_copy(update={"fingerprint": index.compute_fingerprint()})
     text = to_json(index)

@@ -40,7 +40,8 @@ class Index(Plain):
     kind} of those that are not named like their kind; inputs: {modality: what its training samples
     say about its InputSpec}; folds: those that the splits are named after; fold_inputs: {number of
     a fold: `inputs` where it is tested}; defaults: those of the settings, of which one may be
-    written or not. Each of these is left out where there is nothing in it."""
+    written or not; defaults_hash: of these, which the fingerprint leaves out. Each of these is left
+    out where there is nothing in it."""
 
     dataset: str
     variant: str
@@ -55,12 +56,14 @@ class Index(Plain):
     folds: list[Fold] = []
     fold_inputs: dict[str, dict[str, dict[str, Any]]] = {}
     defaults: dict[str, Any] = {}
+    defaults_hash: str = ""
 
     @model_serializer(mode="wrap")
     def _leave_out_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Keep the bytes of an index, and its fingerprint, as they were before there were these."""
         data: dict[str, Any] = serialize(self)
-        for name in ("kinds", "inputs", "folds", "fold_inputs", "defaults"):
+        names = ("kinds", "inputs", "folds", "fold_inputs", "defaults", "defaults_hash")
+        for name in names:
             if not data.get(name):
                 data.pop(name, None)
         return data
@@ -109,7 +112,8 @@ class Index(Plain):
 
         It is the same for shards of the same content, whatever they were made from.
         """
-        about = self.model_dump(mode="json", exclude={"fingerprint", "splits", "defaults"})
+        left_out = {"fingerprint", "splits", "defaults", "defaults_hash"}
+        about = self.model_dump(mode="json", exclude=left_out)
         content: dict[str, list[list[str | int]]] = {}
         for name, shards in self.splits.items():
             content[name] = [[s.name, s.samples, s.sha256, s.rows_sha256] for s in shards]
@@ -156,9 +160,14 @@ def read_index(store: Store, settings: Mapping[str, Any] | None = None) -> Index
         raise UserError("damaged: not an index of shards", where, REMAKE) from None
     if index.fingerprint != index.compute_fingerprint():
         raise UserError("altered: its fingerprint is another", where, REMAKE)
+    # An index of before there was this hash has none.
+    if index.defaults_hash not in ("", fingerprint(index.defaults)):
+        raise UserError("altered: its defaults are others", where, REMAKE)
     for shard in index.list_shards():
         if not SHARD_NAME.fullmatch(shard.name):  # an index may come from a stranger
             raise UserError(f"{shard.name!r} is not the name of a shard", where, REMAKE)
+        if shard.content_hash not in ("", shard.compute_content_hash()):
+            raise UserError(f"altered: the marker of {shard.name} in it is another", where, REMAKE)
     if settings is not None:
         differences = compare_settings(index.settings, settings, index.defaults)
         if differences:

@@ -157,8 +157,9 @@ def _row(
             elif role != "label":
                 texts[role] = cell_text(cell)
         label = found.get(roles.get("label", ""))
-        parts = label
-        if not isinstance(label, list):
+        if isinstance(label, list):
+            parts = label
+        else:
             parts = cell_text(label).split(separator)
         labels = list(dict.fromkeys(map(cell_text, parts)))
     except Problem as problem:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import pytest
 import torch
 from toys.loading import CPU, MANY, SPECS, load, many
 from toys.shards import GREY, read, write
 
-from umemma.data.loader import cut_batches
+from umemma.data import loader
+from umemma.data.loader import LoadOptions, cut_batches
 from umemma.errors import UserError
 from umemma.missing import draw_training_absences
 from umemma.modalities import audio, image
+from umemma.system.storage import Store
 from umemma.types import DatasetSpec, Record
 
 
@@ -130,6 +135,20 @@ def test_several_processes_decode_what_is_kept_alike(tmp_path, stay):
     index = many(tmp_path)
     alone, several = (load(tmp_path, stay, MANY, index, workers=workers) for workers in (0, 1))
     assert all(torch.equal(alone.in_memory[m], several.in_memory[m]) for m in MANY)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the open files are counted in /proc")
+def test_no_file_stays_open_for_what_is_kept(tmp_path, stay, monkeypatch):
+    monkeypatch.setattr(loader, "BATCH", 1)
+    store, index = Store(str(tmp_path)), many(tmp_path)
+    counts = []
+    loader.load_split(
+        *(store, index, "train", MANY, stay, LoadOptions(workers=1)),
+        advance=lambda samples: counts.append(len(os.listdir("/proc/self/fd"))),
+    )
+    assert len(counts) == 40
+    assert max(counts) < counts[0] + 20  # of 80 tensors
 
 
 def test_chance_belongs_to_the_sample_and_the_epoch(tmp_path, stay):

@@ -308,18 +308,22 @@ def _decode_share(
     advance: Callable[[int], None],
 ) -> dict[str, Tensor]:
     """Return {modality: (n, ...)}, this process's share of the samples."""
-    parts: dict[str, list[Tensor]] = {}
+    numbers = distributed.rank_indices(len(dataset.keys))
+    held: dict[str, Tensor] = {}
     for m, spec in dataset.specs.items():
-        parts[m] = [modalities.find_module(spec).make_blank(spec)[None][:0]]
-    plan = cut_batches(distributed.rank_indices(len(dataset.keys)), BATCH)
+        blank = modalities.find_module(spec).make_blank(spec)
+        held[m] = blank.new_empty((len(numbers), *blank.shape))
+    plan = cut_batches(numbers, BATCH)
+    done = 0
     processes = distributed.world().size
     with contextlib.ExitStack() as stay:
         stream = BatchStream(dataset, workers, stay)
-        for numbers, batch in zip(plan, stream.iterate_batches(plan), strict=True):
+        for rows, batch in zip(plan, stream.iterate_batches(plan), strict=True):
             for m, x in batch.items():
-                parts[m].append(x)
-            advance(len(numbers) * processes)
-    return {m: torch.cat(parts.pop(m)) for m in dataset.specs}  # each is freed as it is joined
+                held[m][done : done + len(rows)] = x  # a tensor of a worker keeps a file open
+            done += len(rows)
+            advance(len(rows) * processes)
+    return held
 
 
 def _make_stream(

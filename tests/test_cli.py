@@ -80,7 +80,7 @@ def test_help_answers_at_once(tmp_path, command):
     if command:
         words = [command, "--help"]
     times = []
-    for _ in range(5):
+    for _ in range(3):
         before = processor_seconds()
         done = run(*words, folder=tmp_path)
         times.append(processor_seconds() - before)

@@ -108,6 +108,19 @@ def test_an_index_is_taken_as_it_was_written_or_not_at_all(tmp_path):
             shard_reader.read_index(Store(str(tmp_path / "s")))
 
 
+def test_every_flipped_byte_of_an_index_is_found(tmp_path):
+    index = write(tmp_path / "s", defaults={"preprocess": {"options": {"shares": 0.7}}})
+    path, store = tmp_path / "s" / "index.json", Store(str(tmp_path / "s"))
+    whole = path.read_bytes()
+    assert shard_reader.read_index(store) == index
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match=r"altered|damaged|is not the name of a shard"):
+            shard_reader.read_index(store)
+
+
 STRANGE = {
     "no description": {"a.image.png": b"x"},
     "description": {"a.image.png": b"x", "a.json": b"[1]"},

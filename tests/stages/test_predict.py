@@ -20,6 +20,7 @@ from toys.models import (
 )
 
 import umemma
+from umemma.models import predict_table
 from umemma.models.answers import Prediction
 from umemma.models.predict_inputs import NOTHING
 from umemma.models.predict_table import open_table
@@ -183,15 +184,15 @@ def test_by_choice_a_row_with_a_broken_medium_fails(place, capsys):
     assert "'drop'" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_processes_start_where_decoding_takes_longer_than_their_start(monkeypatch):
-    monkeypatch.setattr(predict, "count_cores", lambda: 4)
+    monkeypatch.setattr(predict_table, "count_cores", lambda: 4)
     numbers = {"left": "vector", "wrist": "series"}
     photos = numbers | {"front": "image"}
-    assert [predict._choose_workers(rows, photos) for rows in (999, 1_000)] == [0, 4]
-    assert [predict._choose_workers(rows, numbers) for rows in (9_999, 10_000)] == [0, 4]
+    assert [predict_table.choose_workers(rows, photos) for rows in (999, 1_000)] == [0, 4]
+    assert [predict_table.choose_workers(rows, numbers) for rows in (9_999, 10_000)] == [0, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_processes_keep_the_policy(place, workers):
     for policy, answered in (("absent", 5), ("fail", 4)):

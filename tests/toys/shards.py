@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,13 @@ def write(
     records: list[Record] | None = None,
     max_failures: float = 0.5,
     spec: DatasetSpec = SPEC,
+    defaults: Mapping[str, object] = shard_index.NO_DEFAULTS,
 ) -> shard_reader.Index:
     store, toy = Store(str(folder)), toy_records() if records is None else records
     made: dict[str, list[ShardMarker]] = {split: [] for split in spec.splits}
     for job in shard_plan.plan_shards(toy, spec, store, Packing(), 2, lambda records: "f"):
         made[job.split].append(shard_writer.write_shard(job))
-    return shard_index.write_index(store, spec, SETTINGS, made, max_failures)
+    return shard_index.write_index(store, spec, SETTINGS, made, max_failures, defaults)
 
 
 def read(folder: Path | str, index: shard_reader.Index, split: str = "train") -> list[Record]:

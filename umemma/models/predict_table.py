@@ -15,11 +15,15 @@ from umemma.datasets import _table
 from umemma.datasets._manifest import number_cells
 from umemma.datasets._table import Problem, Row
 from umemma.errors import UserError, unknown_name
-from umemma.models.predict_inputs import Failure
+from umemma.models.predict_inputs import NUMERIC, Failure
+from umemma.system.cores import count_cores
 from umemma.types import InputSpec, Series, TableInput, Unreadable
 
 KEY = "key"
 RATE = ".rate"  # behind the name of a series: --columns accel.rate=hz
+# From this number of rows on, decoding in several processes is faster: one takes seconds to start.
+MIN_ROWS_FOR_WORKERS = 1_000
+MIN_ROWS_OF_NUMBERS = 10_000  # which take little to decode
 NO_SPECS: Mapping[str, InputSpec] = {}
 
 
@@ -201,3 +205,14 @@ def estimate_rows(path: Path) -> int:
             return sum(1 for _ in file)
     except (OSError, pa.ArrowException):  # reading the rows gives the error
         return 0
+
+
+def choose_workers(rows: int, kinds: Mapping[str, str]) -> int:
+    """Return how many processes decode a table. kinds: {modality: its kind}."""
+    cores = count_cores()
+    fewest = MIN_ROWS_FOR_WORKERS
+    if set(kinds.values()) <= set(NUMERIC):
+        fewest = MIN_ROWS_OF_NUMBERS
+    if rows < fewest or cores == 1:
+        return 0
+    return cores

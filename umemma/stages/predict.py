@@ -26,20 +26,16 @@ from umemma.evaluation.metrics import count_decimals
 from umemma.models import predictor
 from umemma.models.answers import AnyPrediction, NumberPrediction
 from umemma.models.explanation import Explanation
-from umemma.models.predict_inputs import NUMERIC, Failure
-from umemma.models.predict_table import estimate_rows, list_columns, open_table
+from umemma.models.predict_inputs import Failure
+from umemma.models.predict_table import choose_workers, estimate_rows, list_columns, open_table
 from umemma.models.predictor import Predictor
 from umemma.system import log
-from umemma.system.cores import count_cores
 from umemma.system.files import file_size, new_file, remove_leftovers
 from umemma.training.reproducibility import set_threads
 from umemma.types import BrokenPolicy, format_pattern
 
 NOTHING_NAMED: Mapping[str, str] = MappingProxyType({})
 ROW_GROUP = 4096  # rows that are written together
-# From this number of rows on, decoding in several processes is faster: one takes seconds to start.
-MIN_ROWS_FOR_WORKERS = 1_000
-MIN_ROWS_OF_NUMBERS = 10_000  # which take little to decode
 OUTPUTS = (".parquet", ".csv", ".jsonl")
 LONGEST_PATH = 4096
 NUMBERS = ("value", "deviation", "low", "high")  # columns of a regression
@@ -240,7 +236,7 @@ def run_table(
     samples = open_table(manifest, columns, text_files, model.kinds, model.specs)
     total = estimate_rows(manifest)
     if workers is None:
-        workers = _choose_workers(total, model.kinds)
+        workers = choose_workers(total, model.kinds)
     with log.make_progress() as bars:
         bar = bars.add_task("predict", total=total, note="")
         results = bars.track(
@@ -263,16 +259,6 @@ def _check_paths(manifest: Path, out: Path) -> None:
     if out.suffix not in OUTPUTS or out.resolve() == manifest.resolve():
         hint = f"Name another file, one that ends in {', '.join(OUTPUTS)}."
         raise UserError("can't be the predictions' file", f"--out {out}", hint, usage=True)
-
-
-def _choose_workers(rows: int, kinds: Mapping[str, str]) -> int:
-    cores = count_cores()
-    fewest = MIN_ROWS_FOR_WORKERS
-    if set(kinds.values()) <= set(NUMERIC):
-        fewest = MIN_ROWS_OF_NUMBERS
-    if rows < fewest or cores == 1:
-        return 0
-    return cores
 
 
 def _write_rows(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from umemma.evaluation import calibration
 from umemma.evaluation.calibration import Calibration, _is_lower, fit, probabilities
 from umemma.evaluation.metrics import log_loss, score_correct
 
@@ -200,10 +201,36 @@ def test_a_difference_is_weighed_against_that_of_groups_by_hand():
     than = np.zeros(200)
     losses = np.repeat([-3.0, 1.0], 100)
     pairs, alone = np.repeat([0, 1], 100), np.arange(200)
-    assert not _is_lower(losses, than, [pairs])
-    assert _is_lower(losses, than, [alone])
-    assert not _is_lower(losses, than, [alone, pairs])  # whichever says least
-    assert not _is_lower(than, than, [alone])
+    assert not _is_lower(losses, than, [pairs], 3)
+    assert not _is_lower(losses, than, [pairs], 1)
+    assert _is_lower(losses, than, [pairs], 0.7)
+    assert _is_lower(losses, than, [alone], 3)
+    assert not _is_lower(losses, than, [alone, pairs], 3)  # whichever says least
+    assert not _is_lower(than, than, [alone], 3)
+
+
+def count_errors(logits: np.ndarray, target: np.ndarray) -> float:
+    """Return the standard errors by which a temperature is better on held-out samples."""
+    each = np.arange(len(target))
+    alone = np.ones(1)
+    fitted = calibration._minimize(alone, logits, target)
+    held_out = calibration._held_out_losses(fitted, logits, target, each)
+    gain = calibration._compute_losses(alone, logits, target) - held_out
+    return float(gain.mean() / calibration.standard_error(gain, [each]))
+
+
+def test_less_sure_needs_less_evidence_than_surer():
+    """Of the same 150 samples, told too surely and not surely enough, both by about two errors."""
+    logits, target = source("multiclass")
+    logits, target = logits[:150], target[:150]
+    groups = {"sample": [str(i) for i in range(150)]}
+    sure, unsure = 1.9 * logits, logits / 1.9
+    assert 1 < count_errors(sure, target) < 3
+    assert 1 < count_errors(unsure, target) < 3
+    found = fit(sure, target, groups, 0)
+    assert found.temperature == pytest.approx(1.9, rel=0.2)
+    assert found.bias == ()
+    assert fit(unsure, target, groups, 0) == Calibration()
 
 
 def test_json_there_and_back():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
+from toys.project import ROOT
 
 from umemma.config import Training
+from umemma.training import optimizer as optimizers
 from umemma.training.optimizer import Optimizer, copy_weights, warmup_cosine
 
 
@@ -159,6 +163,50 @@ def test_rates_survive_a_checkpoint_whatever_their_order():
     take_step(second_optimizer, 3, gradient=-0.2)
     for parameter, expected in zip(second.parameters(), first.parameters(), strict=True):
         assert torch.equal(parameter, expected)
+
+
+def minimize(optimizer_class: type, **options: float | bool | str) -> list[torch.Tensor]:
+    """Return the weights after three steps, of which the last has a copy of the optimizer."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    x = torch.randn(8, 3)
+    optimizer = optimizer_class(model.parameters(), lr=0.1, **options)
+
+    def compute_loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (model(x) - 1).square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        optimizer.step(compute_loss)
+    state = optimizer.state_dict()
+    optimizer = optimizer_class(model.parameters(), lr=0.1, **options)
+    optimizer.load_state_dict(state)
+    optimizer.step(compute_loss)
+    return [weights.detach().clone() for weights in model.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("AdamW", {"fused": True}), ("LBFGS", {"line_search_fn": "strong_wolfe"})],
+)
+def test_without_dynamo_an_optimizer_gives_the_bits_of_torchs(name, options):
+    found = minimize(getattr(optimizers, name), **options)
+    assert all(map(torch.equal, found, minimize(getattr(torch.optim, name), **options)))
+
+
+@pytest.mark.slow
+def test_no_step_imports_dynamo():
+    lines = [
+        "import sys, torch",
+        "sys.path[:0] = ['tests', 'tests/training']",
+        "import test_optimizer as t",
+        "t.test_rates_survive_a_checkpoint_whatever_their_order()",
+        "t.minimize(t.optimizers.LBFGS)",
+        "sys.exit('torch._dynamo' in sys.modules)",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=ROOT)
 
 
 def test_the_average_of_the_weights_is_in_the_model_within_the_block_only():

@@ -22,6 +22,7 @@ FEWEST_SAMPLES = 50  # that a fit needs
 FEWEST_GROUPS = 10  # that a fit needs
 FOLDS = 5
 STANDARD_ERRORS = 3.0  # by which a candidate has to be better
+SOFTENING_ERRORS = 1.0  # by which one has to be that only makes answers less sure
 SCALES = (0.05, 20.0)  # bounds of 1 / temperature
 BLOCK = 2**16  # logits that are computed at once, so that they stay in the processor's cache
 SELECTION = 2**23  # logits that candidates are compared on, at most
@@ -94,7 +95,10 @@ def fit(
     displaces a simpler one only if its log-loss on groups that it wasn't fitted to is lower by more
     than `STANDARD_ERRORS` standard errors of the difference (one, in the rule of Breiman et al.,
     Classification and Regression Trees, 1984; more here, as there are many subsets and samples
-    depend on one another in more ways than groups say). The chosen one is fitted to all samples. Of
+    depend on one another in more ways than groups say). For a temperature above 1 one is enough:
+    answers that are too sure cost more than the reverse, and a modality alone is too sure by
+    construction where its weight was fitted for the mean with others (training/pooling.py).
+    The chosen one is fitted to all samples. Of
     several groupings the folds are those of the one with the fewest groups, and the standard error
     is the largest of any. Less than `FEWEST_SAMPLES` samples or `FEWEST_GROUPS` groups say too
     little. The order of the samples doesn't matter.
@@ -160,7 +164,10 @@ def _choose(
     for size in (1, 1 + logits.shape[1]):
         candidate = _minimize(chosen[0] * _identity(size), logits, target)
         losses = _held_out_losses(candidate, logits, target, groupings[0])
-        if _is_lower(losses, lowest, groupings):
+        errors = STANDARD_ERRORS
+        if size == 1 and candidate[0] < 1:
+            errors = SOFTENING_ERRORS
+        if _is_lower(losses, lowest, groupings, errors):
             chosen = candidate
             lowest = losses
     return chosen
@@ -197,10 +204,11 @@ def _is_lower(
     losses: np.ndarray,
     than: np.ndarray,
     groupings: Sequence[np.ndarray],
+    errors: float,
 ) -> bool:
-    """Return whether losses are lower by more than `STANDARD_ERRORS` standard errors."""
+    """Return whether losses are lower by more than `errors` standard errors of the difference."""
     difference = losses - than
-    return bool(difference.mean() < -STANDARD_ERRORS * standard_error(difference, groupings))
+    return bool(difference.mean() < -errors * standard_error(difference, groupings))
 
 
 def standard_error(values: np.ndarray, groupings: Sequence[np.ndarray]) -> float:

@@ -21,6 +21,7 @@ from umemma.data.loader import LoadedSplit
 from umemma.models.late_fusion import LateFusion
 from umemma.training import feature_cache
 from umemma.training.loss import sample_losses
+from umemma.training.optimizer import LBFGS
 
 MAX_SAMPLES = 20_000  # training samples that a probe is fitted to, at most
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)  # weight decays of a probe, of which validation chooses one
@@ -107,7 +108,7 @@ def fit(
 
 def _minimize(layer: nn.Linear, features: Tensor, target: Tensor, decay: float) -> None:
     """Minimize the loss of `layer`, plus weight decay, with L-BFGS."""
-    optimizer = torch.optim.LBFGS(
+    optimizer = LBFGS(
         layer.parameters(),
         max_iter=STEPS,
         line_search_fn="strong_wolfe",

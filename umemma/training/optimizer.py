@@ -6,6 +6,7 @@ The learning-rate schedule is here too: a linear warm-up, then a cosine decay to
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,22 @@ from torch import Tensor, nn
 from umemma.config import Training
 
 Weights = dict[str, Tensor]
+
+
+def leave_out_dynamo(optimizer: type[torch.optim.Optimizer]) -> type[Any]:
+    """Return the class of torch.optim without what imports torch._dynamo.
+
+    That import takes two seconds at every start. torch wraps these methods so that torch.compile
+    leaves them out, but only encoders are compiled.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), methods)
+
+
+AdamW = leave_out_dynamo(torch.optim.AdamW)
+LBFGS = leave_out_dynamo(torch.optim.LBFGS)
 
 
 class Optimizer:
@@ -57,7 +74,7 @@ class Optimizer:
                 "weight_decay": decay,
             }
             param_groups.append(group)
-        self.adamw = torch.optim.AdamW(param_groups, fused=True)
+        self.adamw = AdamW(param_groups, fused=True)
         self.scaler = torch.GradScaler(self.device.type, enabled=training.precision == "fp16")
         self.average: Weights = {}
         if self.ema:

@@ -21,6 +21,7 @@ from torch import Tensor
 from umemma.data.loader import LoadedSplit
 from umemma.models.late_fusion import LateFusion
 from umemma.training.loss import sample_losses
+from umemma.training.optimizer import LBFGS
 from umemma.training.step import predict_pattern_logits
 
 FEWEST_SAMPLES = 50  # with two modalities or more, that a fit needs
@@ -72,7 +73,7 @@ def fit_weights(
     known = logits[is_pooled].double().masked_fill(~present[..., None], 0.0)
     known = known / present.sum(1)[:, None, None]
     log_weights = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_weights], max_iter=STEPS, line_search_fn="strong_wolfe")
+    optimizer = LBFGS([log_weights], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def compute_loss() -> Tensor:
         optimizer.zero_grad()

@@ -93,6 +93,14 @@ def test_help_answers_at_once(tmp_path, command):
     assert not list(tmp_path.iterdir())
 
 
+def test_help_imports_nothing_but_what_prints_it(tmp_path):
+    """The log and its library take as long as the words."""
+    ask = "import sys, umemma.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    command = [sys.executable, "-c", ask]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert not {"loguru", "numpy", "pyarrow", "torch", "yaml"} & set(done.stdout.split())
+
+
 @pytest.mark.parametrize(
     "stage",
     [

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from umemma.cli.options import PARAMS, ParamsFile, Sets, start
-from umemma.system import log
 
 Model = Annotated[
     Path,
@@ -52,6 +51,8 @@ def write_card(
 
     Creates: models/<dataset>/card/README.md.
     """
+    from umemma.system import log
+
     if results:
         log.start_logging("card")
         folder = Path(results)
@@ -88,6 +89,8 @@ def push(
 
     Creates: one commit of the repository, which is made if there is none.
     """
+    from umemma.system import log
+
     log.start_logging("push")
     from umemma.stages.share import card as card_stage
     from umemma.stages.share import push as stage

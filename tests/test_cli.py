@@ -93,6 +93,19 @@ def test_help_answers_at_once(tmp_path, command):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_ctrl_c_while_libraries_clean_up_prints_nothing(tmp_path):
+    """Such as torch at the end of Python, when the command has printed and written everything."""
+    lines = [
+        "import atexit, signal, umemma.cli",
+        "atexit.register(signal.raise_signal, signal.SIGINT)",
+        "umemma.cli.main(['--version'])",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("umemma ")
+
+
 def test_help_imports_nothing_but_what_prints_it(tmp_path):
     """The log and its library take as long as the words."""
     ask = "import sys, umemma.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"

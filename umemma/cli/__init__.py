@@ -11,6 +11,7 @@ SIGTERM or Ctrl-C; 1 = any other error that the user can correct.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import inspect
@@ -119,6 +120,8 @@ def main(arguments: list[str] | None = None) -> None:
         exit_status = _run(arguments)
     finally:
         distributed.shutdown()
+        # All is done but what libraries clean up, in which a Ctrl-C would print a traceback.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     sys.exit(exit_status)
 
 

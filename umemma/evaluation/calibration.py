@@ -97,11 +97,10 @@ def fit(
     Classification and Regression Trees, 1984; more here, as there are many subsets and samples
     depend on one another in more ways than groups say). For a temperature above 1 one is enough:
     answers that are too sure cost more than the reverse, and a modality alone is too sure by
-    construction where its weight was fitted for the mean with others (training/pooling.py).
-    The chosen one is fitted to all samples. Of
-    several groupings the folds are those of the one with the fewest groups, and the standard error
-    is the largest of any. Less than `FEWEST_SAMPLES` samples or `FEWEST_GROUPS` groups say too
-    little. The order of the samples doesn't matter.
+    construction where its weight was fitted for the mean with others (training/pooling.py). The
+    chosen one is fitted to all samples. Of several groupings the folds are those of the one with
+    the fewest groups, and the standard error is the largest of any. Less than `FEWEST_SAMPLES`
+    samples or `FEWEST_GROUPS` groups say too little. The order of the samples doesn't matter.
     """
     scored = np.isfinite(logits).all(1)
     logits = logits[scored].astype(np.float32)
